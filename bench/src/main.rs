@@ -1,0 +1,2 @@
+//! Scenarios, load, peers and demo nodes for Tandem.
+fn main() {}

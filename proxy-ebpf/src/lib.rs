@@ -1,0 +1,2 @@
+//! The kernel half of Tandem.
+#![no_std]

@@ -1,0 +1,249 @@
+//! The configuration: one YAML file in, one immutable, validated snapshot out.
+//!
+//! Everything here is typed so that later stages have nothing left to check: ids are resolved,
+//! ranges are enforced, defaults are filled in. Every error of a file is reported at once, each
+//! with file, line and path.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+
+/// A whole configuration, valid as it stands.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub workers: Workers,
+    pub listeners: Vec<Listener>,
+    pub kernel: Kernel,
+    pub admin: Admin,
+    pub log: Log,
+    pub timeouts: Timeouts,
+    pub limits: Limits,
+    pub drain: Drain,
+    pub routes: Vec<Route>,
+    pub upstreams: Vec<Arc<Upstream>>,
+    pub consumers: Vec<Consumer>,
+    pub stream_routes: Vec<StreamRoute>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Workers {
+    /// `None` is `auto`: one for each processor of the affinity mask, at most the CPU quota.
+    pub count: Option<NonZeroUsize>,
+    /// Whether each worker thread is pinned to one processor of the affinity mask.
+    pub is_pinned: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Listener {
+    pub name: Arc<str>,
+    pub address: SocketAddr,
+    pub protocol: Protocol,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Http,
+    Tcp,
+}
+
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    pub mode: KernelMode,
+    pub xdp: Xdp,
+    pub guard: Guard,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KernelMode {
+    /// No BPF at all.
+    Off,
+    /// What cannot be had is replaced by userspace, with one warning.
+    Auto,
+    /// Every kernel feature asked for loads, or the process exits with 1.
+    Require,
+}
+
+#[derive(Debug, Clone)]
+pub struct Xdp {
+    /// Empty: no XDP program is attached.
+    pub interfaces: Vec<String>,
+    pub mode: XdpMode,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XdpMode {
+    /// Native, and generic where the driver has no native XDP.
+    Auto,
+    Native,
+    Generic,
+}
+
+/// Who may connect. Enforced at accept in every mode; `ingress` holds an early copy.
+#[derive(Debug, Clone, Default)]
+pub struct Guard {
+    /// Beats `deny`; alone it denies nobody.
+    pub allow: Vec<IpNet>,
+    pub deny: Vec<IpNet>,
+    pub connection_rate: Option<ConnectionRate>,
+}
+
+/// A token bucket for each source address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionRate {
+    /// New connections a second.
+    pub per_second: u32,
+    /// How many may come at once.
+    pub burst: u32,
+}
+
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// `None`: no admin listener.
+    pub address: Option<SocketAddr>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Log {
+    pub level: tracing::Level,
+    pub format: LogFormat,
+    /// `None`: no access log is written.
+    pub access: Option<AccessLog>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone)]
+pub struct AccessLog {
+    pub target: LogTarget,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogTarget {
+    Stdout,
+    Stderr,
+    File(PathBuf),
+}
+
+/// How long each wait may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// From the first byte of a request head to its last; also from accept to the first byte.
+    pub head: Duration,
+    /// Between two reads of a request body.
+    pub body: Duration,
+    /// A downstream connection between two requests.
+    pub idle: Duration,
+    /// Dialling one node.
+    pub connect: Duration,
+    /// From the request's last byte to the end of the response head.
+    pub response: Duration,
+    /// Between two reads of a response body.
+    pub response_body: Duration,
+    /// Between two writes that the downstream accepts.
+    pub send: Duration,
+    /// A pooled upstream connection between two requests.
+    pub pool_idle: Duration,
+    /// A tunnel in which neither direction moves.
+    pub stream_idle: Duration,
+}
+
+/// How much of everything.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Downstream connections at a time; `None` derives it from the open-files limit.
+    pub connections: Option<NonZeroUsize>,
+    /// Request line and fields together, bytes; beyond it 431.
+    pub head_size_max: usize,
+    /// Fields in a head; beyond it 431.
+    pub head_fields_max: usize,
+    /// Request target, bytes; beyond it 414.
+    pub target_size_max: usize,
+    /// Request body, bytes; `None` is unlimited; beyond it 413.
+    pub body_size_max: Option<u64>,
+    /// Idle connections kept to one node by one worker.
+    pub pool_idle_max: usize,
+    /// Ceiling of the adaptive copy buffer of a `user` tunnel, bytes for each direction.
+    pub stream_buffer_max: usize,
+    /// Capacity asked for each `splice` pipe, bytes.
+    pub pipe_size: usize,
+    /// `SO_SNDBUF` asked for on our ends, bytes.
+    pub send_buffer: usize,
+    /// `TCP_NOTSENT_LOWAT` on our ends, bytes.
+    pub unsent_max: usize,
+    /// Tunnels that the kernel may move at a time (capacity of its maps); beyond it `splice`.
+    pub sockmap_tunnels: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Drain {
+    /// From SIGTERM until what still runs is closed.
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub id: Arc<str>,
+    /// Patterns: exact, or ending in `*`.
+    pub uris: Vec<String>,
+    /// Lower-case; exact, or starting with `*.`. Empty: any host.
+    pub hosts: Vec<String>,
+    /// Empty: any method.
+    pub methods: Vec<String>,
+    /// Orders routes of the same literal prefix, highest first.
+    pub priority: i64,
+    pub plugins: Vec<crate::plugin::PluginConfig>,
+    pub upstream: Arc<Upstream>,
+}
+
+#[derive(Debug)]
+pub struct Upstream {
+    pub id: Arc<str>,
+    pub nodes: Vec<Node>,
+    /// Further nodes tried after the first one failed to connect.
+    pub retries: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Node {
+    pub address: SocketAddr,
+    /// Share of the cycle; 0 gets nothing unless all nodes are 0.
+    pub weight: u32,
+}
+
+#[derive(Debug, Clone)]
+pub struct Consumer {
+    pub username: Arc<str>,
+    pub key_auth: Option<Arc<str>>,
+}
+
+#[derive(Debug, Clone)]
+pub struct StreamRoute {
+    pub id: Arc<str>,
+    /// `None`: any port of a `tcp` listener.
+    pub server_port: Option<u16>,
+    /// `None`: any local address.
+    pub server_addr: Option<IpAddr>,
+    /// `None`: any source.
+    pub remote_addr: Option<IpNet>,
+    pub datapath: Datapath,
+    pub upstream: Arc<Upstream>,
+}
+
+/// Who moves the bytes of a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Datapath {
+    User,
+    Splice,
+    Sockmap,
+}

@@ -1,0 +1,8 @@
+//! Tandem's userspace half. Modules in the order in which a connection meets them.
+
+#![deny(unsafe_code)]
+
+pub mod config;
+pub mod error;
+pub mod forward;
+pub mod plugin;
