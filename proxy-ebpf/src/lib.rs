@@ -1,2 +1,10 @@
-//! The kernel half of Tandem.
+//! The kernel half of Tandem: what its programs do, apart from their entry points (`main.rs`).
+//!
+//! Everything compiles for the host too, so that the pure parts are tested and fuzzed there.
+
 #![no_std]
+
+pub mod maps;
+pub mod stats;
+pub mod worker;
+pub mod xdp;

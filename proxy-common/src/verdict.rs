@@ -1,0 +1,78 @@
+//! Why a program did what it did. Verdict numbers are the programs' own business.
+
+/// Declares [`Reason`] with the program that gives each one and its metric label.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $reason:ident = $program:ident, $label:literal;)+) => {
+        /// Why a packet, connection or buffer got its verdict. The number indexes the counter map
+        /// and is dense from 0; the label is the metric label.
+        ///
+        /// Only ever written as an index (`as u32`): no number from outside becomes a `Reason`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum Reason {
+            $($(#[$doc])* $reason,)+
+        }
+
+        impl Reason {
+            /// Every reason, in the order of their numbers.
+            pub const ALL: [Reason; Reason::COUNT] = [$(Reason::$reason,)+];
+
+            /// How many there are: the size of the counter map.
+            pub const COUNT: usize = [$($label,)+].len();
+
+            /// Metric label; unique within its program.
+            pub const fn label(self) -> &'static str {
+                match self { $(Reason::$reason => $label,)+ }
+            }
+
+            /// Name of the program that gives this reason.
+            pub const fn program(self) -> &'static str {
+                match self { $(Reason::$reason => $crate::names::$program,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    // ingress: not for the guard to judge, passes
+    /// Neither IPv4 nor IPv6.
+    NotIp = INGRESS, "not_ip";
+    /// IP, but not TCP.
+    NotTcp = INGRESS, "not_tcp";
+    /// TCP to an address and port that none of our listeners has.
+    NotOurs = INGRESS, "not_ours";
+    /// The frame ends inside a header.
+    TooShort = INGRESS, "too_short";
+    /// A header contradicts itself (version, header length).
+    Malformed = INGRESS, "malformed";
+    /// More VLAN tags than `limits::VLAN_TAGS_MAX`.
+    VlanTooDeep = INGRESS, "vlan_too_deep";
+    /// More IPv6 extension headers than `limits::EXTENSION_HEADERS_MAX`.
+    ExtensionTooDeep = INGRESS, "extension_too_deep";
+    /// A fragment other than the first: it carries no ports.
+    LaterFragment = INGRESS, "later_fragment";
+    // ingress: judged, passes
+    /// A segment of a connection that is already there, or one that opens nothing.
+    Forwarded = INGRESS, "forwarded";
+    /// A new connection within the rules.
+    Admitted = INGRESS, "admitted";
+    /// A new connection whose source is not tracked because the table is under a flood.
+    Untracked = INGRESS, "untracked";
+    // ingress: judged, dropped
+    /// The source is in a denied prefix and in no allowed one.
+    Blocked = INGRESS, "blocked";
+    /// The source opens connections faster than `kernel.guard.connection_rate`.
+    RateLimited = INGRESS, "rate_limited";
+
+    // worker
+    /// Given to the worker that the hash chose.
+    Steered = WORKER, "steered";
+    /// The hash chose a drained worker; another one got the connection.
+    SteeredAround = WORKER, "steered_around";
+    /// Kernel's choice: the socket's address belongs to no listener we know.
+    UnknownListener = WORKER, "unknown_listener";
+    /// Kernel's choice: every worker is drained.
+    AllDrained = WORKER, "all_drained";
+    /// Kernel's choice: the chosen worker has no socket in the map, or not in this group.
+    SelectFailed = WORKER, "select_failed";
+}

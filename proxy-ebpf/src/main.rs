@@ -1,0 +1,63 @@
+//! Entry points of the kernel half. Each calls its `try_*`, counts the reason and returns the
+//! verdict; verdict numbers appear here and nowhere else.
+
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+use aya_ebpf::{
+    bindings::{sk_action, xdp_action},
+    macros::{sk_reuseport, xdp},
+    programs::{SkReuseportContext, XdpContext},
+};
+use proxy_common::Reason;
+use proxy_ebpf::{stats, worker, xdp};
+
+/// xdp: the guard, before the packet costs anything.
+#[xdp]
+fn ingress(ctx: XdpContext) -> u32 {
+    let (Ok(reason) | Err(reason)) = xdp::try_ingress(&ctx);
+    stats::count(reason);
+    match reason {
+        Reason::Blocked | Reason::RateLimited => xdp_action::XDP_DROP,
+        // What we do not understand is the kernel's business, not ours.
+        Reason::NotIp
+        | Reason::NotTcp
+        | Reason::NotOurs
+        | Reason::TooShort
+        | Reason::Malformed
+        | Reason::VlanTooDeep
+        | Reason::ExtensionTooDeep
+        | Reason::LaterFragment
+        | Reason::Forwarded
+        | Reason::Admitted
+        | Reason::Untracked => xdp_action::XDP_PASS,
+        // Reasons of the other programs: `ingress` never gives them.
+        Reason::Steered
+        | Reason::SteeredAround
+        | Reason::UnknownListener
+        | Reason::AllDrained
+        | Reason::SelectFailed => xdp_action::XDP_PASS,
+    }
+}
+
+/// sk_reuseport: the worker that gets a new connection.
+#[sk_reuseport]
+fn worker(ctx: SkReuseportContext) -> u32 {
+    let (Ok(reason) | Err(reason)) = worker::try_worker(&ctx);
+    stats::count(reason);
+    // Without a selection this is the kernel's own choice; SK_DROP would refuse the connection.
+    sk_action::SK_PASS
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+/// `bpf_probe_read_kernel` and others ask for a GPL-compatible licence.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
