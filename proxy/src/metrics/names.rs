@@ -1,0 +1,97 @@
+//! The one list of metric names, with their help and how much a dashboard may rely on them.
+
+use prometheus_client::registry::{Metric, Registry};
+
+/// What a dashboard may rely on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stability {
+    /// Name, labels and meaning stay.
+    Stable,
+    /// May change with the mechanism it describes.
+    Unstable,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// A metric as the README lists it.
+#[derive(Debug, Clone, Copy)]
+pub struct Described {
+    /// As a query spells it; a histogram's series add `_bucket`, `_sum` and `_count`.
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+    pub stability: Stability,
+}
+
+impl Described {
+    pub(super) fn register(&self, registry: &mut Registry, metric: &(impl Metric + Clone)) {
+        // The encoder appends the counter's suffix and, to the help, the final dot.
+        let name = match self.kind {
+            Kind::Counter => self.name.strip_suffix("_total").unwrap_or(self.name),
+            Kind::Gauge | Kind::Histogram => self.name,
+        };
+        registry.register(name, self.help, metric.clone());
+    }
+}
+
+macro_rules! metrics {
+    ($($id:ident = $name:literal, $kind:ident, $labels:expr, $stability:ident, $help:literal;)*) => {
+        $(pub(super) const $id: Described = Described {
+            name: $name,
+            kind: Kind::$kind,
+            labels: &$labels,
+            help: $help,
+            stability: Stability::$stability,
+        };)*
+
+        /// Every metric there is.
+        pub const METRICS: &[Described] = &[$($id),*];
+    };
+}
+
+metrics! {
+    CONNECTIONS_ACTIVE = "tandem_downstream_connections_active", Gauge, ["listener"], Stable,
+        "Downstream connections that are open";
+    CONNECTIONS = "tandem_downstream_connections_total", Counter, ["listener"], Stable,
+        "Downstream connections that were accepted";
+    REFUSED = "tandem_downstream_refused_total", Counter, ["listener", "reason"], Stable,
+        "Downstream connections closed before a byte of them was read";
+    ACCEPT_ERRORS = "tandem_listener_accept_errors_total", Counter, ["listener", "kind"], Stable,
+        "Calls of accept that gave no connection";
+    REQUESTS = "tandem_downstream_requests_total", Counter,
+        ["listener", "route", "class", "end"], Stable,
+        "Requests and tunnels that ended, by class of the status and end code";
+    REQUEST_DURATION = "tandem_request_duration_seconds", Histogram, ["route"], Stable,
+        "Time from the first byte of a request to the last byte of its answer, or a tunnel's life";
+    CONNECTS = "tandem_upstream_connects_total", Counter, ["upstream", "result"], Stable,
+        "Nodes dialled";
+    RETRIES = "tandem_upstream_retries_total", Counter, ["upstream"], Stable,
+        "Requests sent to a further node or over a further connection";
+    POOL_IDLE = "tandem_upstream_pool_idle", Gauge, ["upstream"], Stable,
+        "Upstream connections that wait in a pool";
+    POOL_CHECKOUTS = "tandem_upstream_pool_checkouts_total", Counter,
+        ["upstream", "result"], Stable,
+        "Connections asked of a pool";
+    FORWARD_BYTES = "tandem_forward_bytes_total", Counter, ["direction", "via"], Stable,
+        "Body and tunnel bytes, by the path that carried them";
+    TUNNELS_ACTIVE = "tandem_forward_tunnels_active", Gauge, ["via"], Stable,
+        "Tunnels that are open, by the path that carries them";
+    TUNNEL_FALLBACKS = "tandem_forward_fallbacks_total", Counter, ["reason"], Unstable,
+        "Tunnels that could not have the datapath their route asks for";
+    FAULTS = "tandem_faults_total", Counter, ["fault"], Stable,
+        "Faults of the data path";
+    KERNEL_INFO = "tandem_kernel_info", Gauge, ["mode", "xdp_mode", "abi"], Unstable,
+        "The mode in which the kernel plane runs";
+    KERNEL_PACKETS = "tandem_kernel_packets_total", Counter, ["program", "reason"], Unstable,
+        "Packets and connections seen by a BPF program, by reason of its verdict";
+    ACCESS_LOG_DROPPED = "tandem_access_log_dropped_total", Counter, [], Stable,
+        "Access-log lines that were not written because the queue was full or the target failed";
+    BUILD_INFO = "tandem_build_info", Gauge, ["version"], Stable,
+        "The version that runs";
+}
