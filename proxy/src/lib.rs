@@ -2,8 +2,10 @@
 
 #![deny(unsafe_code)]
 
+pub mod access_log;
 pub mod config;
 pub mod error;
 pub mod forward;
+pub mod logging;
 pub mod metrics;
 pub mod plugin;
