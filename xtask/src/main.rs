@@ -1,2 +1,46 @@
-//! Builds, runs and tests Tandem.
-fn main() {}
+//! Builds, runs and tests Tandem: five subcommands that do not grow with the code.
+//!
+//! Nothing here is needed for a plain `cargo build` or `cargo test`; those give a userspace-only
+//! binary. What this program fetches goes to the user's cache directory, never into the system.
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool: its output is what it is for"
+)]
+
+mod apt;
+mod build_ebpf;
+mod cache;
+mod command;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Builds, runs and tests Tandem")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Builds the kernel half into target/bpf/tandem.bpf.o, fetching what that needs.
+    BuildEbpf,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::BuildEbpf => build_ebpf::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

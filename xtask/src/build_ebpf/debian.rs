@@ -1,0 +1,112 @@
+//! Debian's compiler with BPF targets, unpacked into the cache; nothing is installed.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{apt, cache::Cache};
+
+/// Cache entries are this and the version.
+pub(super) const PREFIX: &str = "rustc-web-";
+const COMPILER: &str = "rustc-web";
+const BPF_CORE: &str = "libstd-rust-web-dev-bpf";
+/// Lints the kernel half; building does without it.
+const CLIPPY: &str = "rust-web-clippy";
+/// The compiler's library packages have its version in their names.
+const LIBRARY_PREFIX: &str = "libstd-rust-web-";
+const LLVM_PREFIX: &str = "libllvm";
+
+/// The packages to unpack, all of one version, and the LLVM they are linked with.
+#[derive(Debug)]
+struct Packages {
+    version: String,
+    names: Vec<String>,
+    llvm: Vec<String>,
+}
+
+/// `usr` is the unpacked directory of that name.
+pub(super) fn library_directory(usr: &Path) -> PathBuf {
+    apt::library_directory(usr.parent().unwrap_or(usr))
+}
+
+/// Downloads and unpacks the newest version; returns the name of its cache entry.
+pub(super) fn fetch(cache: &Cache) -> Result<String> {
+    let elsewhere = "take route (a) instead";
+    apt::require().context(elsewhere)?;
+    let packages = apt::with_lists(resolve)?;
+    let name = format!("{PREFIX}{}", packages.version.replace(':', "_"));
+    cache.entry_or_make(
+        &name,
+        |entry| entry.join("usr/bin/rustc").is_file(),
+        |stage| {
+            println!(
+                "downloading Debian's {COMPILER} {} (about 120 MB, once); nothing is installed",
+                packages.version
+            );
+            apt::unpack(&packages.pinned(), stage)?;
+            // Debian 12 lacks only LLVM itself, newer ones may have that too.
+            apt::complete("usr/bin/rustc", &packages.llvm, stage)
+        },
+    )?;
+    Ok(name)
+}
+
+impl Packages {
+    fn pinned(&self) -> Vec<String> {
+        self.names.iter().map(|name| format!("{name}={}", self.version)).collect()
+    }
+}
+
+fn resolve() -> Result<Packages> {
+    let missing = |name: &str| format!("package {name} is not in the package lists");
+    let version = apt::candidate(COMPILER)?.with_context(|| missing(COMPILER))?;
+    if release(&version) < release(env!("CARGO_PKG_RUST_VERSION")) {
+        bail!(
+            "{COMPILER} {version} is too old, {} is needed; is the security suite among the \
+             sources of apt?",
+            env!("CARGO_PKG_RUST_VERSION")
+        );
+    }
+    let mut names = vec![COMPILER.to_owned()];
+    let mut llvm = Vec::new();
+    let mut next = 0;
+    while let Some(name) = names.get(next).cloned() {
+        for dependency in apt::dependencies(&name)? {
+            if dependency.starts_with(LIBRARY_PREFIX) && !names.contains(&dependency) {
+                names.push(dependency);
+            } else if dependency.starts_with(LLVM_PREFIX) && !llvm.contains(&dependency) {
+                llvm.push(dependency);
+            }
+        }
+        next += 1;
+    }
+    if apt::candidate(BPF_CORE)?.as_ref() != Some(&version) {
+        bail!("{} in version {version}", missing(BPF_CORE));
+    }
+    names.push(BPF_CORE.to_owned());
+    if apt::candidate(CLIPPY)?.as_ref() == Some(&version) {
+        names.push(CLIPPY.to_owned());
+    }
+    Ok(Packages { version, names, llvm })
+}
+
+/// `1.96.0+dfsg1-1~deb12u2` as major and minor, an epoch left out.
+fn release(version: &str) -> Option<(u32, u32)> {
+    let version = version.split_once(':').map_or(version, |(_, rest)| rest);
+    let mut parts = version.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compares_releases_by_number() {
+        assert_eq!(release("1.96.0+dfsg1-1~deb12u2"), Some((1, 96)));
+        assert_eq!(release("1:2.7-1"), Some((2, 7)));
+        assert_eq!(release("unknown"), None);
+        assert!(release("1.100.0") > release("1.95"));
+        assert!(release("1.85.0+dfsg3") < release("1.95"));
+    }
+}
