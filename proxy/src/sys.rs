@@ -1,0 +1,11 @@
+//! Thin wrappers over system calls: file descriptors in, `io::Result` out, no policy, no logging.
+//!
+//! `rustix` and `socket2` make most calls without `unsafe`; what they lack is done here with `libc`.
+
+pub mod affinity;
+pub mod cpu_quota;
+pub mod limits;
+pub mod pipe;
+pub mod socket;
+
+pub use cpu_quota::cpu_quota;
