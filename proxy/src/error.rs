@@ -112,7 +112,12 @@ impl Fault {
     /// `L` last bytes downstream.
     pub const fn consequence(self) -> Consequence {
         use Retry::{FreshConnection, Never, NextNode};
-        const fn row(status: u16, retry: Retry, end: &'static str, label: &'static str) -> Consequence {
+        const fn row(
+            status: u16,
+            retry: Retry,
+            end: &'static str,
+            label: &'static str,
+        ) -> Consequence {
             let status = match StatusCode::from_u16(status) {
                 Ok(status) => Some(status),
                 Err(_) => None,
@@ -174,7 +179,10 @@ mod tests {
     fn only_what_never_left_may_be_retried() {
         let retried: Vec<_> =
             Fault::ALL.into_iter().filter(|f| f.consequence().retry != Retry::Never).collect();
-        assert_eq!(retried, [Fault::ConnectRefused, Fault::ConnectTimedOut, Fault::StaleConnection]);
+        assert_eq!(
+            retried,
+            [Fault::ConnectRefused, Fault::ConnectTimedOut, Fault::StaleConnection]
+        );
     }
 
     #[test]

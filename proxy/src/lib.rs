@@ -9,3 +9,4 @@ pub mod forward;
 pub mod logging;
 pub mod metrics;
 pub mod plugin;
+pub mod sys;

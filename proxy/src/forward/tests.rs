@@ -1,0 +1,392 @@
+//! Each case runs by copying and by splicing: what the two ends see must not depend on the path.
+
+use std::{
+    future::{pending, ready},
+    io::ErrorKind,
+    net::Ipv4Addr,
+};
+
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket},
+    time::timeout,
+};
+
+use super::*;
+
+const PATHS: [Datapath; 2] = [Datapath::User, Datapath::Splice];
+/// No case waits longer for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn via(datapath: Datapath) -> Via {
+    match datapath {
+        Datapath::User => Via::User,
+        Datapath::Splice => Via::Splice,
+        Datapath::Sockmap => Via::Sockmap,
+    }
+}
+
+fn context() -> TunnelContext {
+    TunnelContext {
+        pipes: PipePool::new(PipeLimits::new(256 << 10)),
+        buffer_max: 256 << 10,
+        send_buffer: 256 << 10,
+        unsent_max: 128 << 10,
+        idle: PATIENCE,
+    }
+}
+
+/// Two connections and the two sockets in the middle that a tunnel joins.
+struct Ends {
+    client: TcpStream,
+    downstream: TcpStream,
+    upstream: TcpStream,
+    node: TcpStream,
+}
+
+impl Ends {
+    async fn connect() -> Ends {
+        let ((client, downstream), (upstream, node)) =
+            (connection(None).await, connection(None).await);
+        Ends { client, downstream, upstream, node }
+    }
+
+    /// Runs the tunnel and `script` side by side; the sockets close as soon as the tunnel ends.
+    async fn run<S: Future>(
+        self,
+        datapath: Datapath,
+        cx: &TunnelContext,
+        script: impl FnOnce(TcpStream, TcpStream) -> S,
+    ) -> (Transfer, S::Output) {
+        let Ends { client, mut downstream, mut upstream, node } = self;
+        let tunnel =
+            async move { run(&mut downstream, &mut upstream, datapath, cx, pending()).await };
+        let both = async { tokio::join!(tunnel, script(client, node)) };
+        timeout(PATIENCE, both).await.expect("the case ends")
+    }
+}
+
+async fn connection(receive_buffer: Option<u32>) -> (TcpStream, TcpStream) {
+    let socket = TcpSocket::new_v4().unwrap();
+    if let Some(bytes) = receive_buffer {
+        socket.set_recv_buffer_size(bytes).unwrap();
+    }
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let listener: TcpListener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (connected, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+    (connected.unwrap(), accepted.unwrap().0)
+}
+
+/// Bytes that look random and differ by seed (xorshift64*).
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn bytes(seed: u64, len: usize) -> Vec<u8> {
+        let mut noise = Noise(seed);
+        std::iter::repeat_with(|| noise.next().to_le_bytes()).flatten().take(len).collect()
+    }
+}
+
+/// Writes in pieces of 1 to 100 000 bytes, then ends the stream.
+async fn send(to: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8], seed: u64) {
+    let mut noise = Noise(seed);
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (piece, after) = rest.split_at((noise.next() as usize % 100_000 + 1).min(rest.len()));
+        to.write_all(piece).await.unwrap();
+        rest = after;
+    }
+    to.shutdown().await.unwrap();
+}
+
+async fn receive(from: &mut (impl AsyncReadExt + Unpin)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    from.read_to_end(&mut bytes).await.unwrap();
+    bytes
+}
+
+#[tokio::test]
+async fn bytes_arrive_exactly_both_ways() {
+    let (request, answer) = (Noise::bytes(1, 5_000_011), Noise::bytes(2, 7_000_003));
+    for path in PATHS {
+        let (transfer, ()) = Ends::connect()
+            .await
+            .run(path, &context(), async |mut client, mut node| {
+                let (mut client_read, mut client_write) = client.split();
+                let (mut node_read, mut node_write) = node.split();
+                let ((), received, (), answered) = tokio::join!(
+                    send(&mut client_write, &request, 3),
+                    receive(&mut node_read),
+                    send(&mut node_write, &answer, 4),
+                    receive(&mut client_read),
+                );
+                assert!(received == request && answered == answer, "{path:?}");
+            })
+            .await;
+        let expected = Transfer {
+            sent_bytes: answer.len() as u64,
+            recv_bytes: request.len() as u64,
+            via: via(path),
+            fallback: None,
+            end: None,
+        };
+        assert_eq!(transfer, expected);
+    }
+}
+
+#[tokio::test]
+async fn either_side_may_end_first() {
+    for path in PATHS {
+        let (transfer, ()) = Ends::connect()
+            .await
+            .run(path, &context(), async |mut client, mut node| {
+                send(&mut client, b"question", 1).await;
+                assert_eq!(receive(&mut node).await, b"question");
+                send(&mut node, b"answer", 1).await;
+                assert_eq!(receive(&mut client).await, b"answer");
+            })
+            .await;
+        assert_eq!(transfer.end, None);
+        let (transfer, ()) = Ends::connect()
+            .await
+            .run(path, &context(), async |mut client, mut node| {
+                send(&mut node, b"banner", 1).await;
+                assert_eq!(receive(&mut client).await, b"banner");
+                send(&mut client, b"goodbye", 1).await;
+                assert_eq!(receive(&mut node).await, b"goodbye");
+            })
+            .await;
+        assert_eq!((transfer.end, transfer.sent_bytes, transfer.recv_bytes), (None, 6, 7));
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_in_which_nothing_moved_ends_in_order() {
+    for path in PATHS {
+        let (transfer, ()) = Ends::connect()
+            .await
+            .run(path, &context(), async |client, node| drop((client, node)))
+            .await;
+        let expected =
+            Transfer { sent_bytes: 0, recv_bytes: 0, via: via(path), fallback: None, end: None };
+        assert_eq!(transfer, expected);
+    }
+}
+
+async fn is_reset(mut socket: TcpStream) -> bool {
+    let mut rest = Vec::new();
+    socket
+        .read_to_end(&mut rest)
+        .await
+        .is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+}
+
+#[tokio::test]
+async fn a_reset_is_passed_on_as_a_reset() {
+    for path in PATHS {
+        let (transfer, ()) = Ends::connect()
+            .await
+            .run(path, &context(), async |client, node| {
+                client.set_zero_linger().unwrap();
+                drop(client);
+                assert!(is_reset(node).await, "{path:?}");
+            })
+            .await;
+        assert_eq!(transfer.end, Some(Fault::DownstreamReset));
+        let (transfer, ()) = Ends::connect()
+            .await
+            .run(path, &context(), async |client, node| {
+                node.set_zero_linger().unwrap();
+                drop(node);
+                assert!(is_reset(client).await, "{path:?}");
+            })
+            .await;
+        assert_eq!(transfer.end, Some(Fault::UpstreamReset));
+    }
+}
+
+#[tokio::test]
+async fn a_reset_after_a_half_close_is_noticed() {
+    for path in PATHS {
+        let (transfer, ()) = Ends::connect()
+            .await
+            .run(path, &context(), async |mut client, mut node| {
+                send(&mut client, b"question", 1).await;
+                assert_eq!(receive(&mut node).await, b"question");
+                client.set_zero_linger().unwrap();
+                drop(client);
+                // The node has read the end of the stream, so only a write can find the reset.
+                while node.write_all(&[0]).await.is_ok() {
+                    node.writable().await.unwrap();
+                }
+            })
+            .await;
+        assert_eq!(transfer.end, Some(Fault::DownstreamReset), "{path:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_before_a_reset_arrives() {
+    let answer = Noise::bytes(5, 200_000);
+    for path in PATHS {
+        let (transfer, ()) = Ends::connect()
+            .await
+            .run(path, &context(), async |mut client, mut node| {
+                client.write_all(b"never read").await.unwrap();
+                node.readable().await.unwrap();
+                node.write_all(&answer).await.unwrap();
+                while sys::socket::send_queue(&node).unwrap() > 0 {
+                    tokio::task::yield_now().await;
+                }
+                // Unread input turns this close into a reset.
+                drop(node);
+                let mut received = vec![0; answer.len()];
+                client.read_exact(&mut received).await.unwrap();
+                assert!(received == answer, "{path:?}");
+            })
+            .await;
+        assert!(transfer.sent_bytes <= answer.len() as u64);
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_in_which_nothing_moves_times_out() {
+    for path in PATHS {
+        let idle = Duration::from_millis(60);
+        let cx = TunnelContext { idle, ..context() };
+        let started = Instant::now();
+        let (transfer, ()) = Ends::connect()
+            .await
+            .run(path, &cx, async |mut client, mut node| {
+                // One direction that moves keeps both alive.
+                while started.elapsed() < idle * 4 {
+                    client.write_all(b"ping").await.unwrap();
+                    node.read_exact(&mut [0; 4]).await.unwrap();
+                }
+                assert_eq!(receive(&mut node).await, b"");
+                assert_eq!(receive(&mut client).await, b"");
+            })
+            .await;
+        assert_eq!(transfer.end, Some(Fault::TunnelTimedOut), "{path:?}");
+        assert!(started.elapsed() >= idle * 5);
+    }
+}
+
+#[tokio::test]
+async fn the_deadline_of_a_drain_ends_a_tunnel() {
+    for path in PATHS {
+        let Ends { mut downstream, mut upstream, client: _client, node: _node } =
+            Ends::connect().await;
+        let transfer = run(&mut downstream, &mut upstream, path, &context(), ready(())).await;
+        assert_eq!(transfer.end, Some(Fault::DrainDeadline));
+    }
+}
+
+/// Writes until nothing has been taken for a while; returns how much was.
+async fn stuff(socket: &TcpStream, pattern: &[u8]) -> usize {
+    let mut taken = 0;
+    loop {
+        match socket.try_write(&pattern[taken % 65_536..][..65_536]) {
+            Ok(count) => taken += count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if timeout(Duration::from_millis(300), socket.writable()).await.is_err() {
+                    return taken;
+                }
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_stops_the_sender() {
+    for path in PATHS {
+        let (client, downstream) = connection(None).await;
+        let (node, upstream) = connection(None).await;
+        SockRef::from(&client).set_send_buffer_size(64 << 10).unwrap();
+        SockRef::from(&node).set_recv_buffer_size(64 << 10).unwrap();
+        let ends = Ends { client, downstream, upstream, node };
+        let (_, taken) = ends
+            .run(path, &context(), async |client, _node| {
+                stuff(&client, &Noise::bytes(6, 131_072)).await
+            })
+            .await;
+        println!("{path:?} took {taken}");
+        assert!(taken < 5 << 20, "{path:?} took {taken}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_pipe_bytes_are_copied() {
+    let cx = TunnelContext {
+        pipes: PipePool::new(PipeLimits { open_max: 0, ..PipeLimits::new(256 << 10) }),
+        ..context()
+    };
+    let (transfer, ()) = Ends::connect()
+        .await
+        .run(Datapath::Splice, &cx, async |mut client, mut node| {
+            send(&mut client, b"question", 1).await;
+            assert_eq!(receive(&mut node).await, b"question");
+        })
+        .await;
+    let expected = Transfer {
+        sent_bytes: 0,
+        recv_bytes: 8,
+        via: Via::User,
+        fallback: Some(Fallback::NoPipe),
+        end: None,
+    };
+    assert_eq!(transfer, expected);
+}
+
+#[tokio::test]
+async fn the_last_pipe_goes_to_one_direction_and_the_other_is_copied() {
+    let cx = TunnelContext {
+        pipes: PipePool::new(PipeLimits { open_max: 1, ..PipeLimits::new(256 << 10) }),
+        ..context()
+    };
+    let pattern = Noise::bytes(7, 131_072);
+    let (transfer, (up, down)) = Ends::connect()
+        .await
+        .run(Datapath::Splice, &cx, async |mut client, mut node| {
+            let up = stuff(&client, &pattern).await;
+            let down = stuff(&node, &pattern).await;
+            client.shutdown().await.unwrap();
+            node.shutdown().await.unwrap();
+            let (received, answered) = tokio::join!(receive(&mut node), receive(&mut client));
+            let is_pattern = |bytes: &[u8]| {
+                bytes.iter().enumerate().all(|(at, byte)| *byte == pattern[at % 65_536])
+            };
+            assert!(is_pattern(&received) && is_pattern(&answered));
+            assert_eq!((received.len(), answered.len()), (up, down));
+            (up as u64, down as u64)
+        })
+        .await;
+    assert_eq!((transfer.recv_bytes, transfer.sent_bytes), (up, down));
+    assert_eq!((transfer.via, transfer.fallback), (Via::Splice, Some(Fallback::NoPipe)));
+    assert_eq!(cx.pipes.open(), 1, "returned");
+}
+
+#[tokio::test]
+async fn a_tunnel_dropped_with_bytes_in_flight_closes_its_pipe() {
+    let cx = context();
+    let Ends { client, mut downstream, mut upstream, node: _node } = Ends::connect().await;
+    let pattern = Noise::bytes(8, 131_072);
+    tokio::select! {
+        _ = run(&mut downstream, &mut upstream, Datapath::Splice, &cx, pending()) => {}
+        () = async {
+            stuff(&client, &pattern).await;
+            assert_eq!(cx.pipes.open(), 1);
+        } => {}
+    }
+    assert_eq!(cx.pipes.open(), 0);
+}
