@@ -6,6 +6,7 @@ pub mod access_log;
 pub mod config;
 pub mod error;
 pub mod forward;
+pub mod http;
 pub mod logging;
 pub mod metrics;
 pub mod plugin;

@@ -1,0 +1,162 @@
+//! What a request is aimed at: the forms of a target (RFC 9112 section 3.2) and `host[:port]`.
+
+use std::net::Ipv6Addr;
+
+use super::{Flaw, HOST_NAME_SIZE_MAX};
+
+/// A target taken apart. `path` is empty if an absolute-form target has none.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Target<'a> {
+    pub(super) authority: Option<Authority<'a>>,
+    pub(super) path: &'a str,
+    pub(super) query: Option<&'a str>,
+}
+
+/// A valid `host[:port]` as it was written, and the host of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Authority<'a> {
+    pub(super) whole: &'a str,
+    pub(super) name: &'a str,
+}
+
+impl<'a> Target<'a> {
+    /// Refuses what `http::Uri` would refuse, so that hyper has nothing left to say, and fragments,
+    /// which it would drop. Authority-form belongs to `CONNECT` alone, which does not come here.
+    pub(super) fn parse(method: &str, target: &'a str) -> Result<Target<'a>, Flaw> {
+        if target == "*" {
+            return match method {
+                "OPTIONS" => Ok(Target { authority: None, path: target, query: None }),
+                _ => Err(Flaw::Target),
+            };
+        }
+        let (authority, path_and_query) = if target.starts_with('/') {
+            (None, target)
+        } else {
+            let (authority, rest) = absolute_form(target)?;
+            (Some(authority), rest)
+        };
+        let (path, query) = match path_and_query.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (path_and_query, None),
+        };
+        let is_valid = path.bytes().all(is_path_byte)
+            && query.is_none_or(|query| query.bytes().all(is_query_byte));
+        if is_valid { Ok(Target { authority, path, query }) } else { Err(Flaw::Target) }
+    }
+}
+
+/// `http://authority` and what follows it. Schemes other than http and https are not ours to
+/// forward.
+fn absolute_form(target: &str) -> Result<(Authority<'_>, &str), Flaw> {
+    let (scheme, rest) = target.split_once("://").ok_or(Flaw::Target)?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return Err(Flaw::Target);
+    }
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, rest) = rest.split_at(end);
+    Ok((Authority::parse(authority).ok_or(Flaw::Target)?, rest))
+}
+
+impl<'a> Authority<'a> {
+    /// Narrower than RFC 3986: no user information, no percent-encoding and no `sub-delims` in a
+    /// name, as each is a second spelling or a second element to somebody. An empty host is
+    /// refused (RFC 9110 section 4.2.1), an empty port is not (RFC 3986 section 3.2.3).
+    pub(super) fn parse(whole: &'a str) -> Option<Authority<'a>> {
+        let name_size = if let Some(bracketed) = whole.strip_prefix('[') {
+            let end = bracketed.find(']')?;
+            bracketed[..end].parse::<Ipv6Addr>().ok()?;
+            end + "[]".len()
+        } else {
+            whole.find(':').unwrap_or(whole.len())
+        };
+        let (name, port) = whole.split_at(name_size);
+        let is_name = name.starts_with('[') || name.bytes().all(is_reg_name_byte);
+        if name.is_empty() || name.len() > HOST_NAME_SIZE_MAX || !is_name {
+            return None;
+        }
+        is_port_suffix(port).then_some(Authority { whole, name })
+    }
+}
+
+/// Nothing, or a colon and at most a number up to 65535.
+fn is_port_suffix(suffix: &str) -> bool {
+    let Some(port) = suffix.strip_prefix(':') else { return suffix.is_empty() };
+    port.is_empty()
+        || port.len() <= 5
+            && port.bytes().all(|byte| byte.is_ascii_digit())
+            && port.parse::<u16>().is_ok()
+}
+
+/// RFC 3986 section 2.3: `unreserved`.
+const fn is_reg_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// RFC 3986's path, and of what clients send although they should not, that which `http::Uri`
+/// takes: `"`, `[`, `\`, `]`, `^`, `{`, `|`, `}`.
+const fn is_path_byte(byte: u8) -> bool {
+    matches!(byte, b'!'..=b'~') && !matches!(byte, b'#' | b'<' | b'>' | b'?' | b'`')
+}
+
+/// RFC 3986's query, and what `http::Uri` takes beyond it.
+const fn is_query_byte(byte: u8) -> bool {
+    matches!(byte, b'!'..=b'~') && !matches!(byte, b'"' | b'#' | b'<')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(whole: &str, name: Option<&str>) {
+        assert_eq!(Authority::parse(whole).map(|authority| authority.name), name, "{whole:?}");
+    }
+
+    #[test]
+    fn an_authority_is_one_host_and_at_most_one_port() {
+        check("example.com", Some("example.com"));
+        check("Example.COM:8080", Some("Example.COM"));
+        check("example.com:", Some("example.com"));
+        check("example.com.:0", Some("example.com."));
+        check("under_score:65535", Some("under_score"));
+        check("192.0.2.1:80", Some("192.0.2.1"));
+        check("[::1]", Some("[::1]"));
+        check("[2001:DB8::1]:443", Some("[2001:DB8::1]"));
+    }
+
+    #[test]
+    fn an_authority_is_nothing_else() {
+        for whole in [
+            "",
+            ":80",
+            "a:65536",
+            "a:000080",
+            "a:+80",
+            "a: 80",
+            "a:80:80",
+            "a b",
+            "a,b",
+            "a, b",
+            "a/b",
+            "a?b",
+            "a#b",
+            "a@b",
+            "user:pass@a",
+            "%61",
+            "a\\b",
+            "[::1",
+            "::1",
+            "[::1]a",
+            "[::1]]",
+            "[fe80::1%25eth0]",
+            "[v1.a]",
+            "[]",
+            "[127.0.0.1]",
+            "é",
+        ] {
+            check(whole, None);
+        }
+        check(&"a".repeat(HOST_NAME_SIZE_MAX), Some(&"a".repeat(HOST_NAME_SIZE_MAX)));
+        check(&"a".repeat(HOST_NAME_SIZE_MAX + 1), None);
+    }
+}

@@ -1,0 +1,157 @@
+//! Which bytes a field is made of, and which field a name is.
+//!
+//! A head's names are classified once, when it is read; whoever comes after (framing, forwarding,
+//! loop detection) asks for the class instead of comparing names again.
+
+/// RFC 9110 section 5.6.2: `tchar`.
+pub const fn is_token_byte(byte: u8) -> bool {
+    matches!(byte,
+        b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z'
+        | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`'
+        | b'|' | b'~')
+}
+
+/// RFC 9110 section 5.5: what a field value may hold, blanks included.
+pub const fn is_value_byte(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=0x7e | 0x80..=0xff)
+}
+
+/// The fields the proxy knows by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    Other,
+    Connection,
+    ContentLength,
+    Expect,
+    Forwarded,
+    Host,
+    Http2Settings,
+    KeepAlive,
+    /// `Proxy`: a CGI node would turn it into `HTTP_PROXY` (httpoxy).
+    Proxy,
+    ProxyAuthenticate,
+    ProxyAuthenticationInfo,
+    ProxyAuthorization,
+    ProxyConnection,
+    Te,
+    Trailer,
+    TransferEncoding,
+    Upgrade,
+    Via,
+    XForwardedFor,
+    XForwardedHost,
+    XForwardedPort,
+    XForwardedProto,
+    XRealIp,
+}
+
+impl Known {
+    /// Compared without case, as it runs on every field of every message: by length first.
+    pub fn of(name: &[u8]) -> Known {
+        let candidates: &[(&[u8], Known)] = match name.len() {
+            2 => &[(b"te", Known::Te)],
+            3 => &[(b"via", Known::Via)],
+            4 => &[(b"host", Known::Host)],
+            5 => &[(b"proxy", Known::Proxy)],
+            6 => &[(b"expect", Known::Expect)],
+            7 => &[(b"upgrade", Known::Upgrade), (b"trailer", Known::Trailer)],
+            9 => &[(b"x-real-ip", Known::XRealIp), (b"forwarded", Known::Forwarded)],
+            10 => &[(b"connection", Known::Connection), (b"keep-alive", Known::KeepAlive)],
+            14 => &[
+                (b"content-length", Known::ContentLength),
+                (b"http2-settings", Known::Http2Settings),
+            ],
+            15 => &[(b"x-forwarded-for", Known::XForwardedFor)],
+            16 => &[
+                (b"x-forwarded-host", Known::XForwardedHost),
+                (b"x-forwarded-port", Known::XForwardedPort),
+                (b"proxy-connection", Known::ProxyConnection),
+            ],
+            17 => &[
+                (b"transfer-encoding", Known::TransferEncoding),
+                (b"x-forwarded-proto", Known::XForwardedProto),
+            ],
+            18 => &[(b"proxy-authenticate", Known::ProxyAuthenticate)],
+            19 => &[(b"proxy-authorization", Known::ProxyAuthorization)],
+            25 => &[(b"proxy-authentication-info", Known::ProxyAuthenticationInfo)],
+            _ => &[],
+        };
+        candidates
+            .iter()
+            .find(|(known, _)| name.eq_ignore_ascii_case(known))
+            .map_or(Known::Other, |(_, known)| *known)
+    }
+
+    /// Fields that speak about one connection only and never leave it, whether `Connection` names
+    /// them or not (RFC 9110 section 7.6.1).
+    pub const fn is_hop_by_hop(self) -> bool {
+        match self {
+            Known::Connection
+            | Known::Http2Settings
+            | Known::KeepAlive
+            | Known::Proxy
+            | Known::ProxyAuthenticate
+            | Known::ProxyAuthenticationInfo
+            | Known::ProxyAuthorization
+            | Known::ProxyConnection
+            | Known::Te
+            | Known::Trailer
+            | Known::TransferEncoding
+            | Known::Upgrade => true,
+            Known::Other
+            | Known::ContentLength
+            | Known::Expect
+            | Known::Forwarded
+            | Known::Host
+            | Known::Via
+            | Known::XForwardedFor
+            | Known::XForwardedHost
+            | Known::XForwardedPort
+            | Known::XForwardedProto
+            | Known::XRealIp => false,
+        }
+    }
+}
+
+/// The elements of a comma-separated list, without the blanks around them and without empty ones
+/// (RFC 9110 section 5.6.1).
+pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(name: &str, expected: Known) {
+        assert_eq!(Known::of(name.as_bytes()), expected, "{name}");
+    }
+
+    #[test]
+    fn names_are_known_in_any_case() {
+        check("Host", Known::Host);
+        check("TE", Known::Te);
+        check("trailer", Known::Trailer);
+        check("Transfer-Encoding", Known::TransferEncoding);
+        check("CONTENT-LENGTH", Known::ContentLength);
+        check("X-Real-IP", Known::XRealIp);
+        check("Proxy-Authentication-Info", Known::ProxyAuthenticationInfo);
+    }
+
+    #[test]
+    fn neighbours_of_known_names_are_not_known() {
+        for name in
+            ["", "hosts", "Content_Length", "transfer-encodin", "x-forwarded-fo", "proxy-status"]
+        {
+            check(name, Known::Other);
+        }
+    }
+
+    #[test]
+    fn lists_lose_blanks_and_empty_elements() {
+        let elements: Vec<_> = list(b" close,, \tx-a\t, ,").collect();
+        assert_eq!(elements, [&b"close"[..], b"x-a"]);
+        assert_eq!(list(b"").count(), 0);
+    }
+}
