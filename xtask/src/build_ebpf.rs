@@ -24,7 +24,10 @@ use self::{fingerprint::Stamp, linker::Linker};
 use crate::{cache, cache::Cache, command, workspace};
 
 const TARGET: &str = "bpfel-unknown-none";
-const BINARY: &str = "tandem-bpf";
+/// Apart from the host's build: another compiler, other flags.
+const BUILD_DIRECTORY: &str = "target/bpf/build";
+/// The programs, as a binary of `proxy-ebpf`.
+pub(crate) const BINARY: &str = "tandem-bpf";
 
 /// What turns the sources of `proxy-ebpf` into an object.
 pub(crate) struct Toolchain {
@@ -56,7 +59,7 @@ pub(crate) fn run() -> Result<()> {
         println!("object    {} is up to date", workspace::shown(&object));
     } else {
         remove(&object)?;
-        let built = toolchain.build(directory, &flags)?;
+        let built = toolchain.build(&flags)?;
         object::check(&built)?;
         put(&built, &object)?;
         stamp.write(&stamp_path, &object)?;
@@ -97,10 +100,10 @@ impl Toolchain {
     }
 
     /// `cargo SUBCOMMAND` for the BPF target, with this toolchain and nothing of the host's.
-    pub(crate) fn cargo(&self, subcommand: &str, directory: &Path) -> Result<Command> {
+    pub(crate) fn cargo(&self, subcommand: &str) -> Result<Command> {
         let mut cargo = match self.compiler.cargo() {
             Some(own) => Command::new(own),
-            None => Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())),
+            None => Command::new(command::cargo_program()),
         };
         command::without_build_environment(&mut cargo)
             .current_dir(workspace::root())
@@ -115,16 +118,16 @@ impl Toolchain {
             .arg(subcommand)
             .args(["--package", "proxy-ebpf", "--release", "--target", TARGET])
             .args(self.compiler.cargo_arguments())
-            .arg("--target-dir")
-            .arg(directory.join("build"));
+            .args(["--target-dir", BUILD_DIRECTORY]);
         Ok(cargo)
     }
 
-    fn build(&self, directory: &Path, flags: &str) -> Result<PathBuf> {
-        let mut build = self.cargo("build", directory)?;
+    fn build(&self, flags: &str) -> Result<PathBuf> {
+        let mut build = self.cargo("build")?;
         build.args(["--bin", BINARY]);
         command::run(&mut build).with_context(|| format!("build for {TARGET} with `{flags}`"))?;
-        let built = directory.join("build").join(TARGET).join("release").join(BINARY);
+        let built =
+            workspace::root().join(BUILD_DIRECTORY).join(TARGET).join("release").join(BINARY);
         if !built.is_file() {
             bail!("`{}` made no {}", command::shown(&build), built.display());
         }

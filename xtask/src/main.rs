@@ -13,6 +13,9 @@ mod apt;
 mod build_ebpf;
 mod cache;
 mod command;
+mod lint;
+mod tidy;
+mod tool;
 mod workspace;
 
 use std::process::ExitCode;
@@ -30,11 +33,14 @@ struct Arguments {
 enum Task {
     /// Builds the kernel half into target/bpf/tandem.bpf.o, fetching what that needs.
     BuildEbpf,
+    /// Checks formatting, invariants, clippy on both targets, documentation, licences.
+    Lint,
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::BuildEbpf => build_ebpf::run(),
+        Task::Lint => lint::run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

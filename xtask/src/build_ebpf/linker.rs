@@ -101,7 +101,7 @@ fn install(stage: &Path, llvm_major: u32) -> Result<()> {
     println!(
         "building bpf-linker {VERSION} for LLVM {llvm_major}; this takes a minute or two, once"
     );
-    let mut install = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut install = Command::new(command::cargo_program());
     command::without_build_environment(&mut install)
         .args(["install", "bpf-linker", "--version", VERSION, "--locked", "--no-default-features"])
         .args(["--features", &format!("rust-llvm-{llvm_major}"), "--root"])
