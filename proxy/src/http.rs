@@ -10,3 +10,4 @@ pub mod framing;
 pub mod gate;
 pub mod head;
 pub mod name;
+pub mod path;

@@ -10,4 +10,5 @@ pub mod http;
 pub mod logging;
 pub mod metrics;
 pub mod plugin;
+pub mod route;
 pub mod sys;
