@@ -5,13 +5,41 @@
 
 #![forbid(unsafe_code)]
 
+mod contestant;
+mod load;
+mod machine;
+mod measure;
 mod node;
 mod pattern;
+mod peer;
+mod placement;
+mod probe;
+mod process;
+mod report;
+mod run;
+mod scenario;
 mod slots;
+mod statistics;
+mod tandem;
 
-use std::process::ExitCode;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
-use clap::{Parser, Subcommand};
+use anyhow::{Context as _, bail};
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    contestant::Binaries,
+    measure::Bench,
+    placement::{CpuList, Layout, Placement},
+    report::{About, Report},
+    run::{Noise, Run},
+    scenario::Extent,
+};
 
 #[derive(Parser)]
 #[command(name = "bench", about = "Scenarios, load, peers and demo nodes for Tandem")]
@@ -22,25 +50,174 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measures scenarios; the only source of figures.
+    Run {
+        /// Which, for example `A1 L1`, or one case, `B3/100`; `bench list` has them all.
+        #[arg(required = true)]
+        ids: Vec<String>,
+        #[arg(long, default_value_t = 5)]
+        rounds: u32,
+        /// Measured part of each load, seconds.
+        #[arg(long, default_value_t = 5.0)]
+        seconds: f64,
+        /// Where `report.json` and `report.md` go.
+        #[arg(long, default_value = "target/bench")]
+        out: PathBuf,
+        /// Keeps what others disturbed; the report then says that it is not to be quoted.
+        #[arg(long)]
+        tolerate_noise: bool,
+        /// Only this contestant; may be repeated.
+        #[arg(long)]
+        only: Vec<String>,
+        #[command(flatten)]
+        setting: Setting,
+    },
+    /// A0 to A3, C1 and D1 for a first look: three rounds of 1.5 s, never quoted.
+    Quick {
+        #[command(flatten)]
+        setting: Setting,
+    },
+    /// Runs a little of every scenario to see that the harness works; no figures.
+    Smoke {
+        #[command(flatten)]
+        setting: Setting,
+    },
+    /// Writes `report.md` anew from `report.json`.
+    Report {
+        #[arg(default_value = "target/bench")]
+        directory: PathBuf,
+    },
+    /// Lists the scenarios.
+    List,
     /// A node to stand behind a proxy; prints `listening ADDRESS` and ends with its parent.
     Node {
         #[command(subcommand)]
         kind: node::Kind,
     },
+    /// Becomes another program, pinned, and ended with the parent.
+    #[command(hide = true)]
+    Launch {
+        #[arg(long)]
+        cpus: CpuList,
+        #[arg(last = true)]
+        program: Vec<String>,
+    },
+}
+
+#[derive(Args)]
+struct Setting {
+    /// The binary of Tandem.
+    #[arg(long, default_value = "target/release/tandem")]
+    tandem: PathBuf,
+    #[arg(long, value_enum, default_value_t = Layout::Split)]
+    placement: Layout,
+}
+
+impl Setting {
+    fn bench(&self, window: Duration) -> anyhow::Result<Bench> {
+        process::raise_open_files()?;
+        Ok(Bench {
+            binaries: Binaries { tandem: self.tandem.clone(), peers: peer::Found::look() },
+            placement: Placement::new(self.placement, &CpuList::allowed()?)?,
+            window,
+            processors: machine::processors()?,
+        })
+    }
 }
 
 fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
-        Command::Node { kind } => node::run(&kind),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+    match dispatch(Arguments::parse().command) {
+        Ok(code) => code,
         Err(error) => {
-            #[expect(clippy::print_stderr, reason = "the one place that reports an error")]
-            {
-                eprintln!("bench: {error:#}");
-            }
+            say_error(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+#[expect(clippy::print_stderr, reason = "the one place that reports an error")]
+fn say_error(text: &str) {
+    eprintln!("bench: {text}");
+}
+
+#[expect(clippy::print_stdout, reason = "the result of a command")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run { ids, rounds, seconds, out, tolerate_noise, only, setting } => {
+            let noise = if tolerate_noise { Noise::Tolerate } else { Noise::Refuse };
+            let bench = setting.bench(Duration::from_secs_f64(seconds))?;
+            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+            measure(bench, &ids, Extent::Full, rounds, noise, only, &out)
+        }
+        Command::Quick { setting } => {
+            let bench = setting.bench(Duration::from_millis(1500))?;
+            let ids = ["A0", "A1", "A2", "A3", "C1", "D1/100"];
+            let out = Path::new("target/bench/quick");
+            measure(bench, &ids, Extent::Full, 3, Noise::Tolerate, Vec::new(), out)
+        }
+        Command::Smoke { setting } => {
+            let bench = setting.bench(Duration::from_millis(200))?;
+            let ids = ["A1", "A2", "A5", "B3", "C1", "D1", "D3", "L1", "M1", "S1"];
+            let out = Path::new("target/bench/smoke");
+            measure(bench, &ids, Extent::Smoke, 1, Noise::Tolerate, Vec::new(), out)
+        }
+        Command::Report { directory } => {
+            let raw = directory.join("report.json");
+            let text =
+                fs::read_to_string(&raw).with_context(|| format!("read {}", raw.display()))?;
+            let report: Report = serde_json::from_str(&text)?;
+            write_markdown(&report, &directory)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::List => {
+            for (id, title) in scenario::SCENARIOS {
+                say(&format!("{id}  {title}"));
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Node { kind } => node::run(&kind).map(|()| ExitCode::SUCCESS),
+        Command::Launch { cpus, program } => {
+            process::launch(&cpus, &program).map(|()| ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Runs the matrix and writes the report; a failed row is a failed run.
+fn measure(
+    bench: Bench,
+    ids: &[&str],
+    extent: Extent,
+    rounds: u32,
+    noise: Noise,
+    only: Vec<String>,
+    out: &Path,
+) -> anyhow::Result<ExitCode> {
+    if rounds == 0 || bench.window.is_zero() {
+        bail!("nothing to measure in no time");
+    }
+    let mut cases = Vec::new();
+    for id in ids {
+        cases.extend(scenario::cases(id, extent)?);
+    }
+    fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
+    let about = About::collect(&bench, rounds, noise);
+    let run = Run { bench, cases, rounds, noise, only, raw: Some(out.join("report.json")) };
+    let report = run.execute(about)?;
+    write_markdown(&report, out)?;
+    match report.failures() {
+        0 => Ok(ExitCode::SUCCESS),
+        failures => bail!("{failures} measurements failed"),
+    }
+}
+
+fn write_markdown(report: &Report, directory: &Path) -> anyhow::Result<()> {
+    let text = report::render(report);
+    let file = directory.join("report.md");
+    fs::write(&file, &text).with_context(|| format!("write {}", file.display()))?;
+    say(&text);
+    Ok(())
 }

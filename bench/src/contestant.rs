@@ -1,0 +1,150 @@
+//! Who is measured, and how each is asked to do the same.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use tempfile::TempDir;
+
+use crate::{
+    peer::{self, Peer},
+    placement::Placement,
+    process::{self, Program},
+    scenario::Carrier,
+    tandem::{self, Mode},
+};
+
+/// The key that `key-auth` knows in every scenario that has it.
+pub(crate) const KEY: &str = "bench-key";
+
+/// What a contestant has to do.
+#[derive(Debug, Clone)]
+pub(crate) enum Service {
+    /// Route every request to the nodes, round robin.
+    Http { nodes: Vec<SocketAddr>, auth: Auth },
+    /// Carry every connection to the node.
+    Stream { node: SocketAddr },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Auth {
+    Open,
+    /// Only with [`KEY`] in the field `apikey`; otherwise 401.
+    Key,
+}
+
+impl Service {
+    pub(crate) fn nodes(&self) -> &[SocketAddr] {
+        match self {
+            Self::Http { nodes, .. } => nodes,
+            Self::Stream { node } => std::slice::from_ref(node),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Contestant {
+    /// No proxy: the load goes straight to the node.
+    Direct,
+    Peer(Peer),
+    Tandem(Mode),
+}
+
+impl fmt::Display for Contestant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct => f.write_str("direct"),
+            Self::Peer(peer) => peer.fmt(f),
+            Self::Tandem(mode) => mode.fmt(f),
+        }
+    }
+}
+
+/// A contestant that serves. Dropping it ends its process and removes its directory.
+pub(crate) struct Started {
+    /// Where the load goes.
+    pub(crate) target: SocketAddr,
+    /// From the start of the process to the first connection it accepted; zero without a process.
+    pub(crate) start_up: Duration,
+    /// Where Tandem's metrics are.
+    pub(crate) admin: Option<SocketAddr>,
+    program: Option<Program>,
+    _directory: TempDir,
+}
+
+impl Started {
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.program.as_ref().map(Program::pid)
+    }
+}
+
+/// The binaries that a run measures.
+#[derive(Debug, Clone)]
+pub(crate) struct Binaries {
+    pub(crate) tandem: PathBuf,
+    pub(crate) peers: peer::Found,
+}
+
+impl Contestant {
+    /// Why this contestant cannot take part; its row says so.
+    pub(crate) fn absence(self, carrier: Carrier, binaries: &Binaries) -> Option<String> {
+        match self {
+            Self::Direct => {
+                (carrier.nodes() > 1).then(|| "a load without a proxy has one node".into())
+            }
+            Self::Peer(peer) => binaries.peers.absence(peer, carrier),
+            Self::Tandem(_) if binaries.tandem.exists() => None,
+            Self::Tandem(_) => Some(format!("no binary at {}", binaries.tandem.display())),
+        }
+    }
+
+    /// Starts the contestant and waits until it listens.
+    pub(crate) fn start(
+        self,
+        service: &Service,
+        binaries: &Binaries,
+        placement: &Placement,
+    ) -> anyhow::Result<Started> {
+        let directory = tempfile::Builder::new().prefix("tandem-bench-").tempdir()?;
+        let first = *service.nodes().first().context("a service has a node")?;
+        let address = process::free_address()?;
+        let (command, admin) = match self {
+            Self::Direct => {
+                return Ok(Started {
+                    target: first,
+                    start_up: Duration::ZERO,
+                    admin: None,
+                    program: None,
+                    _directory: directory,
+                });
+            }
+            Self::Peer(peer) => {
+                (binaries.peers.command(peer, service, address, directory.path())?, None)
+            }
+            Self::Tandem(mode) => {
+                let admin = process::free_address()?;
+                let file = directory.path().join("tandem.yaml");
+                std::fs::write(&file, tandem::config(mode, service, address, admin))?;
+                (tandem::command(&binaries.tandem, &file), Some(admin))
+            }
+        };
+        let log = directory.path().join("log");
+        let since = Instant::now();
+        let mut program = Program::start(&command, &placement.proxy, &log)?;
+        let start_up = program.wait_until_listening(address, since).with_context(|| {
+            let log = std::fs::read_to_string(&log).unwrap_or_default();
+            format!("{self}: {}", log.trim())
+        })?;
+        Ok(Started {
+            target: address,
+            start_up,
+            admin,
+            program: Some(program),
+            _directory: directory,
+        })
+    }
+}

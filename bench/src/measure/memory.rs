@@ -1,0 +1,201 @@
+//! Memory: what a proxy adds to a transfer that nobody reads, and what an idle connection costs.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, anyhow, ensure};
+
+use super::{Bench, Figures, Measured, Nodes};
+use crate::{
+    contestant::Contestant,
+    load::response::Head,
+    machine::{KernelMemory, proportional_bytes},
+    pattern::Pattern,
+    probe,
+    scenario::{Carrier, Direction, Traffic},
+};
+
+/// Transfers at a time; figures are divided by it. The kernel counts socket memory in batches of
+/// up to 1 MiB per processor, which would drown a single transfer.
+const TRANSFERS: usize = 8;
+
+/// Enough that no chain of default socket buffers holds it all.
+const TRANSFER_BYTES: u64 = 64 << 20;
+
+/// How long nobody reads. What flows until then settles within a fraction of it.
+const STALL: Duration = Duration::from_secs(2);
+
+/// The client of a slow download reads this much before it stops.
+const READ_BEFORE_STALL: u64 = 64 * 1024;
+
+/// Between two looks at memory.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Longest wait for any part of a transfer.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Memory of the proxy and of the kernel at one moment, bytes.
+#[derive(Clone, Copy)]
+struct Held {
+    process: u64,
+    kernel: KernelMemory,
+}
+
+impl Held {
+    fn now(proxy: Option<u32>) -> anyhow::Result<Self> {
+        Ok(Self { process: proxy.map_or(Ok(0), proportional_bytes)?, kernel: KernelMemory::now()? })
+    }
+
+    fn total(self) -> u64 {
+        self.process + self.kernel.tcp_bytes + self.kernel.slab_bytes
+    }
+
+    /// Growth since `base`, for each of `parts`.
+    fn figures(self, base: Self, parts: usize) -> Figures {
+        let growth = |now: u64, then: u64| (now as f64 - then as f64) / parts as f64;
+        Figures::from([
+            ("process_bytes".to_owned(), growth(self.process, base.process)),
+            ("tcp_bytes".to_owned(), growth(self.kernel.tcp_bytes, base.kernel.tcp_bytes)),
+            ("slab_bytes".to_owned(), growth(self.kernel.slab_bytes, base.kernel.slab_bytes)),
+            ("held_bytes".to_owned(), growth(self.total(), base.total())),
+        ])
+    }
+}
+
+impl Bench {
+    pub(super) fn measure_slow_transfer(
+        &self,
+        direction: Direction,
+        carrier: Carrier,
+        contestant: Contestant,
+    ) -> anyhow::Result<Measured> {
+        let nodes = Nodes::start(self, carrier, Traffic::Small)?;
+        let started =
+            contestant.start(&nodes.service(carrier)?, &self.binaries, &self.placement)?;
+        // One request first, so that what is set up once does not count.
+        probe::Client::connect(started.target)?.get("/", &[])?;
+        let base = Held::now(started.pid())?;
+        let transfers: Vec<JoinHandle<anyhow::Result<()>>> = (0..TRANSFERS)
+            .map(|_| {
+                let target = started.target;
+                std::thread::spawn(move || match direction {
+                    Direction::Download => download(target),
+                    Direction::Upload => upload(target),
+                })
+            })
+            .collect();
+        let mut most = base;
+        let began = Instant::now();
+        while began.elapsed() < STALL {
+            std::thread::park_timeout(LOOK_EVERY);
+            let now = Held::now(started.pid())?;
+            if now.total() > most.total() {
+                most = now;
+            }
+        }
+        for transfer in transfers {
+            let done = transfer.join().map_err(|_| anyhow!("a transfer panicked"))?;
+            if let Err(error) = done {
+                return Ok(Measured::Wrong(format!("{error:#}")));
+            }
+        }
+        Ok(Measured::Good(most.figures(base, TRANSFERS)))
+    }
+
+    pub(super) fn measure_idle_connections(
+        &self,
+        connections: usize,
+        contestant: Contestant,
+    ) -> anyhow::Result<Measured> {
+        let nodes = Nodes::start(self, Carrier::HTTP, Traffic::Small)?;
+        let started =
+            contestant.start(&nodes.service(Carrier::HTTP)?, &self.binaries, &self.placement)?;
+        probe::Client::connect(started.target)?.get("/", &[])?;
+        let base = Held::now(started.pid())?;
+        let mut idle = Vec::with_capacity(connections);
+        for index in 0..connections {
+            let mut client = probe::Client::connect(started.target)?;
+            let answer = client.get("/", &[]).with_context(|| format!("connection {index}"))?;
+            ensure!(answer.status == 200, "status {}", answer.status);
+            idle.push(client);
+        }
+        let held = Held::now(started.pid())?;
+        for (index, client) in idle.iter_mut().enumerate().step_by(connections.div_ceil(16)) {
+            let answer = client.get("/", &[]).with_context(|| format!("connection {index}"))?;
+            ensure!(answer.status == 200, "status {}", answer.status);
+        }
+        Ok(Measured::Good(held.figures(base, connections)))
+    }
+}
+
+fn open(target: SocketAddr) -> anyhow::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&target, WAIT_MAX)?;
+    stream.set_read_timeout(Some(WAIT_MAX))?;
+    stream.set_write_timeout(Some(WAIT_MAX))?;
+    Ok(stream)
+}
+
+/// Reads a little, stops, reads the rest, and checks every byte.
+fn download(target: SocketAddr) -> anyhow::Result<()> {
+    let mut stream = open(target)?;
+    stream.write_all(&probe::request(&format!("/bytes/{TRANSFER_BYTES}"), &[]))?;
+    let mut read = vec![0; 64 * 1024];
+    let mut buffered = Vec::new();
+    let head = loop {
+        let length = stream.read(&mut read)?;
+        ensure!(length > 0, "closed before the head");
+        buffered.extend_from_slice(&read[..length]);
+        if let Some(head) = Head::parse(&buffered).map_err(|failure| anyhow!("{failure}"))? {
+            break head;
+        }
+    };
+    ensure!(head.status == 200, "status {}", head.status);
+    ensure!(head.content_length == Some(TRANSFER_BYTES), "wrong length");
+    let pattern = Pattern::new();
+    let mut received = (buffered.len() - head.length) as u64;
+    ensure!(pattern.matches(0, &buffered[head.length..]), "wrong body");
+    let mut stall = Some(STALL);
+    while received < TRANSFER_BYTES {
+        if received >= READ_BEFORE_STALL
+            && let Some(stall) = stall.take()
+        {
+            let until = Instant::now() + stall;
+            while let Some(rest) = until.checked_duration_since(Instant::now()) {
+                std::thread::park_timeout(rest);
+            }
+        }
+        let length = stream.read(&mut read).context("download")?;
+        ensure!(length > 0, "closed after {received} bytes");
+        ensure!(pattern.matches(received, &read[..length]), "wrong body");
+        received += length as u64;
+    }
+    ensure!(received == TRANSFER_BYTES, "bytes after the body");
+    Ok(())
+}
+
+/// Sends everything to a node that does not read at first; the node checks every byte.
+fn upload(target: SocketAddr) -> anyhow::Result<()> {
+    let mut stream = open(target)?;
+    let head = format!(
+        "POST /stall/{} HTTP/1.1\r\nhost: bench.test\r\ncontent-length: {TRANSFER_BYTES}\r\n\
+         connection: close\r\n\r\n",
+        STALL.as_millis()
+    );
+    stream.write_all(head.as_bytes())?;
+    let pattern = Pattern::new();
+    let mut sent = 0;
+    while sent < TRANSFER_BYTES {
+        let part = pattern.at(sent, TRANSFER_BYTES - sent);
+        stream.write_all(part).with_context(|| format!("upload after {sent} bytes"))?;
+        sent += part.len() as u64;
+    }
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer)?;
+    let expected = format!("received {TRANSFER_BYTES} bytes, pattern true\n");
+    ensure!(answer.ends_with(expected.as_bytes()), "the node received something else");
+    Ok(())
+}

@@ -1,0 +1,274 @@
+//! Ours: the modes it is measured in, its configuration, and what its metrics must show.
+
+use std::{
+    fmt::{self, Write as _},
+    net::SocketAddr,
+    path::Path,
+};
+
+use crate::{
+    contestant::{Auth, KEY, Service},
+    probe,
+};
+
+/// One way to run Tandem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mode {
+    pub(crate) kernel: Kernel,
+    /// For TCP services only.
+    pub(crate) datapath: Datapath,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// `kernel.mode: off`
+    Off,
+    /// `kernel.mode: require`, no XDP: on loopback every packet of load and nodes would meet the
+    /// generic XDP hook too.
+    On,
+    /// `kernel.mode: require`, with XDP on the loopback interface.
+    OnWithXdp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Datapath {
+    User,
+    Splice,
+    Sockmap,
+}
+
+impl Datapath {
+    pub(crate) const ALL: [Self; 3] = [Self::User, Self::Splice, Self::Sockmap];
+
+    /// As the configuration and the label `via` call it.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Splice => "splice",
+            Self::Sockmap => "sockmap",
+        }
+    }
+}
+
+impl Mode {
+    pub(crate) const fn http(kernel: Kernel) -> Self {
+        Self { kernel, datapath: Datapath::User }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kernel {
+            Kernel::Off => "tandem off",
+            Kernel::On => "tandem on",
+            Kernel::OnWithXdp => "tandem on+xdp",
+        })?;
+        match self.datapath {
+            Datapath::User => Ok(()),
+            Datapath::Splice | Datapath::Sockmap => write!(f, " {}", self.datapath.label()),
+        }
+    }
+}
+
+pub(crate) fn command(binary: &Path, config: &Path) -> Vec<String> {
+    vec![binary.display().to_string(), "run".into(), "-c".into(), config.display().to_string()]
+}
+
+/// The configuration file: one worker, no access log, everything else as it comes.
+pub(crate) fn config(
+    mode: Mode,
+    service: &Service,
+    address: SocketAddr,
+    admin: SocketAddr,
+) -> String {
+    let (kernel, interfaces) = match mode.kernel {
+        Kernel::Off => ("off", ""),
+        Kernel::On => ("require", ""),
+        Kernel::OnWithXdp => ("require", "lo"),
+    };
+    let (protocol, nodes) = match service {
+        Service::Http { .. } => ("http", service.nodes()),
+        Service::Stream { .. } => ("tcp", service.nodes()),
+    };
+    let nodes: Vec<String> = nodes.iter().map(|node| format!("\"{node}\": 1")).collect();
+    let nodes = nodes.join(", ");
+    let mut text = format!(
+        "workers: 1\n\
+         listeners:\n  - {{ name: bench, address: {address}, protocol: {protocol} }}\n\
+         kernel:\n  mode: \"{kernel}\"\n  xdp: {{ interfaces: [{interfaces}], mode: auto }}\n\
+         admin: {{ address: {admin} }}\n\
+         log: {{ level: warn }}\n\
+         upstreams:\n  - {{ id: app, type: roundrobin, nodes: {{ {nodes} }} }}\n"
+    );
+    let _ = match service {
+        Service::Http { auth: Auth::Open, .. } => {
+            write!(text, "routes:\n  - {{ id: all, uri: /*, upstream_id: app }}\n")
+        }
+        Service::Http { auth: Auth::Key, .. } => write!(
+            text,
+            "routes:\n  - {{ id: all, uri: /*, upstream_id: app, plugins: {{ key-auth: {{}} }} }}\n\
+             consumers:\n  - {{ username: bench, plugins: {{ key-auth: {{ key: {KEY} }} }} }}\n"
+        ),
+        Service::Stream { .. } => write!(
+            text,
+            "stream_routes:\n  - {{ id: all, server_port: {}, datapath: {}, upstream_id: app }}\n",
+            address.port(),
+            mode.datapath.label()
+        ),
+    };
+    text
+}
+
+/// One reading of the metrics page.
+pub(crate) struct Metrics(String);
+
+impl Metrics {
+    pub(crate) fn read(admin: SocketAddr) -> anyhow::Result<Self> {
+        let answer = probe::Client::connect(admin)?.get("/metrics", &[])?;
+        anyhow::ensure!(answer.status == 200, "/metrics answered {}", answer.status);
+        Ok(Self(String::from_utf8(answer.body)?))
+    }
+
+    /// The sum of a metric over every series that has all of `labels`.
+    fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let series = self.0.lines().filter_map(|line| line.strip_prefix(name));
+        series.filter_map(|rest| series_value(rest, labels)).sum()
+    }
+}
+
+/// The value of `{label="x",…} 12` or ` 12`, if it has the labels.
+fn series_value(rest: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    let (found, value) = match rest.strip_prefix('{') {
+        Some(rest) => rest.rsplit_once('}')?,
+        None => ("", rest.strip_prefix(' ').map(|_| rest)?),
+    };
+    let has = |(label, value): &(&str, &str)| {
+        let wanted = format!("{label}=\"{value}\"");
+        found.split(',').any(|pair| pair == wanted)
+    };
+    labels.iter().all(has).then(|| value.split_whitespace().next()?.parse().ok()).flatten()
+}
+
+/// What moved between two readings, as far as it tells which path the bytes took.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct PathCounters {
+    pub(crate) worker_picks: f64,
+    pub(crate) ingress_packets: f64,
+    pub(crate) user_bytes: f64,
+    pub(crate) splice_bytes: f64,
+    pub(crate) sockmap_bytes: f64,
+}
+
+impl PathCounters {
+    pub(crate) fn between(before: &Metrics, after: &Metrics) -> Self {
+        let moved = |name: &str, labels: &[(&str, &str)]| {
+            after.sum(name, labels) - before.sum(name, labels)
+        };
+        let via = |via| moved("tandem_forward_bytes_total", &[("via", via)]);
+        let program = |program| moved("tandem_kernel_packets_total", &[("program", program)]);
+        Self {
+            worker_picks: program("worker"),
+            ingress_packets: program("ingress"),
+            user_bytes: via(Datapath::User.label()),
+            splice_bytes: via(Datapath::Splice.label()),
+            sockmap_bytes: via(Datapath::Sockmap.label()),
+        }
+    }
+
+    /// For the raw data.
+    pub(crate) fn named(&self) -> [(&'static str, f64); 5] {
+        [
+            ("worker_picks", self.worker_picks),
+            ("ingress_packets", self.ingress_packets),
+            ("user_bytes", self.user_bytes),
+            ("splice_bytes", self.splice_bytes),
+            ("sockmap_bytes", self.sockmap_bytes),
+        ]
+    }
+
+    /// Why a row may not claim the path of `mode`, after that many connections, requests and
+    /// tunnelled bytes.
+    pub(crate) fn objection(
+        &self,
+        mode: Mode,
+        service: &Service,
+        connections: u64,
+        requests: u64,
+        tunnel_bytes: u64,
+    ) -> Option<String> {
+        let short = |what: &str, seen: f64, wanted: u64| {
+            (seen < wanted as f64).then(|| format!("{what}: {seen} counted, {wanted} expected"))
+        };
+        let none = |what: &str, seen: f64| {
+            (seen > 0.0).then(|| format!("{what}: {seen} counted, none expected"))
+        };
+        let kernel = match mode.kernel {
+            Kernel::Off => none("kernel packets", self.worker_picks + self.ingress_packets),
+            Kernel::On => short("worker picks", self.worker_picks, connections),
+            Kernel::OnWithXdp => short("worker picks", self.worker_picks, connections)
+                .or_else(|| short("ingress packets", self.ingress_packets, requests)),
+        };
+        let path = match (service, mode.datapath) {
+            (Service::Http { .. }, _) => None,
+            (Service::Stream { .. }, Datapath::User) => {
+                short("bytes by user", self.user_bytes, tunnel_bytes)
+                    .or_else(|| none("other bytes", self.splice_bytes + self.sockmap_bytes))
+            }
+            (Service::Stream { .. }, Datapath::Splice) => {
+                short("bytes by splice", self.splice_bytes, tunnel_bytes)
+                    .or_else(|| none("other bytes", self.user_bytes + self.sockmap_bytes))
+            }
+            // Past its window sockmap spills to userspace and back; the bulk must not.
+            (Service::Stream { .. }, Datapath::Sockmap) => {
+                short("bytes by sockmap", self.sockmap_bytes, tunnel_bytes / 2)
+                    .or_else(|| none("bytes by splice", self.splice_bytes))
+            }
+        };
+        kernel.or(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = "# TYPE tandem_kernel_packets_total counter\n\
+        tandem_kernel_packets_total{program=\"worker\",reason=\"picked\"} 5\n\
+        tandem_kernel_packets_total{reason=\"fallback\",program=\"worker\"} 2\n\
+        tandem_kernel_packets_total{program=\"ingress\",reason=\"forwarded\"} 100\n\
+        tandem_forward_bytes_total{direction=\"upstream\",via=\"splice\"} 1e3\n\
+        tandem_forward_bytes_total{direction=\"downstream\",via=\"splice\"} 24\n\
+        tandem_build_info 1\n";
+
+    #[test]
+    fn metrics_are_summed_over_matching_series() {
+        let page = Metrics(PAGE.into());
+        for (name, labels, sum) in [
+            ("tandem_kernel_packets_total", &[("program", "worker")][..], 7.0),
+            ("tandem_kernel_packets_total", &[("program", "worker"), ("reason", "picked")], 5.0),
+            ("tandem_kernel_packets_total", &[("program", "work")], 0.0),
+            ("tandem_forward_bytes_total", &[("via", "splice")], 1024.0),
+            ("tandem_build_info", &[], 1.0),
+            ("tandem_build", &[], 0.0),
+        ] {
+            assert_eq!(page.sum(name, labels), sum, "{name} {labels:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_without_its_counters_is_refused() {
+        let node = SocketAddr::from(([127, 0, 0, 1], 1));
+        let stream = Service::Stream { node };
+        let moved = PathCounters::between(&Metrics(String::new()), &Metrics(PAGE.into()));
+        let check = |kernel, datapath, connections, requests, bytes| {
+            moved.objection(Mode { kernel, datapath }, &stream, connections, requests, bytes)
+        };
+        assert_eq!(check(Kernel::OnWithXdp, Datapath::Splice, 7, 100, 1024), None);
+        assert!(check(Kernel::OnWithXdp, Datapath::Splice, 8, 100, 1024).is_some());
+        assert!(check(Kernel::OnWithXdp, Datapath::Splice, 7, 101, 1024).is_some());
+        assert!(check(Kernel::On, Datapath::Splice, 7, 0, 1025).is_some());
+        assert!(check(Kernel::Off, Datapath::Splice, 0, 0, 0).is_some());
+        assert!(check(Kernel::On, Datapath::User, 0, 0, 0).is_some());
+        assert!(check(Kernel::On, Datapath::Sockmap, 0, 0, 10).is_some());
+    }
+}
