@@ -74,6 +74,11 @@ impl Destination {
         Self { address, port_be }
     }
 
+    /// In network order.
+    pub const fn port_be(self) -> [u8; 2] {
+        self.port_be
+    }
+
     /// The key under which a listener on every address of this one's family stands.
     pub const fn wildcard(self) -> Self {
         Self { address: self.address.unspecified(), port_be: self.port_be }

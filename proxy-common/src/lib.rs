@@ -8,9 +8,11 @@
 
 pub mod addr;
 pub mod globals;
+pub mod guard;
 pub mod layout;
 pub mod limits;
 pub mod names;
+pub mod steering;
 pub mod verdict;
 
 pub use verdict::Reason;

@@ -1,4 +1,5 @@
-//! Bounds of the kernel half, each with its arithmetic.
+//! Bounds of the kernel half, each with its arithmetic. A test sums the maps under
+//! [`MAP_MEMORY_MAX`].
 
 /// VLAN tags read: one of the provider, one of the customer (802.1ad).
 pub const VLAN_TAGS_MAX: usize = 2;
@@ -6,3 +7,29 @@ pub const VLAN_TAGS_MAX: usize = 2;
 /// IPv6 extension headers read before TCP. Legal chains seen in the wild have one or two
 /// (hop-by-hop, destination options); each costs one loop turn in the verifier.
 pub const EXTENSION_HEADERS_MAX: usize = 4;
+
+/// Listeners that can be steered and guarded.
+pub const LISTENERS_MAX: u32 = 64;
+
+/// Addresses that lead to them: one on `[::]` stands under the wildcards of both families.
+/// 128 × (18 + 4 + 64) B = 11 KiB.
+pub const DESTINATIONS_MAX: u32 = 2 * LISTENERS_MAX;
+
+/// Workers that can be steered to: the bits of one `u64`. 64 listeners × 64 workers × 8 B of
+/// pointers = 32 KiB.
+pub const WORKERS_MAX: u32 = 64;
+
+/// Prefixes in each of the two rule tries. Entries are allocated as they are inserted, at about
+/// 64 B: 65 536 × 64 B = 4 MiB for each family.
+pub const PREFIXES_MAX: u32 = 65_536;
+
+/// Sources whose rate is tracked at a time. Preallocated: 65 536 × (16 + 8 + 64) B = 5.5 MiB, and
+/// only when a rate is configured.
+pub const SOURCES_MAX: u32 = 65_536;
+
+/// Seconds that a flood of new sources needs at least to push everyone else out of the table:
+/// each processor tracks at most `SOURCES_MAX / FLOOD_TURNOVER_S / processors` new ones a second.
+pub const FLOOD_TURNOVER_S: u32 = 4;
+
+/// All maps together, at their configured sizes, on a machine of 64 processors.
+pub const MAP_MEMORY_MAX: usize = 32 * 1024 * 1024;

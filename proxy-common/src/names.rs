@@ -2,6 +2,7 @@
 //! `bpftool … name` then no longer finds them.
 
 // programs
+
 /// xdp: the guard.
 pub const INGRESS: &str = "ingress";
 /// sk_reuseport: worker choice.
@@ -10,4 +11,12 @@ pub const WORKER: &str = "worker";
 pub const TUNNEL: &str = "tunnel";
 
 // maps
+
 pub const COUNT_BY_REASON: &str = "COUNT_BY_REASON";
+pub const LISTENER_BY_DST: &str = "LISTENER_BY_DST";
+pub const RULE_BY_PREFIX4: &str = "RULE_BY_PREFIX4";
+pub const RULE_BY_PREFIX6: &str = "RULE_BY_PREFIX6";
+pub const RATE_BY_SOURCE: &str = "RATE_BY_SOURCE";
+pub const FLOOD_GAUGE: &str = "FLOOD_GAUGE";
+pub const WORKER_SOCKETS: &str = "WORKER_SOCKETS";
+pub const DRAINED_WORKERS: &str = "DRAINED_WORKERS";

@@ -4,7 +4,10 @@
 
 #![no_std]
 
+pub mod guard;
 pub mod maps;
+pub mod packet;
+pub mod rate;
 pub mod stats;
 pub mod worker;
 pub mod xdp;

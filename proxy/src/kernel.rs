@@ -1,0 +1,137 @@
+//! The one door to BPF: what the kernel half does for the rest of the proxy.
+//!
+//! [`KernelPlane::load`] puts the programs into the kernel in a stated order, and dropping the plane
+//! takes them out: links and programs belong to file descriptors of this process and nothing is
+//! pinned, so a killed proxy leaves nothing behind either. Where a feature cannot be had, its method
+//! does what `disabled` does: the bytes and answers stay the same.
+//!
+//! Nothing here is called per request.
+
+mod disabled;
+mod ingress;
+mod loaded;
+mod loader;
+mod log;
+mod rules;
+mod sockmap;
+mod stats;
+mod status;
+mod steering;
+mod xdp_owner;
+
+use std::{fmt, net::SocketAddr, os::fd::BorrowedFd};
+
+use self::{disabled::Disabled, loaded::Loaded};
+pub use self::{
+    loader::is_built_in,
+    sockmap::{Tunnel, TunnelRefused},
+    stats::Counter,
+    status::{Feature, FeatureState, MapStatus, ProgramStatus, Running, Status},
+};
+use crate::config::{Kernel, KernelMode, Limits};
+
+/// The kernel half as it runs, or its absence.
+pub struct KernelPlane {
+    plane: Plane,
+}
+
+enum Plane {
+    Loaded(Box<Loaded>),
+    Disabled(Disabled),
+}
+
+impl KernelPlane {
+    /// Loads what the configuration asks for. `listeners` are the bound addresses, in the order of
+    /// the configuration; `workers` how many sockets each of them has.
+    ///
+    /// The guard judges packets to these addresses from here on; connections are steered once
+    /// [`steer`](Self::steer) has been called for their listener.
+    ///
+    /// # Errors
+    /// Only under [`KernelMode::Require`]. Under [`KernelMode::Auto`] what cannot be had is one
+    /// warning, with the step and its errno, and a line in [`status`](Self::status).
+    pub fn load(
+        config: &Kernel,
+        limits: &Limits,
+        listeners: &[SocketAddr],
+        workers: usize,
+    ) -> anyhow::Result<Self> {
+        let plane = match config.mode {
+            KernelMode::Off => Plane::Disabled(Disabled::off()),
+            KernelMode::Require => {
+                Plane::Loaded(Box::new(Loaded::new(config, limits, listeners, workers)?))
+            }
+            KernelMode::Auto => match Loaded::new(config, limits, listeners, workers) {
+                Ok(loaded) => Plane::Loaded(Box::new(loaded)),
+                Err(error) => {
+                    let reason = format!("{error:#}");
+                    tracing::warn!(reason, "kernel plane off, serving in userspace");
+                    Plane::Disabled(Disabled::because(reason))
+                }
+            },
+        };
+        Ok(Self { plane })
+    }
+
+    /// A plane that does nothing, as under `kernel.mode: off`.
+    pub fn off() -> Self {
+        Self { plane: Plane::Disabled(Disabled::off()) }
+    }
+
+    /// Steers new connections of a listener among its sockets, which listen already and stand in
+    /// the order of the workers.
+    ///
+    /// # Errors
+    /// Only under [`KernelMode::Require`].
+    pub fn steer(&self, listener: usize, sockets: &[BorrowedFd<'_>]) -> anyhow::Result<()> {
+        match &self.plane {
+            Plane::Loaded(loaded) => loaded.steer(listener, sockets),
+            Plane::Disabled(disabled) => disabled.steer(listener, sockets),
+        }
+    }
+
+    /// Gives a worker nothing new from here on. What the kernel has completed for it stays its own.
+    pub fn drain_worker(&self, worker: usize) {
+        match &self.plane {
+            Plane::Loaded(loaded) => loaded.drain_worker(worker),
+            Plane::Disabled(disabled) => disabled.drain_worker(worker),
+        }
+    }
+
+    /// Lets the kernel move the bytes between two connections until the tunnel is dropped.
+    ///
+    /// # Errors
+    /// The kernel half does not run, or it cannot take these sockets: the caller moves the bytes.
+    pub fn tunnel(
+        &self,
+        downstream: BorrowedFd<'_>,
+        upstream: BorrowedFd<'_>,
+    ) -> Result<Tunnel, TunnelRefused> {
+        match &self.plane {
+            Plane::Loaded(loaded) => loaded.tunnel(downstream, upstream),
+            Plane::Disabled(disabled) => disabled.tunnel(downstream, upstream),
+        }
+    }
+
+    /// What was asked for, what runs, and why the rest does not.
+    pub fn status(&self) -> Status {
+        match &self.plane {
+            Plane::Loaded(loaded) => loaded.status(),
+            Plane::Disabled(disabled) => disabled.status(),
+        }
+    }
+
+    /// Every counter of the programs that run, zeros included.
+    pub fn counters(&self) -> Vec<Counter> {
+        match &self.plane {
+            Plane::Loaded(loaded) => loaded.counters(),
+            Plane::Disabled(disabled) => disabled.counters(),
+        }
+    }
+}
+
+impl fmt::Debug for KernelPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KernelPlane").field("status", &self.status()).finish()
+    }
+}

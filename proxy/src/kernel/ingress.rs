@@ -1,0 +1,106 @@
+//! Attaches `ingress` to the interfaces that were asked for.
+
+use anyhow::{Context as _, anyhow};
+use aya::programs::{
+    ProgramError, Xdp,
+    links::FdLink,
+    xdp::{XdpLink, XdpMode as AyaMode},
+};
+
+use super::xdp_owner;
+use crate::config::{self, XdpMode};
+
+/// `ingress` on one interface, until dropped.
+#[derive(Debug)]
+pub(super) struct Attached {
+    pub(super) interface: String,
+    pub(super) mode: Mode,
+    _link: FdLink,
+}
+
+/// How it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// In the driver.
+    Native,
+    /// In the network stack, after the buffer was allocated.
+    Generic,
+}
+
+impl Mode {
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+
+    const fn of_aya(self) -> AyaMode {
+        match self {
+            Self::Native => AyaMode::Driver,
+            Self::Generic => AyaMode::Skb,
+        }
+    }
+}
+
+/// Where it runs, for people.
+pub(super) fn describe(attached: &[Attached]) -> String {
+    let on = attached.iter().map(|on| format!("{} {}", on.interface, on.mode.label()));
+    on.collect::<Vec<_>>().join(", ")
+}
+
+/// How it runs over all interfaces; `None` if on none.
+pub(super) fn mode_label(attached: &[Attached]) -> Option<&'static str> {
+    let first = attached.first()?.mode;
+    let is_same = attached.iter().all(|on| on.mode == first);
+    Some(if is_same { first.label() } else { "mixed" })
+}
+
+/// Attaches to every interface, or to none: half a guard is worse to reason about than the one in
+/// userspace, which holds in any case.
+pub(super) fn attach(program: &mut Xdp, xdp: &config::Xdp) -> anyhow::Result<Vec<Attached>> {
+    xdp.interfaces.iter().map(|interface| attach_one(program, interface, xdp.mode)).collect()
+}
+
+fn attach_one(program: &mut Xdp, interface: &str, mode: XdpMode) -> anyhow::Result<Attached> {
+    let index = index_of(interface).with_context(|| format!("interface `{interface}`"))?;
+    let modes: &[Mode] = match mode {
+        XdpMode::Auto => &[Mode::Native, Mode::Generic],
+        XdpMode::Native => &[Mode::Native],
+        XdpMode::Generic => &[Mode::Generic],
+    };
+    let mut failed = anyhow!("no mode to try");
+    for &mode in modes {
+        match try_attach(program, index, mode) {
+            Ok(link) => {
+                return Ok(Attached { interface: interface.to_owned(), mode, _link: link });
+            }
+            Err(error) => {
+                failed = error.context(format!("attach xdp to `{interface}`, {}", mode.label()));
+            }
+        }
+        if let Some(owner) = xdp_owner::describe(index).ok().flatten() {
+            return Err(anyhow!(
+                "attach xdp to `{interface}`: it already runs XDP program {owner}; detach that one or take the interface out of `kernel.xdp.interfaces`"
+            ));
+        }
+    }
+    Err(failed)
+}
+
+/// Attaches by a link. Where there are none aya attaches by netlink instead; such a program would
+/// stay when this process is killed, so it is taken off again.
+fn try_attach(program: &mut Xdp, interface_index: u32, mode: Mode) -> anyhow::Result<FdLink> {
+    let id = program.attach_to_if_index(interface_index, mode.of_aya())?;
+    let link: XdpLink = program.take_link(id).map_err(|error: ProgramError| error)?;
+    FdLink::try_from(link).context("the kernel gave no link for it")
+}
+
+fn index_of(interface: &str) -> anyhow::Result<u32> {
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        None,
+    )?;
+    Ok(rustix::net::netdevice::name_to_index(&socket, interface)?)
+}

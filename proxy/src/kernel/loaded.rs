@@ -1,0 +1,244 @@
+//! The kernel half as it runs, feature by feature.
+
+use std::{
+    net::SocketAddr,
+    os::fd::BorrowedFd,
+    sync::{Mutex, PoisonError},
+};
+
+use anyhow::Context as _;
+use aya::{
+    Ebpf,
+    maps::MapInfo,
+    programs::{SkReuseport, Xdp},
+};
+use proxy_common::names;
+
+use super::{
+    ingress::{self, Attached},
+    loader,
+    log::{self, LogReader},
+    rules::Rules,
+    sockmap::{Tunnel, TunnelRefused, Tunnels},
+    stats::{Counter, Counters},
+    status::{self, Feature, FeatureState, MapStatus, ProgramStatus, Status},
+    steering::Steering,
+};
+use crate::config::{Kernel, KernelMode, Limits};
+
+/// Dropped in the order of the fields: the links first, so that nothing is judged by half a plane,
+/// then what holds maps, then the programs with the rest of the maps. `worker` stays with a
+/// listener's sockets until they are closed.
+pub(super) struct Loaded {
+    asked: KernelMode,
+    ingress: Vec<Attached>,
+    tunnels: Option<Tunnels>,
+    steering: Option<Steering>,
+    counters: Counters,
+    _log: Option<LogReader>,
+    features: Mutex<Vec<Feature>>,
+    ebpf: Ebpf,
+}
+
+impl Loaded {
+    /// # Errors
+    /// Nothing could be loaded; under `require`, anything that was asked for could not.
+    pub(super) fn new(
+        config: &Kernel,
+        limits: &Limits,
+        listeners: &[SocketAddr],
+        workers: usize,
+    ) -> anyhow::Result<Self> {
+        let rules = Rules::new(&config.guard, listeners, workers)?;
+        let mut ebpf = loader::create(loader::object(), &rules, limits.sockmap_tunnels)?;
+        let counters = Counters::new(&mut ebpf)?;
+        let log = start_log(&mut ebpf);
+        let mut features = Features { asked: config.mode, list: Vec::new() };
+
+        let steering = load_steering(&mut ebpf, workers);
+        let steering = features.settle(names::WORKER, steering, |_| {
+            format!("steers among {workers} workers by hash")
+        })?;
+        let tunnels = if limits.sockmap_tunnels > 0 {
+            let tunnels = Tunnels::load(&mut ebpf);
+            features.settle(names::TUNNEL, tunnels, |_| {
+                format!("moves up to {} tunnels", limits.sockmap_tunnels)
+            })?
+        } else {
+            features.not_asked(names::TUNNEL, "no stream route asks for `datapath: sockmap`");
+            None
+        };
+        // Last: from here on packets are judged.
+        let ingress = if config.xdp.interfaces.is_empty() {
+            features.not_asked(names::INGRESS, "`kernel.xdp.interfaces` names none");
+            Vec::new()
+        } else {
+            let attached = loader::verify::<Xdp>(&mut ebpf, names::INGRESS)
+                .and_then(|program| ingress::attach(program, &config.xdp));
+            features
+                .settle(names::INGRESS, attached, |on| ingress::describe(on))?
+                .unwrap_or_default()
+        };
+        Ok(Self {
+            asked: config.mode,
+            ingress,
+            tunnels,
+            steering,
+            counters,
+            _log: log,
+            features: Mutex::new(features.list),
+            ebpf,
+        })
+    }
+
+    pub(super) fn steer(&self, listener: usize, sockets: &[BorrowedFd<'_>]) -> anyhow::Result<()> {
+        let Some(steering) = &self.steering else { return Ok(()) };
+        let steered =
+            self.worker_program().and_then(|program| steering.steer(program, listener, sockets));
+        let Err(error) = steered else { return Ok(()) };
+        if self.asked == KernelMode::Require {
+            return Err(error.context(format!("steer listener {listener}")));
+        }
+        let reason = format!("{error:#}");
+        tracing::warn!(listener, reason, "the kernel spreads this listener's connections itself");
+        self.fall_back(names::WORKER, reason);
+        Ok(())
+    }
+
+    pub(super) fn drain_worker(&self, worker: usize) {
+        let Some(steering) = &self.steering else { return };
+        if let Err(error) = steering.drain(worker) {
+            let reason = format!("{error:#}");
+            tracing::warn!(worker, reason, "a draining worker may still get connections");
+        }
+    }
+
+    pub(super) fn tunnel(
+        &self,
+        downstream: BorrowedFd<'_>,
+        upstream: BorrowedFd<'_>,
+    ) -> Result<Tunnel, TunnelRefused> {
+        match &self.tunnels {
+            Some(tunnels) => tunnels.open(downstream, upstream),
+            None => Err(TunnelRefused::KernelOff),
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let features = self.features.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Status {
+            asked: self.asked.into(),
+            running: status::running(&features),
+            detail: None,
+            xdp_mode: ingress::mode_label(&self.ingress),
+            abi: proxy_common::ABI_VERSION,
+            features,
+            programs: self.programs(),
+            maps: self.maps(),
+        }
+    }
+
+    pub(super) fn counters(&self) -> Vec<Counter> {
+        self.counters.of(|program| self.is_loaded(program))
+    }
+
+    fn is_loaded(&self, program: &str) -> bool {
+        self.ebpf.program(program).is_some_and(|program| program.fd().is_ok())
+    }
+
+    fn worker_program(&self) -> anyhow::Result<&SkReuseport> {
+        let program = self.ebpf.program(names::WORKER).context("no program `worker`")?;
+        Ok(program.try_into()?)
+    }
+
+    fn fall_back(&self, name: &str, reason: String) {
+        let mut features = self.features.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(feature) = features.iter_mut().find(|feature| feature.name == name) {
+            feature.state = FeatureState::Fallback;
+            feature.detail = reason;
+        }
+    }
+
+    fn programs(&self) -> Vec<ProgramStatus> {
+        let infos = self.ebpf.programs().filter_map(|(_, program)| program.info().ok());
+        let mut programs: Vec<_> = infos
+            .map(|info| ProgramStatus {
+                name: info.name_as_str().unwrap_or_default().to_owned(),
+                id: info.id(),
+                verified_instructions: info.verified_instruction_count(),
+            })
+            .collect();
+        programs.sort_by(|a, b| a.name.cmp(&b.name));
+        programs
+    }
+
+    /// The maps that the programs use. Asking for a map by its id takes CAP_SYS_ADMIN; without it
+    /// the list is empty.
+    fn maps(&self) -> Vec<MapStatus> {
+        let infos = self.ebpf.programs().filter_map(|(_, program)| program.info().ok());
+        let mut ids: Vec<u32> =
+            infos.filter_map(|info| info.map_ids().ok().flatten()).flatten().collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let infos = ids.into_iter().filter_map(|id| MapInfo::from_id(id).ok());
+        infos
+            .map(|info| MapStatus {
+                name: info.name_as_str().unwrap_or_default().to_owned(),
+                id: info.id(),
+                entries_max: info.max_entries(),
+            })
+            .collect()
+    }
+}
+
+fn load_steering(ebpf: &mut Ebpf, workers: usize) -> anyhow::Result<Steering> {
+    loader::verify::<SkReuseport>(ebpf, names::WORKER)?;
+    Steering::new(ebpf, workers)
+}
+
+/// Without its log a program works as well.
+fn start_log(ebpf: &mut Ebpf) -> Option<LogReader> {
+    if log::LEVEL == 0 {
+        return None;
+    }
+    match LogReader::start(ebpf) {
+        Ok(reader) => Some(reader),
+        Err(error) => {
+            let reason = format!("{error:#}");
+            tracing::warn!(reason, "log records of the kernel half are lost");
+            None
+        }
+    }
+}
+
+/// What became of each feature, in the order of loading.
+struct Features {
+    asked: KernelMode,
+    list: Vec<Feature>,
+}
+
+impl Features {
+    /// Notes that a feature runs, or under `auto` warns that it does not.
+    fn settle<T>(
+        &mut self,
+        name: &'static str,
+        loaded: anyhow::Result<T>,
+        describe: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<Option<T>> {
+        let (state, detail, loaded) = match loaded {
+            Ok(loaded) => (FeatureState::Running, describe(&loaded), Some(loaded)),
+            Err(error) if self.asked == KernelMode::Require => return Err(error),
+            Err(error) => {
+                let reason = format!("{error:#}");
+                tracing::warn!(feature = name, reason, "not in the kernel, serving in userspace");
+                (FeatureState::Fallback, reason, None)
+            }
+        };
+        self.list.push(Feature { name, state, detail });
+        Ok(loaded)
+    }
+
+    fn not_asked(&mut self, name: &'static str, why: &str) {
+        self.list.push(Feature { name, state: FeatureState::Off, detail: why.to_owned() });
+    }
+}

@@ -1,0 +1,156 @@
+//! Puts the kernel half in, in this order: check the kernel, read the object, make the maps, compare
+//! the ABI, fill the maps, verify the programs, attach. A step that fails names itself.
+
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow, ensure};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::Array,
+    programs::{Program, ProgramError, SkReuseport, SkSkb, Xdp},
+    util::KernelVersion,
+};
+use proxy_common::{ABI_VERSION, globals, names};
+
+use super::{log, rules::Rules, sockmap};
+
+/// Older kernels lack fixes that the data paths depend on (redirected FIN and early data in
+/// sockmap, see ARCHITECTURE); nothing here is tested on them.
+const KERNEL_VERSION_MIN: (u8, u8) = (6, 6);
+const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+/// Of a verifier's log, the end says what was wrong.
+const VERIFIER_LINES_MAX: usize = 40;
+
+#[cfg(has_bpf_object)]
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tandem.bpf.o"));
+#[cfg(not(has_bpf_object))]
+static OBJECT: &[u8] = &[];
+
+/// Whether this binary carries the kernel half.
+pub const fn is_built_in() -> bool {
+    cfg!(has_bpf_object)
+}
+
+/// The BPF object, empty if this binary carries none.
+pub(super) fn object() -> &'static [u8] {
+    OBJECT
+}
+
+/// Makes the maps, at the sizes and with the constants of this run, and fills them. Nothing is
+/// verified or attached yet.
+pub(super) fn create(object: &[u8], rules: &Rules, tunnels_max: u32) -> anyhow::Result<Ebpf> {
+    check_kernel()?;
+    ensure!(
+        !object.is_empty(),
+        "built without the BPF object; run `cargo xtask build-ebpf` and build again"
+    );
+    let processors = aya::util::nr_cpus()
+        .map_err(|(path, error)| anyhow!(error).context(format!("read {path}")))?;
+    let values = rules.globals(processors);
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(globals::PORT_FILTER, &values.port_filter, true)
+        .override_global(globals::RULES, &values.rules, true)
+        .override_global(globals::RATE_INTERVAL_NS, &values.rate_interval_ns, true)
+        .override_global(globals::RATE_TOLERANCE_NS, &values.rate_tolerance_ns, true)
+        .override_global(globals::FLOOD_SOURCES_MAX, &values.flood_sources_max, true)
+        .override_global(globals::WORKERS, &values.workers, true)
+        .override_global(aya_log::LEVEL, &log::LEVEL, false)
+        .map_max_entries(names::RATE_BY_SOURCE, rules.sources_max())
+        .map_max_entries(log::RING, log::RING_SIZE);
+    sockmap::size(&mut loader, tunnels_max);
+    let mut ebpf = loader.load(object).context("make the maps")?;
+    check_abi(&ebpf)?;
+    rules.write(&mut ebpf).context("fill the maps")?;
+    Ok(ebpf)
+}
+
+fn check_kernel() -> anyhow::Result<()> {
+    ensure!(cfg!(target_endian = "little"), "the BPF object is little endian, this machine is not");
+    let version = KernelVersion::current().context("read the kernel's version")?;
+    check_version(version)?;
+    ensure!(
+        Path::new(KERNEL_BTF).exists(),
+        "the kernel has no BTF ({KERNEL_BTF}); it needs CONFIG_DEBUG_INFO_BTF"
+    );
+    Ok(())
+}
+
+fn check_version(version: KernelVersion) -> anyhow::Result<()> {
+    let (major, minor) = KERNEL_VERSION_MIN;
+    ensure!(
+        version >= KernelVersion::new(major, minor, 0),
+        "the kernel is older than {major}.{minor}"
+    );
+    Ok(())
+}
+
+/// An object of another build may put the right names on the wrong layouts.
+fn check_abi(ebpf: &Ebpf) -> anyhow::Result<()> {
+    let map = ebpf.map(globals::ABI_SECTION).context("the object carries no ABI version")?;
+    let map: Array<_, u32> = map.try_into().context("read the object's ABI version")?;
+    let version = map.get(&0, 0).context("read the object's ABI version")?;
+    ensure!(
+        version == ABI_VERSION,
+        "the object has ABI version {version}, this binary {ABI_VERSION}; run `cargo xtask build-ebpf` and build again"
+    );
+    Ok(())
+}
+
+/// Hands a program to the verifier.
+pub(super) fn verify<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut P>
+where
+    P: Verify,
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let program = ebpf.program_mut(name).with_context(|| format!("no program `{name}`"))?;
+    let program: &mut P = program.try_into().with_context(|| format!("program `{name}`"))?;
+    program.verify().map_err(explain).with_context(|| format!("load program `{name}`"))?;
+    Ok(program)
+}
+
+/// Programs that load without more than themselves.
+pub(super) trait Verify {
+    fn verify(&mut self) -> Result<(), ProgramError>;
+}
+
+impl Verify for Xdp {
+    fn verify(&mut self) -> Result<(), ProgramError> {
+        self.load()
+    }
+}
+
+impl Verify for SkReuseport {
+    fn verify(&mut self) -> Result<(), ProgramError> {
+        self.load()
+    }
+}
+
+impl Verify for SkSkb {
+    fn verify(&mut self) -> Result<(), ProgramError> {
+        self.load()
+    }
+}
+
+/// A refusal by the verifier says why only at the end of a log that may have a million lines.
+fn explain(error: ProgramError) -> anyhow::Error {
+    let ProgramError::LoadError { io_error, verifier_log } = error else { return error.into() };
+    let log = verifier_log.to_string();
+    let tail = tail(&log, VERIFIER_LINES_MAX);
+    if tail.is_empty() {
+        return io_error.into();
+    }
+    anyhow!(io_error).context(format!("the verifier refused it:\n{tail}\n"))
+}
+
+/// The last lines of a text.
+fn tail(text: &str, lines_max: usize) -> &str {
+    let text = text.trim_end();
+    match text.rmatch_indices('\n').nth(lines_max - 1) {
+        Some((index, _)) => &text[index + 1..],
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+//! Tests of the kernel half. Each begins with [`skip_without_privileges`].
+
+#![expect(clippy::unwrap_used, reason = "a failing helper is a failing test")]
+#![expect(clippy::print_stdout, reason = "the test runner counts the lines `skipped: …`")]
+
+mod load;
+mod topology;
+
+use std::net::SocketAddr;
+
+use proxy::{
+    config::{Guard, Kernel, KernelMode, Limits, Xdp, XdpMode},
+    kernel::{self, KernelPlane},
+};
+
+/// Whether this test cannot run here: says why, in a line that the test runner counts. Under
+/// `KERNEL_TESTS=require` that is a failure.
+#[must_use]
+pub(crate) fn skip_without_privileges() -> bool {
+    let reason = if !kernel::is_built_in() {
+        "needs the BPF object (cargo xtask build-ebpf)"
+    } else if !has_capabilities() {
+        "needs CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN (network namespaces)"
+    } else {
+        return false;
+    };
+    assert!(
+        std::env::var_os("KERNEL_TESTS").is_none_or(|asked| asked != "require"),
+        "KERNEL_TESTS=require, but this test {reason}"
+    );
+    println!("skipped: {reason}");
+    true
+}
+
+fn has_capabilities() -> bool {
+    /// CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF of linux/capability.h.
+    const NEEDED: u64 = 1 << 12 | 1 << 21 | 1 << 39;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    u64::from_str_radix(effective.trim(), 16).unwrap() & NEEDED == NEEDED
+}
+
+/// `kernel:` of a configuration that requires everything it asks for.
+pub(crate) fn required(interfaces: &[&str], mode: XdpMode, guard: Guard) -> Kernel {
+    let interfaces = interfaces.iter().map(|&name| name.to_owned()).collect();
+    Kernel { mode: KernelMode::Require, xdp: Xdp { interfaces, mode }, guard }
+}
+
+pub(crate) fn limits() -> Limits {
+    Limits {
+        connections: None,
+        head_size_max: 16 << 10,
+        head_fields_max: 100,
+        target_size_max: 8 << 10,
+        body_size_max: None,
+        pool_idle_max: 320,
+        stream_buffer_max: 256 << 10,
+        pipe_size: 256 << 10,
+        send_buffer: 256 << 10,
+        unsent_max: 128 << 10,
+        sockmap_tunnels: 0,
+    }
+}
+
+/// A plane for one listener per address.
+pub(crate) fn load(kernel: &Kernel, listeners: &[SocketAddr], workers: usize) -> KernelPlane {
+    KernelPlane::load(kernel, &limits(), listeners, workers).unwrap_or_else(|e| panic!("{e:#}"))
+}
+
+/// Asserts that of all counters exactly these moved, by exactly this much.
+#[track_caller]
+pub(crate) fn check_counters(plane: &KernelPlane, moved: &[(&str, u64)]) {
+    let counted: Vec<_> = plane
+        .counters()
+        .into_iter()
+        .filter(|counter| counter.packets != 0)
+        .map(|counter| (counter.reason, counter.packets))
+        .collect();
+    assert_eq!(counted, moved);
+}
