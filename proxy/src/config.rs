@@ -2,9 +2,30 @@
 //!
 //! Everything here is typed so that later stages have nothing left to check: ids are resolved,
 //! ranges are enforced, defaults are filled in. Every error of a file is reported at once, each
-//! with file, line and path.
+//! with file, line, column and path; keys of what is not built yet are errors, never ignored.
+//!
+//! The way of a file: text, events of the YAML parser, a tree with positions (`tree`), typed sections
+//! (`process`, `routes`, `upstream`, `consumers`) read through `reader`, which takes known keys and
+//! refuses the rest.
+
+mod bounds;
+mod consumers;
+mod env;
+mod finding;
+mod leaf;
+mod load;
+mod pattern;
+mod planned;
+mod plugins;
+mod process;
+mod reader;
+mod resource;
+mod routes;
+mod tree;
+mod upstream;
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
     path::PathBuf,
@@ -13,6 +34,11 @@ use std::{
 };
 
 use ipnet::IpNet;
+
+pub use self::{
+    finding::{ConfigErrors, Finding, Findings, Mark},
+    load::{Report, check},
+};
 
 /// A whole configuration, valid as it stands.
 #[derive(Debug, Clone)]
@@ -26,9 +52,13 @@ pub struct Config {
     pub limits: Limits,
     pub drain: Drain,
     pub routes: Vec<Route>,
+    /// Every upstream that a route refers to: the listed ones, and those written in place under the
+    /// ids `route:ID` and `stream_route:ID`.
     pub upstreams: Vec<Arc<Upstream>>,
     pub consumers: Vec<Consumer>,
     pub stream_routes: Vec<StreamRoute>,
+    /// What is valid and probably not meant; to be logged at start.
+    pub warnings: Findings,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +67,12 @@ pub struct Workers {
     pub count: Option<NonZeroUsize>,
     /// Whether each worker thread is pinned to one processor of the affinity mask.
     pub is_pinned: bool,
+}
+
+impl Default for Workers {
+    fn default() -> Workers {
+        Workers { count: None, is_pinned: true }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -59,6 +95,12 @@ pub struct Kernel {
     pub guard: Guard,
 }
 
+impl Default for Kernel {
+    fn default() -> Kernel {
+        Kernel { mode: KernelMode::Auto, xdp: Xdp::default(), guard: Guard::default() }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KernelMode {
     /// No BPF at all.
@@ -74,6 +116,12 @@ pub struct Xdp {
     /// Empty: no XDP program is attached.
     pub interfaces: Vec<String>,
     pub mode: XdpMode,
+}
+
+impl Default for Xdp {
+    fn default() -> Xdp {
+        Xdp { interfaces: Vec::new(), mode: XdpMode::Auto }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +150,7 @@ pub struct ConnectionRate {
     pub burst: u32,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Admin {
     /// `None`: no admin listener.
     pub address: Option<SocketAddr>,
@@ -114,6 +162,12 @@ pub struct Log {
     pub format: LogFormat,
     /// `None`: no access log is written.
     pub access: Option<AccessLog>,
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log { level: tracing::Level::INFO, format: LogFormat::Text, access: None }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +212,23 @@ pub struct Timeouts {
     pub stream_idle: Duration,
 }
 
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        let seconds = Duration::from_secs;
+        Timeouts {
+            head: seconds(10),
+            body: seconds(30),
+            idle: seconds(75),
+            connect: seconds(5),
+            response: seconds(60),
+            response_body: seconds(60),
+            send: seconds(60),
+            pool_idle: seconds(60),
+            stream_idle: seconds(600),
+        }
+    }
+}
+
 /// How much of everything.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -185,10 +256,34 @@ pub struct Limits {
     pub sockmap_tunnels: u32,
 }
 
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: None,
+            head_size_max: 16 << 10,
+            head_fields_max: 100,
+            target_size_max: 8 << 10,
+            body_size_max: None,
+            pool_idle_max: 320,
+            stream_buffer_max: 256 << 10,
+            pipe_size: 256 << 10,
+            send_buffer: 256 << 10,
+            unsent_max: 128 << 10,
+            sockmap_tunnels: 4096,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub struct Drain {
     /// From SIGTERM until what still runs is closed.
     pub timeout: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Drain {
+        Drain { timeout: Duration::from_secs(30) }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -221,10 +316,19 @@ pub struct Node {
     pub weight: u32,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Consumer {
     pub username: Arc<str>,
+    /// The key of `key-auth`; a secret.
     pub key_auth: Option<Arc<str>>,
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key_auth = self.key_auth.as_ref().map(|_| "***");
+        let username = &self.username;
+        f.debug_struct("Consumer").field("username", username).field("key_auth", &key_auth).finish()
+    }
 }
 
 #[derive(Debug, Clone)]

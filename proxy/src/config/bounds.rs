@@ -1,0 +1,81 @@
+//! How much of everything a file may ask for, and which addresses get in each other's way.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    time::Duration,
+};
+
+use super::{leaf::Size, reader::Place};
+
+/// Bytes of a configuration file.
+pub(super) const FILE_SIZE_MAX: u64 = 8 << 20;
+/// Worker threads; the socket array of a listener has as many slots.
+pub(super) const WORKERS_MAX: usize = 256;
+pub(super) const LISTENERS_MAX: usize = 64;
+/// Prefixes of `guard.allow` and of `guard.deny`, each; the capacity of the kernel's tries.
+pub(super) const GUARD_PREFIXES_MAX: usize = 16_384;
+/// New connections a second of one source, and how many at once.
+pub(super) const CONNECTION_RATE: RangeInclusive<u32> = 1..=1_000_000;
+/// Slots of one cycle of weighted round robin.
+pub(super) const CYCLE_SLOTS_MAX: u64 = 65_536;
+pub(super) const WEIGHT: RangeInclusive<u32> = 0..=65_535;
+/// Characters of a route's pattern, as in APISIX.
+pub(super) const URI_CHARS_MAX: usize = 4096;
+/// Characters of a host name, RFC 1035 section 2.3.4.
+pub(super) const HOST_CHARS_MAX: usize = 253;
+/// Bytes of a consumer's key; it has to fit into a head.
+pub(super) const KEY_SIZE_MAX: usize = 4096;
+
+/// Every wait but the drain's; a day is longer than anybody means.
+pub(super) const WAIT: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(86_400);
+pub(super) const DRAIN_WAIT: RangeInclusive<Duration> =
+    Duration::ZERO..=Duration::from_secs(86_400);
+
+pub(super) const HEAD_SIZE: RangeInclusive<Size> = kib(1)..=kib(1024);
+pub(super) const HEAD_FIELDS: RangeInclusive<usize> = 1..=1024;
+pub(super) const TARGET_SIZE: RangeInclusive<Size> = Size(64)..=kib(1024);
+pub(super) const BODY_SIZE: RangeInclusive<Size> = Size(0)..=Size(u64::MAX);
+pub(super) const CONNECTIONS: RangeInclusive<usize> = 1..=16_777_216;
+pub(super) const POOL_IDLE: RangeInclusive<usize> = 0..=65_536;
+/// Buffers: from a page to more than any connection has in flight.
+pub(super) const BUFFER_SIZE: RangeInclusive<Size> = kib(4)..=kib(64 << 10);
+/// The kernel's own ceiling for an unprivileged pipe is 1 MiB; with CAP_SYS_RESOURCE 2 GiB.
+pub(super) const PIPE_SIZE: RangeInclusive<Size> = kib(4)..=kib(64 << 10);
+pub(super) const SOCKMAP_TUNNELS: RangeInclusive<u32> = 1..=65_536;
+
+const fn kib(n: u64) -> Size {
+    Size(n << 10)
+}
+
+/// How two addresses that are to be bound get along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overlap {
+    None,
+    Same,
+    /// One is the wildcard of the other's family: the kernel refuses the second bind.
+    Wildcard,
+}
+
+/// Port 0 is another port each time it is bound.
+pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> Overlap {
+    if a.port() != b.port() || a.port() == 0 || a.is_ipv4() != b.is_ipv4() {
+        Overlap::None
+    } else if a.ip() == b.ip() {
+        Overlap::Same
+    } else if a.ip().is_unspecified() || b.ip().is_unspecified() {
+        Overlap::Wildcard
+    } else {
+        Overlap::None
+    }
+}
+
+/// Refuses an IPv4 address in IPv6 clothes: it would be another key in every table.
+pub(super) fn refuse_mapped(place: &Place<'_>, address: IpAddr) {
+    if let IpAddr::V6(address) = address
+        && let Some(v4) = address.to_ipv4_mapped()
+    {
+        place.error(format!("an IPv4-mapped address; write it as `{v4}`"));
+    }
+}

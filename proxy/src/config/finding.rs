@@ -1,0 +1,137 @@
+//! What is wrong with a file, where, and how it is told.
+
+use std::{cell::RefCell, fmt};
+
+/// Findings of each kind that are kept; further ones are only counted.
+const FINDINGS_MAX: usize = 100;
+
+/// A place in a file, counted from 1; columns count characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    pub line: usize,
+    pub column: usize,
+}
+
+impl Mark {
+    /// The place of a byte offset that is a character boundary of the text.
+    pub(super) fn at(text: &str, offset: usize) -> Mark {
+        let before = &text[..offset];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = before.bytes().filter(|&byte| byte == b'\n').count() + 1;
+        Mark { line, column: before[line_start..].chars().count() + 1 }
+    }
+}
+
+/// One thing that is wrong or doubtful. Never holds a secret of the file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// `None`: the file as a whole.
+    pub mark: Option<Mark>,
+    /// Such as `routes[0].upstream_id`; empty for the whole document.
+    pub path: String,
+    pub message: String,
+}
+
+/// Findings about one file, in the order of the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// The file as the operator named it.
+    pub source: String,
+    pub list: Vec<Finding>,
+    /// How many more there were.
+    pub omitted: usize,
+}
+
+/// Every error of a file. Prints one line for each and a last line with their number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors(pub Findings);
+
+impl Findings {
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    fn count(&self) -> usize {
+        self.list.len() + self.omitted
+    }
+
+    /// One line, `file:line:column: path: message`.
+    fn write_line(&self, f: &mut fmt::Formatter<'_>, label: &str, one: &Finding) -> fmt::Result {
+        f.write_str(&self.source)?;
+        if let Some(Mark { line, column }) = one.mark {
+            write!(f, ":{line}:{column}")?;
+        }
+        f.write_str(": ")?;
+        f.write_str(label)?;
+        if !one.path.is_empty() {
+            write!(f, "{}: ", one.path)?;
+        }
+        writeln!(f, "{}", one.message)
+    }
+
+    pub(super) fn write_lines(&self, f: &mut fmt::Formatter<'_>, label: &str) -> fmt::Result {
+        self.list.iter().try_for_each(|finding| self.write_line(f, label, finding))
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let findings = &self.0;
+        findings.write_lines(f, "")?;
+        let count = findings.count();
+        let noun = if count == 1 { "error" } else { "errors" };
+        write!(f, "{count} {noun} in {}", findings.source)?;
+        if findings.omitted > 0 {
+            write!(f, ", the first {} shown", findings.list.len())?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// Takes findings while a file is read. Shared by everything that reads the tree, hence the cells.
+#[derive(Debug, Default)]
+pub(super) struct Sink {
+    errors: RefCell<Collected>,
+    warnings: RefCell<Collected>,
+}
+
+#[derive(Debug, Default)]
+struct Collected {
+    list: Vec<Finding>,
+    omitted: usize,
+}
+
+impl Collected {
+    fn add(&mut self, finding: Finding) {
+        if self.list.len() < FINDINGS_MAX {
+            self.list.push(finding);
+        } else {
+            self.omitted += 1;
+        }
+    }
+
+    fn into_findings(mut self, source: &str) -> Findings {
+        self.list.sort();
+        Findings { source: source.to_owned(), list: self.list, omitted: self.omitted }
+    }
+}
+
+impl Sink {
+    pub(super) fn error(&self, mark: impl Into<Option<Mark>>, path: &str, message: String) {
+        let finding = Finding { mark: mark.into(), path: path.to_owned(), message };
+        self.errors.borrow_mut().add(finding);
+    }
+
+    pub(super) fn warning(&self, mark: Mark, path: &str, message: String) {
+        let finding = Finding { mark: Some(mark), path: path.to_owned(), message };
+        self.warnings.borrow_mut().add(finding);
+    }
+
+    /// Errors and warnings, each in the order of the file.
+    pub(super) fn into_findings(self, source: &str) -> (Findings, Findings) {
+        let errors = self.errors.into_inner().into_findings(source);
+        (errors, self.warnings.into_inner().into_findings(source))
+    }
+}

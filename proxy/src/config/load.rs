@@ -1,0 +1,165 @@
+//! From a file to a [`Config`] or to all that is wrong with it.
+
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+use super::{
+    Config, ConfigErrors, Findings, Protocol, bounds, consumers,
+    env::Lookup,
+    finding::{Mark, Sink},
+    planned::Kind,
+    process,
+    reader::{Section, Value},
+    routes, tree,
+    upstream::Upstreams,
+};
+
+impl Config {
+    /// Reads and validates a file of at most 8 MiB.
+    pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+        let source = path.display().to_string();
+        let bytes = read(path).map_err(|error| whole_file(&source, error.to_string()))?;
+        if bytes.len() as u64 > bounds::FILE_SIZE_MAX {
+            let message = format!("more than {} bytes", bounds::FILE_SIZE_MAX);
+            return Err(whole_file(&source, message));
+        }
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => Config::parse(text, &source),
+            Err(error) => Err(not_utf8(&bytes, error.valid_up_to(), &source)),
+        }
+    }
+
+    /// Validates a text; `source` is what messages call it.
+    pub fn parse(text: &str, source: &str) -> Result<Config, ConfigErrors> {
+        Config::parse_with(text, source, &|name| std::env::var(name))
+    }
+
+    pub(super) fn parse_with(
+        text: &str,
+        source: &str,
+        lookup: Lookup<'_>,
+    ) -> Result<Config, ConfigErrors> {
+        if text.len() as u64 > bounds::FILE_SIZE_MAX {
+            let message = format!("more than {} bytes", bounds::FILE_SIZE_MAX);
+            return Err(whole_file(source, message));
+        }
+        let sink = Sink::default();
+        // The tree borrows nothing from the sink once it is read, the config nothing from the tree.
+        let config = tree::read(text, lookup, &sink)
+            .and_then(|tree| Value::root(&tree, &sink).section().map(read_config));
+        let (errors, warnings) = sink.into_findings(source);
+        match config {
+            Some(config) if errors.is_empty() => Ok(Config { warnings, ..config }),
+            Some(_) | None => Err(ConfigErrors(errors)),
+        }
+    }
+}
+
+/// Reads one byte more than a file may have, so that a device or a pipe cannot fill the memory.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(bounds::FILE_SIZE_MAX + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn whole_file(source: &str, message: String) -> ConfigErrors {
+    let sink = Sink::default();
+    sink.error(None, "", message);
+    ConfigErrors(sink.into_findings(source).0)
+}
+
+fn not_utf8(bytes: &[u8], valid: usize, source: &str) -> ConfigErrors {
+    let sink = Sink::default();
+    let before = String::from_utf8_lossy(&bytes[..valid]);
+    sink.error(Mark::at(&before, before.len()), "", "not UTF-8".to_owned());
+    ConfigErrors(sink.into_findings(source).0)
+}
+
+/// Reads all sections in the order in which they need each other. With errors in the sink the result
+/// means nothing.
+fn read_config(mut root: Section<'_>) -> Config {
+    let workers = process::workers(&mut root);
+    let listeners = process::listeners(&mut root);
+    let kernel = process::kernel(&mut root);
+    let admin = process::admin(&mut root, &listeners);
+    let log = process::log(&mut root);
+    let timeouts = process::timeouts(&mut root);
+    let limits = process::limits(&mut root);
+    let drain = process::drain(&mut root);
+    let mut upstreams = Upstreams::read(&mut root);
+    let (consumers, names) = consumers::read(&mut root);
+    let routes = routes::routes(&mut root, &mut upstreams, &names);
+    let stream_routes = routes::stream_routes(&mut root, &mut upstreams, &listeners);
+    let config = Config {
+        workers,
+        listeners,
+        kernel,
+        admin,
+        log,
+        timeouts,
+        limits,
+        drain,
+        routes,
+        upstreams: upstreams.finish(),
+        consumers,
+        stream_routes,
+        warnings: Findings::default(),
+    };
+    warn_of_idle_listeners(&root, &config);
+    root.finish(Kind::Root);
+    config
+}
+
+/// A listener that can only refuse is valid (routes may come later) and rarely meant.
+fn warn_of_idle_listeners(root: &Section<'_>, config: &Config) {
+    let listens = |protocol| config.listeners.iter().any(|listener| listener.protocol == protocol);
+    if listens(Protocol::Http) && config.routes.is_empty() {
+        root.place().warning("no route: every request is answered 404");
+    }
+    if listens(Protocol::Tcp) && config.stream_routes.is_empty() {
+        root.place().warning("no stream route: every connection of a `tcp` listener is closed");
+    }
+    if !config.routes.is_empty() && !listens(Protocol::Http) {
+        root.place().warning("routes, but no listener with `protocol: http`");
+    }
+}
+
+/// What `tandem check` has to say about a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    source: String,
+    errors: Option<ConfigErrors>,
+    warnings: Findings,
+}
+
+/// Reads and validates a file as `run` would, and starts nothing.
+pub fn check(path: &Path) -> Report {
+    let source = path.display().to_string();
+    match Config::load(path) {
+        Ok(config) => Report { source, errors: None, warnings: config.warnings },
+        Err(errors) => Report { source, errors: Some(errors), warnings: Findings::default() },
+    }
+}
+
+impl Report {
+    pub fn is_valid(&self) -> bool {
+        self.errors.is_none()
+    }
+}
+
+/// Every error, or every warning and `FILE: valid`; no newline at the end.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.errors {
+            Some(errors) => errors.fmt(f),
+            None => {
+                self.warnings.write_lines(f, "warning: ")?;
+                write!(f, "{}: valid", self.source)
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! The forms of what a route matches on: paths, hosts, methods.
+
+use super::{bounds, reader::Value};
+
+/// A path pattern: exact, or a prefix followed by one `*` at the end.
+///
+/// Routes match the normalised path, so a pattern that no normalised path can match is refused.
+pub(super) fn uri(value: &Value<'_>) -> Option<String> {
+    let uri = value.leaf::<String>()?;
+    let literal = uri.strip_suffix('*').unwrap_or(&uri);
+    let problem = if !uri.starts_with('/') {
+        "must start with `/`"
+    } else if uri.len() > bounds::URI_CHARS_MAX {
+        "is longer than 4096 characters"
+    } else if literal.contains('*') {
+        "has a `*` that is not at its end; only a whole prefix can be left open"
+    } else if literal.contains(['?', '#']) {
+        "has a `?` or `#`; routes match the path, without query"
+    } else if !literal.bytes().all(|byte| byte.is_ascii_graphic()) {
+        "has characters that a request target cannot hold; percent-encode them"
+    } else if literal.contains("//") {
+        "never matches; empty segments are taken out of a path before it is matched"
+    } else if has_dot_segment(literal, uri.len() > literal.len()) {
+        "never matches; `.` and `..` are taken out of a path before it is matched"
+    } else {
+        return Some(uri);
+    };
+    value.error(format!("the path {problem}"));
+    None
+}
+
+/// The last segment of a prefix is not whole yet: `/.*` matches `/.well-known`.
+fn has_dot_segment(literal: &str, is_prefix: bool) -> bool {
+    let mut segments = literal.split('/');
+    if is_prefix {
+        segments.next_back();
+    }
+    segments.any(|segment| matches!(segment, "." | ".."))
+}
+
+/// A host pattern: exact, `*.suffix`, or `*`. Lower-case.
+pub(super) fn host(value: &Value<'_>) -> Option<String> {
+    let host = value.leaf::<String>()?.to_ascii_lowercase();
+    let literal = host.strip_prefix("*.").unwrap_or(&host);
+    let problem = if host == "*" || is_ip_literal(&host) {
+        return Some(host);
+    } else if literal.contains('*') {
+        "has a `*` that is not a whole first label; write `*.example.com`"
+    } else if literal.contains(':') {
+        "has a port; routes match the name alone"
+    } else if literal.is_empty() || literal.len() > bounds::HOST_CHARS_MAX {
+        "needs 1 to 253 characters"
+    } else if !literal.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')) {
+        "has other characters than letters, digits, `-`, `_` and `.`"
+    } else if literal.split('.').any(str::is_empty) {
+        "has an empty label"
+    } else {
+        return Some(host);
+    };
+    value.error(format!("the host {problem}"));
+    None
+}
+
+/// `[::1]`, as a `Host` field spells it.
+fn is_ip_literal(host: &str) -> bool {
+    let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    inner.is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok())
+}
+
+/// One of the methods that APISIX knows.
+pub(super) fn method(value: &Value<'_>) -> Option<String> {
+    let words = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "PURGE"];
+    value.one_of(&words.map(|word| (word, word)), &["CONNECT"]).map(str::to_owned)
+}

@@ -1,0 +1,372 @@
+//! Walks the tree: a value and its place, a section and its keys.
+//!
+//! Reading never stops at an error. A value that cannot be had is `None`, with the reason in the sink;
+//! callers go on with whatever else they can check.
+
+use std::{collections::HashMap, ops::RangeInclusive};
+
+use super::{
+    finding::{Mark, Sink},
+    leaf::Leaf,
+    planned::{self, Kind},
+    tree::{self, Content, Entry, Node, Origin, Scalar},
+};
+
+/// Where something stands and how to report about it.
+#[derive(Debug, Clone)]
+pub(super) struct Place<'t> {
+    mark: Mark,
+    path: String,
+    sink: &'t Sink,
+    privacy: Privacy,
+}
+
+/// Whether messages may repeat what the file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Privacy {
+    Open,
+    /// Holds or may hold a secret: neither values nor unknown keys are shown.
+    Secret,
+}
+
+impl Place<'_> {
+    pub(super) fn line(&self) -> usize {
+        self.mark.line
+    }
+
+    pub(super) fn error(&self, message: impl Into<String>) {
+        self.sink.error(self.mark, &self.path, message.into());
+    }
+
+    pub(super) fn warning(&self, message: impl Into<String>) {
+        self.sink.warning(self.mark, &self.path, message.into());
+    }
+}
+
+/// A node of the tree and its place.
+#[derive(Debug, Clone)]
+pub(super) struct Value<'t> {
+    pub(super) place: Place<'t>,
+    node: &'t Node,
+}
+
+impl<'t> Value<'t> {
+    pub(super) fn root(node: &'t Node, sink: &'t Sink) -> Value<'t> {
+        let place = Place { mark: node.mark, path: String::new(), sink, privacy: Privacy::Open };
+        Value { place, node }
+    }
+
+    /// The same value, of which and inside of which nothing is shown.
+    pub(super) fn secret(mut self) -> Value<'t> {
+        self.place.privacy = Privacy::Secret;
+        self
+    }
+
+    pub(super) fn error(&self, message: impl Into<String>) {
+        self.place.error(message);
+    }
+
+    pub(super) fn is_mapping(&self) -> bool {
+        matches!(self.node.content, Content::Mapping(_))
+    }
+
+    /// A scalar of type `T`.
+    pub(super) fn leaf<T: Leaf>(&self) -> Option<T> {
+        self.checked(T::EXPECTED, |_| true)
+    }
+
+    /// A scalar of type `T` in a range.
+    pub(super) fn within<T: Leaf + PartialOrd>(&self, range: &RangeInclusive<T>) -> Option<T> {
+        let (low, high) = (range.start().spell(), range.end().spell());
+        let expected = format!("{} from {low} to {high}", T::EXPECTED);
+        self.checked(&expected, |value| range.contains(value))
+    }
+
+    /// One word, as `None`, or a scalar of type `T` in a range.
+    pub(super) fn word_or<T: Leaf + PartialOrd>(
+        &self,
+        word: &str,
+        range: &RangeInclusive<T>,
+    ) -> Option<Option<T>> {
+        if let Content::Scalar(scalar) = &self.node.content
+            && scalar.text == word
+        {
+            return Some(None);
+        }
+        let (low, high) = (range.start().spell(), range.end().spell());
+        let expected = format!("`{word}` or {} from {low} to {high}", T::EXPECTED);
+        self.checked(&expected, |value| range.contains(value)).map(Some)
+    }
+
+    fn checked<T: Leaf>(&self, expected: &str, is_valid: impl Fn(&T) -> bool) -> Option<T> {
+        let scalar = self.scalar(expected)?;
+        let decode = |scalar: &Scalar| T::decode(scalar).filter(&is_valid);
+        let decoded = decode(scalar);
+        if decoded.is_none() {
+            let hint = match scalar.origin {
+                Origin::Quoted if decode(&scalar.as_if(Origin::Plain)).is_some() => {
+                    "; remove the quotes"
+                }
+                Origin::Plain if decode(&scalar.as_if(Origin::Quoted)).is_some() => {
+                    "; put it in quotes"
+                }
+                Origin::Plain | Origin::Quoted | Origin::Environment | Origin::Unresolved => "",
+            };
+            self.unexpected(expected, hint);
+        }
+        decoded
+    }
+
+    /// One word of a closed set. `planned` words are refused as not built yet.
+    pub(super) fn one_of<T: Copy>(&self, words: &[(&str, T)], planned: &[&str]) -> Option<T> {
+        let expected = alternatives(words.iter().map(|(word, _)| *word));
+        let scalar = self.scalar(&expected)?;
+        match words.iter().find(|(word, _)| *word == scalar.text) {
+            Some((_, value)) => return Some(*value),
+            None if planned.contains(&scalar.text.as_str()) => {
+                self.error(format!("`{}` is not built yet; use {expected}", scalar.text));
+            }
+            None => {
+                let near = nearest(&scalar.text, words.iter().map(|(word, _)| *word));
+                let hint =
+                    near.map_or_else(String::new, |word| format!("; did you mean `{word}`?"));
+                self.unexpected(&expected, &hint);
+            }
+        }
+        None
+    }
+
+    /// The keys of a mapping.
+    pub(super) fn section(&self) -> Option<Section<'t>> {
+        let Content::Mapping(entries) = &self.node.content else {
+            self.unexpected("a mapping", "");
+            return None;
+        };
+        let mut first_marks = HashMap::with_capacity(entries.len());
+        let mut open = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match first_marks.entry(entry.key.as_str()) {
+                std::collections::hash_map::Entry::Vacant(vacant) => {
+                    vacant.insert(entry.mark);
+                    open.push(entry);
+                }
+                std::collections::hash_map::Entry::Occupied(first) => {
+                    let line = first.get().line;
+                    self.key(entry).error(format!("repeats the key of line {line}; remove one"));
+                }
+            }
+        }
+        Some(Section { at: self.clone(), open, known: Vec::new() })
+    }
+
+    /// A mapping whose keys are data: the place of each key, the key, its value.
+    pub(super) fn pairs(&self) -> Option<Vec<(Place<'t>, &'t str, Value<'t>)>> {
+        let entries = self.section()?.open;
+        Some(entries.into_iter().map(|e| (self.key(e), e.key.as_str(), self.child(e))).collect())
+    }
+
+    /// The items of a sequence.
+    pub(super) fn items(&self) -> Option<Vec<Value<'t>>> {
+        let Content::Sequence(items) = &self.node.content else {
+            self.unexpected("a list", "");
+            return None;
+        };
+        let item = |(index, node): (usize, &'t Node)| {
+            let mut path = self.place.path.clone();
+            tree::push_index(&mut path, index);
+            Value { place: Place { mark: node.mark, path, ..self.place.clone() }, node }
+        };
+        Some(items.iter().enumerate().map(item).collect())
+    }
+
+    fn key(&self, entry: &Entry) -> Place<'t> {
+        let mut path = self.place.path.clone();
+        match self.place.privacy {
+            Privacy::Open => tree::push_key(&mut path, &entry.key),
+            Privacy::Secret => {}
+        }
+        Place { mark: entry.mark, path, ..self.place.clone() }
+    }
+
+    fn child(&self, entry: &'t Entry) -> Value<'t> {
+        let mut path = self.place.path.clone();
+        tree::push_key(&mut path, &entry.key);
+        let node = &entry.value;
+        Value { place: Place { mark: node.mark, path, ..self.place.clone() }, node }
+    }
+
+    /// The scalar, or an error; nothing of what the environment did not resolve.
+    fn scalar(&self, expected: &str) -> Option<&'t Scalar> {
+        match &self.node.content {
+            Content::Scalar(Scalar { origin: Origin::Unresolved, .. }) => None,
+            Content::Scalar(scalar) => Some(scalar),
+            Content::Sequence(_) | Content::Mapping(_) => {
+                self.unexpected(expected, "");
+                None
+            }
+        }
+    }
+
+    fn unexpected(&self, expected: &str, hint: &str) {
+        if let Some(found) = self.found() {
+            self.error(format!("expected {expected}, found {found}{hint}"));
+        }
+    }
+
+    /// What stands here; `None` if that was reported already.
+    fn found(&self) -> Option<String> {
+        Some(match &self.node.content {
+            Content::Mapping(_) => "a mapping".to_owned(),
+            Content::Sequence(_) => "a list".to_owned(),
+            Content::Scalar(scalar) => match (scalar.origin, self.place.privacy) {
+                (Origin::Unresolved, _) => return None,
+                // An environment may hold secrets wherever the file uses it.
+                (Origin::Environment, _) => "something else in the environment".to_owned(),
+                (Origin::Plain, _) if scalar.is_null() => "nothing".to_owned(),
+                (Origin::Plain | Origin::Quoted, Privacy::Secret) => "something else".to_owned(),
+                (Origin::Plain, Privacy::Open) => format!("`{}`", tree::shown(&scalar.text)),
+                (Origin::Quoted, Privacy::Open) => {
+                    format!("the string `{}`", tree::shown(&scalar.text))
+                }
+            },
+        })
+    }
+}
+
+/// A mapping of which each key is taken once. What is left over at the end is unknown.
+#[derive(Debug)]
+pub(super) struct Section<'t> {
+    at: Value<'t>,
+    open: Vec<&'t Entry>,
+    known: Vec<&'static str>,
+}
+
+impl<'t> Section<'t> {
+    pub(super) fn place(&self) -> &Place<'t> {
+        &self.at.place
+    }
+
+    pub(super) fn error(&self, message: impl Into<String>) {
+        self.at.error(message);
+    }
+
+    /// Whether the file has a key that nobody took yet.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.open.iter().any(|entry| entry.key == key)
+    }
+
+    /// The value of a key, if the file has it.
+    pub(super) fn take(&mut self, key: &'static str) -> Option<Value<'t>> {
+        self.known.push(key);
+        let index = self.open.iter().position(|entry| entry.key == key)?;
+        Some(self.at.child(self.open.remove(index)))
+    }
+
+    /// The value of a key that must be there.
+    pub(super) fn require(&mut self, key: &'static str) -> Option<Value<'t>> {
+        let value = self.take(key);
+        if value.is_none() {
+            self.error(format!("`{key}` is missing"));
+        }
+        value
+    }
+
+    /// A scalar, or what holds without it.
+    pub(super) fn leaf_or<T: Leaf>(&mut self, key: &'static str, default: T) -> T {
+        self.take(key).and_then(|value| value.leaf()).unwrap_or(default)
+    }
+
+    /// A scalar in a range, or what holds without it.
+    pub(super) fn within_or<T>(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<T>,
+        default: T,
+    ) -> T
+    where
+        T: Leaf + PartialOrd,
+    {
+        self.take(key).and_then(|value| value.within(&range)).unwrap_or(default)
+    }
+
+    /// The mapping under a key, if the file has it.
+    pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'t>> {
+        self.take(key)?.section()
+    }
+
+    /// Refuses every key that nobody took.
+    pub(super) fn finish(self, kind: Kind) {
+        for entry in &self.open {
+            let place = self.at.key(entry);
+            match (self.at.place.privacy, planned::refusal(kind, &entry.key)) {
+                (_, Some(refusal)) => place.error(refusal),
+                (Privacy::Open, None) => place.error(self.unknown(&entry.key)),
+                (Privacy::Secret, None) => {
+                    let known = alternatives(self.known.iter().copied());
+                    place.error(format!("unknown key; known here: {known}"));
+                }
+            }
+        }
+    }
+
+    fn unknown(&self, key: &str) -> String {
+        let known = self.known.iter().copied();
+        match nearest(key, known.clone()) {
+            Some(near) => format!("unknown key; did you mean `{near}`?"),
+            None => format!("unknown key; known here: {}", alternatives(known)),
+        }
+    }
+}
+
+/// "`a`, `b` or `c`".
+fn alternatives<'w>(words: impl Iterator<Item = &'w str>) -> String {
+    let words: Vec<String> = words.map(|word| format!("`{word}`")).collect();
+    match words.as_slice() {
+        [] => "nothing".to_owned(),
+        [only] => only.clone(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
+}
+
+/// The known word that was probably meant: at most a third of its letters differ.
+pub(super) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+    let typed: Vec<char> = word.chars().take(WORD_CHARS_MAX + 1).collect();
+    if typed.len() > WORD_CHARS_MAX {
+        return None;
+    }
+    known
+        .map(|candidate| (edits(&typed, candidate), candidate))
+        .filter(|(edits, candidate)| edits * 3 <= candidate.chars().count().max(typed.len()))
+        .min_by_key(|(edits, _)| *edits)
+        .map(|(_, candidate)| candidate)
+}
+
+/// No key is longer; comparing takes the product of both lengths.
+const WORD_CHARS_MAX: usize = 48;
+
+/// Letters to insert, remove, replace or swap with their neighbour (optimal string alignment).
+fn edits(typed: &[char], candidate: &str) -> usize {
+    let mut before_last: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=typed.len()).collect();
+    let mut previous_letter = None;
+    for (row, letter) in candidate.chars().enumerate() {
+        let mut current = Vec::with_capacity(last.len());
+        current.push(row + 1);
+        for (column, &typed_letter) in typed.iter().enumerate() {
+            let replaced = last[column] + usize::from(letter != typed_letter);
+            let mut best = replaced.min(last[column + 1] + 1).min(current[column] + 1);
+            let is_swap =
+                column > 0 && previous_letter == Some(typed_letter) && typed[column - 1] == letter;
+            if is_swap {
+                best = best.min(before_last[column - 1] + 1);
+            }
+            current.push(best);
+        }
+        before_last = std::mem::replace(&mut last, current);
+        previous_letter = Some(letter);
+    }
+    last.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

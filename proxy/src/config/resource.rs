@@ -1,0 +1,90 @@
+//! What all resources have in common: ids, and fields that only describe.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    leaf::Id,
+    reader::{Section, Value},
+};
+
+/// Calls `read` with each resource of a list and its id; each id occurs once.
+///
+/// The id is `None` when it is missing or wrong, so that the rest is still checked.
+pub(super) fn each<'t>(
+    root: &mut Section<'t>,
+    list: &'static str,
+    mut read: impl FnMut(Section<'t>, Option<Arc<str>>),
+) {
+    let mut lines = HashMap::new();
+    for item in root.take(list).and_then(|value| value.items()).unwrap_or_default() {
+        let Some(mut section) = item.section() else { continue };
+        let id = section.require("id").and_then(|value| {
+            let Id(id) = value.leaf()?;
+            if let Some(line) = lines.insert(Arc::clone(&id), value.place.line()) {
+                value.error(format!("`{id}` is the id of line {line} too; ids are unique"));
+            }
+            Some(id)
+        });
+        read(section, id);
+    }
+}
+
+/// Fields that people read and Tandem does not: checked, and then left out.
+pub(super) fn described(section: &mut Section<'_>) {
+    for key in ["name", "desc"] {
+        let _: Option<String> = section.take(key).and_then(|value| value.leaf());
+    }
+    for key in ["create_time", "update_time"] {
+        let _: Option<u64> = section.take(key).and_then(|value| value.leaf());
+    }
+    let labels = section.take("labels").and_then(|value| value.pairs()).unwrap_or_default();
+    for (_, _, value) in labels {
+        let _: Option<String> = value.leaf();
+    }
+}
+
+/// `key` with one value, or `keys` with a list of them, not both. `None`: neither, or an error.
+pub(super) fn one_or_list<T: PartialEq>(
+    section: &mut Section<'_>,
+    key: &'static str,
+    keys: &'static str,
+    read: impl Fn(&Value<'_>) -> Option<T>,
+) -> Option<Vec<T>> {
+    let (one, list) = (section.take(key), section.take(keys));
+    if one.is_some() && list.is_some() {
+        section.error(format!("`{key}` and `{keys}` at once; keep one of them"));
+    }
+    match (one, list) {
+        (Some(one), _) => Some(vec![read(&one)?]),
+        (None, Some(value)) => each_once(&value, read),
+        (None, None) => None,
+    }
+}
+
+/// A list that is not empty and in which nothing occurs twice.
+pub(super) fn each_once<T: PartialEq>(
+    value: &Value<'_>,
+    read: impl Fn(&Value<'_>) -> Option<T>,
+) -> Option<Vec<T>> {
+    let items = value.items()?;
+    if items.is_empty() {
+        value.error("is empty; remove the key if there is nothing to say");
+        return None;
+    }
+    if items.len() > LIST_MAX {
+        value.error(format!("{} entries; at most {LIST_MAX}", items.len()));
+        return None;
+    }
+    let mut list: Vec<T> = Vec::with_capacity(items.len());
+    for item in items {
+        let Some(one) = read(&item) else { continue };
+        if list.contains(&one) {
+            item.error("is in the list already");
+        }
+        list.push(one);
+    }
+    Some(list)
+}
+
+/// Patterns of one route; each is compared with all before it.
+const LIST_MAX: usize = 1024;

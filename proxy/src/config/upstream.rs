@@ -1,0 +1,236 @@
+//! Named groups of nodes, listed or written in place.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use super::{
+    Node, Upstream, bounds,
+    leaf::Id,
+    planned::Kind,
+    reader::{Place, Section, Value},
+    resource,
+    tree::shown,
+};
+
+/// All upstreams of a file, while routes are resolved against them.
+#[derive(Debug, Default)]
+pub(super) struct Upstreams<'t> {
+    list: Vec<Arc<Upstream>>,
+    /// `None`: has an error, so that a reference to it is not another one.
+    by_id: HashMap<Arc<str>, Option<Arc<Upstream>>>,
+    places: Vec<(Arc<str>, Place<'t>)>,
+    referred: HashSet<Arc<str>>,
+}
+
+impl<'t> Upstreams<'t> {
+    /// Reads `upstreams`.
+    pub(super) fn read(root: &mut Section<'t>) -> Upstreams<'t> {
+        let mut upstreams = Upstreams::default();
+        resource::each(root, "upstreams", |section, id| {
+            let place = section.place().clone();
+            let fields = fields(section);
+            let Some(id) = id else { return };
+            let upstream = fields.map(|fields| Arc::new(fields.with_id(Arc::clone(&id))));
+            upstreams.list.extend(upstream.clone());
+            upstreams.by_id.insert(Arc::clone(&id), upstream);
+            upstreams.places.push((id, place));
+        });
+        upstreams
+    }
+
+    /// What `upstream_id` or `upstream` of a route says; exactly one of them has to be there.
+    ///
+    /// An upstream written in place gets the id `owner:id`, which no listed one can have.
+    pub(super) fn resolve(
+        &mut self,
+        section: &mut Section<'t>,
+        owner: &str,
+        owner_id: Option<&str>,
+    ) -> Option<Arc<Upstream>> {
+        let (reference, inline) = (section.take("upstream_id"), section.take("upstream"));
+        match (reference, inline) {
+            (Some(_), Some(_)) => {
+                section.error("`upstream_id` and `upstream` at once; keep one of them");
+                None
+            }
+            (None, None) => {
+                section.error("`upstream_id` or `upstream` is missing");
+                None
+            }
+            (Some(reference), None) => self.refer(&reference),
+            (None, Some(inline)) => {
+                let fields = fields(inline.section()?)?;
+                let upstream = Arc::new(fields.with_id(format!("{owner}:{}", owner_id?).into()));
+                self.list.push(Arc::clone(&upstream));
+                Some(upstream)
+            }
+        }
+    }
+
+    fn refer(&mut self, reference: &Value<'_>) -> Option<Arc<Upstream>> {
+        let Id(id) = reference.leaf()?;
+        let Some(upstream) = self.by_id.get(&id) else {
+            let near = super::reader::nearest(&id, self.by_id.keys().map(AsRef::as_ref));
+            let hint = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+            reference.error(format!("no upstream has the id `{id}`{hint}"));
+            return None;
+        };
+        self.referred.insert(id);
+        upstream.clone()
+    }
+
+    /// All of them, listed and in place; warns of those that nothing refers to.
+    pub(super) fn finish(self) -> Vec<Arc<Upstream>> {
+        for (id, place) in &self.places {
+            if !self.referred.contains(id) {
+                place.warning(format!("no route refers to upstream `{id}`"));
+            }
+        }
+        self.list
+    }
+}
+
+/// An upstream before it has an id.
+struct Fields {
+    nodes: Vec<Node>,
+    retries: usize,
+}
+
+impl Fields {
+    fn with_id(self, id: Arc<str>) -> Upstream {
+        Upstream { id, nodes: self.nodes, retries: self.retries }
+    }
+}
+
+fn fields(mut section: Section<'_>) -> Option<Fields> {
+    resource::described(&mut section);
+    // Only the values that say what Tandem does anyway.
+    let only = |value: Option<Value<'_>>, words: &[&'static str], planned: &[&str]| {
+        let words: Vec<_> = words.iter().map(|word| (*word, ())).collect();
+        value.and_then(|value| value.one_of(&words, planned));
+    };
+    only(section.take("type"), &["roundrobin"], &["chash", "ewma", "least_conn"]);
+    only(
+        section.take("scheme"),
+        &["http", "tcp"],
+        &["grpc", "grpcs", "h2c", "https", "kafka", "tls", "udp"],
+    );
+    only(section.take("pass_host"), &["pass"], &["node", "rewrite"]);
+    let retries = section.take("retries").map(|value| value.within(&(0..=u16::MAX)));
+    let nodes = section.require("nodes").and_then(|value| nodes(&value));
+    section.finish(Kind::Upstream);
+    let nodes = nodes?;
+    // Each node is tried at most once.
+    let others = nodes.len().saturating_sub(1);
+    let retries = match retries {
+        Some(retries) => usize::from(retries?).min(others),
+        None => others,
+    };
+    Some(Fields { nodes, retries })
+}
+
+/// `{"127.0.0.1:80": 1}` or `[{host: 127.0.0.1, port: 80, weight: 1}]`.
+fn nodes(value: &Value<'_>) -> Option<Vec<Node>> {
+    let read: Vec<(Place<'_>, Option<Node>)> = if value.is_mapping() {
+        value.pairs()?.into_iter().map(node_of_pair).collect()
+    } else {
+        value.items()?.into_iter().map(|item| (item.place.clone(), node_of_item(&item))).collect()
+    };
+    if read.is_empty() {
+        value.error("is empty; an upstream needs at least one node");
+        return None;
+    }
+    let mut lines = HashMap::with_capacity(read.len());
+    let mut nodes = Vec::with_capacity(read.len());
+    let mut is_whole = true;
+    for (place, node) in read {
+        let Some(node) = node else {
+            is_whole = false;
+            continue;
+        };
+        if let Some(line) = lines.insert(node.address, place.line()) {
+            place.error(format!("node {} is in line {line} already", node.address));
+        }
+        nodes.push(node);
+    }
+    if is_whole {
+        check_cycle(value, &nodes);
+    }
+    is_whole.then_some(nodes)
+}
+
+fn node_of_pair<'t>(
+    (place, key, weight): (Place<'t>, &str, Value<'t>),
+) -> (Place<'t>, Option<Node>) {
+    let address = address(&place, key);
+    let weight = weight.within(&bounds::WEIGHT);
+    let node = address.zip(weight).map(|(address, weight)| Node { address, weight });
+    (place, node)
+}
+
+/// The list form. As in APISIX, an IPv6 address stands in brackets.
+fn node_of_item(item: &Value<'_>) -> Option<Node> {
+    let mut section = item.section()?;
+    let host = section.require("host").and_then(|value| value.leaf::<String>());
+    let port = section.require("port").and_then(|value| value.within(&(1..=u16::MAX)));
+    let weight = section.require("weight").and_then(|value| value.within(&bounds::WEIGHT));
+    section.finish(Kind::Node);
+    let (host, port) = (host?, port?);
+    let address = match host.parse::<IpAddr>() {
+        Ok(IpAddr::V6(v6)) => {
+            item.error(format!("an IPv6 address stands in brackets; write `[{v6}]`"));
+            None
+        }
+        Ok(IpAddr::V4(_)) | Err(_) => address(&item.place, &format!("{host}:{port}")),
+    };
+    Some(Node { address: address?, weight: weight? })
+}
+
+fn address(place: &Place<'_>, text: &str) -> Option<SocketAddr> {
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() == 0 => place.error("port 0 cannot be dialled"),
+        Ok(address) if address.ip().is_unspecified() => {
+            place.error(format!("`{}` is no address of a node", address.ip()));
+        }
+        Ok(address) => {
+            bounds::refuse_mapped(place, address.ip());
+            return Some(address);
+        }
+        Err(_) => place.error(not_an_address(text)),
+    }
+    None
+}
+
+fn not_an_address(text: &str) -> String {
+    let text = shown(text);
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    match bare.parse::<IpAddr>() {
+        Ok(IpAddr::V4(v4)) => format!("`{text}` has no port; write `{v4}:80`"),
+        Ok(IpAddr::V6(v6)) => format!("`{text}` has no port; write `[{v6}]:80`"),
+        Err(_) => {
+            format!("`{text}` is not `IP:port`; host names are not resolved yet, write the address")
+        }
+    }
+}
+
+/// Refuses weights whose smallest exact cycle is too long to lay out.
+fn check_cycle(value: &Value<'_>, nodes: &[Node]) {
+    let weights = || nodes.iter().map(|node| u64::from(node.weight));
+    let divisor = weights().fold(0, gcd);
+    // All weights 0: each node counts once.
+    let slots = weights().sum::<u64>().checked_div(divisor).unwrap_or(nodes.len() as u64);
+    if slots > bounds::CYCLE_SLOTS_MAX {
+        value.error(format!(
+            "the weights make a cycle of {slots} slots, at most {}; use smaller weights or \
+             weights with a common divisor",
+            bounds::CYCLE_SLOTS_MAX
+        ));
+    }
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
