@@ -6,6 +6,8 @@
 //! the proxy makes itself. Whatever two readers could read differently is refused here, so that
 //! the engines behind never see it.
 
+pub mod answer;
+pub mod fields;
 pub mod framing;
 pub mod gate;
 pub mod head;

@@ -205,15 +205,15 @@ impl Lines {
             .flat_map(name::list)
             .any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
     }
+}
 
-    fn slice(&self, part: &[u8]) -> Bytes {
-        let whole = self.bytes.as_ptr_range();
-        let part_range = part.as_ptr_range();
-        if whole.start <= part_range.start && part_range.end <= whole.end {
-            self.bytes.slice_ref(part)
-        } else {
-            Bytes::copy_from_slice(part)
-        }
+/// `part` as owned bytes; without a copy if it lies inside `whole`.
+pub(super) fn slice(whole: &Bytes, part: &[u8]) -> Bytes {
+    let (outer, inner) = (whole.as_ptr_range(), part.as_ptr_range());
+    if outer.start <= inner.start && inner.end <= outer.end {
+        whole.slice_ref(part)
+    } else {
+        Bytes::copy_from_slice(part)
     }
 }
 
@@ -329,7 +329,7 @@ impl RequestHead {
 
     /// `part` as owned bytes; without a copy if it lies inside [`bytes`](Self::bytes).
     pub fn slice(&self, part: &[u8]) -> Bytes {
-        self.lines.slice(part)
+        slice(&self.lines.bytes, part)
     }
 }
 
@@ -414,7 +414,7 @@ impl ResponseHead {
 
     /// `part` as owned bytes; without a copy if it lies inside [`bytes`](Self::bytes).
     pub fn slice(&self, part: &[u8]) -> Bytes {
-        self.lines.slice(part)
+        slice(&self.lines.bytes, part)
     }
 }
 

@@ -1,0 +1,167 @@
+//! Every response the proxy makes itself.
+//!
+//! An answer has exact framing, says who answered, and nothing else about the inside: no source of
+//! the error, no addresses. The gate writes it as bytes, the lanes through their engine, both from
+//! the same fields.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+
+/// `Server` of our own answers.
+pub const SERVER: &str = "tandem";
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// RFC 9110 section 15.5.6: a 405 lists what is taken instead. The only method refused is CONNECT.
+const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
+/// One response of our own.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: StatusCode,
+    /// Beside those that every answer has.
+    pub fields: Vec<(HeaderName, HeaderValue)>,
+    pub body: Bytes,
+}
+
+/// What becomes of the connection after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    Close,
+    KeepAlive,
+}
+
+impl Answer {
+    /// `{"error_msg":"404 Not Found"}`.
+    pub fn of(status: StatusCode) -> Answer {
+        Answer::with_reason(status, status.canonical_reason().unwrap_or_default())
+    }
+
+    /// [`of`](Self::of) with other words behind the code; they stand in a JSON string as they are.
+    pub fn with_reason(status: StatusCode, reason: &'static str) -> Answer {
+        debug_assert!(!reason.contains(['"', '\\']) && !reason.contains(char::is_control));
+        let body = format!(r#"{{"error_msg":"{} {reason}"}}"#, status.as_str());
+        Answer::with_body(status, body.into())
+    }
+
+    /// An answer whose body is the JSON text `body`.
+    pub fn with_body(status: StatusCode, body: Bytes) -> Answer {
+        let mut answer = Answer { status, fields: Vec::new(), body };
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            answer.fields.push((header::ALLOW, ALLOW));
+        }
+        answer
+    }
+
+    /// With one field more.
+    #[must_use]
+    pub fn field(mut self, name: HeaderName, value: HeaderValue) -> Answer {
+        self.fields.push((name, value));
+        self
+    }
+
+    /// All fields but `date` and `connection`. `content-length` is that of the body even where the
+    /// body is not sent because HEAD was asked.
+    pub fn all_fields(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let framing = (!self.is_bodiless())
+            .then(|| (header::CONTENT_LENGTH, HeaderValue::from(self.body.len())));
+        let content = (!self.body.is_empty()).then_some((header::CONTENT_TYPE, JSON));
+        let server = Some((header::SERVER, HeaderValue::from_static(SERVER)));
+        [server, content, framing].into_iter().flatten().chain(self.fields.iter().cloned())
+    }
+
+    /// The whole response to a request with `request_method` (`None`: it never came to be known).
+    /// `date` is an IMF-fixdate (RFC 9110 section 5.6.7).
+    pub fn to_bytes(&self, request_method: Option<&str>, after: After, date: &str) -> Bytes {
+        let mut bytes = Vec::with_capacity(256 + self.body.len());
+        let reason = self.status.canonical_reason().unwrap_or_default();
+        let mut push =
+            |parts: &[&[u8]]| parts.iter().for_each(|part| bytes.extend_from_slice(part));
+        push(&[b"HTTP/1.1 ", self.status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
+        push(&[b"date: ", date.as_bytes(), b"\r\n"]);
+        for (name, value) in self.all_fields() {
+            push(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        }
+        push(&[match after {
+            After::Close => b"connection: close\r\n\r\n".as_slice(),
+            After::KeepAlive => b"connection: keep-alive\r\n\r\n",
+        }]);
+        if request_method != Some("HEAD") && !self.is_bodiless() {
+            push(&[&self.body]);
+        }
+        bytes.into()
+    }
+
+    /// RFC 9112 section 6.3: statuses that never have a body.
+    fn is_bodiless(&self) -> bool {
+        self.status.is_informational()
+            || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::{
+        error::Fault,
+        http::{
+            framing::BodyLength,
+            gate::ResponseGate,
+            head::{HeadLimits, ResponseHead},
+        },
+    };
+
+    const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+
+    /// What our own gate makes of an answer: the head, and the bytes behind it.
+    fn read_back(answer: &Answer, method: &str, after: After) -> (ResponseHead, BytesMut) {
+        let limits = HeadLimits { size_max: 4096, fields_max: 20, target_size_max: 0 };
+        let mut bytes = BytesMut::from(&*answer.to_bytes(Some(method), after, DATE));
+        let head = ResponseGate::new(limits).head(&mut bytes, method).unwrap().unwrap();
+        (head, bytes)
+    }
+
+    #[test]
+    fn an_answer_is_byte_for_byte_this() {
+        let bytes = Answer::of(StatusCode::NOT_FOUND).to_bytes(None, After::Close, DATE);
+        let expected = "HTTP/1.1 404 Not Found\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\nserver: tandem\r\n\
+             content-type: application/json\r\ncontent-length: 29\r\nconnection: close\r\n\r\n\
+             {\"error_msg\":\"404 Not Found\"}";
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn the_answer_of_every_fault_is_framed_exactly() {
+        for fault in Fault::ALL {
+            let Some(status) = fault.consequence().status else { continue };
+            let answer = Answer::of(status);
+            let (head, body) = read_back(&answer, "GET", After::KeepAlive);
+            assert_eq!(head.status(), status);
+            assert_eq!(head.body_length(), BodyLength::Fixed(body.len() as u64), "{fault:?}");
+            assert_eq!(body, answer.body);
+            assert!(head.keeps_alive());
+            assert_eq!(head.field("allow").is_some(), status == StatusCode::METHOD_NOT_ALLOWED);
+        }
+    }
+
+    #[test]
+    fn head_gets_the_length_and_no_body() {
+        let answer = Answer::with_reason(StatusCode::NOT_FOUND, "Route Not Found");
+        assert_eq!(answer.body, r#"{"error_msg":"404 Route Not Found"}"#);
+        let (head, body) = read_back(&answer, "HEAD", After::Close);
+        assert_eq!(head.field("content-length"), Some(answer.body.len().to_string().as_bytes()));
+        assert!(body.is_empty());
+        assert!(!head.keeps_alive());
+    }
+
+    #[test]
+    fn a_status_without_body_has_none() {
+        let answer = Answer::with_body(StatusCode::NO_CONTENT, Bytes::new())
+            .field(header::WWW_AUTHENTICATE, HeaderValue::from_static("x"));
+        let (head, body) = read_back(&answer, "GET", After::KeepAlive);
+        assert_eq!(head.field("content-length"), None);
+        assert_eq!(head.field("content-type"), None);
+        assert_eq!(head.field("www-authenticate"), Some(&b"x"[..]));
+        assert!(body.is_empty());
+    }
+}

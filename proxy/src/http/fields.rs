@@ -1,0 +1,270 @@
+//! Which fields cross the proxy, in either direction.
+//!
+//! Enters: a head. Leaves: an iterator of names and values, which a lane turns into a header map
+//! or into bytes; values are spans of the head wherever they can be, so a field costs no
+//! allocation. The order is: `host`, what was received in the order received, what the proxy adds,
+//! and last the one field that frames the body as [`framing`](super::framing) understood it.
+//!
+//! Dropped from requests: fields of the connection ([`Known::is_hop_by_hop`]) and those that
+//! `Connection` names; `Expect`, which the proxy answers; `Forwarded` and the received
+//! `X-Forwarded-Proto`, `-Host`, `-Port` and `X-Real-IP`. Whatever `Connection` names, the fields
+//! that the proxy adds itself are added. Trailers are not forwarded, hence no `TE`, no `Trailer`.
+//! Names with an underscore pass.
+
+use bytes::Bytes;
+use http::{HeaderName, header};
+
+use super::{
+    framing::{BodyLength, Version},
+    head::{self, Field, RequestHead, ResponseHead},
+    name::{self, Known},
+};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// One field as it is sent on.
+#[derive(Debug, Clone)]
+pub struct ForwardedField<'a> {
+    pub name: Name<'a>,
+    pub value: Value<'a>,
+}
+
+/// In the case received, or lower-case.
+#[derive(Debug, Clone)]
+pub enum Name<'a> {
+    Received(&'a str),
+    Made(HeaderName),
+}
+
+impl Name<'_> {
+    pub fn as_str(&self) -> &str {
+        match self {
+            Name::Received(name) => name,
+            Name::Made(name) => name.as_str(),
+        }
+    }
+}
+
+/// Never holds a control byte but a tab.
+#[derive(Debug, Clone)]
+pub enum Value<'a> {
+    Received(&'a [u8]),
+    Made(Bytes),
+}
+
+impl Value<'_> {
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Value::Received(value) => value,
+            Value::Made(value) => value,
+        }
+    }
+
+    /// As owned bytes; without a copy of what lies inside `head_bytes`.
+    pub fn into_bytes(self, head_bytes: &Bytes) -> Bytes {
+        match self {
+            Value::Received(value) => head::slice(head_bytes, value),
+            Value::Made(value) => value,
+        }
+    }
+}
+
+fn made(name: HeaderName, value: Bytes) -> ForwardedField<'static> {
+    ForwardedField { name: Name::Made(name), value: Value::Made(value) }
+}
+
+fn received(name: HeaderName, value: &[u8]) -> ForwardedField<'_> {
+    ForwardedField { name: Name::Made(name), value: Value::Received(value) }
+}
+
+/// The name under which this proxy appears in `Via`: one for the process, clones share it.
+#[derive(Debug, Clone)]
+pub struct Pseudonym {
+    http10: Bytes,
+    http11: Bytes,
+}
+
+impl Pseudonym {
+    /// `instance` is a token (RFC 9110 section 7.6.3); bytes that cannot be in one become `-`.
+    pub fn new(instance: &str) -> Pseudonym {
+        let token: String = instance
+            .bytes()
+            .map(|byte| if name::is_token_byte(byte) { char::from(byte) } else { '-' })
+            .collect();
+        Pseudonym { http10: format!("1.0 {token}").into(), http11: format!("1.1 {token}").into() }
+    }
+
+    /// Whether a message with these `Via` values has been here before.
+    pub fn is_in<'v>(&self, mut via: impl Iterator<Item = &'v [u8]>) -> bool {
+        let instance = self.http11.get("1.1 ".len()..).unwrap_or_default();
+        via.any(|value| via_names(value, instance))
+    }
+
+    /// The entry for a message received in `version`.
+    fn entry(&self, version: Version) -> &Bytes {
+        match version {
+            Version::Http10 => &self.http10,
+            Version::Http11 => &self.http11,
+        }
+    }
+}
+
+/// Whether one value of `Via` names `instance`. Commas inside of comments split them: a comment can
+/// thereby name an instance, which harms only the request that carries it.
+pub fn via_names(value: &[u8], instance: &[u8]) -> bool {
+    name::list(value).any(|entry| {
+        let mut words = entry.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        words.nth(1).is_some_and(|received_by| received_by.eq_ignore_ascii_case(instance))
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+/// What the proxy tells nodes about one downstream connection. Made once for it.
+#[derive(Debug, Clone)]
+pub struct Forwarding {
+    peer: Bytes,
+    port: Bytes,
+    scheme: &'static str,
+    pseudonym: Pseudonym,
+}
+
+impl Forwarding {
+    /// `peer` is the downstream's address, `port` the listener's.
+    pub fn new(
+        peer: std::net::IpAddr,
+        port: u16,
+        scheme: Scheme,
+        pseudonym: Pseudonym,
+    ) -> Forwarding {
+        // Over a dual-stack socket IPv4 comes mapped; nodes know it by its own form.
+        let peer = peer.to_canonical().to_string().into();
+        let scheme = match scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        Forwarding { peer, port: port.to_string().into(), scheme, pseudonym }
+    }
+}
+
+/// The fields a node gets. `host` is the value of its `Host`: [`RequestHead::host`], or the node's
+/// own name where that is `None` or configured otherwise.
+pub fn forwarded_request_fields<'a>(
+    head: &'a RequestHead,
+    forwarding: &Forwarding,
+    host: &'a str,
+) -> impl Iterator<Item = ForwardedField<'a>> {
+    // Whatever is known by name in a request is dropped or made anew.
+    let kept = head
+        .fields()
+        .filter(move |field| field.known == Known::Other && !is_named(head, field.name))
+        .map(as_received);
+
+    let port = head.host_port().map_or_else(
+        || made(X_FORWARDED_PORT, forwarding.port.clone()),
+        |port| received(X_FORWARDED_PORT, port.as_bytes()),
+    );
+    let via = forwarding.pseudonym.entry(head.version());
+    let added = [
+        Some(appended(head, X_FORWARDED_FOR, Known::XForwardedFor, &forwarding.peer)),
+        Some(made(X_FORWARDED_PROTO, Bytes::from_static(forwarding.scheme.as_bytes()))),
+        head.host().map(|host| received(X_FORWARDED_HOST, host.as_bytes())),
+        Some(port),
+        Some(made(X_REAL_IP, forwarding.peer.clone())),
+        Some(appended(head, header::VIA, Known::Via, via)),
+        framing_field(head.body_length(), head.known(Known::ContentLength).next()),
+    ];
+    let host = received(header::HOST, host.as_bytes());
+    std::iter::once(host).chain(kept).chain(added.into_iter().flatten())
+}
+
+/// The fields the downstream gets. The lane leaves out `transfer-encoding` towards HTTP/1.0, and
+/// frames a body that ends with the node's connection as it likes.
+pub fn forwarded_response_fields<'a>(
+    head: &'a ResponseHead,
+    pseudonym: &Pseudonym,
+) -> impl Iterator<Item = ForwardedField<'a>> {
+    let is_kept = |known: Known| {
+        !known.is_hop_by_hop() && !matches!(known, Known::ContentLength | Known::Via)
+    };
+    let kept = head
+        .fields()
+        .filter(move |field| is_kept(field.known))
+        .filter(move |field| {
+            !(head.names_connection_options() && head.is_connection_option(field.name))
+        })
+        .map(as_received);
+
+    let content_length = head.known(Known::ContentLength).next();
+    let framing = if head.body_length() == BodyLength::Empty {
+        // To HEAD and in a 304 it says how long the body would be; RFC 9110 section 8.6 forbids it
+        // in 1xx and 204.
+        let is_allowed = !head.is_interim() && head.status() != http::StatusCode::NO_CONTENT;
+        let would_be = content_length.filter(|_| is_allowed);
+        would_be.map(|length| received(header::CONTENT_LENGTH, length))
+    } else {
+        framing_field(head.body_length(), content_length)
+    };
+    let via = join(head.known(Known::Via), pseudonym.entry(head.version()));
+    kept.chain([Some(made(header::VIA, via)), framing].into_iter().flatten())
+}
+
+fn as_received(field: Field<'_>) -> ForwardedField<'_> {
+    ForwardedField { name: Name::Received(field.name), value: Value::Received(field.value) }
+}
+
+fn is_named(head: &RequestHead, name: &str) -> bool {
+    head.names_connection_options() && head.is_connection_option(name)
+}
+
+/// The received values of a list field that is ours to extend, and `own` behind them.
+fn appended<'a>(
+    head: &RequestHead,
+    name: HeaderName,
+    known: Known,
+    own: &Bytes,
+) -> ForwardedField<'a> {
+    let is_dropped = is_named(head, name.as_str());
+    let values = head.known(known).filter(|_| !is_dropped);
+    let value = join(values, own);
+    made(name, value)
+}
+
+/// Without an allocation if there is only `own`.
+fn join<'v>(values: impl Iterator<Item = &'v [u8]>, own: &Bytes) -> Bytes {
+    let mut joined = Vec::new();
+    for value in values.filter(|value| !value.is_empty()) {
+        joined.extend_from_slice(value);
+        joined.extend_from_slice(b", ");
+    }
+    if joined.is_empty() {
+        return own.clone();
+    }
+    joined.extend_from_slice(own);
+    joined.into()
+}
+
+/// Made from our own view of the body: a length with leading zeros is not passed on as it was.
+fn framing_field(length: BodyLength, received_length: Option<&[u8]>) -> Option<ForwardedField<'_>> {
+    match length {
+        BodyLength::Empty | BodyLength::UntilClose => None,
+        BodyLength::Chunked => {
+            Some(made(header::TRANSFER_ENCODING, Bytes::from_static(b"chunked")))
+        }
+        BodyLength::Fixed(length) => Some(match received_length {
+            Some(digits @ ([b'0'] | [b'1'..=b'9', ..])) => received(header::CONTENT_LENGTH, digits),
+            Some(_) | None => made(header::CONTENT_LENGTH, length.to_string().into()),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;
