@@ -2,15 +2,38 @@
 
 #![deny(unsafe_code)]
 
-pub mod access_log;
+pub mod cli;
 pub mod config;
-pub mod error;
-pub mod forward;
-pub mod guard;
-pub mod http;
-pub mod kernel;
 pub mod logging;
-pub mod metrics;
+
+pub mod app;
+pub mod kernel;
+pub mod worker;
+
+pub mod drain;
+pub mod guard;
+pub mod listener;
+
+mod connection;
+mod deadlines;
+pub mod http;
+mod inlet;
+
+mod exchange;
+pub mod pipeline;
 pub mod plugin;
 pub mod route;
+pub mod upstream;
+
+pub mod forward;
+mod stream;
 pub mod sys;
+
+pub mod access_log;
+pub mod admin;
+pub mod error;
+pub mod metrics;
+mod record;
+
+#[cfg(feature = "test-support")]
+pub mod test_support;

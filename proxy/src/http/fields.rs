@@ -153,6 +153,10 @@ impl Forwarding {
         };
         Forwarding { peer, port: port.to_string().into(), scheme, pseudonym }
     }
+
+    pub fn pseudonym(&self) -> &Pseudonym {
+        &self.pseudonym
+    }
 }
 
 /// The fields a node gets. `host` is the value of its `Host`: [`RequestHead::host`], or the node's

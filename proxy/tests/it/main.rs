@@ -1,3 +1,4 @@
-//! Integration tests that need no privileges.
+//! Integration tests that need no privileges: real sockets on loopback, the kernel half off.
 
 mod config;
+mod wire;

@@ -1,0 +1,243 @@
+//! Puts a proxy together, in order: limits, sockets, kernel plane, shared state, workers, admin.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    net::SocketAddr,
+    num::NonZeroUsize,
+    os::fd::AsFd,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use tokio::{runtime, sync::Semaphore};
+
+use crate::{
+    access_log::{AccessLog, AccessLogGuard},
+    admin,
+    config::{Config, Datapath, Listener, Workers},
+    drain::{self, Shutdown},
+    guard::Guard,
+    http::fields::Pseudonym,
+    kernel::KernelPlane,
+    listener::{self, Group},
+    metrics::Metrics,
+    pipeline::{Pipeline, Upstream},
+    stream::StreamRoute,
+    sys::{affinity, cpu_quota, limits},
+    worker::{self, Shared, Socket},
+};
+
+/// Files kept back for listeners, logs, maps and pipes when the connection limit is derived.
+const RESERVED_FILES: u64 = 256;
+/// Files one connection may hold: its own socket and its node's.
+const FILES_PER_CONNECTION: u64 = 2;
+/// Downstream connections there can be a permit for.
+const CONNECTIONS_MAX: usize = Semaphore::MAX_PERMITS;
+
+/// A proxy that is bound, loaded and serving.
+pub struct App {
+    /// Where each listener really listens, in configured order.
+    pub listeners: Vec<(Arc<str>, SocketAddr)>,
+    pub admin: Option<SocketAddr>,
+    pub kernel: Arc<KernelPlane>,
+    shutdown: Shutdown,
+    drain_timeout: Duration,
+    control: runtime::Runtime,
+    workers: Vec<thread::JoinHandle<anyhow::Result<()>>>,
+    /// Flushes the access log when everything else is gone.
+    _access_log: Option<AccessLogGuard>,
+}
+
+impl App {
+    /// Binds, loads and starts everything that `config` asks for.
+    ///
+    /// # Errors
+    /// An address is taken, the access log cannot be opened, or, under `kernel.mode: require`, a
+    /// feature of the kernel half cannot be had. Nothing is left behind then.
+    pub fn start(config: &Config) -> anyhow::Result<App> {
+        let open_files = limits::raise_open_files().context("open-files limit")?;
+        let cpus = affinity::allowed_cpus().context("affinity mask")?;
+        let workers = worker_count(config.workers, cpus.len());
+        let groups = config
+            .listeners
+            .iter()
+            .map(|listener| listener::bind(listener, workers, &config.limits))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let kernel = Arc::new(load_kernel(config, &groups, workers)?);
+        let control = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (access_log, access_log_guard) = match &config.log.access {
+            Some(access) => AccessLog::open(access).map(|(log, guard)| (Some(log), Some(guard)))?,
+            None => (None, None),
+        };
+
+        let shutdown = Shutdown::new();
+        let permits = connection_limit(config.limits.connections, open_files);
+        let shared = share(config, &kernel, access_log, permits, &shutdown);
+        let admin = config
+            .admin
+            .address
+            .map(|address| admin::bind(address, &control).context("admin"))
+            .transpose()?;
+        let admin_address = admin.as_ref().map(|admin| admin.address());
+        let listeners = config
+            .listeners
+            .iter()
+            .zip(&groups)
+            .map(|(listener, group)| (Arc::clone(&listener.name), group.address))
+            .collect();
+        let metrics = Arc::clone(&shared.metrics);
+        let access_log = shared.access_log.clone();
+        let workers = start_workers(config, &cpus, groups, &shared, workers)?;
+        if let Some(admin) = admin {
+            let sources = admin::Sources {
+                metrics,
+                kernel: Arc::clone(&kernel),
+                access_log,
+                shutdown: shutdown.clone(),
+            };
+            control.spawn(admin.serve(sources));
+        }
+        Ok(App {
+            listeners,
+            admin: admin_address,
+            kernel,
+            shutdown,
+            drain_timeout: config.drain.timeout,
+            control,
+            workers,
+            _access_log: access_log_guard,
+        })
+    }
+
+    pub fn worker_count(&self) -> usize {
+        self.workers.len()
+    }
+
+    pub fn shutdown(&self) -> Shutdown {
+        self.shutdown.clone()
+    }
+
+    /// Serves until a signal or [`App::shutdown`] has drained it.
+    ///
+    /// # Errors
+    /// A worker broke down; the others are drained first.
+    pub fn wait(self) -> anyhow::Result<()> {
+        let Self { shutdown, drain_timeout, control, workers, .. } = self;
+        let signals = control.spawn(drain::on_signals(shutdown.clone(), drain_timeout));
+        let finished = control.block_on(async {
+            tokio::task::spawn_blocking(move || join(workers, &shutdown)).await
+        });
+        signals.abort();
+        control.shutdown_background();
+        finished.context("waiting for workers")?
+    }
+}
+
+/// A worker that ends by itself takes the others with it.
+fn join(
+    workers: Vec<thread::JoinHandle<anyhow::Result<()>>>,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
+    let mut result = Ok(());
+    for worker in workers {
+        let ended = worker.join().unwrap_or_else(|_| Err(anyhow::anyhow!("worker panicked")));
+        if let Err(error) = ended {
+            shutdown.drain();
+            result = Err(error);
+        }
+    }
+    result
+}
+
+fn worker_count(workers: Workers, cpus: usize) -> usize {
+    let quota = cpu_quota::cpu_quota().map_or(cpus, |quota| quota.ceil() as usize);
+    workers.count.map_or(cpus.min(quota), NonZeroUsize::get).max(1)
+}
+
+fn connection_limit(configured: Option<NonZeroUsize>, open_files: u64) -> usize {
+    let affordable = open_files.saturating_sub(RESERVED_FILES) / FILES_PER_CONNECTION;
+    let affordable = usize::try_from(affordable).unwrap_or(usize::MAX).max(1);
+    configured.map_or(affordable, NonZeroUsize::get).min(CONNECTIONS_MAX)
+}
+
+fn load_kernel(config: &Config, groups: &[Group], workers: usize) -> anyhow::Result<KernelPlane> {
+    let addresses: Vec<SocketAddr> = groups.iter().map(|group| group.address).collect();
+    let wants_sockmap =
+        config.stream_routes.iter().any(|route| route.datapath == Datapath::Sockmap);
+    let mut limits = config.limits;
+    if !wants_sockmap {
+        limits.sockmap_tunnels = 0;
+    }
+    let plane = KernelPlane::load(&config.kernel, &limits, &addresses, workers)?;
+    for (index, group) in groups.iter().enumerate() {
+        let sockets: Vec<_> = group.sockets.iter().map(AsFd::as_fd).collect();
+        plane.steer(index, &sockets)?;
+    }
+    Ok(plane)
+}
+
+fn share(
+    config: &Config,
+    kernel: &Arc<KernelPlane>,
+    access_log: Option<AccessLog>,
+    permits: usize,
+    shutdown: &Shutdown,
+) -> Shared {
+    let upstreams: Arc<[_]> = config
+        .upstreams
+        .iter()
+        .enumerate()
+        .map(|(index, upstream)| Arc::new(Upstream::new(index, upstream)))
+        .collect();
+    Shared {
+        timeouts: config.timeouts,
+        limits: config.limits,
+        pipeline: Arc::new(Pipeline::new(config, &upstreams, pseudonym())),
+        stream_routes: StreamRoute::all(&config.stream_routes, &upstreams),
+        upstreams,
+        guard: Arc::new(Guard::new(&config.kernel.guard)),
+        metrics: Arc::new(Metrics::new()),
+        access_log,
+        kernel: Arc::clone(kernel),
+        permits: Arc::new(Semaphore::new(permits)),
+        orders: shutdown.watch(),
+    }
+}
+
+/// Names this process in `Via`: two proxies in a row must not take each other for themselves.
+fn pseudonym() -> Pseudonym {
+    let number = RandomState::new().hash_one(std::process::id()) as u32;
+    Pseudonym::new(&format!("tandem-{number:08x}"))
+}
+
+fn start_workers(
+    config: &Config,
+    cpus: &[usize],
+    groups: Vec<Group>,
+    shared: &Shared,
+    count: usize,
+) -> anyhow::Result<Vec<thread::JoinHandle<anyhow::Result<()>>>> {
+    let mut shares: Vec<Vec<Socket>> = (0..count).map(|_| Vec::new()).collect();
+    for (listener, group) in config.listeners.iter().zip(groups) {
+        if group.sockets.len() != count {
+            bail!("listener `{}`: bound for another number of workers", listener.name);
+        }
+        for (share, socket) in shares.iter_mut().zip(group.sockets) {
+            share.push(one(listener, group.address, socket));
+        }
+    }
+    shares
+        .into_iter()
+        .enumerate()
+        .map(|(index, sockets)| {
+            let cpu = config.workers.is_pinned.then(|| cpus[index % cpus.len()]);
+            worker::spawn(index, cpu, shared.clone(), sockets).context("worker thread")
+        })
+        .collect()
+}
+
+fn one(listener: &Listener, address: SocketAddr, socket: socket2::Socket) -> Socket {
+    Socket { name: Arc::clone(&listener.name), protocol: listener.protocol, address, socket }
+}

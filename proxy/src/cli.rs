@@ -1,0 +1,151 @@
+//! The command line: `run`, `check`, `bpf status`, `version`.
+//!
+//! Exit codes: 0, 1 for everything that went wrong, 2 for wrong usage (clap's).
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+
+use crate::{app::App, config::Config, kernel, logging};
+
+/// A reverse proxy and API gateway whose kernel half steers connections and moves bytes.
+#[derive(Debug, clap::Parser)]
+#[command(name = "tandem", version, disable_help_subcommand = true)]
+pub struct Command {
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Action {
+    /// Serves what a configuration file describes, until SIGTERM.
+    Run(ConfigFile),
+    /// Checks a configuration file and reports everything that is wrong with it.
+    Check(ConfigFile),
+    /// Asks a running tandem about its kernel half.
+    #[command(subcommand)]
+    Bpf(Bpf),
+    /// Prints version, kernel ABI, and whether this binary has a kernel half.
+    Version,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ConfigFile {
+    /// The configuration file.
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Bpf {
+    /// Which parts run in the kernel, how, and why the others do not.
+    Status(Status),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Status {
+    /// The running tandem's admin address.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9180")]
+    admin: SocketAddr,
+}
+
+/// Carries out `action`.
+///
+/// # Errors
+/// What is worth a line on stderr and exit code 1.
+pub fn run(action: Action) -> anyhow::Result<ExitCode> {
+    match action {
+        Action::Run(file) => serve(&file.config),
+        Action::Check(file) => check(&file.config),
+        Action::Bpf(Bpf::Status(status)) => bpf_status(status.admin),
+        Action::Version => version(),
+    }
+}
+
+/// Prints an error and its chain to stderr.
+pub fn complain(error: &anyhow::Error) {
+    // Nothing can be done about a stderr that is closed.
+    drop(writeln!(io::stderr(), "tandem: {error:#}"));
+}
+
+fn serve(path: &Path) -> anyhow::Result<ExitCode> {
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(errors) => return report(&errors),
+    };
+    logging::init(&config.log)?;
+    let app = App::start(&config)?;
+    for (name, address) in &app.listeners {
+        tracing::info!(listener = &**name, %address, "listening");
+    }
+    if let Some(address) = app.admin {
+        tracing::info!(%address, "admin listening");
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        kernel = app.kernel.status().running.label(),
+        workers = app.worker_count(),
+        "serving"
+    );
+    app.wait()?;
+    tracing::info!("drained");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(path: &Path) -> anyhow::Result<ExitCode> {
+    match Config::load(path) {
+        Ok(_) => {
+            writeln!(io::stdout(), "{}: valid", path.display())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(errors) => report(&errors),
+    }
+}
+
+fn report(errors: &dyn std::fmt::Display) -> anyhow::Result<ExitCode> {
+    writeln!(io::stderr(), "{errors}")?;
+    Ok(ExitCode::FAILURE)
+}
+
+/// How long a running tandem may take to answer on its admin address.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// More than any status page is long.
+const ADMIN_ANSWER_MAX: u64 = 1 << 20;
+
+fn bpf_status(admin: SocketAddr) -> anyhow::Result<ExitCode> {
+    let mut stream = TcpStream::connect_timeout(&admin, ADMIN_TIMEOUT).with_context(|| {
+        format!("admin address {admin}; is tandem running with `admin.address`?")
+    })?;
+    stream.set_read_timeout(Some(ADMIN_TIMEOUT))?;
+    write!(stream, "GET /bpf/status HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(ADMIN_ANSWER_MAX).read_to_string(&mut answer).context("admin answer")?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => {
+            writeln!(io::stdout(), "{}", body.trim_end())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => bail!("admin address {admin}: not the answer of a tandem"),
+    }
+}
+
+fn version() -> anyhow::Result<ExitCode> {
+    writeln!(
+        io::stdout(),
+        "tandem {} (kernel ABI {}, {})",
+        env!("CARGO_PKG_VERSION"),
+        proxy_common::ABI_VERSION,
+        if kernel::is_built_in() {
+            "with kernel half"
+        } else {
+            "userspace only, built without a BPF object"
+        },
+    )?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,317 @@
+//! The life of one downstream HTTP connection, from accept to close.
+//!
+//! ```text
+//! gated bytes ─▶ hyper's server ─▶ exchange (route, plugins, pick, forward) ─▶ hyper ─▶ socket
+//! ```
+//!
+//! [`ConnectionCx`] owns the socket and everything that gate, exchange and record share; [`close`] is
+//! the only place that ends a connection.
+
+pub(crate) mod gated;
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::{Duration, SystemTime},
+};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use self::gated::{Downstream, GatedIo};
+use crate::{
+    deadlines::Deadlines,
+    drain::{Drained, Order},
+    error::Fault,
+    exchange,
+    forward::Via,
+    http::{
+        answer::{After, Answer},
+        fields::{Forwarding, Scheme},
+        head::RequestHead,
+    },
+    record::RequestRecord,
+    worker::{ListenerCx, Worker},
+};
+
+/// How long a connection that was answered with bytes still under way is kept open, so that the
+/// reset those bytes would provoke does not destroy the answer.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// What is read and thrown away meanwhile.
+const LINGER_BYTES_MAX: usize = 1 << 20;
+/// hyper buffers at most this much of a response that the downstream does not take.
+const WRITE_BUFFER_MAX: usize = 64 * 1024;
+
+/// What one downstream connection's stages share.
+pub(crate) struct ConnectionCx {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) listener: Rc<ListenerCx>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) deadlines: Deadlines,
+    /// What nodes are told about this connection.
+    pub(crate) forwarding: Forwarding,
+    /// Taken when the connection closes.
+    downstream: RefCell<Option<Downstream>>,
+    /// The head the gate let in, until the exchange takes it.
+    head: RefCell<Option<RequestHead>>,
+    record: RefCell<Option<RequestRecord>>,
+    phase: Cell<Phase>,
+    /// Found between messages: the connection itself answers and closes.
+    refusal: Cell<Option<Fault>>,
+    /// Found in a body under way: the exchange answers if it still can.
+    body_fault: Cell<Option<Fault>>,
+    sent_bytes: Cell<u64>,
+    order: Cell<Order>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// Where the connection stands in its current exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Between,
+    /// A request was let in and its response is not complete.
+    Exchange,
+    /// The response is complete in hyper's buffer.
+    Answered,
+}
+
+impl ConnectionCx {
+    fn new(
+        worker: Rc<Worker>,
+        listener: Rc<ListenerCx>,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Self {
+        let pseudonym = worker.pipeline.pseudonym().clone();
+        let port = listener.address.port();
+        let forwarding = Forwarding::new(peer.ip(), port, Scheme::Http, pseudonym);
+        let downstream = RefCell::new(Some(Downstream::new(stream, &worker.limits)));
+        Self {
+            worker,
+            listener,
+            peer,
+            deadlines: Deadlines::default(),
+            forwarding,
+            downstream,
+            head: RefCell::default(),
+            record: RefCell::default(),
+            phase: Cell::new(Phase::Between),
+            refusal: Cell::default(),
+            body_fault: Cell::default(),
+            sent_bytes: Cell::default(),
+            order: Cell::new(Order::Run),
+            waker: RefCell::default(),
+        }
+    }
+
+    fn order(&self, order: Order) {
+        self.order.set(order);
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.order.get() != Order::Run
+    }
+
+    pub(crate) fn take_head(&self) -> Option<RequestHead> {
+        self.head.borrow_mut().take()
+    }
+
+    /// Amends the record of the exchange under way.
+    pub(crate) fn record(&self, amend: impl FnOnce(&mut RequestRecord)) {
+        if let Some(record) = &mut *self.record.borrow_mut() {
+            amend(record);
+        }
+    }
+
+    pub(crate) fn body_fault(&self) -> Option<Fault> {
+        self.body_fault.get()
+    }
+
+    pub(crate) fn count_sent(&self, bytes: usize) {
+        self.sent_bytes.set(self.sent_bytes.get() + bytes as u64);
+    }
+
+    /// The last byte of the response is in hyper's hands, or never will be.
+    pub(crate) fn response_over(&self) {
+        self.phase.set(Phase::Answered);
+    }
+
+    /// The gate let a request in.
+    fn begin(&self, head: RequestHead) {
+        let mut record = RequestRecord::begin(&self.worker, &self.listener, self.peer);
+        record.head(&head);
+        *self.record.borrow_mut() = Some(record);
+        *self.head.borrow_mut() = Some(head);
+        self.sent_bytes.set(0);
+        self.phase.set(Phase::Exchange);
+    }
+
+    /// The gate refuses what came instead of a request.
+    fn refuse(&self, fault: Fault) {
+        let mut record = RequestRecord::begin(&self.worker, &self.listener, self.peer);
+        record.fault(fault);
+        *self.record.borrow_mut() = Some(record);
+        self.refusal.set(Some(fault));
+    }
+
+    /// Everything is written: the exchange is over and the next request may come in.
+    fn flushed(&self, recv_bytes: u64) {
+        if self.phase.get() == Phase::Answered {
+            self.phase.set(Phase::Between);
+            self.finish_record(recv_bytes);
+        }
+    }
+
+    fn finish_record(&self, recv_bytes: u64) {
+        if let Some(record) = self.record.borrow_mut().take() {
+            record.finish(self.sent_bytes.get(), recv_bytes, Via::User);
+        }
+    }
+}
+
+impl Drained for ConnectionCx {
+    fn drain(&self) {
+        self.order(self.order.get().max(Order::Drain));
+    }
+
+    fn end(&self) {
+        self.order(Order::End);
+    }
+}
+
+/// Serves a connection until either side, a limit or a drain ends it.
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    listener: Rc<ListenerCx>,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
+    let cx = Rc::new(ConnectionCx::new(worker, listener, stream, peer));
+    let _live = cx.worker.live.register(Rc::clone(&cx) as Rc<dyn Drained>);
+    converse(&cx).await;
+    close(&cx).await;
+}
+
+/// Runs hyper over the gated bytes until there is nothing more to exchange.
+async fn converse(cx: &Rc<ConnectionCx>) {
+    let service = service_fn(|request| exchange::serve(Rc::clone(cx), request));
+    let mut http = pin!(
+        http1::Builder::new()
+            // The gate decides what an end of stream means.
+            .half_close(true)
+            .max_headers(cx.worker.limits.head_fields_max)
+            .max_buf_size(WRITE_BUFFER_MAX.max(2 * cx.worker.limits.head_size_max))
+            .serve_connection(TokioIo::new(GatedIo(Rc::clone(cx))), service)
+    );
+    let mut is_told = false;
+    poll_fn(|task| {
+        cx.remember(task);
+        if cx.order.get() == Order::End {
+            cx.record(|record| record.fault(Fault::DrainDeadline));
+            return Poll::Ready(());
+        }
+        if cx.is_draining() && !is_told {
+            is_told = true;
+            http.as_mut().graceful_shutdown();
+        }
+        loop {
+            if let Poll::Ready(result) = http.as_mut().poll(task) {
+                if let Err(error) = result {
+                    tracing::debug!(downstream = %cx.peer, %error, "connection ended");
+                }
+                return Poll::Ready(());
+            }
+            if cx.poll_reset(task).is_ready() {
+                return Poll::Ready(());
+            }
+            if cx.deadlines.poll_expired(task).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await;
+}
+
+impl ConnectionCx {
+    fn remember(&self, task: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        match &mut *waker {
+            Some(known) => known.clone_from(task.waker()),
+            None => *waker = Some(task.waker().clone()),
+        }
+    }
+
+    /// Reads ahead while an exchange is under way, a head's worth at most. Ready: the downstream has
+    /// reset the connection, nobody waits for the response any more. Its end of stream is no reason
+    /// to stop, a downstream may close its sending side after the request.
+    fn poll_reset(&self, task: &mut Context<'_>) -> Poll<()> {
+        match &mut *self.downstream.borrow_mut() {
+            Some(downstream) => downstream.poll_ahead(task).map(|_error| {
+                self.record(|record| record.fault(Fault::DownstreamReset));
+            }),
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+/// Ends the connection: answers what the gate refused, finishes the record, closes.
+async fn close(cx: &ConnectionCx) {
+    let Some(downstream) = cx.downstream.take() else { return };
+    let (mut stream, recv_bytes, is_owed) = downstream.into_parts();
+    let has_reset = cx.order.get() == Order::End;
+    if let Some(fault) = cx.refusal.get() {
+        answer(cx, &mut stream, fault).await;
+    } else if cx.phase.get() != Phase::Between {
+        let fault = cx.body_fault().unwrap_or(Fault::DownstreamReset);
+        cx.record(|record| record.fault(fault));
+    }
+    cx.finish_record(recv_bytes);
+    if !has_reset && (is_owed || cx.refusal.get().is_some()) {
+        linger(&mut stream).await;
+    }
+}
+
+/// The proxy's answer to a head that never became a request.
+async fn answer(cx: &ConnectionCx, stream: &mut TcpStream, fault: Fault) {
+    let Some(status) = fault.consequence().status else { return };
+    cx.record(|record| record.status(status.as_u16()));
+    let answer = Answer::of(status);
+    cx.count_sent(answer.body.len());
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    let bytes = answer.to_bytes(None, After::Close, &date);
+    let written = timeout(cx.worker.timeouts.send, stream.write_all(&bytes)).await;
+    if !matches!(written, Ok(Ok(()))) {
+        tracing::debug!(downstream = %cx.peer, "answer not taken");
+    }
+}
+
+/// Sends our FIN and waits, within bounds, for the downstream's: closing a socket with unread bytes
+/// resets it, and a reset may overtake the answer (RFC 9112 section 9.6).
+async fn linger(stream: &mut TcpStream) {
+    let mut budget = LINGER_BYTES_MAX;
+    let drained = async {
+        stream.shutdown().await?;
+        let mut scratch = [0; 4096];
+        while budget > 0 {
+            match stream.read(&mut scratch).await? {
+                0 => break,
+                read => budget = budget.saturating_sub(read),
+            }
+        }
+        std::io::Result::Ok(())
+    };
+    // Whatever comes of it, the socket is closed next.
+    drop(timeout(LINGER_TIMEOUT, drained).await);
+}

@@ -1,0 +1,277 @@
+//! The downstream's byte stream, of which hyper sees one gated request at a time.
+//!
+//! | reading  | what comes                | what follows                                            |
+//! |----------|---------------------------|---------------------------------------------------------|
+//! | Head     | a whole, unambiguous head | Message; the exchange begins                            |
+//! | Head     | anything else, or too late| Closed; hyper sees the end, the connection answers      |
+//! | Message  | the body's last byte      | Hold                                                    |
+//! | Message  | bad framing, or too late  | Closed; hyper sees an error, the exchange answers       |
+//! | Hold     | the response is flushed   | Head                                                    |
+//! | Closed   | anything                  | the end of the stream                                   |
+
+use std::{
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use super::{ConnectionCx, Phase};
+use crate::{
+    config::Limits,
+    deadlines::Wait,
+    error::Fault,
+    http::gate::RequestGate,
+    inlet::{Inlet, MessageError, head_limits},
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    Head,
+    Message,
+    Hold,
+    Closed,
+}
+
+/// The reading side: socket, gate, and where it stands.
+#[derive(Debug)]
+pub(super) struct Downstream {
+    inlet: Inlet,
+    gate: RequestGate,
+    reading: Reading,
+    /// The downstream has sent its last byte.
+    is_at_eof: bool,
+    /// Whether a request has been let in before: then there is an idle time between requests.
+    is_first: bool,
+    /// Bytes read ahead while an exchange is under way.
+    ahead_max: usize,
+    /// hyper has asked for the next request before this one's response was flushed.
+    is_held: bool,
+}
+
+impl Downstream {
+    pub(super) fn new(stream: TcpStream, limits: &Limits) -> Self {
+        Self {
+            inlet: Inlet::new(stream),
+            gate: RequestGate::new(head_limits(limits)),
+            reading: Reading::Head,
+            is_at_eof: false,
+            is_first: true,
+            ahead_max: limits.head_size_max,
+            is_held: false,
+        }
+    }
+
+    /// The socket, the body bytes of the last request, and whether more of that request is owed.
+    pub(super) fn into_parts(self) -> (TcpStream, u64, bool) {
+        let is_owed = !self.inlet.is_between_messages() && !self.is_at_eof;
+        let recv_bytes = self.inlet.payload_bytes();
+        (self.inlet.into_stream(), recv_bytes, is_owed)
+    }
+
+    /// Ready only when the downstream has reset the connection.
+    pub(super) fn poll_ahead(&mut self, task: &mut Context<'_>) -> Poll<io::Error> {
+        while self.reading == Reading::Hold
+            && !self.is_at_eof
+            && self.inlet.buffer().len() < self.ahead_max
+        {
+            match ready!(self.inlet.poll_fill(task)) {
+                Ok(0) => self.is_at_eof = true,
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(error),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Reads on until the next head is whole. `false`: there is none, hyper is to see the end.
+    fn poll_head(&mut self, cx: &ConnectionCx, task: &mut Context<'_>) -> Poll<bool> {
+        let timeouts = &cx.worker.timeouts;
+        loop {
+            let is_empty = self.inlet.buffer().is_empty();
+            if is_empty && cx.is_draining() {
+                return self.end();
+            }
+            match self.gate.head(self.inlet.buffer()) {
+                Ok(Some(head)) => {
+                    cx.deadlines.stop(Wait::Downstream);
+                    self.inlet.admit(head.bytes().clone(), head.body_length());
+                    self.is_first = false;
+                    self.reading = Reading::Message;
+                    cx.begin(head);
+                    return Poll::Ready(true);
+                }
+                Ok(None) => {}
+                Err(error) => return self.refuse(cx, error.fault()),
+            }
+            let is_idle = is_empty && !self.is_first;
+            let patience = if is_idle { timeouts.idle } else { timeouts.head };
+            let read = if self.is_at_eof { Poll::Ready(Ok(0)) } else { self.inlet.poll_fill(task) };
+            match read {
+                Poll::Pending if cx.deadlines.has_expired(Wait::Downstream) && is_empty => {
+                    return self.end();
+                }
+                Poll::Pending if cx.deadlines.has_expired(Wait::Downstream) => {
+                    return self.refuse(cx, Fault::HeadTimedOut);
+                }
+                Poll::Pending => {
+                    cx.deadlines.start(Wait::Downstream, patience);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(0) | Err(_)) if is_empty => return self.end(),
+                Poll::Ready(Ok(0) | Err(_)) => return self.refuse(cx, Fault::HeadClosed),
+                // The idle time is over, the head's has begun.
+                Poll::Ready(Ok(_)) if is_idle => cx.deadlines.stop(Wait::Downstream),
+                Poll::Ready(Ok(_)) => {}
+            }
+        }
+    }
+
+    fn end(&mut self) -> Poll<bool> {
+        self.reading = Reading::Closed;
+        Poll::Ready(false)
+    }
+
+    fn refuse(&mut self, cx: &ConnectionCx, fault: Fault) -> Poll<bool> {
+        cx.refuse(fault);
+        self.end()
+    }
+
+    fn poll_message(
+        &mut self,
+        cx: &ConnectionCx,
+        task: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = out.filled().len();
+        let fault = match self.inlet.poll_message(task, out) {
+            Poll::Pending if cx.deadlines.has_expired(Wait::Downstream) => Fault::BodyTimedOut,
+            Poll::Pending => {
+                cx.deadlines.start(Wait::Downstream, cx.worker.timeouts.body);
+                return Poll::Pending;
+            }
+            Poll::Ready(Err(MessageError::Framing(error))) => error.request_fault(),
+            Poll::Ready(Err(MessageError::Io(_))) => Fault::DownstreamReset,
+            Poll::Ready(Ok(())) if self.inlet.is_between_messages() => {
+                self.reading = Reading::Hold;
+                cx.deadlines.stop(Wait::Downstream);
+                return Poll::Ready(Ok(()));
+            }
+            Poll::Ready(Ok(())) if out.filled().len() == before => Fault::DownstreamReset,
+            Poll::Ready(Ok(())) => {
+                cx.deadlines.stop(Wait::Downstream);
+                let max = cx.worker.limits.body_size_max.unwrap_or(u64::MAX);
+                if self.inlet.payload_bytes() <= max {
+                    return Poll::Ready(Ok(()));
+                }
+                Fault::BodyTooLarge
+            }
+        };
+        cx.body_fault.set(Some(fault));
+        self.reading = Reading::Closed;
+        Poll::Ready(Err(io::ErrorKind::InvalidData.into()))
+    }
+}
+
+/// What hyper reads and writes.
+pub(super) struct GatedIo(pub(super) Rc<ConnectionCx>);
+
+impl AsyncRead for GatedIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let cx = &*self.0;
+        let mut slot = cx.downstream.borrow_mut();
+        let Some(downstream) = &mut *slot else { return Poll::Ready(Ok(())) };
+        loop {
+            match downstream.reading {
+                Reading::Head => {
+                    if !ready!(downstream.poll_head(cx, task)) {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Reading::Message => return downstream.poll_message(cx, task, out),
+                Reading::Hold if cx.phase.get() != Phase::Between => {
+                    downstream.is_held = true;
+                    return Poll::Pending;
+                }
+                Reading::Hold => downstream.reading = Reading::Head,
+                Reading::Closed => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+impl GatedIo {
+    /// Writes with the downstream's patience: not a byte taken in `timeouts.send` ends it.
+    fn poll_send(
+        &self,
+        task: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let cx = &*self.0;
+        let mut slot = cx.downstream.borrow_mut();
+        let Some(downstream) = &mut *slot else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        let written = write(Pin::new(downstream.inlet.stream_mut()), task);
+        match &written {
+            Poll::Ready(Ok(_)) => cx.deadlines.stop(Wait::Send),
+            Poll::Ready(Err(_)) => cx.record(|record| record.fault(Fault::DownstreamReset)),
+            Poll::Pending if cx.deadlines.has_expired(Wait::Send) => {
+                cx.record(|record| record.fault(Fault::SendTimedOut));
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            Poll::Pending => cx.deadlines.start(Wait::Send, cx.worker.timeouts.send),
+        }
+        written
+    }
+}
+
+impl AsyncWrite for GatedIo {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_send(task, |stream, task| stream.poll_write(task, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_send(task, |stream, task| stream.poll_write_vectored(task, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// hyper flushes when it has written all it has: if the response is over, so is the exchange.
+    fn poll_flush(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let cx = &*self.0;
+        if let Some(downstream) = &mut *cx.downstream.borrow_mut()
+            && cx.phase.get() == Phase::Answered
+        {
+            cx.flushed(downstream.inlet.payload_bytes());
+            if std::mem::take(&mut downstream.is_held) {
+                task.waker().wake_by_ref();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Closing is [`super::close`]'s.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

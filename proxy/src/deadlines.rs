@@ -1,0 +1,133 @@
+//! The waits of one connection, under one lazily armed timer.
+//!
+//! Starting and stopping a wait touches no timer wheel: the one `Sleep` is armed for the earliest
+//! wait it has seen, and when it fires too early it is armed again. A connection that is never slow
+//! pays for one timer in the length of its timeouts, not for one per request.
+
+use std::{
+    cell::{Cell, RefCell},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep};
+
+/// What a connection can be waiting for, each with a deadline of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Bytes of the downstream: a head, a body, the next request.
+    Downstream,
+    /// Room in the downstream's socket.
+    Send,
+    /// The node: a response head, more of a response body.
+    Upstream,
+}
+
+const WAITS: usize = 3;
+
+#[derive(Debug, Default)]
+pub(crate) struct Deadlines {
+    at: [Cell<Option<Instant>>; WAITS],
+    has_expired: [Cell<bool>; WAITS],
+    sleep: RefCell<Option<Pin<Box<Sleep>>>>,
+}
+
+impl Deadlines {
+    /// Starts a wait unless it is already under way: polling again does not extend it.
+    pub(crate) fn start(&self, wait: Wait, timeout: Duration) {
+        let at = &self.at[wait as usize];
+        if at.get().is_none() {
+            at.set(Some(Instant::now() + timeout));
+        }
+    }
+
+    /// What was waited for has come.
+    pub(crate) fn stop(&self, wait: Wait) {
+        self.at[wait as usize].set(None);
+    }
+
+    pub(crate) fn has_expired(&self, wait: Wait) -> bool {
+        self.has_expired[wait as usize].get()
+    }
+
+    /// Ready when a wait has just expired; the caller then polls whoever waits, to let it find out.
+    pub(crate) fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(earliest) = self.at.iter().filter_map(Cell::get).min() else {
+            return Poll::Pending;
+        };
+        let mut slot = self.sleep.borrow_mut();
+        let sleep = slot.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(earliest)));
+        if sleep.deadline() > earliest {
+            sleep.as_mut().reset(earliest);
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            let now = sleep.deadline().max(Instant::now());
+            if self.expire(now) {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(earliest);
+        }
+        Poll::Pending
+    }
+
+    fn expire(&self, now: Instant) -> bool {
+        let mut is_any = false;
+        for (at, has_expired) in self.at.iter().zip(&self.has_expired) {
+            if at.get().is_some_and(|at| at <= now) {
+                at.set(None);
+                has_expired.set(true);
+                is_any = true;
+            }
+        }
+        is_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    async fn expired(deadlines: &Deadlines) {
+        poll_fn(|cx| deadlines.poll_expired(cx)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fires_the_earliest_wait_and_only_that() {
+        let deadlines = Deadlines::default();
+        deadlines.start(Wait::Upstream, 3 * SECOND);
+        deadlines.start(Wait::Send, SECOND);
+        expired(&deadlines).await;
+        assert!(deadlines.has_expired(Wait::Send));
+        assert!(!deadlines.has_expired(Wait::Upstream));
+        expired(&deadlines).await;
+        assert!(deadlines.has_expired(Wait::Upstream));
+        assert!(!deadlines.has_expired(Wait::Downstream));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stopped_wait_never_fires_and_a_later_one_is_not_cut_short() {
+        let deadlines = Deadlines::default();
+        deadlines.start(Wait::Downstream, SECOND);
+        let early = tokio::time::timeout(SECOND / 2, expired(&deadlines)).await;
+        assert!(early.is_err());
+        deadlines.stop(Wait::Downstream);
+        deadlines.start(Wait::Downstream, 2 * SECOND);
+        assert!(tokio::time::timeout(SECOND, expired(&deadlines)).await.is_err());
+        assert!(!deadlines.has_expired(Wait::Downstream));
+        expired(&deadlines).await;
+        assert!(deadlines.has_expired(Wait::Downstream));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn starting_again_does_not_extend_a_wait() {
+        let deadlines = Deadlines::default();
+        deadlines.start(Wait::Send, SECOND);
+        deadlines.start(Wait::Send, 60 * SECOND);
+        assert!(tokio::time::timeout(2 * SECOND, expired(&deadlines)).await.is_ok());
+    }
+}

@@ -1,0 +1,156 @@
+//! Stop accepting, let finish what runs, until a deadline.
+//!
+//! [`Shutdown`] gives the order, every worker watches it, and [`Live`] passes it on to what runs on
+//! a worker.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{Notify, watch},
+};
+
+/// What the operator wants of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Order {
+    Run,
+    /// Accept nothing new, finish what is under way.
+    Drain,
+    /// Close now, whatever is under way.
+    End,
+}
+
+/// Gives the order; cheap to clone. Orders only ever get stricter.
+#[derive(Debug, Clone)]
+pub struct Shutdown(watch::Sender<Order>);
+
+impl Shutdown {
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(Order::Run))
+    }
+
+    pub fn drain(&self) {
+        self.raise(Order::Drain);
+    }
+
+    pub fn end(&self) {
+        self.raise(Order::End);
+    }
+
+    fn raise(&self, order: Order) {
+        self.0.send_if_modified(|current| {
+            let is_stricter = order > *current;
+            *current = order.max(*current);
+            is_stricter
+        });
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<Order> {
+        self.0.subscribe()
+    }
+
+    pub fn order(&self) -> Order {
+        *self.0.borrow()
+    }
+}
+
+/// Waits until the order is at least `order`. A control side that is gone has ordered the end.
+pub(crate) async fn ordered(orders: &mut watch::Receiver<Order>, order: Order) {
+    if orders.wait_for(|current| *current >= order).await.is_err() {
+        tracing::debug!("control runtime gone");
+    }
+}
+
+/// Drains on SIGTERM or SIGINT, ends on a second one or when `deadline` has passed.
+///
+/// # Errors
+/// The signal handlers cannot be installed.
+pub(crate) async fn on_signals(shutdown: Shutdown, deadline: Duration) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut orders = shutdown.watch();
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = ordered(&mut orders, Order::Drain) => {}
+    }
+    tracing::info!(deadline_ms = deadline.as_millis() as u64, "draining");
+    shutdown.drain();
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("second signal, ending"),
+        _ = interrupt.recv() => tracing::info!("second signal, ending"),
+        () = tokio::time::sleep(deadline) => tracing::warn!("drain deadline, ending"),
+        () = ordered(&mut orders, Order::End) => {}
+    }
+    shutdown.end();
+    Ok(())
+}
+
+/// Something on a worker that outlives an accept loop.
+pub(crate) trait Drained {
+    /// Finish what is under way, then close.
+    fn drain(&self);
+    /// Close now.
+    fn end(&self);
+}
+
+/// What runs on one worker.
+#[derive(Default)]
+pub(crate) struct Live {
+    running: RefCell<HashMap<u64, Rc<dyn Drained>>>,
+    next: Cell<u64>,
+    order: Cell<Option<Order>>,
+    emptied: Notify,
+}
+
+/// Takes its connection off the list when dropped.
+pub(crate) struct Registered<'a> {
+    live: &'a Live,
+    id: u64,
+}
+
+impl Live {
+    pub(crate) fn register(&self, running: Rc<dyn Drained>) -> Registered<'_> {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        match self.order.get() {
+            Some(Order::Drain) => running.drain(),
+            Some(Order::End) => running.end(),
+            Some(Order::Run) | None => {}
+        }
+        self.running.borrow_mut().insert(id, running);
+        Registered { live: self, id }
+    }
+
+    pub(crate) fn drain(&self) {
+        self.order.set(Some(Order::Drain));
+        self.running.borrow().values().for_each(|running| running.drain());
+    }
+
+    pub(crate) fn end(&self) {
+        self.order.set(Some(Order::End));
+        self.running.borrow().values().for_each(|running| running.end());
+    }
+
+    /// Waits until nothing runs any more.
+    pub(crate) async fn emptied(&self) {
+        while !self.running.borrow().is_empty() {
+            self.emptied.notified().await;
+        }
+    }
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        let mut running = self.live.running.borrow_mut();
+        running.remove(&self.id);
+        if running.is_empty() {
+            self.live.emptied.notify_one();
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! One request and its response on hyper's lane: decide, reach a node, forward, answer.
+//!
+//! ```text
+//! take head ─▶ pipeline ─┬▶ answer (drain what is left of the request first)
+//!                        └▶ attempt on a node ─▶ response head ─▶ body streams by itself
+//!                              ▲      │ could not connect: the next node
+//!                              └──────┘ stale pooled connection: once more, if replayable
+//! ```
+
+pub(crate) mod body;
+mod message;
+
+use std::{convert::Infallible, net::SocketAddr, rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use self::body::{RequestBody, ResponseBody, Upload};
+use crate::{
+    connection::ConnectionCx,
+    deadlines::Wait,
+    error::{Fault, Retry},
+    http::{
+        answer::{After, Answer},
+        framing::BodyLength,
+        head::RequestHead,
+    },
+    metrics::{Checkout, UpstreamMetrics},
+    pipeline::{Decision, Plan},
+    record::RouteIndex,
+    upstream::{
+        balance::Tried,
+        connect,
+        connection::{Method, UpstreamConnection},
+    },
+};
+
+/// What is left of a request body is read and thrown away before the proxy's own answer, up to this
+/// size, so that the connection stays usable; a longer one is answered at once and closed.
+const DISCARDED_BODY_MAX: u64 = 64 * 1024;
+
+/// Serves one request that the gate let in. Dropping the future cancels the exchange: the upstream
+/// connection closes and the record says who left.
+pub(crate) async fn serve(
+    cx: Rc<ConnectionCx>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let body = request.into_body();
+    let Some(head) = cx.take_head() else {
+        // hyper saw a request that the gate did not: a bug of ours, and never the node's problem.
+        tracing::error!("request without a gated head");
+        return Ok(refuse(&cx, Method::Other, Fault::Internal));
+    };
+    let method = Method::of(head.method());
+    let worker = Rc::clone(&cx.worker);
+    let response = match worker.pipeline.decide(&head, cx.peer.ip()) {
+        Decision::Forward(plan) => {
+            cx.record(|record| record.route(RouteIndex::Http(plan.route.index)));
+            match forward(&cx, &head, &plan, body).await {
+                Ok(response) => response,
+                Err(fault) => refuse(&cx, method, fault),
+            }
+        }
+        Decision::Answer { route, answer, fault } => {
+            if let Some(route) = route {
+                cx.record(|record| record.route(RouteIndex::Http(route.index)));
+            }
+            match discard(&head, body).await {
+                Ok(after) => own_answer(&cx, method, answer, fault, after),
+                Err(()) => refuse(&cx, method, cx.body_fault().unwrap_or(fault)),
+            }
+        }
+        Decision::Call(call) => match call {},
+    };
+    Ok(response)
+}
+
+/// Reads what is left of a request that is not forwarded.
+///
+/// # Errors
+/// The body did not come, or not well-formed; `ConnectionCx::body_fault` says which.
+async fn discard(head: &RequestHead, mut body: Incoming) -> Result<After, ()> {
+    match head.body_length() {
+        BodyLength::Empty => return Ok(After::KeepAlive),
+        // Reading would invite the body; the answer tells the downstream to keep it.
+        _ if head.expects_continue() => return Ok(After::Close),
+        BodyLength::Fixed(length) if length > DISCARDED_BODY_MAX => return Ok(After::Close),
+        BodyLength::Fixed(_) | BodyLength::Chunked | BodyLength::UntilClose => {}
+    }
+    let mut left = DISCARDED_BODY_MAX;
+    while let Some(frame) = body.frame().await {
+        let length = frame.map_err(|_| ())?.data_ref().map_or(0, |data| data.len() as u64);
+        left = left.saturating_sub(length);
+        if left == 0 {
+            return Ok(After::Close);
+        }
+    }
+    Ok(After::KeepAlive)
+}
+
+/// The proxy's own answer to a fault; a body that went wrong makes the connection unusable.
+fn refuse(cx: &Rc<ConnectionCx>, method: Method, fault: Fault) -> Response<ResponseBody> {
+    // A fault without a status of its own never gets here with a downstream that still listens.
+    let status = fault.consequence().status.unwrap_or(StatusCode::BAD_GATEWAY);
+    let afterwards = match cx.body_fault() {
+        Some(_) => After::Close,
+        None => After::KeepAlive,
+    };
+    own_answer(cx, method, Answer::of(status), fault, afterwards)
+}
+
+fn own_answer(
+    cx: &Rc<ConnectionCx>,
+    method: Method,
+    answer: Answer,
+    fault: Fault,
+    afterwards: After,
+) -> Response<ResponseBody> {
+    cx.record(|record| {
+        record.fault(fault);
+        record.status(answer.status.as_u16());
+    });
+    let fields: HeaderMap = answer.all_fields().collect();
+    let body = match method {
+        Method::Head => Bytes::new(),
+        Method::Other => answer.body,
+    };
+    let mut response = Response::new(ResponseBody::answer(cx, body));
+    *response.status_mut() = answer.status;
+    *response.headers_mut() = fields;
+    if afterwards == After::Close {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Gets a response from one of the upstream's nodes.
+async fn forward(
+    cx: &Rc<ConnectionCx>,
+    head: &RequestHead,
+    plan: &Plan<'_>,
+    body: Incoming,
+) -> Result<Response<ResponseBody>, Fault> {
+    let upstream = &plan.route.upstream;
+    let mut body = Some(body);
+    let mut tried = Tried::default();
+    let mut last = Fault::NoNode;
+    while tried.len() <= upstream.retries {
+        let Some(index) = upstream.balancer.pick(&tried) else { break };
+        if !tried.is_empty() {
+            cx.worker.upstream_metrics[upstream.index].retry();
+        }
+        match attempt(cx, head, plan, upstream.balancer.node(index).address, &mut body).await {
+            Ok(response) => return Ok(response),
+            Err(fault) => match fault.consequence().retry {
+                Retry::NextNode => last = fault,
+                Retry::FreshConnection | Retry::Never => return Err(fault),
+            },
+        }
+        tried.insert(index);
+    }
+    Err(last)
+}
+
+/// One node: over a pooled connection if there is one, over a new one if there is none or the
+/// pooled one was stale and the request can be sent again.
+async fn attempt(
+    cx: &Rc<ConnectionCx>,
+    head: &RequestHead,
+    plan: &Plan<'_>,
+    node: SocketAddr,
+    body: &mut Option<Incoming>,
+) -> Result<Response<ResponseBody>, Fault> {
+    let worker = &cx.worker;
+    let metrics = &worker.upstream_metrics[plan.route.upstream.index];
+    let pooled = worker.pool.borrow_mut().checkout(node);
+    if let Some(connection) = pooled {
+        metrics.checkout(Checkout::Reused);
+        cx.record(|record| record.node(node, None));
+        match send(cx, head, plan, connection, body.take()).await {
+            Err(Fault::StaleConnection) if is_replayable(head) => {
+                metrics.checkout(Checkout::Stale);
+                metrics.retry();
+            }
+            result => return result,
+        }
+    }
+    metrics.checkout(Checkout::New);
+    let connection = dial(cx, metrics, node).await?;
+    send(cx, head, plan, connection, body.take()).await
+}
+
+async fn dial(
+    cx: &ConnectionCx,
+    metrics: &Arc<UpstreamMetrics>,
+    node: SocketAddr,
+) -> Result<UpstreamConnection, Fault> {
+    let worker = &cx.worker;
+    let started = Instant::now();
+    let dialled = connect::dial(node, worker.timeouts.connect, &worker.limits).await;
+    cx.record(|record| record.node(node, Some(started.elapsed())));
+    metrics.connect(connect::result(&dialled));
+    UpstreamConnection::handshake(dialled?, node, &worker.limits, metrics).await.map_err(|error| {
+        tracing::error!(%error, "client handshake");
+        Fault::Internal
+    })
+}
+
+/// Sends the request over `connection` and waits for the response head.
+async fn send(
+    cx: &Rc<ConnectionCx>,
+    head: &RequestHead,
+    plan: &Plan<'_>,
+    mut connection: UpstreamConnection,
+    body: Option<Incoming>,
+) -> Result<Response<ResponseBody>, Fault> {
+    let upload = Upload::default();
+    let body = RequestBody::new(body, &upload);
+    let request = message::upstream_request(head, plan, &cx.forwarding, connection.node, body)?;
+    let sent = connection.send(request, Method::of(head.method()), || expired(cx, &upload)).await;
+    cx.deadlines.stop(Wait::Upstream);
+    let (response_head, response) = sent.map_err(|fault| cx.body_fault().unwrap_or(fault))?;
+    cx.record(|record| record.status(response_head.status().as_u16()));
+    let body = ResponseBody::upstream(cx, connection, &upload, response.into_body());
+    message::downstream_response(head, plan, &cx.forwarding, &response_head, body)
+}
+
+/// Whether the response head is overdue. The clock starts when the request has left.
+fn expired(cx: &ConnectionCx, upload: &Upload) -> bool {
+    if upload.is_complete() {
+        cx.deadlines.start(Wait::Upstream, cx.worker.timeouts.response);
+    }
+    cx.deadlines.has_expired(Wait::Upstream)
+}
+
+/// RFC 9110 section 9.2.2: idempotent methods may be sent again; a body would have to be kept.
+fn is_replayable(head: &RequestHead) -> bool {
+    head.body_length() == BodyLength::Empty
+        && matches!(head.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+}

@@ -1,0 +1,248 @@
+//! Bodies on their way through, one piece at a time: a side that does not take the next piece holds
+//! the other side back.
+
+use std::{
+    cell::Cell,
+    error::Error,
+    fmt,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::{
+    connection::ConnectionCx,
+    deadlines::Wait,
+    error::Fault,
+    upstream::connection::{Detached, UpstreamConnection},
+};
+
+/// Whether the request's last byte has been handed to the upstream connection.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Upload(Rc<Cell<bool>>);
+
+impl Upload {
+    pub(crate) fn is_complete(&self) -> bool {
+        self.0.get()
+    }
+}
+
+/// A request body from the downstream to the node. Trailers are dropped (RFC 9110 section 6.5.1).
+#[derive(Debug)]
+pub(crate) struct RequestBody {
+    incoming: Option<Incoming>,
+    upload: Upload,
+}
+
+impl RequestBody {
+    pub(crate) fn new(incoming: Option<Incoming>, upload: &Upload) -> Self {
+        let incoming = incoming.filter(|incoming| !incoming.is_end_stream());
+        upload.0.set(incoming.is_none());
+        Self { incoming, upload: upload.clone() }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        let frame = std::task::ready!(poll_data(incoming, task));
+        if frame.is_none() || incoming.is_end_stream() {
+            self.upload.0.set(true);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// The next data frame; a trailer frame is the end.
+fn poll_data(
+    incoming: &mut Incoming,
+    task: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    Pin::new(incoming)
+        .poll_frame(task)
+        .map(|frame| frame.filter(|frame| !frame.as_ref().is_ok_and(Frame::is_trailers)))
+}
+
+/// A response body to the downstream. When it is dropped, the response is over: the upstream
+/// connection goes back to the pool if the response is complete, and is closed if it is not.
+pub(crate) struct ResponseBody {
+    cx: Rc<ConnectionCx>,
+    source: Source,
+}
+
+enum Source {
+    /// An answer of the proxy.
+    Own(Option<Bytes>),
+    Node(Box<NodeBody>),
+}
+
+struct NodeBody {
+    incoming: Incoming,
+    is_complete: bool,
+    carrier: Carrier,
+}
+
+/// Who moves the bytes of the upstream connection.
+enum Carrier {
+    /// This body, whenever it is asked for more.
+    Held(UpstreamConnection),
+    /// A task: the node answers while the request is still being sent, and the rest of the request
+    /// must not depend on how fast the downstream reads the answer.
+    Detached(Detached),
+    Gone,
+}
+
+impl ResponseBody {
+    pub(crate) fn answer(cx: &Rc<ConnectionCx>, body: Bytes) -> Self {
+        let body = (!body.is_empty()).then_some(body);
+        Self { cx: Rc::clone(cx), source: Source::Own(body) }
+    }
+
+    pub(crate) fn upstream(
+        cx: &Rc<ConnectionCx>,
+        connection: UpstreamConnection,
+        upload: &Upload,
+        incoming: Incoming,
+    ) -> Self {
+        let carrier = if upload.is_complete() {
+            Carrier::Held(connection)
+        } else {
+            Carrier::Detached(connection.spawn())
+        };
+        let is_complete = incoming.is_end_stream();
+        let body = NodeBody { incoming, is_complete, carrier };
+        Self { cx: Rc::clone(cx), source: Source::Node(Box::new(body)) }
+    }
+}
+
+impl NodeBody {
+    fn poll_data(
+        &mut self,
+        cx: &ConnectionCx,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        let mut frame = poll_data(&mut self.incoming, task);
+        if frame.is_pending()
+            && let Carrier::Held(connection) = &mut self.carrier
+        {
+            connection.poll_drive(task);
+            frame = poll_data(&mut self.incoming, task);
+        }
+        match frame {
+            Poll::Pending => {
+                if cx.deadlines.has_expired(Wait::Upstream) {
+                    return Poll::Ready(Some(Err(self.abort(cx, Fault::ResponseBodyTimedOut))));
+                }
+                cx.deadlines.start(Wait::Upstream, cx.worker.timeouts.response_body);
+                Poll::Pending
+            }
+            Poll::Ready(Some(Err(error))) => {
+                tracing::debug!(%error, "response body");
+                let fault = self.carrier.fault().unwrap_or(Fault::ResponseTruncated);
+                Poll::Ready(Some(Err(self.abort(cx, fault))))
+            }
+            Poll::Ready(frame) => {
+                cx.deadlines.stop(Wait::Upstream);
+                self.is_complete = frame.is_none() || self.incoming.is_end_stream();
+                Poll::Ready(frame.map(|frame| frame.map_err(|_| Aborted)))
+            }
+        }
+    }
+
+    fn abort(&mut self, cx: &ConnectionCx, fault: Fault) -> Aborted {
+        cx.record(|record| record.fault(fault));
+        self.carrier = Carrier::Gone;
+        Aborted
+    }
+}
+
+impl Carrier {
+    fn fault(&self) -> Option<Fault> {
+        match self {
+            Carrier::Held(connection) => connection.fault(),
+            Carrier::Detached(detached) => detached.fault(),
+            Carrier::Gone => None,
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Aborted;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        let Self { cx, source } = self.get_mut();
+        let frame = match source {
+            Source::Own(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
+            Source::Node(body) => body.poll_data(cx, task),
+        };
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            cx.count_sent(frame.data_ref().map_or(0, Bytes::len));
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Own(body) => body.is_none(),
+            Source::Node(body) => body.is_complete,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Own(body) => {
+                SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
+            }
+            Source::Node(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        self.cx.deadlines.stop(Wait::Upstream);
+        if let Source::Node(body) = &mut self.source
+            && let Carrier::Held(connection) = std::mem::replace(&mut body.carrier, Carrier::Gone)
+            && body.is_complete
+        {
+            self.cx.worker.pool.borrow_mut().checkin(connection);
+        }
+        if self.is_end_stream() {
+            self.cx.response_over();
+        }
+    }
+}
+
+/// The response broke off; hyper closes the downstream connection, which is how HTTP/1.1 says so.
+#[derive(Debug)]
+pub(crate) struct Aborted;
+
+impl fmt::Display for Aborted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the response broke off")
+    }
+}
+
+impl Error for Aborted {}

@@ -1,0 +1,102 @@
+//! Heads as hyper wants them, built from what the gates read.
+
+use std::{borrow::Cow, net::SocketAddr};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header, uri::PathAndQuery};
+
+use super::body::{RequestBody, ResponseBody};
+use crate::{
+    error::Fault,
+    http::{
+        fields::{self, ForwardedField, Forwarding, Name},
+        framing::Version,
+        head::{RequestHead, ResponseHead},
+    },
+    pipeline::Plan,
+    plugin::ResponseEdits,
+};
+
+/// The request as the node gets it. `node` names the host where the downstream named none, which
+/// HTTP/1.0 may.
+///
+/// # Errors
+/// [`Fault::Internal`] if hyper's types refuse what the gate let through.
+pub(super) fn upstream_request(
+    head: &RequestHead,
+    plan: &Plan<'_>,
+    forwarding: &Forwarding,
+    node: SocketAddr,
+    body: RequestBody,
+) -> Result<Request<RequestBody>, Fault> {
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method().parse().map_err(|_| Fault::Internal)?;
+    *request.uri_mut() = target(head, &plan.target)?;
+    let host = head.host().map_or_else(|| Cow::Owned(node.to_string()), Cow::Borrowed);
+    let all = fields::forwarded_request_fields(head, forwarding, &host);
+    let kept = all.filter(|field| !plan.replaces(field.name.as_str()));
+    let fields = request.headers_mut();
+    append(fields, head.bytes(), kept)?;
+    for (name, value) in &plan.set_fields {
+        let value = HeaderValue::from_maybe_shared(value.clone()).map_err(|_| Fault::Internal)?;
+        fields.insert(HeaderName::from_static(name), value);
+    }
+    Ok(request)
+}
+
+fn target(head: &RequestHead, target: &Cow<'_, str>) -> Result<Uri, Fault> {
+    let target = match target {
+        Cow::Borrowed(target) => PathAndQuery::from_maybe_shared(head.slice(target.as_bytes())),
+        Cow::Owned(target) => PathAndQuery::from_maybe_shared(bytes::Bytes::from(target.clone())),
+    };
+    target.map(Uri::from).map_err(|_| Fault::HeadMalformed)
+}
+
+/// The node's response as the downstream gets it.
+///
+/// # Errors
+/// [`Fault::Internal`] if hyper's types refuse what the gate let through.
+pub(super) fn downstream_response(
+    head: &RequestHead,
+    plan: &Plan<'_>,
+    forwarding: &Forwarding,
+    response_head: &ResponseHead,
+    body: ResponseBody,
+) -> Result<Response<ResponseBody>, Fault> {
+    let mut response = Response::new(body);
+    *response.status_mut() = response_head.status();
+    let fields = response.headers_mut();
+    let all = fields::forwarded_response_fields(response_head, forwarding.pseudonym());
+    append(fields, response_head.bytes(), all)?;
+    if head.version() == Version::Http10 {
+        fields.remove(header::TRANSFER_ENCODING);
+    }
+    if plan.route.chain.hooks().response_head {
+        let mut edits = ResponseEdits::default();
+        plan.route.chain.response_head(&mut edits);
+        edits.removed_fields.iter().for_each(|name| drop(fields.remove(*name)));
+        for (name, value) in edits.set_fields {
+            let value = HeaderValue::from_maybe_shared(value).map_err(|_| Fault::Internal)?;
+            fields.insert(HeaderName::from_static(name), value);
+        }
+    }
+    Ok(response)
+}
+
+/// Copies no value that lies in the head.
+fn append<'a>(
+    to: &mut HeaderMap,
+    head_bytes: &bytes::Bytes,
+    fields: impl Iterator<Item = ForwardedField<'a>>,
+) -> Result<(), Fault> {
+    for ForwardedField { name, value } in fields {
+        let name = match name {
+            Name::Received(name) => {
+                HeaderName::from_bytes(name.as_bytes()).map_err(|_| Fault::Internal)?
+            }
+            Name::Made(name) => name,
+        };
+        let value = HeaderValue::from_maybe_shared(value.into_bytes(head_bytes));
+        to.append(name, value.map_err(|_| Fault::Internal)?);
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! The reading end of one HTTP/1.1 connection: bytes come in, one message at a time goes out.
+//!
+//! Whoever reads behind an [`Inlet`] (hyper) sees the head and the body bytes of the message that
+//! was let in, and never a byte of what follows it. An idle connection owns no buffer.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, ReadBuf, Take},
+    net::TcpStream,
+};
+use tokio_util::io::poll_read_buf;
+
+use crate::{
+    config::Limits,
+    http::{
+        framing::{BodyLength, BodyReader, FramingError},
+        head::HeadLimits,
+    },
+};
+
+/// Asked of the socket at a time while a head or chunk framing has to be looked at. Small messages
+/// fit whole; the rest of a large body of known length goes past the buffer.
+const READ_SIZE: usize = 4096;
+/// The same for chunked bodies, whose every byte has to pass here.
+const BODY_READ_SIZE: usize = 32 * 1024;
+
+#[derive(Debug)]
+pub(crate) struct Inlet {
+    io: Take<TcpStream>,
+    buffer: BytesMut,
+    head: Bytes,
+    body: Option<BodyReader>,
+}
+
+impl Inlet {
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self { io: stream.take(0), buffer: BytesMut::new(), head: Bytes::new(), body: None }
+    }
+
+    pub(crate) fn stream_mut(&mut self) -> &mut TcpStream {
+        self.io.get_mut()
+    }
+
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.io.into_inner()
+    }
+
+    /// What was read and belongs to no message yet.
+    pub(crate) fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.buffer
+    }
+
+    /// Lets a message in, whose head was taken off the buffer.
+    pub(crate) fn admit(&mut self, head: Bytes, body: BodyLength) {
+        self.head = head;
+        self.body = Some(BodyReader::new(body));
+    }
+
+    /// Whether the message let in has been handed over to its last byte, or there is none.
+    pub(crate) fn is_between_messages(&self) -> bool {
+        self.head.is_empty() && self.body.as_ref().is_none_or(BodyReader::is_complete)
+    }
+
+    /// Body bytes handed over so far, without chunk framing.
+    pub(crate) fn payload_bytes(&self) -> u64 {
+        self.body.as_ref().map_or(0, BodyReader::payload_bytes)
+    }
+
+    /// What the end of the stream means for the message let in.
+    pub(crate) fn finish_at_eof(&mut self) -> Result<(), FramingError> {
+        match &mut self.body {
+            Some(body) if self.head.is_empty() => body.finish_at_eof(),
+            Some(_) => Err(FramingError::Truncated),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads once into the buffer; 0 is the end of the stream.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        // A connection with nothing to say gets no buffer.
+        ready!(self.io.get_ref().poll_read_ready(cx))?;
+        let size = if self.is_between_messages() { READ_SIZE } else { BODY_READ_SIZE };
+        self.buffer.reserve(size);
+        self.io.set_limit(u64::MAX);
+        let read = poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buffer);
+        if read.is_pending() {
+            self.release_buffer();
+        }
+        read
+    }
+
+    /// Hands over what is there of the message let in; reads for more of its body if nothing is.
+    /// Ready without having filled anything means the end of the stream.
+    pub(crate) fn poll_message(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<Result<(), MessageError>> {
+        loop {
+            let before = out.filled().len();
+            self.hand_over(out).map_err(MessageError::Framing)?;
+            if out.filled().len() > before || self.is_between_messages() {
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(opaque @ 1..) = self.body.as_ref().and_then(BodyReader::opaque_remaining) {
+                return self.poll_opaque(cx, out, opaque);
+            }
+            if ready!(self.poll_fill(cx)).map_err(MessageError::Io)? == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Reads body bytes that need not be looked at straight into the reader's buffer.
+    fn poll_opaque(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+        opaque: u64,
+    ) -> Poll<Result<(), MessageError>> {
+        let before = out.filled().len();
+        self.io.set_limit(opaque);
+        ready!(Pin::new(&mut self.io).poll_read(cx, out)).map_err(MessageError::Io)?;
+        if let Some(body) = &mut self.body {
+            body.skip((out.filled().len() - before) as u64);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn hand_over(&mut self, out: &mut ReadBuf<'_>) -> Result<(), FramingError> {
+        let length = self.head.len().min(out.remaining());
+        out.put_slice(&self.head.split_to(length));
+        if !self.head.is_empty() || self.buffer.is_empty() {
+            return Ok(());
+        }
+        if let Some(body) = self.body.as_mut().filter(|body| !body.is_complete()) {
+            let visible = self.buffer.len().min(out.remaining());
+            let taken = body.advance(&self.buffer[..visible])?;
+            out.put_slice(&self.buffer[..taken]);
+            self.buffer.advance(taken);
+        }
+        self.release_buffer();
+        Ok(())
+    }
+
+    fn release_buffer(&mut self) {
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
+    }
+}
+
+/// What the gates on both sides allow a head to be.
+pub(crate) fn head_limits(limits: &Limits) -> HeadLimits {
+    HeadLimits {
+        size_max: limits.head_size_max,
+        fields_max: limits.head_fields_max,
+        target_size_max: limits.target_size_max,
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum MessageError {
+    Framing(FramingError),
+    Io(io::Error),
+}

@@ -1,0 +1,163 @@
+//! Binds the listeners and accepts on them.
+//!
+//! Each worker has a socket of its own in each listener's reuseport group. A connection is accepted
+//! only when there is a permit for it, and admitted by the guard before a byte of it is read.
+
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use socket2::{Domain, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::Instant,
+};
+
+use crate::{
+    config::{Limits, Listener, Protocol},
+    connection,
+    drain::{self, Order},
+    stream,
+    sys::socket,
+    worker::{ListenerCx, Worker},
+};
+
+/// Connections the kernel completes ahead of us; it takes the smaller of this and `somaxconn`.
+const BACKLOG: i32 = 4096;
+/// After an accept that failed for want of something (files, memory): the first wait, and the
+/// longest. Accepting never stops.
+const ACCEPT_BACKOFF_MIN: Duration = Duration::from_millis(5);
+const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// One listener's sockets, one for each worker, all bound to the same address and listening.
+#[derive(Debug)]
+pub struct Group {
+    pub address: SocketAddr,
+    pub sockets: Vec<Socket>,
+}
+
+/// Binds a listener for `workers` workers.
+///
+/// # Errors
+/// The address is taken, also by another Tandem: it is first bound without `SO_REUSEPORT`, so that a
+/// second instance fails here instead of getting half the traffic.
+pub fn bind(listener: &Listener, workers: usize, limits: &Limits) -> anyhow::Result<Group> {
+    let describe = || format!("listener `{}`: bind {}", listener.name, listener.address);
+    let address = probe(listener.address).with_context(describe)?;
+    let sockets = (0..workers)
+        .map(|_| open(address, limits))
+        .collect::<io::Result<Vec<_>>>()
+        .with_context(describe)?;
+    Ok(Group { address, sockets })
+}
+
+/// Binds once without sharing; with port 0 this also chooses the port.
+fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    // Only a listening socket conflicts with other listening sockets under SO_REUSEADDR.
+    socket.listen(1)?;
+    socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
+
+/// Accepted sockets inherit the options, which saves three system calls for each connection.
+fn open(address: SocketAddr, limits: &Limits) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket::bound_send_queue(&socket, limits.send_buffer, limits.unsent_max)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// Accepts until told to drain; then takes what the kernel has already completed, and stops.
+pub(crate) async fn accept(
+    worker: Rc<Worker>,
+    listener: Rc<ListenerCx>,
+    socket: TcpListener,
+    permits: Arc<Semaphore>,
+    mut orders: watch::Receiver<Order>,
+) {
+    let mut backoff = ACCEPT_BACKOFF_MIN;
+    loop {
+        let permit = tokio::select! {
+            permit = Arc::clone(&permits).acquire_owned() => permit,
+            () = drain::ordered(&mut orders, Order::Drain) => break,
+        };
+        let Ok(permit) = permit else { break };
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            () = drain::ordered(&mut orders, Order::Drain) => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                backoff = ACCEPT_BACKOFF_MIN;
+                admit(&worker, &listener, stream, peer, permit);
+            }
+            Err(error) => {
+                listener.metrics.accept_error(&error);
+                if is_about_one_connection(&error) {
+                    continue;
+                }
+                tracing::warn!(listener = &*listener.name, %error, "accept; raise the open-files limit or lower `limits.connections`");
+                tokio::select! {
+                    () = tokio::time::sleep(backoff) => {}
+                    () = drain::ordered(&mut orders, Order::Drain) => break,
+                }
+                backoff = (backoff * 2).min(ACCEPT_BACKOFF_MAX);
+            }
+        }
+    }
+    take_completed(&worker, &listener, &socket, &permits);
+}
+
+/// Connections that the kernel completed before the drain are owed an answer.
+fn take_completed(
+    worker: &Rc<Worker>,
+    listener: &Rc<ListenerCx>,
+    socket: &TcpListener,
+    permits: &Arc<Semaphore>,
+) {
+    let mut task = std::task::Context::from_waker(std::task::Waker::noop());
+    while let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+        let std::task::Poll::Ready(Ok((stream, peer))) = socket.poll_accept(&mut task) else {
+            break;
+        };
+        admit(worker, listener, stream, peer, permit);
+    }
+}
+
+/// accept(2): Linux passes on errors that belong to the connection, not to the listener.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    !matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) | None
+    )
+}
+
+fn admit(
+    worker: &Rc<Worker>,
+    listener: &Rc<ListenerCx>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+) {
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    if let Err(fault) = worker.guard.admit(peer.ip(), Instant::now().into_std()) {
+        listener.metrics.refused(fault);
+        return;
+    }
+    let counted = listener.metrics.connection();
+    let (worker, listener) = (Rc::clone(worker), Rc::clone(listener));
+    tokio::task::spawn_local(async move {
+        match listener.protocol {
+            Protocol::Http => connection::serve(worker, listener, stream, peer).await,
+            Protocol::Tcp => stream::serve(worker, listener, stream, peer).await,
+        }
+        drop((counted, permit));
+    });
+}

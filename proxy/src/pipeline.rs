@@ -1,0 +1,204 @@
+//! The decision about one request: refuse it, answer it, or forward it, and then how.
+//!
+//! Pure, and the only one: every lane asks it, and what differs between lanes is who moves bytes.
+
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use crate::{
+    config::{self, Config},
+    error::Fault,
+    http::{
+        answer::Answer,
+        fields::Pseudonym,
+        framing::BodyLength,
+        head::RequestHead,
+        name::Known,
+        path::{self, ForwardPath},
+    },
+    plugin::{Call, Chain, Consumers, Outcome, RequestContext},
+    route::Router,
+    upstream::balance::Balancer,
+};
+
+/// Everything a request is decided by; immutable and shared by all workers.
+#[derive(Debug)]
+pub struct Pipeline {
+    router: Router,
+    routes: Box<[Route]>,
+    /// This process in `Via` and in loop detection.
+    pseudonym: Pseudonym,
+    body_size_max: Option<u64>,
+}
+
+/// A route with everything it leads to.
+#[derive(Debug)]
+pub struct Route {
+    pub id: Arc<str>,
+    /// Position among the routes, for what is kept per route elsewhere.
+    pub index: usize,
+    pub chain: Chain,
+    pub upstream: Arc<Upstream>,
+}
+
+/// A named group of nodes and the state all workers share about it.
+#[derive(Debug)]
+pub struct Upstream {
+    pub id: Arc<str>,
+    /// Position among the upstreams, for what is kept per upstream elsewhere.
+    pub index: usize,
+    pub balancer: Balancer,
+    pub retries: usize,
+}
+
+/// What happens to a request.
+#[derive(Debug)]
+pub enum Decision<'a> {
+    Forward(Plan<'a>),
+    Answer {
+        route: Option<&'a Route>,
+        answer: Answer,
+        fault: Fault,
+    },
+    /// A plugin needs something done before the request can go on.
+    Call(Call),
+}
+
+/// How a request is forwarded.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    pub route: &'a Route,
+    /// Path and query as the node sees them.
+    pub target: Cow<'a, str>,
+    pub removed_fields: Vec<Cow<'a, str>>,
+    pub set_fields: Vec<(&'static str, Bytes)>,
+}
+
+impl Pipeline {
+    pub fn new(config: &Config, upstreams: &[Arc<Upstream>], pseudonym: Pseudonym) -> Self {
+        let consumers = Arc::new(Consumers::new(&config.consumers));
+        let routes = config
+            .routes
+            .iter()
+            .enumerate()
+            .map(|(index, route)| Route {
+                id: Arc::clone(&route.id),
+                index,
+                chain: Chain::new(&route.plugins, &consumers),
+                upstream: Upstream::find(upstreams, &route.upstream),
+            })
+            .collect();
+        Self {
+            router: Router::new(&config.routes),
+            routes,
+            pseudonym,
+            body_size_max: config.limits.body_size_max,
+        }
+    }
+
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    pub fn pseudonym(&self) -> &Pseudonym {
+        &self.pseudonym
+    }
+
+    /// Decides about a request that came from `source`.
+    pub fn decide<'a>(&'a self, head: &'a RequestHead, source: IpAddr) -> Decision<'a> {
+        if self.pseudonym.is_in(head.known(Known::Via)) {
+            return Decision::refuse(None, Fault::Loop);
+        }
+        if let (BodyLength::Fixed(length), Some(max)) = (head.body_length(), self.body_size_max)
+            && length > max
+        {
+            return Decision::refuse(None, Fault::BodyTooLarge);
+        }
+        let (path, query) = head.path_and_query();
+        let normalised = match path::normalise(path) {
+            Ok(normalised) => normalised,
+            Err(error) => return Decision::refuse(None, error.fault()),
+        };
+        let Some(index) = self.router.select(head.host_name(), &normalised.path, head.method())
+        else {
+            return Decision::no_route();
+        };
+        let route = &self.routes[index];
+        let mut cx = RequestContext {
+            head,
+            source,
+            query: query.map(Cow::Borrowed),
+            removed_fields: Vec::new(),
+            set_fields: Vec::new(),
+            consumer: None,
+        };
+        match route.chain.request(&mut cx) {
+            Outcome::Continue => Decision::Forward(Plan {
+                route,
+                target: target(path, normalised.forward, cx.query),
+                removed_fields: cx.removed_fields,
+                set_fields: cx.set_fields,
+            }),
+            Outcome::Answer(answer) => {
+                Decision::Answer { route: Some(route), answer, fault: Fault::Denied }
+            }
+            Outcome::Call(call) => Decision::Call(call),
+        }
+    }
+}
+
+/// Fields that tell the node who was authenticated: what the downstream sends under these names
+/// never reaches it.
+const IDENTITY_FIELDS: [&str; 3] =
+    ["x-consumer-username", "x-consumer-custom-id", "x-credential-identifier"];
+
+impl Plan<'_> {
+    /// Whether the node must not see what the downstream sent under `name`.
+    pub fn replaces(&self, name: &str) -> bool {
+        IDENTITY_FIELDS.iter().any(|field| field.eq_ignore_ascii_case(name))
+            || self.removed_fields.iter().any(|field| field.eq_ignore_ascii_case(name))
+            || self.set_fields.iter().any(|(field, _)| field.eq_ignore_ascii_case(name))
+    }
+}
+
+impl<'a> Decision<'a> {
+    fn refuse(route: Option<&'a Route>, fault: Fault) -> Self {
+        let status = fault.consequence().status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Decision::Answer { route, answer: Answer::of(status), fault }
+    }
+
+    fn no_route() -> Self {
+        let answer = Answer::with_reason(StatusCode::NOT_FOUND, "Route Not Found");
+        Decision::Answer { route: None, answer, fault: Fault::NoRoute }
+    }
+}
+
+impl Upstream {
+    pub fn new(index: usize, config: &config::Upstream) -> Self {
+        Self {
+            id: Arc::clone(&config.id),
+            index,
+            balancer: Balancer::new(&config.nodes),
+            retries: config.retries,
+        }
+    }
+
+    /// The shared state of a configured upstream.
+    pub fn find(upstreams: &[Arc<Upstream>], config: &Arc<config::Upstream>) -> Arc<Upstream> {
+        let found = upstreams.iter().find(|upstream| upstream.id == config.id);
+        Arc::clone(found.expect("the validator lists every upstream that a route refers to"))
+    }
+}
+
+fn target<'a>(path: &'a str, forward: ForwardPath, query: Option<Cow<'a, str>>) -> Cow<'a, str> {
+    let path = match forward {
+        ForwardPath::AsReceived => Cow::Borrowed(path),
+        ForwardPath::Rewritten(path) => Cow::Owned(path),
+    };
+    match query {
+        Some(query) => Cow::Owned(format!("{path}?{query}")),
+        None => path,
+    }
+}

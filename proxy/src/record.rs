@@ -1,0 +1,170 @@
+//! The record of one request or one tunnel: filled along the way, finished once.
+//!
+//! A record that is dropped unfinished was cancelled by the downstream, and says so.
+
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    access_log::Entry,
+    error::Fault,
+    forward::Via,
+    http::head::RequestHead,
+    metrics::{Direction, NORMAL_END, RouteMetrics},
+    worker::{ListenerCx, Worker},
+};
+
+pub(crate) struct RequestRecord {
+    worker: Rc<Worker>,
+    listener: Rc<ListenerCx>,
+    downstream: SocketAddr,
+    at: Option<SystemTime>,
+    started: Instant,
+    head: Option<RequestHead>,
+    route: Option<RouteIndex>,
+    node: Option<SocketAddr>,
+    status: Option<u16>,
+    connect: Option<Duration>,
+    first_byte: Option<Duration>,
+    is_reused: bool,
+    fault: Option<Fault>,
+    is_finished: bool,
+}
+
+/// Which of the configured routes, HTTP or stream, the record belongs to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum RouteIndex {
+    Http(usize),
+    Stream(usize),
+}
+
+impl RequestRecord {
+    pub(crate) fn begin(
+        worker: &Rc<Worker>,
+        listener: &Rc<ListenerCx>,
+        downstream: SocketAddr,
+    ) -> Self {
+        Self {
+            worker: Rc::clone(worker),
+            listener: Rc::clone(listener),
+            downstream,
+            at: worker.access_log.is_some().then(SystemTime::now),
+            started: Instant::now(),
+            head: None,
+            route: None,
+            node: None,
+            status: None,
+            connect: None,
+            first_byte: None,
+            is_reused: false,
+            fault: None,
+            is_finished: false,
+        }
+    }
+
+    pub(crate) fn head(&mut self, head: &RequestHead) {
+        self.head = Some(head.clone());
+    }
+
+    pub(crate) fn route(&mut self, route: RouteIndex) {
+        self.route = Some(route);
+    }
+
+    /// The node that was tried last, and how long dialling took if it was dialled.
+    pub(crate) fn node(&mut self, node: SocketAddr, connect: Option<Duration>) {
+        self.node = Some(node);
+        self.is_reused = connect.is_none();
+        if let Some(connect) = connect {
+            self.connect = Some(self.connect.unwrap_or_default() + connect);
+        }
+    }
+
+    /// The response head is on its way.
+    pub(crate) fn status(&mut self, status: u16) {
+        self.status = Some(status);
+        self.first_byte = Some(self.started.elapsed());
+    }
+
+    /// Why it did not go well; the first reason stays.
+    pub(crate) fn fault(&mut self, fault: Fault) {
+        self.fault.get_or_insert(fault);
+    }
+
+    /// Writes the access-log line and counts; the one place that does.
+    pub(crate) fn finish(mut self, sent_bytes: u64, recv_bytes: u64, via: Via) {
+        self.emit(sent_bytes, recv_bytes, via);
+    }
+
+    fn emit(&mut self, sent_bytes: u64, recv_bytes: u64, via: Via) {
+        self.is_finished = true;
+        let total = self.started.elapsed();
+        let end = self.fault.map_or(NORMAL_END, |fault| fault.consequence().end);
+        if let Some(fault) = self.fault {
+            self.worker.metrics.fault(fault);
+        }
+        let metrics = self.route_metrics();
+        metrics.finished(self.status, end, total);
+        metrics.bytes(Direction::Sent, via, sent_bytes);
+        metrics.bytes(Direction::Recv, via, recv_bytes);
+        let (Some(log), Some(at)) = (&self.worker.access_log, self.at) else { return };
+        let (route, upstream) = self.names();
+        let head = self.head.as_ref();
+        log.write(&Entry {
+            at,
+            downstream: self.downstream,
+            listener: &self.listener.name,
+            route,
+            upstream,
+            node: self.node,
+            method: head.map(RequestHead::method),
+            host: head.and_then(RequestHead::host),
+            path: head.map(|head| head.path_and_query().0),
+            status: self.status,
+            sent_bytes,
+            recv_bytes,
+            total,
+            connect: self.connect,
+            first_byte: self.first_byte,
+            is_reused: self.is_reused,
+            via,
+            end,
+        });
+    }
+
+    fn route_metrics(&self) -> &RouteMetrics {
+        match self.route {
+            Some(RouteIndex::Http(index) | RouteIndex::Stream(index)) => {
+                &self.listener.routes[index]
+            }
+            None => &self.listener.no_route,
+        }
+    }
+
+    fn names(&self) -> (Option<&str>, Option<&str>) {
+        match self.route {
+            Some(RouteIndex::Http(index)) => {
+                let route = &self.worker.pipeline.routes()[index];
+                (Some(&route.id), Some(&route.upstream.id))
+            }
+            Some(RouteIndex::Stream(index)) => {
+                let route = &self.worker.stream_routes[index];
+                (Some(&route.id), Some(&route.upstream.id))
+            }
+            None => (None, None),
+        }
+    }
+}
+
+impl Drop for RequestRecord {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            self.fault(Fault::DownstreamReset);
+            self.emit(0, 0, Via::User);
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! Scripted clients and nodes, and a proxy to put between them: raw bytes in, raw bytes out.
+//!
+//! Everything blocks, with [`PATIENCE`] on every read, so a test that waits for something that never
+//! comes fails instead of hanging.
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{app::App, config::Config, drain::Shutdown};
+
+/// How long a test waits for anything.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A proxy in this process, drained when dropped.
+pub struct TestProxy {
+    listeners: Vec<(Arc<str>, SocketAddr)>,
+    admin: Option<SocketAddr>,
+    shutdown: Shutdown,
+    running: Option<thread::JoinHandle<anyhow::Result<()>>>,
+    access_log: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl TestProxy {
+    /// Starts a proxy on `yaml`, with the kernel half off, one worker, an admin listener and an
+    /// access log unless the text says otherwise.
+    pub fn start(yaml: &str) -> TestProxy {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let access_log = directory.path().join("access.log");
+        let mut text = yaml.to_owned();
+        for (key, default) in [
+            ("workers:", "workers: 1".to_owned()),
+            ("kernel:", "kernel: { mode: off }".to_owned()),
+            ("admin:", "admin: { address: \"127.0.0.1:0\" }".to_owned()),
+            ("log:", format!("log: {{ access: {{ target: {} }} }}", access_log.display())),
+        ] {
+            if !text.lines().any(|line| line.starts_with(key)) {
+                text = format!("{text}\n{default}\n");
+            }
+        }
+        let config = Config::parse(&text, "test.yaml").unwrap_or_else(|errors| panic!("{errors}"));
+        let app = App::start(&config).expect("the proxy starts");
+        TestProxy {
+            listeners: app.listeners.clone(),
+            admin: app.admin,
+            shutdown: app.shutdown(),
+            running: Some(thread::spawn(move || app.wait())),
+            access_log,
+            _directory: directory,
+        }
+    }
+
+    /// One HTTP listener `web` and one route for everything to `nodes`.
+    pub fn to(nodes: &[SocketAddr]) -> TestProxy {
+        TestProxy::start(&Self::yaml(nodes))
+    }
+
+    pub fn yaml(nodes: &[SocketAddr]) -> String {
+        let nodes: Vec<_> = nodes.iter().map(|node| format!("\"{node}\": 1")).collect();
+        format!(
+            "listeners: [{{ name: web, address: \"127.0.0.1:0\" }}]\n\
+             routes: [{{ id: all, uri: /*, upstream_id: app }}]\n\
+             upstreams: [{{ id: app, type: roundrobin, nodes: {{ {} }} }}]\n",
+            nodes.join(", ")
+        )
+    }
+
+    pub fn address(&self, listener: &str) -> SocketAddr {
+        let found = self.listeners.iter().find(|(name, _)| &**name == listener);
+        found.expect("a listener of that name").1
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(self.address("web"))
+    }
+
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
+    }
+
+    /// GET on the admin address; the body.
+    pub fn admin(&self, path: &str) -> Response {
+        let mut client = Client::connect(self.admin.expect("an admin listener"));
+        client.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"));
+        client.response()
+    }
+
+    /// The value of one sample of `/metrics`; 0 if it is not there yet.
+    pub fn metric(&self, sample: &str) -> f64 {
+        let page = self.admin("/metrics").text();
+        let line = page
+            .lines()
+            .find(|line| line.strip_prefix(sample).is_some_and(|rest| rest.starts_with(' ')));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
+    }
+
+    /// The access log once it has `count` lines.
+    pub fn access_log(&self, count: usize) -> Vec<String> {
+        eventually("access-log lines", || {
+            let text = std::fs::read_to_string(&self.access_log).unwrap_or_default();
+            let lines: Vec<_> = text.lines().map(str::to_owned).collect();
+            (lines.len() >= count).then_some(lines)
+        })
+    }
+
+    /// Drains and waits for the end.
+    pub fn stop(mut self) -> anyhow::Result<()> {
+        self.shutdown.drain();
+        self.running.take().expect("still running").join().expect("no panic")
+    }
+}
+
+impl Drop for TestProxy {
+    fn drop(&mut self) {
+        self.shutdown.end();
+        if let Some(running) = self.running.take() {
+            let ended = running.join();
+            if !thread::panicking() {
+                ended.expect("no panic").expect("a clean end");
+            }
+        }
+    }
+}
+
+/// Waits until `probe` has something.
+pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        thread::park_timeout(POLL_INTERVAL);
+    }
+}
+
+/// A client that says exactly what it is told.
+pub struct Client {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+/// A response as it came over the wire.
+#[derive(Debug, Clone)]
+pub struct Response {
+    pub status: u16,
+    /// Head as received, without the empty line.
+    pub head: String,
+    /// Body with chunked framing removed.
+    pub body: Vec<u8>,
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> Client {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the proxy accepts");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_nodelay(true).expect("no delay");
+        Client { stream, received: Vec::new() }
+    }
+
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+        self.stream.write_all(bytes.as_ref()).expect("the proxy reads");
+        self
+    }
+
+    /// A whole exchange.
+    pub fn ask(&mut self, bytes: impl AsRef<[u8]>) -> Response {
+        self.send(bytes).response()
+    }
+
+    /// The next response; its length by its own framing.
+    pub fn response(&mut self) -> Response {
+        self.response_to("GET")
+    }
+
+    /// The same for a method that decides about the body (`HEAD`).
+    pub fn response_to(&mut self, method: &str) -> Response {
+        let head = self.until(b"\r\n\r\n");
+        let head = String::from_utf8(head).expect("an ASCII head");
+        let head = head.trim_end_matches("\r\n").to_owned();
+        let status = head[9..12].parse().expect("a status");
+        let field = |name: &str| field(&head, name);
+        let has_no_body = method == "HEAD" || matches!(status, 100..=199 | 204 | 304);
+        let body = if has_no_body {
+            Vec::new()
+        } else if field("transfer-encoding").is_some() {
+            self.chunked()
+        } else if let Some(length) = field("content-length") {
+            self.exactly(length.parse().expect("a length"))
+        } else {
+            self.rest()
+        };
+        Response { status, head, body }
+    }
+
+    fn chunked(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        loop {
+            let line = self.until(b"\r\n");
+            let size = String::from_utf8_lossy(&line[..line.len() - 2]).into_owned();
+            let size = usize::from_str_radix(&size, 16).expect("a chunk size");
+            body.extend(self.exactly(size));
+            assert_eq!(self.exactly(2), b"\r\n");
+            if size == 0 {
+                return body;
+            }
+        }
+    }
+
+    fn until(&mut self, end: &[u8]) -> Vec<u8> {
+        loop {
+            if let Some(at) = self.received.windows(end.len()).position(|window| window == end) {
+                return self.received.drain(..at + end.len()).collect();
+            }
+            let read = self.fill().expect("more bytes");
+            let so_far = String::from_utf8_lossy(&self.received).into_owned();
+            assert!(read > 0, "closed while waiting for {end:?}: {so_far:?}");
+        }
+    }
+
+    fn exactly(&mut self, length: usize) -> Vec<u8> {
+        while self.received.len() < length {
+            assert!(self.fill().expect("more bytes") > 0, "closed within a body");
+        }
+        self.received.drain(..length).collect()
+    }
+
+    /// Everything until the proxy closes.
+    pub fn rest(&mut self) -> Vec<u8> {
+        loop {
+            match self.fill() {
+                Ok(0) => return std::mem::take(&mut self.received),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return std::mem::take(&mut self.received);
+                }
+                Err(error) => panic!("not closed: {error}"),
+            }
+        }
+    }
+
+    /// Asserts that the proxy closes without another byte.
+    pub fn closed(&mut self) {
+        assert_eq!(String::from_utf8_lossy(&self.rest()), "");
+    }
+
+    fn fill(&mut self) -> io::Result<usize> {
+        let mut chunk = [0; 16 * 1024];
+        let read = self.stream.read(&mut chunk)?;
+        self.received.extend_from_slice(&chunk[..read]);
+        Ok(read)
+    }
+}
+
+impl Response {
+    pub fn field(&self, name: &str) -> Option<&str> {
+        field(&self.head, name)
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
+    head.lines().skip(1).find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        key.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
+
+/// What a node does with one request.
+pub enum Reply {
+    /// These bytes, then the next request.
+    Bytes(Vec<u8>),
+    /// These bytes, then it closes.
+    Close(Vec<u8>),
+}
+
+impl Reply {
+    /// `200 OK` with `body`.
+    pub fn ok(body: &str) -> Reply {
+        Reply::Bytes(
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes(),
+        )
+    }
+}
+
+/// A node that records what it sees, byte for byte, and answers by script.
+pub struct Node {
+    pub address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    /// Ends the accept loop when dropped.
+    _alive: mpsc::Sender<()>,
+}
+
+/// One request as a node saw it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Number of the connection it came on.
+    pub connection: usize,
+    pub head: String,
+    /// With chunked framing, if the proxy used it.
+    pub body: Vec<u8>,
+}
+
+impl Seen {
+    pub fn field(&self, name: &str) -> Option<&str> {
+        field(&self.head, name)
+    }
+
+    /// Method, target and version.
+    pub fn line(&self) -> &str {
+        self.head.lines().next().unwrap_or_default()
+    }
+}
+
+impl Node {
+    /// A node that answers every request with `200` and `body`.
+    pub fn always(body: &'static str) -> Node {
+        Node::scripted(move |_| Reply::ok(body))
+    }
+
+    pub fn scripted(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Node {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Node::on(listener, script)
+    }
+
+    pub fn on(
+        listener: TcpListener,
+        script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Node {
+        let address = listener.local_addr().expect("an address");
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (alive, ended) = mpsc::channel();
+        let record = Arc::clone(&seen);
+        let script = Arc::new(script);
+        listener.set_nonblocking(true).expect("non-blocking");
+        thread::spawn(move || {
+            let mut connection = 0;
+            while ended.try_recv() != Err(mpsc::TryRecvError::Disconnected) {
+                let Ok((stream, _)) = listener.accept() else {
+                    thread::park_timeout(POLL_INTERVAL);
+                    continue;
+                };
+                let (record, script) = (Arc::clone(&record), Arc::clone(&script));
+                let number = connection;
+                connection += 1;
+                thread::spawn(move || converse(stream, number, &record, &*script));
+            }
+        });
+        Node { address, seen, _alive: alive }
+    }
+
+    /// Everything seen so far.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The only request that may have been seen.
+    pub fn only(&self) -> Seen {
+        let mut seen = self.seen();
+        assert_eq!(seen.len(), 1, "{seen:?}");
+        seen.remove(0)
+    }
+}
+
+fn converse(
+    stream: TcpStream,
+    connection: usize,
+    record: &Mutex<Vec<Seen>>,
+    script: &(dyn Fn(&Seen) -> Reply + Send + Sync),
+) {
+    stream.set_nonblocking(false).expect("blocking");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut client = Client { stream, received: Vec::new() };
+    while let Some(seen) = request(&mut client, connection) {
+        record.lock().unwrap_or_else(PoisonError::into_inner).push(seen.clone());
+        let (bytes, is_last) = match script(&seen) {
+            Reply::Bytes(bytes) => (bytes, false),
+            Reply::Close(bytes) => (bytes, true),
+        };
+        if client.stream.write_all(&bytes).is_err() || is_last {
+            return;
+        }
+    }
+}
+
+/// The next request; `None` when the proxy has closed or broken off.
+fn request(client: &mut Client, connection: usize) -> Option<Seen> {
+    while !client.received.windows(4).any(|window| window == b"\r\n\r\n") {
+        if client.fill().ok()? == 0 {
+            return None;
+        }
+    }
+    let head = String::from_utf8_lossy(&client.until(b"\r\n\r\n")).trim_end().to_owned();
+    let mut body = Vec::new();
+    if field(&head, "transfer-encoding").is_some() {
+        while !body.ends_with(b"0\r\n\r\n") {
+            if client.received.is_empty() && client.fill().ok()? == 0 {
+                return None;
+            }
+            body.push(client.received.remove(0));
+        }
+    } else if let Some(length) = field(&head, "content-length") {
+        let length: usize = length.parse().ok()?;
+        while client.received.len() < length {
+            if client.fill().ok()? == 0 {
+                return None;
+            }
+        }
+        body = client.received.drain(..length).collect();
+    }
+    Some(Seen { connection, head, body })
+}

@@ -1,0 +1,8 @@
+//! Where requests go: which node is next, how it is dialled, which idle connections are kept.
+//!
+//! [`balance`] is shared by all workers and pure; connections and [`pool`]s belong to one worker.
+
+pub mod balance;
+pub mod connect;
+pub mod connection;
+pub mod pool;

@@ -1,0 +1,47 @@
+//! Dials one node with a deadline and sets the socket up for proxying.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::net::TcpStream;
+
+use crate::{config::Limits, error::Fault, metrics::ConnectResult, sys::socket};
+
+/// Dials `address` within `timeout`.
+///
+/// # Errors
+/// [`Fault::ConnectTimedOut`], or [`Fault::ConnectRefused`] for everything else that keeps a
+/// connection from being established (refused, unreachable, out of local ports or files).
+pub async fn dial(
+    address: SocketAddr,
+    timeout: Duration,
+    limits: &Limits,
+) -> Result<TcpStream, Fault> {
+    let stream = match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
+            return Err(Fault::ConnectTimedOut);
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(node = %address, %error, "connect");
+            return Err(Fault::ConnectRefused);
+        }
+        Err(_elapsed) => return Err(Fault::ConnectTimedOut),
+    };
+    // The options bound memory and delay; a socket that does not take them still works.
+    let options = stream
+        .set_nodelay(true)
+        .and_then(|()| socket::bound_send_queue(&stream, limits.send_buffer, limits.unsent_max));
+    if let Err(error) = options {
+        tracing::debug!(node = %address, %error, "socket options");
+    }
+    Ok(stream)
+}
+
+/// How the metrics name what [`dial`] came to.
+pub fn result(dialled: &Result<TcpStream, Fault>) -> ConnectResult {
+    match dialled {
+        Ok(_) => ConnectResult::Connected,
+        Err(Fault::ConnectTimedOut) => ConnectResult::TimedOut,
+        Err(_) => ConnectResult::Refused,
+    }
+}

@@ -1,0 +1,384 @@
+//! One connection to a node: the response gate below hyper's client, driven by whoever holds it.
+//!
+//! hyper's connection future is not a task of its own: the exchange that holds the connection polls
+//! it, and an idle connection is polled by nobody. That saves two task switches per request.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use crate::{
+    config::Limits,
+    error::Fault,
+    exchange::body::RequestBody,
+    http::{gate::ResponseGate, head::ResponseHead},
+    inlet::{Inlet, MessageError, head_limits},
+    metrics::{GaugeGuard, UpstreamMetrics},
+};
+
+/// Interim responses (1xx) swallowed before the final one; a node that sends more is refused.
+const INTERIM_HEADS_MAX: u32 = 16;
+
+/// What the gate below hyper and the exchange above it tell each other.
+#[derive(Debug, Default)]
+pub(crate) struct ResponseState {
+    /// Method of the request whose response is due; the gate takes it.
+    expected: Cell<Option<Method>>,
+    head: RefCell<Option<ResponseHead>>,
+    fault: Cell<Option<Fault>>,
+    /// The message is complete and the connection may carry another request.
+    is_reusable: Cell<bool>,
+}
+
+/// What the response's framing needs to know of the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Method {
+    Head,
+    Other,
+}
+
+impl Method {
+    pub(crate) fn of(method: &str) -> Self {
+        if method == "HEAD" { Method::Head } else { Method::Other }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Method::Head => "HEAD",
+            Method::Other => "GET",
+        }
+    }
+}
+
+type Driver = http1::Connection<TokioIo<GatedUpstream>, RequestBody>;
+
+/// A connection to a node, idle or in use.
+pub(crate) struct UpstreamConnection {
+    pub(crate) node: SocketAddr,
+    sender: SendRequest<RequestBody>,
+    driver: Option<Pin<Box<Driver>>>,
+    state: Rc<ResponseState>,
+    /// Whether it has carried a request before: if so, the node may have closed it meanwhile.
+    is_reused: bool,
+    metrics: Arc<UpstreamMetrics>,
+}
+
+impl UpstreamConnection {
+    /// Puts the gate and hyper's client on an established connection.
+    pub(crate) async fn handshake(
+        stream: TcpStream,
+        node: SocketAddr,
+        limits: &Limits,
+        metrics: &Arc<UpstreamMetrics>,
+    ) -> hyper::Result<Self> {
+        let state = Rc::new(ResponseState::default());
+        let io = GatedUpstream::new(stream, limits, Rc::clone(&state));
+        let (sender, driver) = http1::Builder::new()
+            .max_headers(limits.head_fields_max)
+            .handshake(TokioIo::new(io))
+            .await?;
+        Ok(Self {
+            node,
+            sender,
+            driver: Some(Box::pin(driver)),
+            state,
+            is_reused: false,
+            metrics: Arc::clone(metrics),
+        })
+    }
+
+    /// Sends a request and waits for the response head, driving the connection meanwhile.
+    ///
+    /// Dropping the future leaves the connection unusable.
+    ///
+    /// # Errors
+    /// [`Fault::StaleConnection`] if a reused connection closed before the first response byte,
+    /// otherwise what the gate found or [`Fault::UpstreamClosed`].
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+        method: Method,
+        has_expired: impl Fn() -> bool,
+    ) -> Result<(ResponseHead, Response<Incoming>), Fault> {
+        self.state.expected.set(Some(method));
+        self.state.is_reusable.set(false);
+        let mut response = std::pin::pin!(self.sender.send_request(request));
+        let driver = &mut self.driver;
+        let result = std::future::poll_fn(|cx| {
+            drive(driver, cx);
+            if let Poll::Ready(result) = response.as_mut().poll(cx) {
+                return Poll::Ready(result.map_err(|error| {
+                    tracing::debug!(%error, "response head");
+                    Fault::UpstreamClosed
+                }));
+            }
+            if has_expired() {
+                return Poll::Ready(Err(Fault::ResponseTimedOut));
+            }
+            Poll::Pending
+        })
+        .await;
+        let head = self.state.head.borrow_mut().take();
+        match (result, head) {
+            (Ok(response), Some(head)) => Ok((head, response)),
+            (Ok(_), None) => Err(Fault::Internal),
+            (Err(fault), _) => Err(self.classify(fault)),
+        }
+    }
+
+    fn classify(&self, fault: Fault) -> Fault {
+        match self.state.fault.get() {
+            // Part of a response had come.
+            Some(found) => found,
+            None if fault == Fault::UpstreamClosed && self.is_reused => Fault::StaleConnection,
+            None => fault,
+        }
+    }
+
+    /// What the gate found wrong with the response, if anything.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.state.fault.get()
+    }
+
+    /// Counts it as idle; it is taken out of the pool by dropping the guard.
+    pub(crate) fn idle(&mut self) -> GaugeGuard {
+        self.is_reused = true;
+        self.metrics.pool_idle()
+    }
+
+    /// Moves the connection on: writes what is buffered, reads what has come.
+    pub(crate) fn poll_drive(&mut self, cx: &mut Context<'_>) {
+        drive(&mut self.driver, cx);
+    }
+
+    /// Whether the last response was complete and another request may follow.
+    pub(crate) fn is_reusable(&mut self) -> bool {
+        if !self.state.is_reusable.get() {
+            return false;
+        }
+        // hyper says "ready" only once it was polled past the end of the message; what came behind
+        // the message, or a close, shows in the same poll.
+        self.poll_drive(&mut Context::from_waker(Waker::noop()));
+        self.driver.is_some() && self.sender.is_ready() && self.state.fault.get().is_none()
+    }
+
+    /// Lets the connection run on by itself until the node has everything that was sent to it.
+    pub(crate) fn spawn(self) -> Detached {
+        let Self { driver, state, sender, .. } = self;
+        if let Some(driver) = driver {
+            tokio::task::spawn_local(async move {
+                if let Err(error) = driver.await {
+                    tracing::debug!(%error, "detached upstream connection");
+                }
+            });
+        }
+        Detached { state, _sender: sender }
+    }
+}
+
+/// What is left of a connection that became a task.
+pub(crate) struct Detached {
+    state: Rc<ResponseState>,
+    _sender: SendRequest<RequestBody>,
+}
+
+impl Detached {
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.state.fault.get()
+    }
+}
+
+fn drive(driver: &mut Option<Pin<Box<Driver>>>, cx: &mut Context<'_>) {
+    if let Some(connection) = driver
+        && let Poll::Ready(result) = connection.as_mut().poll(cx)
+    {
+        if let Err(error) = result {
+            tracing::debug!(%error, "upstream connection");
+        }
+        *driver = None;
+    }
+}
+
+/// Where the response gate stands.
+#[derive(Debug)]
+enum Reading {
+    /// No response is due: whatever comes is not ours.
+    Idle,
+    Head {
+        method: Method,
+        interim_heads: u32,
+    },
+    /// A response is being handed over.
+    Message {
+        keeps_alive: bool,
+    },
+    Closed,
+}
+
+/// The node's byte stream, of which hyper sees one gated response at a time.
+struct GatedUpstream {
+    inlet: Inlet,
+    gate: ResponseGate,
+    reading: Reading,
+    state: Rc<ResponseState>,
+}
+
+impl GatedUpstream {
+    fn new(stream: TcpStream, limits: &Limits, state: Rc<ResponseState>) -> Self {
+        let gate = ResponseGate::new(head_limits(limits));
+        Self { inlet: Inlet::new(stream), gate, reading: Reading::Idle, state }
+    }
+
+    fn refuse<T>(&mut self, fault: Fault) -> Poll<io::Result<T>> {
+        self.reading = Reading::Closed;
+        self.state.is_reusable.set(false);
+        if self.state.fault.get().is_none() {
+            self.state.fault.set(Some(fault));
+        }
+        Poll::Ready(Err(io::ErrorKind::InvalidData.into()))
+    }
+
+    /// Reads until a final head is whole; the inlet then holds the message.
+    fn poll_head(&mut self, cx: &mut Context<'_>, method: Method) -> Poll<io::Result<usize>> {
+        loop {
+            match self.gate.head(self.inlet.buffer(), method.as_str()) {
+                Ok(Some(head)) if head.is_interim() => {
+                    if let Reading::Head { interim_heads, .. } = &mut self.reading {
+                        *interim_heads += 1;
+                        if *interim_heads > INTERIM_HEADS_MAX {
+                            return self.refuse(Fault::ResponseMalformed);
+                        }
+                    }
+                }
+                Ok(Some(head)) => {
+                    self.inlet.admit(head.bytes().clone(), head.body_length());
+                    self.reading = Reading::Message { keeps_alive: head.keeps_alive() };
+                    *self.state.head.borrow_mut() = Some(head);
+                    return Poll::Ready(Ok(1));
+                }
+                Ok(None) => {
+                    let has_begun = !self.inlet.buffer().is_empty();
+                    match ready!(self.inlet.poll_fill(cx)) {
+                        Ok(0) | Err(_) if has_begun => {
+                            return self.refuse(Fault::UpstreamClosed);
+                        }
+                        Ok(0) => return Poll::Ready(Ok(0)),
+                        Ok(_) => {}
+                        Err(error) => return Poll::Ready(Err(error)),
+                    }
+                }
+                Err(error) => return self.refuse(error.fault()),
+            }
+        }
+    }
+
+    fn poll_message(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+        keeps_alive: bool,
+    ) -> Poll<io::Result<()>> {
+        let before = out.filled().len();
+        match ready!(self.inlet.poll_message(cx, out)) {
+            Ok(()) => {}
+            Err(MessageError::Framing(error)) => return self.refuse(error.response_fault()),
+            Err(MessageError::Io(error)) => {
+                self.reading = Reading::Closed;
+                self.state.fault.set(Some(Fault::UpstreamReset));
+                return Poll::Ready(Err(error));
+            }
+        }
+        if self.inlet.is_between_messages() {
+            self.reading = Reading::Idle;
+            // Bytes behind the message belong to no request: the connection ends here.
+            self.state.is_reusable.set(keeps_alive && self.inlet.buffer().is_empty());
+        } else if out.filled().len() == before {
+            self.reading = Reading::Closed;
+            if let Err(error) = self.inlet.finish_at_eof() {
+                return self.refuse(error.response_fault());
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Nothing is due; the end of the stream is fine, bytes are not.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match ready!(self.inlet.poll_fill(cx)) {
+            Ok(0) => Poll::Ready(Ok(())),
+            Ok(_) => self.refuse(Fault::ResponseMalformed),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+impl AsyncRead for GatedUpstream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            match self.reading {
+                Reading::Idle => match self.state.expected.take() {
+                    Some(method) => self.reading = Reading::Head { method, interim_heads: 0 },
+                    None => return self.poll_idle(cx),
+                },
+                Reading::Head { method, .. } => {
+                    if ready!(self.poll_head(cx, method))? == 0 {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Reading::Message { keeps_alive } => return self.poll_message(cx, out, keeps_alive),
+                Reading::Closed => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for GatedUpstream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(self.inlet.stream_mut()).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(self.inlet.stream_mut()).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.inlet.stream_mut()).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,73 @@
+//! Idle connections of one worker, by node.
+//!
+//! A connection comes back only with the gate's word that its last response was complete and that
+//! another may follow ([`UpstreamConnection::is_reusable`]). The youngest is taken first, so the
+//! old ones can age out.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::connection::UpstreamConnection;
+use crate::metrics::GaugeGuard;
+
+struct Idle {
+    connection: UpstreamConnection,
+    since: Instant,
+    _counted: GaugeGuard,
+}
+
+pub(crate) struct Pool {
+    idle: HashMap<SocketAddr, VecDeque<Idle>>,
+    /// Kept to one node.
+    idle_max: usize,
+    timeout: Duration,
+}
+
+impl Pool {
+    pub(crate) fn new(idle_max: usize, timeout: Duration) -> Self {
+        Self { idle: HashMap::new(), idle_max, timeout }
+    }
+
+    /// Takes the youngest idle connection to `node` that is still alive.
+    pub(crate) fn checkout(&mut self, node: SocketAddr) -> Option<UpstreamConnection> {
+        let idle = self.idle.get_mut(&node)?;
+        while let Some(Idle { mut connection, .. }) = idle.pop_back() {
+            if connection.is_reusable() {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection if it may carry another request and there is room; else it is closed.
+    pub(crate) fn checkin(&mut self, mut connection: UpstreamConnection) {
+        if !connection.is_reusable() {
+            return;
+        }
+        let idle = self.idle.entry(connection.node).or_default();
+        if idle.len() < self.idle_max {
+            let counted = connection.idle();
+            idle.push_back(Idle { connection, since: Instant::now(), _counted: counted });
+        }
+    }
+
+    /// Closes what has been idle for too long or was closed by its node.
+    pub(crate) fn sweep(&mut self) {
+        let (now, timeout) = (Instant::now(), self.timeout);
+        self.idle.retain(|_, idle| {
+            idle.retain_mut(|idle| {
+                now.duration_since(idle.since) < timeout && idle.connection.is_reusable()
+            });
+            !idle.is_empty()
+        });
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.idle.clear();
+    }
+}

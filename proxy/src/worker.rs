@@ -1,0 +1,195 @@
+//! One worker: a pinned thread, a `LocalRuntime`, its own sockets, pool and pipes.
+
+use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc, thread, time::Duration};
+
+use anyhow::Context;
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, LocalOptions},
+    sync::{Semaphore, watch},
+};
+
+use crate::{
+    access_log::AccessLog,
+    config::{Limits, Protocol, Timeouts},
+    drain::{self, Live, Order},
+    forward::TunnelContext,
+    guard::Guard,
+    kernel::KernelPlane,
+    listener,
+    metrics::{ListenerMetrics, Metrics, RouteMetrics, UpstreamMetrics},
+    pipeline::{Pipeline, Upstream},
+    stream::StreamRoute,
+    sys::affinity,
+    upstream::pool::Pool,
+};
+
+/// How often idle upstream connections are looked through.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// What connections get to close after they were told to end.
+const END_GRACE: Duration = Duration::from_millis(500);
+
+/// Everything a worker is made of that all workers share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) timeouts: Timeouts,
+    pub(crate) limits: Limits,
+    pub(crate) pipeline: Arc<Pipeline>,
+    pub(crate) upstreams: Arc<[Arc<Upstream>]>,
+    pub(crate) stream_routes: Arc<[StreamRoute]>,
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) access_log: Option<AccessLog>,
+    pub(crate) kernel: Arc<KernelPlane>,
+    /// One for each downstream connection there may be.
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) orders: watch::Receiver<Order>,
+}
+
+/// One worker's share of a listener.
+pub(crate) struct Socket {
+    pub(crate) name: Arc<str>,
+    pub(crate) protocol: Protocol,
+    pub(crate) address: SocketAddr,
+    pub(crate) socket: socket2::Socket,
+}
+
+/// What every connection of a worker can reach.
+pub(crate) struct Worker {
+    pub(crate) timeouts: Timeouts,
+    pub(crate) limits: Limits,
+    pub(crate) pipeline: Arc<Pipeline>,
+    pub(crate) stream_routes: Arc<[StreamRoute]>,
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// By [`Upstream::index`].
+    pub(crate) upstream_metrics: Box<[Arc<UpstreamMetrics>]>,
+    pub(crate) access_log: Option<AccessLog>,
+    pub(crate) kernel: Arc<KernelPlane>,
+    pub(crate) pool: RefCell<Pool>,
+    pub(crate) tunnels: TunnelContext,
+    pub(crate) live: Live,
+}
+
+/// What every connection of one listener on one worker can reach.
+pub(crate) struct ListenerCx {
+    pub(crate) name: Arc<str>,
+    pub(crate) protocol: Protocol,
+    pub(crate) address: SocketAddr,
+    pub(crate) metrics: Arc<ListenerMetrics>,
+    /// By route index: HTTP routes on an HTTP listener, stream routes on a TCP one.
+    pub(crate) routes: Box<[Arc<RouteMetrics>]>,
+    pub(crate) no_route: Arc<RouteMetrics>,
+}
+
+/// Starts a worker thread, pinned to `cpu` if there is one.
+///
+/// # Errors
+/// The thread cannot be created.
+pub(crate) fn spawn(
+    index: usize,
+    cpu: Option<usize>,
+    shared: Shared,
+    sockets: Vec<Socket>,
+) -> io::Result<thread::JoinHandle<anyhow::Result<()>>> {
+    thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        if let Some(cpu) = cpu
+            && let Err(error) = affinity::pin_current_thread(cpu)
+        {
+            tracing::warn!(worker = index, cpu, %error, "not pinned");
+        }
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())
+            .context("worker runtime")?;
+        runtime.block_on(run(index, shared, sockets))
+    })
+}
+
+async fn run(index: usize, shared: Shared, sockets: Vec<Socket>) -> anyhow::Result<()> {
+    let mut orders = shared.orders.clone();
+    let permits = Arc::clone(&shared.permits);
+    let worker = Rc::new(Worker::new(shared));
+    let mut accepting = Vec::with_capacity(sockets.len());
+    for socket in sockets {
+        let listener = Rc::new(ListenerCx::new(&worker, &socket));
+        let socket = TcpListener::from_std(socket.socket.into())
+            .with_context(|| format!("listener `{}`", listener.name))?;
+        accepting.push(tokio::task::spawn_local(listener::accept(
+            Rc::clone(&worker),
+            listener,
+            socket,
+            Arc::clone(&permits),
+            orders.clone(),
+        )));
+    }
+    let sweeping = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+
+    drain::ordered(&mut orders, Order::Drain).await;
+    worker.kernel.drain_worker(index);
+    for accept in accepting {
+        if let Err(error) = accept.await {
+            tracing::error!(worker = index, %error, "accept loop");
+        }
+    }
+    worker.live.drain();
+    sweeping.abort();
+    worker.pool.borrow_mut().clear();
+    tokio::select! {
+        () = worker.live.emptied() => {}
+        () = drain::ordered(&mut orders, Order::End) => {
+            worker.live.end();
+            // What does not even close in time is cut off with the runtime.
+            drop(tokio::time::timeout(END_GRACE, worker.live.emptied()).await);
+        }
+    }
+    Ok(())
+}
+
+async fn sweep(worker: Rc<Worker>) {
+    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+    loop {
+        ticks.tick().await;
+        worker.pool.borrow_mut().sweep();
+    }
+}
+
+impl Worker {
+    fn new(shared: Shared) -> Self {
+        let upstream_metrics: Box<[_]> =
+            shared.upstreams.iter().map(|upstream| shared.metrics.upstream(&upstream.id)).collect();
+        Self {
+            pool: RefCell::new(Pool::new(shared.limits.pool_idle_max, shared.timeouts.pool_idle)),
+            tunnels: TunnelContext::new(&shared.limits, &shared.timeouts),
+            timeouts: shared.timeouts,
+            limits: shared.limits,
+            pipeline: shared.pipeline,
+            stream_routes: shared.stream_routes,
+            guard: shared.guard,
+            metrics: shared.metrics,
+            upstream_metrics,
+            access_log: shared.access_log,
+            kernel: shared.kernel,
+            live: Live::default(),
+        }
+    }
+}
+
+impl ListenerCx {
+    fn new(worker: &Worker, socket: &Socket) -> Self {
+        let metrics = &worker.metrics;
+        let of = |route: &str| metrics.route(&socket.name, route);
+        let routes = match socket.protocol {
+            Protocol::Http => worker.pipeline.routes().iter().map(|route| of(&route.id)).collect(),
+            Protocol::Tcp => worker.stream_routes.iter().map(|route| of(&route.id)).collect(),
+        };
+        Self {
+            name: Arc::clone(&socket.name),
+            protocol: socket.protocol,
+            address: socket.address,
+            metrics: metrics.listener(&socket.name),
+            routes,
+            no_route: of(crate::metrics::NO_ROUTE),
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! What goes over the wire, on both sides.
+
+use std::net::{SocketAddr, TcpListener};
+
+use proxy::test_support::{Client, Node, Reply, TestProxy};
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: example.com\r\n\r\n";
+
+/// An address that refuses connections.
+fn dead_node() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port")
+}
+
+#[test]
+fn forwards_a_request_and_its_response() {
+    let node = Node::always("hello");
+    let proxy = TestProxy::to(&[node.address]);
+    let mut client = proxy.client();
+    let response = client.ask(
+        "GET /a%20b?q=1&r HTTP/1.1\r\nHost: Example.com:80\r\nX-One: 1\r\nx-one: 2\r\nUser-Agent: t\r\n\r\n",
+    );
+    assert_eq!((response.status, response.text().as_str()), (200, "hello"));
+    let seen = node.only();
+    assert_eq!(seen.line(), "GET /a%20b?q=1&r HTTP/1.1");
+    assert_eq!(seen.field("host"), Some("Example.com:80"));
+    assert!(seen.head.contains("\r\nx-one: 1\r\nx-one: 2\r\n"), "{}", seen.head);
+    let local = client.stream().local_addr().expect("an address").ip().to_string();
+    assert_eq!(seen.field("x-forwarded-for"), Some(&*local));
+    assert_eq!(seen.field("x-forwarded-proto"), Some("http"));
+    assert_eq!(seen.field("x-forwarded-host"), Some("Example.com:80"));
+    assert_eq!(seen.field("x-real-ip"), Some(&*local));
+    assert!(seen.field("via").is_some_and(|via| via.starts_with("1.1 tandem-")), "{}", seen.head);
+    assert_eq!(seen.field("connection"), None);
+}
+
+#[test]
+fn keeps_connections_on_both_sides() {
+    let node = Node::always("x");
+    let proxy = TestProxy::to(&[node.address]);
+    let mut client = proxy.client();
+    for _ in 0..5 {
+        assert_eq!(client.ask(GET).status, 200);
+    }
+    let mut other = proxy.client();
+    assert_eq!(other.ask(GET).status, 200);
+    let connections: Vec<_> = node.seen().iter().map(|seen| seen.connection).collect();
+    assert_eq!(connections, [0; 6]);
+    let reused = "tandem_upstream_pool_checkouts_total{upstream=\"app\",result=\"reused\"}";
+    assert_eq!(proxy.metric(reused), 5.0);
+}
+
+#[test]
+fn serves_pipelined_requests_in_order() {
+    let node = Node::scripted(|seen| Reply::ok(seen.line()));
+    let proxy = TestProxy::to(&[node.address]);
+    let mut client = proxy.client();
+    let requests: String =
+        (0..20).map(|n| format!("GET /{n} HTTP/1.1\r\nhost: a\r\n\r\n")).collect();
+    client.send(requests);
+    for n in 0..20 {
+        assert_eq!(client.response().text(), format!("GET /{n} HTTP/1.1"));
+    }
+}
+
+#[test]
+fn passes_bodies_of_either_framing() {
+    let node = Node::scripted(|seen| {
+        let body = String::from_utf8_lossy(&seen.body).into_owned();
+        Reply::Bytes(
+            format!(
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+                body.len()
+            )
+            .into_bytes(),
+        )
+    });
+    let proxy = TestProxy::to(&[node.address]);
+    let mut client = proxy.client();
+    let response = client.ask("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello");
+    assert_eq!(response.text(), "hello");
+    let response = client.ask(
+        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nt: 1\r\n\r\n",
+    );
+    assert_eq!(
+        response.text(),
+        "5\r\nabcde\r\n0\r\n\r\n".to_owned().replace("5\r\nabcde", "3\r\nabc\r\n2\r\nde")
+    );
+    assert_eq!(client.ask(GET).status, 200);
+    let seen = node.seen();
+    assert_eq!(seen[0].field("content-length"), Some("5"));
+    assert_eq!(seen[1].field("transfer-encoding"), Some("chunked"));
+    assert_eq!(seen[1].field("content-length"), None);
+}
+
+#[test]
+fn moves_large_bodies_both_ways_unchanged() {
+    const SIZE: usize = 8 << 20;
+    let node = Node::scripted(|seen| {
+        let mut bytes =
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", seen.body.len()).into_bytes();
+        bytes.extend_from_slice(&seen.body);
+        Reply::Bytes(bytes)
+    });
+    let proxy = TestProxy::to(&[node.address]);
+    let body: Vec<u8> = (0..SIZE).map(|at| (at * 31 + at / 251) as u8).collect();
+    let mut request =
+        format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {SIZE}\r\n\r\n").into_bytes();
+    request.extend_from_slice(&body);
+    let response = proxy.client().ask(request);
+    assert!(response.body == body, "the body changed on its way");
+}
+
+#[test]
+fn head_and_bodyless_statuses_have_no_body() {
+    let node = Node::scripted(|seen| match seen.line().split(' ').nth(1) {
+        Some("/204") => Reply::Bytes(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()),
+        Some("/304") => {
+            Reply::Bytes(b"HTTP/1.1 304 Not Modified\r\ncontent-length: 7\r\n\r\n".to_vec())
+        }
+        _ => Reply::Bytes(b"HTTP/1.1 200 OK\r\ncontent-length: 1234\r\n\r\n".to_vec()),
+    });
+    let proxy = TestProxy::to(&[node.address]);
+    let mut client = proxy.client();
+    client.send("HEAD / HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert_eq!(client.response_to("HEAD").field("content-length"), Some("1234"));
+    assert_eq!(client.ask("GET /204 HTTP/1.1\r\nhost: a\r\n\r\n").status, 204);
+    assert_eq!(client.ask("GET /304 HTTP/1.1\r\nhost: a\r\n\r\n").status, 304);
+    client.send("HEAD /none HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert_eq!(client.response_to("HEAD").status, 200);
+    assert_eq!(node.seen().iter().map(|seen| seen.connection).max(), Some(0));
+}
+
+#[test]
+fn a_dead_node_is_passed_over_and_none_left_is_502() {
+    let node = Node::always("alive");
+    let proxy = TestProxy::to(&[dead_node(), node.address]);
+    let mut client = proxy.client();
+    for _ in 0..4 {
+        assert_eq!(client.ask(GET).text(), "alive");
+    }
+    let proxy = TestProxy::to(&[dead_node(), dead_node()]);
+    let response = proxy.client().ask(GET);
+    assert_eq!(response.status, 502);
+    assert_eq!(response.text(), r#"{"error_msg":"502 Bad Gateway"}"#);
+    assert_eq!(response.field("server"), Some("tandem"));
+    let refused = "tandem_upstream_connects_total{upstream=\"app\",result=\"refused\"}";
+    assert_eq!(proxy.metric(refused), 2.0);
+}
+
+#[test]
+fn a_stale_pooled_connection_is_replaced_once_for_a_replayable_request() {
+    // Each connection answers once and closes without saying so.
+    let node =
+        Node::scripted(|_| Reply::Close(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec()));
+    let proxy = TestProxy::to(&[node.address]);
+    let mut client = proxy.client();
+    for _ in 0..50 {
+        assert_eq!(client.ask(GET).status, 200);
+    }
+}
+
+#[test]
+fn a_response_that_breaks_off_breaks_off_downstream_too() {
+    let node = Node::scripted(|_| {
+        Reply::Close(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf".to_vec())
+    });
+    let proxy = TestProxy::to(&[node.address]);
+    let mut client = proxy.client();
+    client.send(GET);
+    let received = String::from_utf8(client.rest()).expect("text");
+    assert!(received.ends_with("\r\n\r\nhalf"), "{received}");
+    assert!(proxy.access_log(1)[0].contains(" SD"), "{:?}", proxy.access_log(1));
+}
+
+#[test]
+fn a_response_until_close_is_delimited_for_the_downstream() {
+    let node = Node::scripted(|_| Reply::Close(b"HTTP/1.1 200 OK\r\n\r\nuntil close".to_vec()));
+    let proxy = TestProxy::to(&[node.address]);
+    let mut client = proxy.client();
+    for _ in 0..2 {
+        let response = client.ask(GET);
+        assert_eq!(response.field("transfer-encoding"), Some("chunked"));
+        assert_eq!(response.text(), "until close");
+    }
+}
+
+#[test]
+fn a_downstream_may_close_its_sending_side_after_the_request() {
+    let node = Node::always("still here");
+    let proxy = TestProxy::to(&[node.address]);
+    let mut client = proxy.client();
+    client.send(GET).send(GET);
+    client.stream().shutdown(std::net::Shutdown::Write).expect("half close");
+    assert_eq!(client.response().text(), "still here");
+    assert_eq!(client.response().text(), "still here");
+    client.closed();
+}
+
+#[test]
+fn http_1_0_is_answered_in_its_own_terms() {
+    let node = Node::scripted(|_| {
+        Reply::Bytes(
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n".to_vec(),
+        )
+    });
+    let proxy = TestProxy::to(&[node.address]);
+    let mut client = proxy.client();
+    let response = client.ask("GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(response.field("transfer-encoding"), None);
+    assert_eq!(response.text(), "ok");
+    client.closed();
+}
+
+#[test]
+fn a_loop_is_refused() {
+    // A node that is the proxy itself.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    drop(listener);
+    let yaml = TestProxy::yaml(&[address]).replace("127.0.0.1:0", &address.to_string());
+    let proxy = TestProxy::start(&yaml);
+    assert_eq!(proxy.client().ask(GET).status, 508);
+}
+
+#[test]
+fn upgrades_and_connect_are_refused_until_they_are_built() {
+    let node = Node::always("x");
+    let proxy = TestProxy::to(&[node.address]);
+    let mut client = proxy.client();
+    let response = client.ask(
+        "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade, x-hop\r\nupgrade: websocket\r\nx-hop: 1\r\nx-end: 2\r\n\r\n",
+    );
+    assert_eq!(response.status, 200);
+    let seen = node.only();
+    assert_eq!(seen.field("upgrade"), None);
+    assert_eq!(seen.field("x-hop"), None);
+    assert_eq!(seen.field("x-end"), Some("2"));
+    let response = client.ask("CONNECT a:443 HTTP/1.1\r\nhost: a:443\r\n\r\n");
+    assert_eq!(response.status, 405);
+    assert_eq!(node.seen().len(), 1);
+}
+
+#[test]
+fn bodies_of_refused_requests_do_not_cost_the_connection() {
+    let node = Node::always("x");
+    let yaml = format!(
+        "{}consumers: [{{ username: alice, plugins: {{ key-auth: {{ key: alice-secret }} }} }}]\n",
+        TestProxy::yaml(&[node.address])
+            .replace("upstream_id: app }]", "upstream_id: app, plugins: { key-auth: {} } }]")
+    );
+    let proxy = TestProxy::start(&yaml);
+    let mut client = proxy.client();
+    let refused = client.ask("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello");
+    assert_eq!(refused.status, 401);
+    assert_eq!(refused.field("www-authenticate"), Some("apikey realm=\"key\""));
+    let refused =
+        client.ask("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n");
+    assert_eq!(refused.status, 401);
+    assert_eq!(client.ask("GET / HTTP/1.1\r\nhost: a\r\napikey: wrong\r\n\r\n").status, 401);
+    let response = client.ask("GET / HTTP/1.1\r\nhost: a\r\napikey: alice-secret\r\n\r\n");
+    assert_eq!(response.status, 200);
+    assert_eq!(node.only().field("x-consumer-username"), Some("alice"));
+    // Too much to read for nothing, and a body that waits to be asked for: answered and closed.
+    for fields in ["content-length: 10000000", "content-length: 5\r\nexpect: 100-continue"] {
+        let mut client = proxy.client();
+        let response = client.ask(format!("POST / HTTP/1.1\r\nhost: a\r\n{fields}\r\n\r\n"));
+        assert_eq!((response.status, response.field("connection")), (401, Some("close")));
+        client.closed();
+    }
+}
+
+#[test]
+fn a_listener_is_drained_without_losing_a_request() {
+    let node = Node::always("x");
+    let proxy = TestProxy::to(&[node.address]);
+    let address = proxy.address("web");
+    let (mut idle, mut busy) = (proxy.client(), proxy.client());
+    assert_eq!(idle.ask(GET).status, 200);
+    busy.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nx");
+    assert_eq!(proxy.metric("tandem_downstream_connections_active{listener=\"web\"}"), 2.0);
+    proxy.shutdown().drain();
+    idle.closed();
+    let response = busy.send("y").response();
+    assert_eq!((response.status, response.field("connection")), (200, Some("close")));
+    busy.closed();
+    proxy.stop().expect("a clean end");
+    assert!(std::net::TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn our_own_answers_keep_the_connection() {
+    let yaml = TestProxy::yaml(&[dead_node()]).replace("uri: /*", "uri: /only");
+    let proxy = TestProxy::start(&yaml);
+    let mut client = proxy.client();
+    let response = client.ask(GET);
+    assert_eq!(
+        (response.status, response.text()),
+        (404, r#"{"error_msg":"404 Route Not Found"}"#.to_owned())
+    );
+    client.send("HEAD / HTTP/1.1\r\nhost: a\r\n\r\n");
+    let head = client.response_to("HEAD");
+    assert_eq!((head.status, head.field("content-length")), (404, Some("35")));
+    assert_eq!(client.ask("GET /only HTTP/1.1\r\nhost: a\r\n\r\n").status, 502);
+    assert_eq!(client.ask(GET).status, 404);
+    assert_eq!(proxy.access_log(4).len(), 4);
+}
+
+#[test]
+fn connects_to_nothing_it_was_not_told_to() {
+    let node = Node::always("x");
+    let proxy = TestProxy::to(&[node.address]);
+    let mut client = Client::connect(proxy.address("web"));
+    assert_eq!(client.ask("GET http://evil.example/x HTTP/1.1\r\nhost: a\r\n\r\n").status, 200);
+    let seen = node.only();
+    assert_eq!((seen.line(), seen.field("host")), ("GET /x HTTP/1.1", Some("evil.example")));
+}
