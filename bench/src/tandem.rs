@@ -165,10 +165,13 @@ impl PathCounters {
             after.sum(name, labels) - before.sum(name, labels)
         };
         let via = |via| moved("tandem_forward_bytes_total", &[("via", via)]);
-        let program = |program| moved("tandem_kernel_packets_total", &[("program", program)]);
+        let program = |program, reason| {
+            moved("tandem_kernel_packets_total", &[("program", program), ("reason", reason)])
+        };
         Self {
-            worker_picks: program("worker"),
-            ingress_packets: program("ingress"),
+            // Only what the program decided itself: the kernel's choice has other reasons.
+            worker_picks: program("worker", "steered"),
+            ingress_packets: program("ingress", "forwarded") + program("ingress", "admitted"),
             user_bytes: via(Datapath::User.label()),
             splice_bytes: via(Datapath::Splice.label()),
             sockmap_bytes: via(Datapath::Sockmap.label()),
@@ -233,8 +236,8 @@ mod tests {
     use super::*;
 
     const PAGE: &str = "# TYPE tandem_kernel_packets_total counter\n\
-        tandem_kernel_packets_total{program=\"worker\",reason=\"picked\"} 5\n\
-        tandem_kernel_packets_total{reason=\"fallback\",program=\"worker\"} 2\n\
+        tandem_kernel_packets_total{program=\"worker\",reason=\"steered\"} 5\n\
+        tandem_kernel_packets_total{reason=\"all_drained\",program=\"worker\"} 2\n\
         tandem_kernel_packets_total{program=\"ingress\",reason=\"forwarded\"} 100\n\
         tandem_forward_bytes_total{direction=\"upstream\",via=\"splice\"} 1e3\n\
         tandem_forward_bytes_total{direction=\"downstream\",via=\"splice\"} 24\n\
@@ -245,7 +248,7 @@ mod tests {
         let page = Metrics(PAGE.into());
         for (name, labels, sum) in [
             ("tandem_kernel_packets_total", &[("program", "worker")][..], 7.0),
-            ("tandem_kernel_packets_total", &[("program", "worker"), ("reason", "picked")], 5.0),
+            ("tandem_kernel_packets_total", &[("program", "worker"), ("reason", "steered")], 5.0),
             ("tandem_kernel_packets_total", &[("program", "work")], 0.0),
             ("tandem_forward_bytes_total", &[("via", "splice")], 1024.0),
             ("tandem_build_info", &[], 1.0),
@@ -263,10 +266,10 @@ mod tests {
         let check = |kernel, datapath, connections, requests, bytes| {
             moved.objection(Mode { kernel, datapath }, &stream, connections, requests, bytes)
         };
-        assert_eq!(check(Kernel::OnWithXdp, Datapath::Splice, 7, 100, 1024), None);
-        assert!(check(Kernel::OnWithXdp, Datapath::Splice, 8, 100, 1024).is_some());
-        assert!(check(Kernel::OnWithXdp, Datapath::Splice, 7, 101, 1024).is_some());
-        assert!(check(Kernel::On, Datapath::Splice, 7, 0, 1025).is_some());
+        assert_eq!(check(Kernel::OnWithXdp, Datapath::Splice, 5, 100, 1024), None);
+        assert!(check(Kernel::OnWithXdp, Datapath::Splice, 6, 100, 1024).is_some());
+        assert!(check(Kernel::OnWithXdp, Datapath::Splice, 5, 101, 1024).is_some());
+        assert!(check(Kernel::On, Datapath::Splice, 5, 0, 1025).is_some());
         assert!(check(Kernel::Off, Datapath::Splice, 0, 0, 0).is_some());
         assert!(check(Kernel::On, Datapath::User, 0, 0, 0).is_some());
         assert!(check(Kernel::On, Datapath::Sockmap, 0, 0, 10).is_some());

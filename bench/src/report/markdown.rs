@@ -72,6 +72,9 @@ const fn columns(table: Table) -> &'static [Column] {
     }
 }
 
+/// The direct row over the better peer; below it, the peers may have waited for the load.
+const DIRECT_RATIO_MIN: f64 = 1.2;
+
 pub(crate) fn render(report: &Report) -> String {
     let mut text = about(report);
     for (scenario, case, table) in cases(report) {
@@ -162,6 +165,19 @@ fn render_case(report: &Report, scenario: &str, case: &str, table: Table, text: 
         };
         let _ = writeln!(text, "| {contestant} | {cells} |");
     }
+    if table == Table::Load && is_bound_by_load(report, scenario, case) {
+        text.push_str(
+            "\nThe direct row is hardly faster than a proxy: the load may be the limit.\n",
+        );
+    }
+}
+
+/// Whether the load alone does not clearly outrun what was measured through a proxy.
+fn is_bound_by_load(report: &Report, scenario: &str, case: &str) -> bool {
+    const RATE: &str = "requests_per_second";
+    let direct = report.series(scenario, case, "direct", RATE);
+    let peers = best(&report.peers(scenario, case, RATE), Better::Higher);
+    Spread::of(ratios(&direct, &peers)).is_some_and(|spread| spread.median < DIRECT_RATIO_MIN)
 }
 
 /// What stands instead of figures.
