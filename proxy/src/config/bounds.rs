@@ -6,15 +6,17 @@ use std::{
     time::Duration,
 };
 
+use proxy_common::limits;
+
 use super::{leaf::Size, reader::Place};
 
 /// Bytes of a configuration file.
 pub(super) const FILE_SIZE_MAX: u64 = 8 << 20;
-/// Worker threads; the socket array of a listener has as many slots.
-pub(super) const WORKERS_MAX: usize = 256;
-pub(super) const LISTENERS_MAX: usize = 64;
-/// Prefixes of `guard.allow` and of `guard.deny`, each; the capacity of the kernel's tries.
-pub(super) const GUARD_PREFIXES_MAX: usize = 16_384;
+/// Worker threads; more than any machine of today has processors.
+pub(super) const WORKERS_MAX: usize = 1024;
+pub(super) const LISTENERS_MAX: usize = limits::LISTENERS_MAX as usize;
+/// Prefixes of `guard.allow` and `guard.deny` together; the kernel's tries hold as many.
+pub(super) const GUARD_PREFIXES_MAX: usize = limits::PREFIXES_MAX as usize;
 /// New connections a second of one source, and how many at once.
 pub(super) const CONNECTION_RATE: RangeInclusive<u32> = 1..=1_000_000;
 /// Slots of one cycle of weighted round robin.

@@ -4,11 +4,14 @@ use std::{
     fmt,
     fs::File,
     io::{self, Read},
+    num::NonZeroUsize,
     path::Path,
 };
 
+use proxy_common::limits;
+
 use super::{
-    Config, ConfigErrors, Findings, Protocol, bounds, consumers,
+    Config, ConfigErrors, Findings, KernelMode, Protocol, bounds, consumers,
     env::Lookup,
     finding::{Mark, Sink},
     planned::Kind,
@@ -109,9 +112,21 @@ fn read_config(mut root: Section<'_>) -> Config {
         stream_routes,
         warnings: Findings::default(),
     };
+    refuse_unsteered_workers(&root, &config);
     warn_of_idle_listeners(&root, &config);
     root.finish(Kind::Root);
     config
+}
+
+/// Under `auto` such a number only costs the steering; under `require` the process would not start.
+fn refuse_unsteered_workers(root: &Section<'_>, config: &Config) {
+    let count = config.workers.count.map_or(0, NonZeroUsize::get);
+    if config.kernel.mode == KernelMode::Require && count > limits::WORKERS_MAX as usize {
+        root.error(format!(
+            "`workers: {count}` with `kernel.mode: require`; the kernel half steers {}",
+            limits::WORKERS_MAX
+        ));
+    }
 }
 
 /// A listener that can only refuse is valid (routes may come later) and rarely meant.

@@ -1,6 +1,7 @@
 //! The forms of what a route matches on: paths, hosts, methods.
 
 use super::{bounds, reader::Value};
+use crate::http::path;
 
 /// A path pattern: exact, or a prefix followed by one `*` at the end.
 ///
@@ -8,6 +9,7 @@ use super::{bounds, reader::Value};
 pub(super) fn uri(value: &Value<'_>) -> Option<String> {
     let uri = value.leaf::<String>()?;
     let literal = uri.strip_suffix('*').unwrap_or(&uri);
+    let canonical = path::canonical_literal(literal);
     let problem = if !uri.starts_with('/') {
         "must start with `/`"
     } else if uri.len() > bounds::URI_CHARS_MAX {
@@ -16,11 +18,11 @@ pub(super) fn uri(value: &Value<'_>) -> Option<String> {
         "has a `*` that is not at its end; only a whole prefix can be left open"
     } else if literal.contains(['?', '#']) {
         "has a `?` or `#`; routes match the path, without query"
-    } else if !literal.bytes().all(|byte| byte.is_ascii_graphic()) {
-        "has characters that a request target cannot hold; percent-encode them"
-    } else if literal.contains("//") {
+    } else if literal.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        "has blanks or control characters; percent-encode them"
+    } else if canonical.contains("//") {
         "never matches; empty segments are taken out of a path before it is matched"
-    } else if has_dot_segment(literal, uri.len() > literal.len()) {
+    } else if has_dot_segment(&canonical, uri.len() > literal.len()) {
         "never matches; `.` and `..` are taken out of a path before it is matched"
     } else {
         return Some(uri);

@@ -140,25 +140,22 @@ fn interfaces(value: &Value<'_>) -> Option<Vec<String>> {
 }
 
 fn guard(mut section: Section<'_>) -> Guard {
-    let guard = Guard {
-        allow: section.take("allow").map(|value| prefixes(&value)).unwrap_or_default(),
-        deny: section.take("deny").map(|value| prefixes(&value)).unwrap_or_default(),
-        connection_rate: section.section("connection_rate").and_then(connection_rate),
-    };
+    let mut prefixes = |key| section.take(key).map(|value| prefixes(&value)).unwrap_or_default();
+    let (allow, deny) = (prefixes("allow"), prefixes("deny"));
+    let count = allow.len() + deny.len();
+    if count > bounds::GUARD_PREFIXES_MAX {
+        section.error(format!(
+            "{count} prefixes; the kernel's tables hold {}, merge neighbours into shorter prefixes",
+            bounds::GUARD_PREFIXES_MAX
+        ));
+    }
+    let connection_rate = section.section("connection_rate").and_then(connection_rate);
     section.finish(Kind::Guard);
-    guard
+    Guard { allow, deny, connection_rate }
 }
 
 fn prefixes(value: &Value<'_>) -> Vec<IpNet> {
-    let Some(items) = value.items() else { return Vec::new() };
-    if items.len() > bounds::GUARD_PREFIXES_MAX {
-        value.error(format!(
-            "{} prefixes; the kernel's table holds {}, merge neighbours into shorter prefixes",
-            items.len(),
-            bounds::GUARD_PREFIXES_MAX
-        ));
-        return Vec::new();
-    }
+    let items = value.items().unwrap_or_default();
     let mut lines = HashMap::with_capacity(items.len());
     let mut prefixes = Vec::with_capacity(items.len());
     for item in items {

@@ -156,7 +156,7 @@ fn all_errors_of_a_file_come_at_once_in_its_order() {
          \x20 - id: app\n\
          \x20   nodes: { \"127.0.0.1:80\": heavy }\n",
         &[
-            "1:10: workers: expected `auto` or a whole number from 1 to 256, found `0`",
+            "1:10: workers: expected `auto` or a whole number from 1 to 1024, found `0`",
             "2:1: lisseners: unknown key; did you mean `listeners`?",
             "5:14: listeners[0].address: expected an address with a port, such as \
              `127.0.0.1:9080` or `[::1]:9080`, found `localhost:80`",
