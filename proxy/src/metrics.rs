@@ -9,13 +9,15 @@
 //! read when a page is asked for and appear in the same page.
 
 mod duration;
+mod listener;
 mod names;
+mod route;
+mod upstream;
 
 use std::{
     collections::HashMap,
-    fmt, io,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::Duration,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use prometheus_client::{
@@ -24,15 +26,21 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use self::duration::DurationHistogram;
-pub use self::names::{Described, METRICS, Stability};
-use crate::{error::Fault, forward::Via};
+use self::{duration::DurationHistogram, route::ByteCounters};
+pub use self::{
+    listener::ListenerMetrics,
+    names::{Described, Kind, METRICS, Stability},
+    route::{Direction, NORMAL_END, RouteMetrics},
+    upstream::{Checkout, ConnectResult, UpstreamMetrics},
+};
+use crate::{
+    error::Fault,
+    forward::Via,
+    kernel::{self, KernelPlane},
+};
 
 /// `route` label of a request that matched none.
 pub const NO_ROUTE: &str = "-";
-
-/// `end` label of a request or tunnel that ended in good order.
-pub const NORMAL_END: &str = "--";
 
 /// All metrics of a process; shared by every worker.
 pub struct Metrics {
@@ -194,15 +202,7 @@ impl Metrics {
     /// The handles of one route (or stream route) on one listener; [`NO_ROUTE`] for what matched none.
     pub fn route(&self, listener: &str, route: &str) -> Arc<RouteMetrics> {
         resolve(&self.routes, (Name::from(listener), Name::from(route)), |(listener, route)| {
-            let labels = RouteLabels { route: Arc::clone(route) };
-            RouteMetrics {
-                listener: Arc::clone(listener),
-                route: Arc::clone(route),
-                requests: self.families.requests.clone(),
-                cells: Box::new([const { [const { OnceLock::new() }; ENDS.count] }; CLASSES.len()]),
-                duration: self.families.durations.get_or_create_owned(&labels),
-                bytes: self.bytes.clone(),
-            }
+            RouteMetrics::new(&self.families, &self.bytes, Arc::clone(listener), Arc::clone(route))
         })
     }
 
@@ -287,13 +287,13 @@ fn resolve<K: Eq + std::hash::Hash + Clone, V>(
 fn sampled(kernel: &KernelSample, access_log_dropped: u64) -> Registry {
     let mut registry = Registry::default();
     let info = Family::<KernelLabels, Gauge>::default();
-    let KernelSample { mode, xdp_mode, abi, packets: _ } = *kernel;
+    let KernelSample { mode, xdp_mode, abi, ref counters } = *kernel;
     info.get_or_create(&KernelLabels { mode, xdp_mode, abi }).set(1);
     names::KERNEL_INFO.register(&mut registry, &info);
 
     let packets = Family::<PacketLabels, Counter>::default();
-    for count in &kernel.packets {
-        let PacketCount { program, reason, packets: n } = *count;
+    for counter in counters {
+        let kernel::Counter { program, reason, packets: n } = *counter;
         packets.get_or_create(&PacketLabels { program, reason }).inc_by(n);
     }
     names::KERNEL_PACKETS.register(&mut registry, &packets);
@@ -307,24 +307,23 @@ fn sampled(kernel: &KernelSample, access_log_dropped: u64) -> Registry {
 /// What the kernel plane says of itself when a page is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelSample {
-    /// The mode that runs, not the one asked for.
+    /// Who does the work, whatever was asked for.
     pub mode: &'static str,
     pub xdp_mode: &'static str,
     pub abi: u32,
-    pub packets: Vec<PacketCount>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PacketCount {
-    pub program: &'static str,
-    pub reason: &'static str,
-    pub packets: u64,
+    pub counters: Vec<kernel::Counter>,
 }
 
 impl KernelSample {
-    /// No kernel plane.
-    pub const OFF: KernelSample =
-        KernelSample { mode: "off", xdp_mode: "off", abi: 0, packets: Vec::new() };
+    pub fn of(plane: &KernelPlane) -> KernelSample {
+        let status = plane.status();
+        KernelSample {
+            mode: status.running.label(),
+            xdp_mode: status.xdp_mode.unwrap_or("off"),
+            abi: status.abi,
+            counters: plane.counters(),
+        }
+    }
 }
 
 /// Raises a gauge by one for as long as it lives.
@@ -342,329 +341,6 @@ impl GaugeGuard {
 impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-/// Handles of one listener.
-#[derive(Debug)]
-pub struct ListenerMetrics {
-    listener: Name,
-    active: Gauge,
-    connections: Counter,
-    refusals: Family<RefusedLabels, Counter>,
-    /// By `Fault as usize`; filled on first use, so that only what happens has a series.
-    refused: [OnceLock<Counter>; Fault::ALL.len()],
-    accept_errors: [Counter; AcceptError::ALL.len()],
-}
-
-impl ListenerMetrics {
-    fn new(families: &Families, listener: Name) -> ListenerMetrics {
-        let labels = ListenerLabels { listener: Arc::clone(&listener) };
-        ListenerMetrics {
-            active: families.connections_active.get_or_create_owned(&labels),
-            connections: families.connections.get_or_create_owned(&labels),
-            refusals: families.refused.clone(),
-            refused: [const { OnceLock::new() }; Fault::ALL.len()],
-            accept_errors: AcceptError::ALL.map(|kind| {
-                families.accept_errors.get_or_create_owned(&AcceptErrorLabels {
-                    listener: Arc::clone(&listener),
-                    kind: kind.label(),
-                })
-            }),
-            listener,
-        }
-    }
-
-    /// A downstream connection, counted as accepted now and as active until the guard is dropped.
-    pub fn connection(&self) -> GaugeGuard {
-        self.connections.inc();
-        GaugeGuard::new(&self.active)
-    }
-
-    /// A connection closed before a byte of it was read.
-    pub fn refused(&self, fault: Fault) {
-        let counter = self.refused[fault as usize].get_or_init(|| {
-            self.refusals.get_or_create_owned(&RefusedLabels {
-                listener: Arc::clone(&self.listener),
-                reason: fault.consequence().label,
-            })
-        });
-        counter.inc();
-    }
-
-    pub fn accept_error(&self, error: &io::Error) {
-        self.accept_errors[AcceptError::of(error) as usize].inc();
-    }
-}
-
-/// Why `accept(2)` gave no connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AcceptError {
-    /// EMFILE: this process has no descriptor left.
-    ProcessFiles,
-    /// ENFILE: the machine has none left.
-    SystemFiles,
-    /// ENOBUFS, ENOMEM.
-    Memory,
-    /// ECONNABORTED and what Linux passes on from the connection itself.
-    Connection,
-    Other,
-}
-
-impl AcceptError {
-    const ALL: [AcceptError; 5] = [
-        AcceptError::ProcessFiles,
-        AcceptError::SystemFiles,
-        AcceptError::Memory,
-        AcceptError::Connection,
-        AcceptError::Other,
-    ];
-
-    const fn label(self) -> &'static str {
-        match self {
-            AcceptError::ProcessFiles => "process_files",
-            AcceptError::SystemFiles => "system_files",
-            AcceptError::Memory => "memory",
-            AcceptError::Connection => "connection",
-            AcceptError::Other => "other",
-        }
-    }
-
-    fn of(error: &io::Error) -> AcceptError {
-        match error.raw_os_error() {
-            Some(libc::EMFILE) => AcceptError::ProcessFiles,
-            Some(libc::ENFILE) => AcceptError::SystemFiles,
-            Some(libc::ENOBUFS | libc::ENOMEM) => AcceptError::Memory,
-            // accept(2): "Linux accept() passes already-pending network errors on the new socket".
-            Some(
-                libc::ECONNABORTED
-                | libc::ECONNRESET
-                | libc::EPROTO
-                | libc::ENETDOWN
-                | libc::ENOPROTOOPT
-                | libc::EHOSTDOWN
-                | libc::ENONET
-                | libc::EHOSTUNREACH
-                | libc::EOPNOTSUPP
-                | libc::ENETUNREACH,
-            ) => AcceptError::Connection,
-            _ => AcceptError::Other,
-        }
-    }
-}
-
-/// Handles of one route on one listener.
-#[derive(Debug)]
-pub struct RouteMetrics {
-    listener: Name,
-    route: Name,
-    requests: Family<RequestLabels, Counter>,
-    /// By class and end; filled on first use, so that only what happens has a series.
-    cells: Box<[[OnceLock<Counter>; ENDS.count]; CLASSES.len()]>,
-    duration: DurationHistogram,
-    bytes: ByteCounters,
-}
-
-impl RouteMetrics {
-    /// A request (`status` of its answer, if one left) or a tunnel (`None`) that ended.
-    ///
-    /// `end` is an end code of the fault table or [`NORMAL_END`].
-    pub fn finished(&self, status: Option<u16>, end: &'static str, duration: Duration) {
-        let (class, end) = (class_index(status), end_index(end));
-        let cell = self.cells[class][end].get_or_init(|| {
-            self.requests.get_or_create_owned(&RequestLabels {
-                listener: Arc::clone(&self.listener),
-                route: Arc::clone(&self.route),
-                class: CLASSES[class],
-                end: ENDS.codes[end],
-            })
-        });
-        cell.inc();
-        self.duration.observe(duration);
-    }
-
-    /// Body or tunnel bytes that were moved.
-    pub fn bytes(&self, direction: Direction, via: Via, n: u64) {
-        self.bytes.0[direction as usize][via as usize].inc_by(n);
-    }
-}
-
-/// `class` labels by hundreds of the status; the first is for no answer at all.
-const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
-
-fn class_index(status: Option<u16>) -> usize {
-    let hundreds = status.map_or(0, |status| usize::from(status / 100));
-    if hundreds < CLASSES.len() { hundreds } else { 0 }
-}
-
-/// The end codes that exist: [`NORMAL_END`], then each one of the fault table once.
-const ENDS: Ends = Ends::of_fault_table();
-
-struct Ends {
-    codes: [&'static str; Fault::ALL.len() + 1],
-    count: usize,
-}
-
-impl Ends {
-    const fn of_fault_table() -> Ends {
-        let mut ends = Ends { codes: [NORMAL_END; Fault::ALL.len() + 1], count: 1 };
-        let mut i = 0;
-        while i < Fault::ALL.len() {
-            let code = Fault::ALL[i].consequence().end;
-            if ends.position(code).is_none() {
-                ends.codes[ends.count] = code;
-                ends.count += 1;
-            }
-            i += 1;
-        }
-        ends
-    }
-
-    const fn position(&self, code: &str) -> Option<usize> {
-        let code = code.as_bytes();
-        let mut i = 0;
-        while i < self.count {
-            let known = self.codes[i].as_bytes();
-            if code.len() == 2 && known[0] == code[0] && known[1] == code[1] {
-                return Some(i);
-            }
-            i += 1;
-        }
-        None
-    }
-}
-
-fn end_index(end: &'static str) -> usize {
-    const INTERNAL: usize = match ENDS.position(Fault::Internal.consequence().end) {
-        Some(index) => index,
-        None => unreachable!(),
-    };
-    let index = ENDS.position(end);
-    debug_assert!(index.is_some(), "`{end}` is not an end code");
-    index.unwrap_or(INTERNAL)
-}
-
-/// Which way bytes went, seen from the downstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// To the downstream.
-    Sent,
-    /// From the downstream.
-    Recv,
-}
-
-impl Direction {
-    const ALL: [Direction; 2] = [Direction::Sent, Direction::Recv];
-
-    const fn label(self) -> &'static str {
-        match self {
-            Direction::Sent => "sent",
-            Direction::Recv => "recv",
-        }
-    }
-}
-
-/// By direction and via.
-#[derive(Debug, Clone)]
-struct ByteCounters([[Counter; Via::ALL.len()]; Direction::ALL.len()]);
-
-impl ByteCounters {
-    fn new(family: &Family<BytesLabels, Counter>) -> ByteCounters {
-        ByteCounters(Direction::ALL.map(|direction| {
-            Via::ALL.map(|via| {
-                family.get_or_create_owned(&BytesLabels {
-                    direction: direction.label(),
-                    via: via.label(),
-                })
-            })
-        }))
-    }
-}
-
-/// Handles of one upstream.
-#[derive(Debug)]
-pub struct UpstreamMetrics {
-    connects: [Counter; ConnectResult::ALL.len()],
-    checkouts: [Counter; Checkout::ALL.len()],
-    pool_idle: Gauge,
-    retries: Counter,
-}
-
-impl UpstreamMetrics {
-    fn new(families: &Families, upstream: Name) -> UpstreamMetrics {
-        let labels = UpstreamLabels { upstream: Arc::clone(&upstream) };
-        let with = |result| UpstreamResultLabels { upstream: Arc::clone(&upstream), result };
-        UpstreamMetrics {
-            connects: ConnectResult::ALL
-                .map(|result| families.connects.get_or_create_owned(&with(result.label()))),
-            checkouts: Checkout::ALL
-                .map(|result| families.checkouts.get_or_create_owned(&with(result.label()))),
-            pool_idle: families.pool_idle.get_or_create_owned(&labels),
-            retries: families.retries.get_or_create_owned(&labels),
-        }
-    }
-
-    /// One node was dialled.
-    pub fn connect(&self, result: ConnectResult) {
-        self.connects[result as usize].inc();
-    }
-
-    /// A connection was asked of the pool.
-    pub fn checkout(&self, result: Checkout) {
-        self.checkouts[result as usize].inc();
-    }
-
-    /// A connection that waits in the pool until the guard is dropped.
-    pub fn pool_idle(&self) -> GaugeGuard {
-        GaugeGuard::new(&self.pool_idle)
-    }
-
-    /// A request went to a further node, or once more over a new connection.
-    pub fn retry(&self) {
-        self.retries.inc();
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConnectResult {
-    Connected,
-    /// Refused, unreachable, or anything else but the deadline.
-    Refused,
-    TimedOut,
-}
-
-impl ConnectResult {
-    const ALL: [ConnectResult; 3] =
-        [ConnectResult::Connected, ConnectResult::Refused, ConnectResult::TimedOut];
-
-    const fn label(self) -> &'static str {
-        match self {
-            ConnectResult::Connected => "connected",
-            ConnectResult::Refused => "refused",
-            ConnectResult::TimedOut => "timeout",
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Checkout {
-    /// An idle connection that still lives.
-    Reused,
-    /// None was idle: one has to be dialled.
-    New,
-    /// An idle connection that turned out to be closed; another checkout follows.
-    Stale,
-}
-
-impl Checkout {
-    const ALL: [Checkout; 3] = [Checkout::Reused, Checkout::New, Checkout::Stale];
-
-    const fn label(self) -> &'static str {
-        match self {
-            Checkout::Reused => "reused",
-            Checkout::New => "new",
-            Checkout::Stale => "stale",
-        }
     }
 }
 

@@ -1,10 +1,18 @@
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    io,
+    time::Duration,
+};
 
-use super::{names::Kind, *};
+use super::{
+    listener::AcceptError,
+    route::{CLASSES, ENDS, class_index, end_index},
+    *,
+};
 
 fn page(metrics: &Metrics) -> String {
-    let packets = vec![PacketCount { program: "ingress", reason: "blocked", packets: 7 }];
-    metrics.encode(&KernelSample { packets, ..KernelSample::OFF }, 3)
+    let counters = vec![kernel::Counter { program: "ingress", reason: "blocked", packets: 7 }];
+    metrics.encode(&KernelSample { counters, ..KernelSample::of(&KernelPlane::off()) }, 3)
 }
 
 /// The value of one series, spelled as the page spells it.

@@ -1,0 +1,94 @@
+//! What an upstream counts.
+
+use std::sync::Arc;
+
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+
+use super::{Families, GaugeGuard, Name, UpstreamLabels, UpstreamResultLabels};
+
+/// Handles of one upstream.
+#[derive(Debug)]
+pub struct UpstreamMetrics {
+    connects: [Counter; ConnectResult::ALL.len()],
+    checkouts: [Counter; Checkout::ALL.len()],
+    pool_idle: Gauge,
+    retries: Counter,
+}
+
+impl UpstreamMetrics {
+    pub(super) fn new(families: &Families, upstream: Name) -> UpstreamMetrics {
+        let labels = UpstreamLabels { upstream: Arc::clone(&upstream) };
+        let with = |result| UpstreamResultLabels { upstream: Arc::clone(&upstream), result };
+        UpstreamMetrics {
+            connects: ConnectResult::ALL
+                .map(|result| families.connects.get_or_create_owned(&with(result.label()))),
+            checkouts: Checkout::ALL
+                .map(|result| families.checkouts.get_or_create_owned(&with(result.label()))),
+            pool_idle: families.pool_idle.get_or_create_owned(&labels),
+            retries: families.retries.get_or_create_owned(&labels),
+        }
+    }
+
+    /// One node was dialled.
+    pub fn connect(&self, result: ConnectResult) {
+        self.connects[result as usize].inc();
+    }
+
+    /// A connection was asked of the pool.
+    pub fn checkout(&self, result: Checkout) {
+        self.checkouts[result as usize].inc();
+    }
+
+    /// A connection that waits in the pool until the guard is dropped.
+    pub fn pool_idle(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.pool_idle)
+    }
+
+    /// A request went to a further node, or once more over a new connection.
+    pub fn retry(&self) {
+        self.retries.inc();
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectResult {
+    Connected,
+    /// Refused, unreachable, or anything else but the deadline.
+    Refused,
+    TimedOut,
+}
+
+impl ConnectResult {
+    pub(super) const ALL: [ConnectResult; 3] =
+        [ConnectResult::Connected, ConnectResult::Refused, ConnectResult::TimedOut];
+
+    const fn label(self) -> &'static str {
+        match self {
+            ConnectResult::Connected => "connected",
+            ConnectResult::Refused => "refused",
+            ConnectResult::TimedOut => "timeout",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checkout {
+    /// An idle connection that still lives.
+    Reused,
+    /// None was idle: one has to be dialled.
+    New,
+    /// An idle connection that turned out to be closed; another checkout follows.
+    Stale,
+}
+
+impl Checkout {
+    pub(super) const ALL: [Checkout; 3] = [Checkout::Reused, Checkout::New, Checkout::Stale];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Checkout::Reused => "reused",
+            Checkout::New => "new",
+            Checkout::Stale => "stale",
+        }
+    }
+}
