@@ -1,18 +1,194 @@
-use std::{net::SocketAddr, sync::Arc};
-use tokio::runtime::Runtime;
-pub struct Admin(SocketAddr);
+//! The admin listener: what an operator and a scraper may ask a running process.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/live` | 200 while the process runs |
+//! | `/ready` | 200, or 503 while draining; who does the work, and why not the kernel |
+//! | `/metrics` | every metric, OpenMetrics text |
+//! | `/bpf/status` | [`kernel::Status`](crate::kernel::Status) as JSON, for `tandem bpf status` |
+//!
+//! GET and HEAD only, nothing changes anything, so there is no key; it listens on loopback unless told
+//! otherwise. Runs on the control runtime and takes no lock of the data path.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::Runtime,
+    sync::Semaphore,
+    task::JoinSet,
+};
+
+use crate::{
+    access_log::AccessLog,
+    drain::{Order, Shutdown},
+    kernel::{KernelPlane, Status},
+    metrics::{KernelSample, Metrics},
+};
+
+/// Connections at a time; the next one waits to be accepted.
+const CONNECTIONS_MAX: usize = 32;
+/// For a request head to arrive, also on a connection that is kept.
+const HEAD_WAIT_MAX: Duration = Duration::from_secs(10);
+/// A connection from its first byte to its last, however slowly it reads.
+const CONNECTION_LIFE_MAX: Duration = Duration::from_secs(120);
+/// Request head, bytes; hyper takes nothing below 8 KiB.
+const HEAD_SIZE_MAX: usize = 8 * 1024;
+/// After an accept that failed, most likely for want of descriptors.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// The admin listener, bound and not yet serving.
+#[derive(Debug)]
+pub struct Admin {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// What the admin pages are made of.
 pub struct Sources {
-    pub metrics: Arc<crate::metrics::Metrics>,
-    pub kernel: Arc<crate::kernel::KernelPlane>,
-    pub access_log: Option<crate::access_log::AccessLog>,
-    pub shutdown: crate::drain::Shutdown,
+    pub metrics: Arc<Metrics>,
+    pub kernel: Arc<KernelPlane>,
+    /// `None`: no access log is written.
+    pub access_log: Option<AccessLog>,
+    pub shutdown: Shutdown,
 }
-pub fn bind(a: SocketAddr, _: &Runtime) -> anyhow::Result<Admin> {
-    Ok(Admin(a))
+
+/// Binds the admin address, to be served on `control`.
+///
+/// # Errors
+/// The address cannot be bound; the error names it.
+pub fn bind(address: SocketAddr, control: &Runtime) -> anyhow::Result<Admin> {
+    let listener = control.block_on(TcpListener::bind(address));
+    let listener = listener.with_context(|| format!("bind {address}"))?;
+    let address = listener.local_addr().context("read the bound address")?;
+    Ok(Admin { listener, address })
 }
+
 impl Admin {
+    /// Where it really listens.
     pub fn address(&self) -> SocketAddr {
-        self.0
+        self.address
     }
-    pub async fn serve(self, _s: Sources) {}
+
+    /// Serves until the future is dropped, which closes every connection.
+    pub async fn serve(self, sources: Sources) {
+        let sources = Arc::new(sources);
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut connections = JoinSet::new();
+        loop {
+            while connections.try_join_next().is_some() {}
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let sources = Arc::clone(&sources);
+                    connections.spawn(async move {
+                        connection(stream, &sources).await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "admin accept");
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
+                }
+            }
+        }
+    }
 }
+
+async fn connection(stream: TcpStream, sources: &Sources) {
+    let service = service_fn(async |request: Request<Incoming>| {
+        Ok::<_, Infallible>(sources.answer(request.method(), request.uri().path()))
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WAIT_MAX)
+        .max_buf_size(HEAD_SIZE_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(CONNECTION_LIFE_MAX, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "admin connection"),
+        Err(_) => tracing::debug!("admin connection outlived its time"),
+    }
+}
+
+/// The body of `/ready`: which mode each part runs in, and why.
+#[derive(Debug, Serialize)]
+struct Readiness {
+    is_ready: bool,
+    kernel: Status,
+}
+
+impl Sources {
+    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        let page = match path {
+            "/live" => Sources::live,
+            "/ready" => Sources::ready,
+            "/metrics" => Sources::metrics,
+            "/bpf/status" => Sources::bpf_status,
+            _ => return refusal(StatusCode::NOT_FOUND),
+        };
+        if method == Method::GET || method == Method::HEAD {
+            return page(self);
+        }
+        let mut refused = refusal(StatusCode::METHOD_NOT_ALLOWED);
+        refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        refused
+    }
+
+    #[expect(clippy::unused_self, reason = "one of four pages")]
+    fn live(&self) -> Response<Full<Bytes>> {
+        response(StatusCode::OK, JSON, "{\"is_live\":true}\n".to_owned())
+    }
+
+    fn ready(&self) -> Response<Full<Bytes>> {
+        let is_ready = self.shutdown.order() == Order::Run;
+        let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        json(status, &Readiness { is_ready, kernel: self.kernel.status() })
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        let dropped = self.access_log.as_ref().map_or(0, AccessLog::dropped);
+        let page = self.metrics.encode(&KernelSample::of(&self.kernel), dropped);
+        response(StatusCode::OK, OPEN_METRICS, page)
+    }
+
+    fn bpf_status(&self) -> Response<Full<Bytes>> {
+        json(StatusCode::OK, &self.kernel.status())
+    }
+}
+
+const JSON: &str = "application/json";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_string(body) {
+        Ok(body) => response(status, JSON, body + "\n"),
+        Err(error) => {
+            tracing::error!(%error, "admin page");
+            refusal(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    }
+}
+
+fn refusal(status: StatusCode) -> Response<Full<Bytes>> {
+    response(status, JSON, format!("{{\"error_msg\":\"{status}\"}}\n"))
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests;
