@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
 };
 
 use anyhow::{Context, Result, bail};
@@ -41,12 +42,16 @@ pub(crate) fn with_lists<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
     if !is_root() {
         return Err(first.context("the package lists may be missing or old; `sudo apt-get update`"));
     }
-    println!("apt: {first:#}");
-    println!("apt: bringing the package lists up to date (`apt-get update`)");
-    let update = command::read(quiet("apt-get").arg("update"));
+    static UPDATE: OnceLock<Result<(), String>> = OnceLock::new();
+    let update = UPDATE.get_or_init(|| {
+        println!("apt: {first:#}");
+        println!("apt: bringing the package lists up to date (`apt-get update`)");
+        let update = command::read(quiet("apt-get").arg("update"));
+        update.map(|_| ()).map_err(|error| format!("{error:#}; is there a network?"))
+    });
     attempt().with_context(|| match update {
-        Ok(_) => "also after `apt-get update`".to_owned(),
-        Err(error) => format!("{error:#}; is there a network?"),
+        Ok(()) => "also after `apt-get update`".to_owned(),
+        Err(error) => error.clone(),
     })
 }
 
@@ -79,17 +84,14 @@ pub(crate) fn unpack(packages: &[String], root: &Path) -> Result<()> {
     fs::remove_dir_all(&archives).with_context(|| format!("remove {}", archives.display()))
 }
 
-/// Unpacks `packages`, then the packages they depend on, until `program` (a path below `root`)
-/// finds every library it is linked with.
+/// Unpacks what `packages` depend on, layer by layer, until `program` (a path below `root`) finds
+/// every library it is linked with.
 pub(crate) fn complete(program: &str, packages: &[String], root: &Path) -> Result<()> {
     let mut layer = packages.to_vec();
     let mut seen = layer.clone();
     for _ in 0..DEPENDENCY_LAYERS_MAX {
         if missing_libraries(&root.join(program), root)?.is_empty() {
             return Ok(());
-        }
-        if !layer.is_empty() {
-            unpack(&layer, root)?;
         }
         let mut next = Vec::new();
         for package in &layer {
@@ -100,6 +102,10 @@ pub(crate) fn complete(program: &str, packages: &[String], root: &Path) -> Resul
                 }
             }
         }
+        if next.is_empty() {
+            break;
+        }
+        unpack(&next, root)?;
         layer = next;
     }
     match missing_libraries(&root.join(program), root)?.as_slice() {

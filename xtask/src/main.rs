@@ -10,15 +10,19 @@
 )]
 
 mod apt;
+mod bench;
 mod build_ebpf;
 mod cache;
+mod cargo_build;
 mod command;
 mod lint;
+mod peers;
+mod test;
 mod tidy;
 mod tool;
 mod workspace;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -35,15 +39,26 @@ enum Task {
     BuildEbpf,
     /// Checks formatting, invariants, clippy on both targets, documentation, licences.
     Lint,
+    /// Runs every rung of tests and counts what passed, failed and was skipped.
+    Test,
+    /// Builds everything and passes the arguments on to bench/.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Arguments for bench/; `--help` shows them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
-        Task::BuildEbpf => build_ebpf::run(),
-        Task::Lint => lint::run(),
+        Task::BuildEbpf => build_ebpf::run().map(|()| ExitCode::SUCCESS),
+        Task::Lint => lint::run().map(|()| ExitCode::SUCCESS),
+        Task::Test => test::run(),
+        Task::Bench { arguments } => bench::run(&arguments),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -14,14 +14,11 @@ const BPF_CORE: &str = "libstd-rust-web-dev-bpf";
 const CLIPPY: &str = "rust-web-clippy";
 /// The compiler's library packages have its version in their names.
 const LIBRARY_PREFIX: &str = "libstd-rust-web-";
-const LLVM_PREFIX: &str = "libllvm";
 
-/// The packages to unpack, all of one version, and the LLVM they are linked with.
-#[derive(Debug)]
+/// The packages to unpack, all of one version.
 struct Packages {
     version: String,
     names: Vec<String>,
-    llvm: Vec<String>,
 }
 
 /// `usr` is the unpacked directory of that name.
@@ -44,8 +41,8 @@ pub(super) fn fetch(cache: &Cache) -> Result<String> {
                 packages.version
             );
             apt::unpack(&packages.pinned(), stage)?;
-            // Debian 12 lacks only LLVM itself, newer ones may have that too.
-            apt::complete("usr/bin/rustc", &packages.llvm, stage)
+            // Debian 12 lacks only LLVM, newer ones may have that too.
+            apt::complete("usr/bin/rustc", &packages.names, stage)
         },
     )?;
     Ok(name)
@@ -68,14 +65,11 @@ fn resolve() -> Result<Packages> {
         );
     }
     let mut names = vec![COMPILER.to_owned()];
-    let mut llvm = Vec::new();
     let mut next = 0;
     while let Some(name) = names.get(next).cloned() {
         for dependency in apt::dependencies(&name)? {
             if dependency.starts_with(LIBRARY_PREFIX) && !names.contains(&dependency) {
                 names.push(dependency);
-            } else if dependency.starts_with(LLVM_PREFIX) && !llvm.contains(&dependency) {
-                llvm.push(dependency);
             }
         }
         next += 1;
@@ -87,7 +81,7 @@ fn resolve() -> Result<Packages> {
     if apt::candidate(CLIPPY)?.as_ref() == Some(&version) {
         names.push(CLIPPY.to_owned());
     }
-    Ok(Packages { version, names, llvm })
+    Ok(Packages { version, names })
 }
 
 /// `1.96.0+dfsg1-1~deb12u2` as major and minor, an epoch left out.

@@ -1,0 +1,32 @@
+//! `cargo xtask bench …`: the release binaries and the peers, then everything is up to `bench/`.
+
+use std::{
+    ffi::OsString,
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{build_ebpf, cache::Cache, cargo_build, command, peers::Peers};
+
+pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
+    if let Err(error) = build_ebpf::run() {
+        println!("without the kernel half: {error:#}");
+    }
+    let peers = Peers::find_or_fetch(&Cache::open()?);
+    for missing in peers.missing() {
+        println!("missing: {missing}");
+    }
+    let mut bench = command(arguments)?;
+    bench.env("PATH", peers.search_path());
+    let status = bench.status().with_context(|| format!("start `{}`", command::shown(&bench)))?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The harness on the release binary of the proxy, both built.
+pub(crate) fn command(arguments: &[OsString]) -> Result<Command> {
+    let tandem = cargo_build::release("proxy", "tandem")?;
+    let mut bench = cargo_build::start(cargo_build::release("bench", "bench")?);
+    bench.env("TANDEM", tandem).args(arguments);
+    Ok(bench)
+}

@@ -1,0 +1,111 @@
+//! Programs of other people that tests and benchmarks start: from `PATH`, or unpacked into the
+//! cache. Nothing is installed.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{apt, cache::Cache};
+
+/// A program, the Debian package it is in, and where in the package.
+struct Peer {
+    program: &'static str,
+    package: &'static str,
+    path: &'static str,
+}
+
+const PEERS: [Peer; 7] = [
+    Peer { program: "nginx", package: "nginx", path: "usr/sbin/nginx" },
+    Peer { program: "haproxy", package: "haproxy", path: "usr/sbin/haproxy" },
+    Peer { program: "wrk", package: "wrk", path: "usr/bin/wrk" },
+    Peer { program: "bpftool", package: "bpftool", path: "usr/sbin/bpftool" },
+    Peer { program: "curl", package: "curl", path: "usr/bin/curl" },
+    Peer { program: "nc", package: "netcat-openbsd", path: "bin/nc.openbsd" },
+    Peer { program: "ip", package: "iproute2", path: "bin/ip" },
+];
+
+/// Not in everybody's `PATH`, and where servers and network tools are.
+const SYSTEM_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+/// In a cache entry, the directory with the programs as they are to be called.
+const CALLABLE: &str = "callable";
+
+/// What was found.
+pub(crate) struct Peers {
+    search_path: OsString,
+    missing: Vec<String>,
+}
+
+impl Peers {
+    /// Looks for each program, and unpacks those that are not there. What cannot be had is missing.
+    pub(crate) fn find_or_fetch(cache: &Cache) -> Peers {
+        let inherited = env::var_os("PATH").unwrap_or_default();
+        let mut directories: Vec<PathBuf> = env::split_paths(&inherited).collect();
+        directories.extend(SYSTEM_DIRECTORIES.map(PathBuf::from));
+        let is_found = |peer: &&Peer| directories.iter().any(|at| at.join(peer.program).is_file());
+        let lacking: Vec<&Peer> = PEERS.iter().filter(|peer| !is_found(peer)).collect();
+        let mut missing = Vec::new();
+        for Peer { program, package, path } in lacking {
+            match unpacked(cache, program, package, path) {
+                Ok(entry) => directories.push(entry.join(CALLABLE)),
+                Err(error) => {
+                    missing.push(format!("{program}: {error:#}; `sudo apt-get install {package}`"));
+                }
+            }
+        }
+        let search_path = env::join_paths(directories).unwrap_or(inherited);
+        Peers { search_path, missing }
+    }
+
+    /// `PATH` with all of them in it.
+    pub(crate) fn search_path(&self) -> &OsString {
+        &self.search_path
+    }
+
+    /// For each that is not there, why, and the command that gets it.
+    pub(crate) fn missing(&self) -> &[String] {
+        &self.missing
+    }
+}
+
+fn unpacked(cache: &Cache, program: &str, package: &str, path: &str) -> Result<PathBuf> {
+    let prefix = format!("peer-{package}-");
+    if let Some(name) = cache.names(&prefix)?.pop() {
+        return Ok(cache.entry(&name));
+    }
+    apt::require()?;
+    let version = apt::with_lists(|| {
+        apt::candidate(package)?.with_context(|| format!("no package {package} in the lists"))
+    })?;
+    println!("unpacking {package} {version} into the cache; nothing is installed");
+    cache.entry_or_make(
+        &format!("{prefix}{}", version.replace(':', "_")),
+        |entry| entry.join(CALLABLE).is_dir(),
+        |stage| {
+            let packages = [package.to_owned()];
+            apt::with_lists(|| apt::unpack(&packages, stage))?;
+            apt::complete(path, &packages, stage)?;
+            make_callable(program, path, stage)
+        },
+    )
+}
+
+/// A script that shows the program its own libraries, and nobody else.
+fn make_callable(program: &str, path: &str, stage: &Path) -> Result<()> {
+    let directory = stage.join(CALLABLE);
+    fs::create_dir(&directory).with_context(|| format!("make {}", directory.display()))?;
+    let script = directory.join(program);
+    let libraries = apt::library_directory(Path::new("$root"));
+    let text = format!(
+        "#!/bin/sh\nroot=${{0%/*}}/..\nexport LD_LIBRARY_PATH=\"{}\"\nexec \"$root/{path}\" \"$@\"\n",
+        libraries.display()
+    );
+    fs::write(&script, text).with_context(|| format!("write {}", script.display()))?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}

@@ -1,0 +1,304 @@
+//! `cargo xtask test`: every rung of tests there is, lowest first, and how many of each really ran.
+//!
+//! Nothing is installed and nothing asks for root. What cannot run here is counted as skipped and
+//! says what it would need; under `KERNEL_TESTS=require` a kernel test that cannot run fails.
+
+mod kernel_log;
+mod libtest;
+
+use std::{
+    fmt, fs,
+    io::{BufRead, BufReader},
+    ops::AddAssign,
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+};
+
+use anyhow::{Context, Result};
+
+use self::{
+    kernel_log::KernelLog,
+    libtest::{Line, Reader},
+};
+use crate::{
+    apt, build_ebpf,
+    cache::Cache,
+    cargo_build, command,
+    peers::Peers,
+    tool::{self, Tool},
+    workspace,
+};
+
+/// How long each fuzz target runs, on top of its corpus.
+const FUZZ_SECONDS: u32 = 15;
+
+/// How many tests had which outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+/// One kind of test and what became of it.
+struct Rung {
+    name: &'static str,
+    counts: Counts,
+    /// Why tests were skipped or failed, where their own output does not say it.
+    notes: Vec<String>,
+}
+
+/// What became of a rung that is one check, or could not be run at all.
+enum Verdict {
+    Passed,
+    Failed(String),
+    Skipped(String),
+}
+
+type RunRung = fn(&Peers) -> Result<Rung>;
+
+/// Each rung with the file that shows it is there.
+const RUNGS: [(&str, &str, RunRung); 6] = [
+    ("unit", "Cargo.toml", unit),
+    ("wire", "proxy/tests/it/main.rs", wire),
+    ("object", "proxy/tests/it/object.rs", object),
+    ("kernel", "proxy/tests/kernel/main.rs", kernel),
+    ("fuzz", "proxy/fuzz/Cargo.toml", fuzz),
+    ("bench", "bench/Cargo.toml", bench),
+];
+
+/// Runs every rung; fails if a test did. The counts are the last line.
+pub(crate) fn run() -> Result<ExitCode> {
+    println!("== kernel half");
+    let mut rungs = vec![kernel_half()];
+    let peers = Peers::find_or_fetch(&Cache::open()?);
+    for (name, needs, run) in RUNGS {
+        if !workspace::root().join(needs).exists() {
+            continue;
+        }
+        println!("== {name}");
+        let outcome = run(&peers);
+        rungs.push(outcome.unwrap_or_else(|error| {
+            println!("{error:#}");
+            Rung::of_one(name, Verdict::Failed(format!("{error:#}")))
+        }));
+    }
+    Ok(summarise(&rungs, &peers))
+}
+
+fn summarise(rungs: &[Rung], peers: &Peers) -> ExitCode {
+    println!("== test");
+    for missing in peers.missing() {
+        println!("missing: {missing}");
+    }
+    let mut total = Counts::default();
+    for Rung { name, counts, notes } in rungs {
+        println!("{name:<12} {counts}");
+        for note in notes {
+            println!("    {note}");
+        }
+        total += *counts;
+    }
+    println!("{total}");
+    if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The object the tests embed; without it they cover userspace only.
+fn kernel_half() -> Rung {
+    let verdict = match build_ebpf::run() {
+        Ok(()) => Verdict::Passed,
+        Err(error) => {
+            println!("{error:#}");
+            not_here(format!("built without the kernel half: {error:#}"))
+        }
+    };
+    Rung::of_one("kernel half", verdict)
+}
+
+fn unit(peers: &Peers) -> Result<Rung> {
+    let userspace = ["--workspace", "--exclude=proxy-ebpf", "--all-features"];
+    let kernel_half = ["--package=proxy-ebpf"];
+    let mut rung = Rung::new("unit");
+    rung.cargo_test(peers, &[&userspace, ["--lib", "--bins"].as_slice()].concat(), &[])?;
+    rung.cargo_test(peers, &[kernel_half.as_slice(), &["--lib"]].concat(), &[])?;
+    rung.cargo_test(peers, &[userspace.as_slice(), &["--doc"]].concat(), &[])?;
+    Ok(rung)
+}
+
+const INTEGRATION: [&str; 4] = ["--package=proxy", "--all-features", "--test", "it"];
+/// Tests of the built object are in the same binary, and a rung of their own.
+const OBJECT: &str = "object::";
+
+fn wire(peers: &Peers) -> Result<Rung> {
+    let mut rung = Rung::new("wire");
+    rung.cargo_test(peers, &INTEGRATION, &["--skip", OBJECT])?;
+    Ok(rung)
+}
+
+fn object(peers: &Peers) -> Result<Rung> {
+    let mut rung = Rung::new("object");
+    rung.cargo_test(peers, &INTEGRATION, &[OBJECT])?;
+    Ok(rung)
+}
+
+/// Built by cargo, run without it: with privileges cargo would leave files of root in `target`.
+fn kernel(peers: &Peers) -> Result<Rung> {
+    let arguments = ["test", "--package=proxy", "--all-features", "--test", "kernel", "--no-run"];
+    let built = cargo_build::executables(&arguments)?;
+    let binary = built.iter().find(|executable| executable.name == "kernel");
+    let binary = binary.context("cargo made no test binary `kernel`")?;
+    let mut rung = Rung::new("kernel");
+    let log = KernelLog::open();
+    let mut tests = Command::new(&binary.path);
+    // Namespaces belong to threads, and an interface has one XDP program.
+    tests.args(["--test-threads=1", "--show-output"]);
+    // As cargo would.
+    let package = workspace::root().join("proxy");
+    tests.env("CARGO_MANIFEST_DIR", &package).current_dir(&package);
+    rung.libtest(peers, &mut tests)?;
+    if !apt::is_root() {
+        let again = format!("sudo {} --test-threads=1", binary.path.display());
+        rung.notes.push(format!("privileged tests need root; `{again}`"));
+    }
+    rung.add(match log.map(KernelLog::finish) {
+        None => not_here("the kernel log cannot be read; it takes root".to_owned()),
+        Some(records) if records.is_empty() => Verdict::Passed,
+        Some(records) => Verdict::Failed(format!("the kernel logged: {}", records.join(" | "))),
+    });
+    Ok(rung)
+}
+
+/// A short run of each target on its corpus; what it finds is kept outside the committed one.
+fn fuzz(peers: &Peers) -> Result<Rung> {
+    if command::find("c++").is_none() {
+        let why = "libFuzzer needs a C++ compiler; `sudo apt-get install g++`";
+        return Ok(Rung::of_one("fuzz", Verdict::Skipped(why.to_owned())));
+    }
+    let cargo_fuzz = match tool::find_or_build(&Cache::open()?, Tool::Fuzz) {
+        Ok(path) => path,
+        Err(error) => return Ok(Rung::of_one("fuzz", Verdict::Skipped(format!("{error:#}")))),
+    };
+    let mut rung = Rung::new("fuzz");
+    for target in fuzz_targets(&workspace::root().join("proxy/fuzz/fuzz_targets"))? {
+        let found = workspace::root().join("target/fuzz-corpus").join(&target);
+        fs::create_dir_all(&found).with_context(|| format!("make {}", found.display()))?;
+        let mut run = Command::new(&cargo_fuzz);
+        // No sanitizer: those need a nightly, and the code under test is safe Rust.
+        run.args(["fuzz", "run", "--sanitizer", "none", &target]).arg(&found);
+        let corpus = workspace::root().join("proxy/fuzz/corpus").join(&target);
+        if corpus.is_dir() {
+            run.arg(corpus);
+        }
+        run.args(["--", &format!("-max_total_time={FUZZ_SECONDS}"), "-timeout=10", "-verbosity=0"]);
+        run.current_dir(workspace::root().join("proxy")).env("PATH", peers.search_path());
+        rung.add(match command::run(&mut run) {
+            Ok(()) => Verdict::Passed,
+            Err(error) => Verdict::Failed(format!("{target}: {error:#}")),
+        });
+    }
+    Ok(rung)
+}
+
+fn fuzz_targets(directory: &Path) -> Result<Vec<String>> {
+    let mut targets = Vec::new();
+    for entry in fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            targets.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+        }
+    }
+    targets.sort();
+    Ok(targets)
+}
+
+/// That the harness works; its figures are not looked at.
+fn bench(peers: &Peers) -> Result<Rung> {
+    let mut quick = crate::bench::command(&["quick".into()])?;
+    quick.env("PATH", peers.search_path());
+    Ok(Rung::of_one(
+        "bench",
+        match command::run(&mut quick) {
+            Ok(()) => Verdict::Passed,
+            Err(error) => Verdict::Failed(format!("{error:#}")),
+        },
+    ))
+}
+
+/// Something this machine lacks: a failure where it was required, otherwise a skip.
+fn not_here(why: String) -> Verdict {
+    let is_required = std::env::var("KERNEL_TESTS").is_ok_and(|value| value == "require");
+    if is_required { Verdict::Failed(why) } else { Verdict::Skipped(why) }
+}
+
+impl Rung {
+    fn new(name: &'static str) -> Rung {
+        Rung { name, counts: Counts::default(), notes: Vec::new() }
+    }
+
+    fn of_one(name: &'static str, verdict: Verdict) -> Rung {
+        let mut rung = Rung::new(name);
+        rung.add(verdict);
+        rung
+    }
+
+    fn add(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Passed => self.counts.passed += 1,
+            Verdict::Failed(why) => {
+                self.counts.failed += 1;
+                self.notes.push(format!("failed: {why}"));
+            }
+            Verdict::Skipped(why) => {
+                self.counts.skipped += 1;
+                self.notes.push(format!("skipped: {why}"));
+            }
+        }
+    }
+
+    fn cargo_test(&mut self, peers: &Peers, cargo: &[&str], libtest: &[&str]) -> Result<()> {
+        let mut test = command::cargo();
+        test.args(["test", "--no-fail-fast"]).args(cargo);
+        test.args(["--", "--show-output"]).args(libtest);
+        self.libtest(peers, &mut test)
+    }
+
+    /// Runs something that prints as libtest does, and counts.
+    fn libtest(&mut self, peers: &Peers, command: &mut Command) -> Result<()> {
+        command.env("PATH", peers.search_path()).stdin(Stdio::null()).stdout(Stdio::piped());
+        let shown = command::shown(command);
+        let mut child = command.spawn().with_context(|| format!("start `{shown}`"))?;
+        let mut reader = Reader::default();
+        let stdout = child.stdout.take().context("stdout is piped")?;
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = line.with_context(|| format!("read from `{shown}`"))?;
+            let line = String::from_utf8_lossy(&line);
+            if reader.read(&line) == Line::Shown {
+                println!("{line}");
+            }
+        }
+        let status = child.wait().with_context(|| format!("wait for `{shown}`"))?;
+        let (counts, skipped) = reader.finish();
+        self.counts += counts;
+        self.notes.extend(skipped.into_iter().map(|why| format!("skipped: {why}")));
+        // It did not compile, or a test took the whole process with it.
+        if !status.success() && counts.failed == 0 {
+            self.add(Verdict::Failed(format!("`{shown}`: {status}")));
+        }
+        Ok(())
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Counts) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts { passed, failed, skipped } = self;
+        write!(f, "{passed} passed, {failed} failed, {skipped} skipped")
+    }
+}

@@ -1,0 +1,74 @@
+//! What the kernel logs while its half is tested: nothing.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{ErrorKind, Read, Seek, SeekFrom},
+    os::unix::fs::OpenOptionsExt,
+};
+
+use rustix::fs::OFlags;
+
+/// A record of the log and its fields; longer ones are cut by the kernel.
+const RECORD_SIZE_MAX: usize = 8192;
+/// A log that grows faster than it is read has to end somewhere.
+const RECORDS_MAX: usize = 1000;
+
+/// Said by a virtual machine about its host, whatever runs in it.
+const OF_THE_HOST: [&str; 3] = ["hrtimer: interrupt took", "clocksource: ", "workqueue: "];
+
+/// The log from a point in time on.
+pub(super) struct KernelLog {
+    records: File,
+}
+
+impl KernelLog {
+    /// From now on. `None` where the log cannot be read; that takes root or an open `dmesg`.
+    pub(super) fn open() -> Option<KernelLog> {
+        let mut options = OpenOptions::new();
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let mut records = options.read(true).custom_flags(flags).open("/dev/kmsg").ok()?;
+        records.seek(SeekFrom::End(0)).ok()?;
+        Some(KernelLog { records })
+    }
+
+    /// What was logged since, apart from what a host is the cause of.
+    pub(super) fn finish(mut self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut record = vec![0; RECORD_SIZE_MAX];
+        for _ in 0..RECORDS_MAX {
+            match self.records.read(&mut record) {
+                Ok(0) => break,
+                Ok(length) => found.extend(message(&String::from_utf8_lossy(&record[..length]))),
+                // Records were overwritten before they were read; the next read goes on after them.
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                    found.push("records were lost".to_owned());
+                }
+                Err(_) => break,
+            }
+        }
+        found
+    }
+}
+
+/// The text of `6,339,5140900,-;text`, continuation fields left out.
+fn message(record: &str) -> Option<String> {
+    let (_, text) = record.split_once(';')?;
+    let text = text.lines().next()?;
+    let is_of_the_host = OF_THE_HOST.iter().any(|start| text.starts_with(start));
+    (!is_of_the_host).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_text_of_a_record() {
+        let check = |record: &str, expected: Option<&str>| {
+            assert_eq!(message(record).as_deref(), expected, "{record}");
+        };
+        check("4,339,5140900,-;BUG: x; y\n SUBSYSTEM=net\n", Some("BUG: x; y"));
+        check("6,1,2,-;hrtimer: interrupt took 33995177 ns\n", None);
+        check("garbage", None);
+    }
+}
