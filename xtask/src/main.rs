@@ -14,9 +14,11 @@ mod bench;
 mod build_ebpf;
 mod cache;
 mod cargo_build;
+mod children;
 mod command;
 mod lint;
 mod peers;
+mod run;
 mod test;
 mod tidy;
 mod tool;
@@ -37,6 +39,15 @@ struct Arguments {
 enum Task {
     /// Builds the kernel half into target/bpf/tandem.bpf.o, fetching what that needs.
     BuildEbpf,
+    /// Builds everything and runs the quick start on loopback.
+    Run {
+        /// Sends the README's sample requests, prints what became of them, and stops.
+        #[arg(long)]
+        check: bool,
+        /// Arguments for `tandem run`; `-c FILE` replaces examples/quickstart.yaml.
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
     /// Checks formatting, invariants, clippy on both targets, documentation, licences.
     Lint,
     /// Runs every rung of tests and counts what passed, failed and was skipped.
@@ -51,8 +62,16 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    if let Some(error) = children::become_if_held() {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
+    }
     let outcome = match Arguments::parse().task {
         Task::BuildEbpf => build_ebpf::run().map(|()| ExitCode::SUCCESS),
+        Task::Run { check, arguments } => {
+            let purpose = if check { run::Purpose::Check } else { run::Purpose::Serve };
+            run::run(purpose, &arguments)
+        }
         Task::Lint => lint::run().map(|()| ExitCode::SUCCESS),
         Task::Test => test::run(),
         Task::Bench { arguments } => bench::run(&arguments),
