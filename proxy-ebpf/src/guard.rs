@@ -4,7 +4,7 @@ use aya_ebpf::{bindings::BPF_ANY, btf_maps::lpm_trie::Key, helpers::bpf_ktime_ge
 use proxy_common::{
     Reason,
     addr::{Address, Source},
-    guard::{Bucket, Rule},
+    guard::Bucket,
 };
 
 use crate::{
@@ -19,9 +19,7 @@ use crate::{
 /// Judges a segment that is ours.
 #[inline(always)]
 pub fn judge(segment: &Segment) -> Result<Reason, Reason> {
-    if let Some(rule) = rule(segment.source)
-        && rule.is_denied()
-    {
+    if is_denied(segment.source) {
         return Err(Reason::Blocked);
     }
     match segment.kind {
@@ -30,16 +28,17 @@ pub fn judge(segment: &Segment) -> Result<Reason, Reason> {
     }
 }
 
-/// The rule of the longest prefix that has this source in it.
+/// What the longest prefix that has this source in it says.
 #[inline(always)]
-fn rule(source: Address) -> Option<Rule> {
+fn is_denied(source: Address) -> bool {
     if RULES.load() == 0 {
-        return None;
+        return false;
     }
-    match source.as_v4() {
-        Some(octets) => RULE_BY_PREFIX4.get(&Key::new(32, octets)).copied(),
-        None => RULE_BY_PREFIX6.get(&Key::new(128, source.octets())).copied(),
-    }
+    let rule = match source.as_v4() {
+        Some(octets) => RULE_BY_PREFIX4.get(&Key::new(32, octets)),
+        None => RULE_BY_PREFIX6.get(&Key::new(128, source.octets())),
+    };
+    rule.is_some_and(|rule| rule.is_denied())
 }
 
 /// Takes a token of the source's bucket.

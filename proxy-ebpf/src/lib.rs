@@ -2,8 +2,10 @@
 //!
 //! Everything compiles for the host too, so that the pure parts are tested and fuzzed there.
 
-#![no_std]
+#![cfg_attr(target_arch = "bpf", no_std)]
 
+#[cfg(not(target_arch = "bpf"))]
+pub mod frame;
 pub mod guard;
 pub mod maps;
 pub mod packet;

@@ -23,7 +23,7 @@ use std::{fmt, net::SocketAddr, os::fd::BorrowedFd};
 
 use self::{disabled::Disabled, loaded::Loaded};
 pub use self::{
-    loader::is_built_in,
+    loader::object,
     sockmap::{Tunnel, TunnelRefused},
     stats::Counter,
     status::{Feature, FeatureState, MapStatus, ProgramStatus, Running, Status},
@@ -56,19 +56,32 @@ impl KernelPlane {
         listeners: &[SocketAddr],
         workers: usize,
     ) -> anyhow::Result<Self> {
-        let plane = match config.mode {
-            KernelMode::Off => Plane::Disabled(Disabled::off()),
-            KernelMode::Require => {
-                Plane::Loaded(Box::new(Loaded::new(config, limits, listeners, workers)?))
+        Self::load_object(object(), config, limits, listeners, workers)
+    }
+
+    /// [`load`](Self::load) of another object than the one this binary carries. An object with
+    /// another ABI version is refused.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_object(
+        object: Option<&[u8]>,
+        config: &Kernel,
+        limits: &Limits,
+        listeners: &[SocketAddr],
+        workers: usize,
+    ) -> anyhow::Result<Self> {
+        if config.mode == KernelMode::Off {
+            return Ok(Self::off());
+        }
+        let plane = match Loaded::new(object, config, limits, listeners, workers) {
+            Ok(loaded) => Plane::Loaded(Box::new(loaded)),
+            Err(error) if config.mode == KernelMode::Require => return Err(error),
+            Err(error) => {
+                let reason = format!("{error:#}");
+                tracing::warn!(reason, "kernel plane off, serving in userspace");
+                Plane::Disabled(Disabled::because(reason))
             }
-            KernelMode::Auto => match Loaded::new(config, limits, listeners, workers) {
-                Ok(loaded) => Plane::Loaded(Box::new(loaded)),
-                Err(error) => {
-                    let reason = format!("{error:#}");
-                    tracing::warn!(reason, "kernel plane off, serving in userspace");
-                    Plane::Disabled(Disabled::because(reason))
-                }
-            },
         };
         Ok(Self { plane })
     }

@@ -44,13 +44,17 @@ impl Loaded {
     /// # Errors
     /// Nothing could be loaded; under `require`, anything that was asked for could not.
     pub(super) fn new(
+        object: Option<&[u8]>,
         config: &Kernel,
         limits: &Limits,
         listeners: &[SocketAddr],
         workers: usize,
     ) -> anyhow::Result<Self> {
+        let object = object.context(
+            "built without the BPF object; run `cargo xtask build-ebpf` and build again",
+        )?;
         let rules = Rules::new(&config.guard, listeners, workers)?;
-        let mut ebpf = loader::create(loader::object(), &rules, limits.sockmap_tunnels)?;
+        let mut ebpf = loader::create(object, &rules, limits.sockmap_tunnels)?;
         let counters = Counters::new(&mut ebpf)?;
         let log = start_log(&mut ebpf);
         let mut features = Features { asked: config.mode, list: Vec::new() };

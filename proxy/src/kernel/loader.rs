@@ -5,8 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow, ensure};
 use aya::{
-    Ebpf, EbpfLoader,
-    maps::Array,
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{Array, MapError},
     programs::{Program, ProgramError, SkReuseport, SkSkb, Xdp},
     util::KernelVersion,
 };
@@ -22,28 +22,19 @@ const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 const VERIFIER_LINES_MAX: usize = 40;
 
 #[cfg(has_bpf_object)]
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tandem.bpf.o"));
+const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tandem.bpf.o"));
 #[cfg(not(has_bpf_object))]
-static OBJECT: &[u8] = &[];
+const OBJECT: &[u8] = &[];
 
-/// Whether this binary carries the kernel half.
-pub const fn is_built_in() -> bool {
-    cfg!(has_bpf_object)
-}
-
-/// The BPF object, empty if this binary carries none.
-pub(super) fn object() -> &'static [u8] {
-    OBJECT
+/// The BPF object that this binary carries; `None`: it was built without one and runs in userspace.
+pub const fn object() -> Option<&'static [u8]> {
+    if OBJECT.is_empty() { None } else { Some(OBJECT) }
 }
 
 /// Makes the maps, at the sizes and with the constants of this run, and fills them. Nothing is
 /// verified or attached yet.
 pub(super) fn create(object: &[u8], rules: &Rules, tunnels_max: u32) -> anyhow::Result<Ebpf> {
     check_kernel()?;
-    ensure!(
-        !object.is_empty(),
-        "built without the BPF object; run `cargo xtask build-ebpf` and build again"
-    );
     let processors = aya::util::nr_cpus()
         .map_err(|(path, error)| anyhow!(error).context(format!("read {path}")))?;
     let values = rules.globals(processors);
@@ -59,7 +50,7 @@ pub(super) fn create(object: &[u8], rules: &Rules, tunnels_max: u32) -> anyhow::
         .map_max_entries(names::RATE_BY_SOURCE, rules.sources_max())
         .map_max_entries(log::RING, log::RING_SIZE);
     sockmap::size(&mut loader, tunnels_max);
-    let mut ebpf = loader.load(object).context("make the maps")?;
+    let mut ebpf = loader.load(object).map_err(explain_maps).context("make the maps")?;
     check_abi(&ebpf)?;
     rules.write(&mut ebpf).context("fill the maps")?;
     Ok(ebpf)
@@ -130,6 +121,14 @@ impl Verify for SkSkb {
     fn verify(&mut self) -> Result<(), ProgramError> {
         self.load()
     }
+}
+
+/// Once, which map and which errno: aya's own chain says both twice.
+fn explain_maps(error: EbpfError) -> anyhow::Error {
+    let EbpfError::MapError(MapError::CreateError { name, io_error }) = error else {
+        return error.into();
+    };
+    anyhow!(io_error).context(format!("create map `{name}`"))
 }
 
 /// A refusal by the verifier says why only at the end of a log that may have a million lines.

@@ -1,18 +1,350 @@
-//! The verifier accepts every program, and the plane says what runs.
+//! What loads, what is refused and how, what is left behind.
 
-use proxy::config::{Guard, XdpMode};
+use std::{
+    collections::HashSet,
+    fs,
+    io::{BufRead as _, BufReader},
+    os::fd::{AsFd as _, AsRawFd as _},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
-use crate::{load, required, skip_without_privileges, topology::Namespace};
+use aya::{maps::MapInfo, programs::loaded_programs};
+use proxy::{
+    config::{ConnectionRate, Guard, Kernel, KernelMode, XdpMode},
+    kernel::{self, FeatureState, KernelPlane, Running},
+};
+use proxy_common::{ABI_VERSION, limits as abi_limits};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+
+use crate::{
+    limits, load, required, skip_without_privileges,
+    topology::{Namespace, Pair, run_in},
+};
+
+const LISTENER: &str = "127.0.0.1:80";
+
+fn on_lo() -> Kernel {
+    required(&["lo"], XdpMode::Generic, Guard::default())
+}
+
+fn feature(plane: &KernelPlane, name: &str) -> (FeatureState, String) {
+    let features = plane.status().features;
+    let feature = features.into_iter().find(|feature| feature.name == name).unwrap();
+    (feature.state, feature.detail)
+}
 
 #[test]
-fn every_program_loads() {
+fn the_verifier_accepts_every_program() {
     if skip_without_privileges() {
         return;
     }
     let namespace = Namespace::new();
     namespace.run(|| {
-        let kernel = required(&["lo"], XdpMode::Generic, Guard::default());
-        let plane = load(&kernel, &["127.0.0.1:80".parse().unwrap()], 2);
-        println!("{}", serde_json::to_string_pretty(&plane.status()).unwrap());
+        let mut kernel = on_lo();
+        // Every rule there is, so that no code is dead.
+        kernel.guard.deny = vec!["203.0.113.0/24".parse().unwrap()];
+        kernel.guard.connection_rate = Some(ConnectionRate { per_second: 10, burst: 10 });
+        let plane = load(&kernel, &[LISTENER.parse().unwrap()], 2);
+        let status = plane.status();
+        assert_eq!(status.running, Running::Kernel);
+        assert_eq!(status.abi, ABI_VERSION);
+        let names: Vec<_> = status.programs.iter().map(|program| &*program.name).collect();
+        assert_eq!(names, ["ingress", "worker"]);
+        for program in status.programs {
+            // A tenth of what the verifier allows; a jump means a loop that it walks path by path.
+            assert!(program.verified_instructions.is_some_and(|n| n < 100_000), "{program:?}");
+        }
     });
+}
+
+#[test]
+fn off_touches_nothing() {
+    if skip_without_privileges() {
+        return;
+    }
+    let kernel = Kernel { mode: KernelMode::Off, ..on_lo() };
+    let plane = load(&kernel, &[LISTENER.parse().unwrap()], 2);
+    let status = plane.status();
+    assert_eq!(status.running, Running::Userspace);
+    assert!(status.programs.is_empty() && status.maps.is_empty() && status.features.is_empty());
+    assert!(plane.counters().is_empty());
+    plane.drain_worker(0);
+    plane.steer(0, &[]).unwrap();
+}
+
+/// The object with its ABI version changed, as one of another build would have it.
+fn object_of_another_abi() -> Vec<u8> {
+    let mut object = kernel::object().unwrap().to_vec();
+    let at = section_offset(&object, ".rodata.abi");
+    object[at..at + 4].copy_from_slice(&(ABI_VERSION + 1).to_ne_bytes());
+    object
+}
+
+/// Where a section's bytes start in a 64-bit ELF file (gABI, "Sections").
+fn section_offset(elf: &[u8], name: &str) -> usize {
+    let number = |at: usize, size: usize| {
+        elf[at..at + size].iter().rev().fold(0, |n: usize, &byte| n << 8 | usize::from(byte))
+    };
+    let (headers, size, count) = (number(0x28, 8), number(0x3a, 2), number(0x3c, 2));
+    let header = |n: usize| headers + n * size;
+    let names = number(header(number(0x3e, 2)) + 0x18, 8);
+    let section = (0..count).map(header).find(|&header| {
+        let start = names + number(header, 4);
+        elf[start..].starts_with(name.as_bytes()) && elf[start + name.len()] == 0
+    });
+    number(section.unwrap() + 0x18, 8)
+}
+
+#[test]
+fn an_object_of_another_abi_is_refused() {
+    if skip_without_privileges() {
+        return;
+    }
+    let namespace = Namespace::new();
+    namespace.run(|| {
+        let object = object_of_another_abi();
+        let listeners = [LISTENER.parse().unwrap()];
+        let load = |kernel: &Kernel| {
+            KernelPlane::load_object(Some(&object), kernel, &limits(), &listeners, 2)
+        };
+        let error = format!("{:#}", load(&on_lo()).unwrap_err());
+        assert!(error.contains(&format!("ABI version {}", ABI_VERSION + 1)), "{error}");
+
+        let plane = load(&Kernel { mode: KernelMode::Auto, ..on_lo() }).unwrap();
+        assert_eq!(plane.status().running, Running::Userspace);
+        assert_eq!(plane.status().detail, Some(error));
+    });
+}
+
+#[test]
+fn a_binary_without_the_object_says_so() {
+    let listeners = [LISTENER.parse().unwrap()];
+    let load = |mode| {
+        KernelPlane::load_object(None, &Kernel { mode, ..on_lo() }, &limits(), &listeners, 2)
+    };
+    let error = format!("{:#}", load(KernelMode::Require).unwrap_err());
+    assert!(error.contains("cargo xtask build-ebpf"), "{error}");
+    assert_eq!(load(KernelMode::Auto).unwrap().status().detail, Some(error));
+}
+
+#[test]
+fn without_privileges_require_fails_and_auto_serves() {
+    if skip_without_privileges() {
+        return;
+    }
+    // Capabilities are a thread's own.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let none = CapabilitySet::empty();
+            let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+            set_capabilities(None, sets).unwrap();
+            let listeners = [LISTENER.parse().unwrap()];
+            let error = KernelPlane::load(&on_lo(), &limits(), &listeners, 2).unwrap_err();
+            let error = format!("{error:#}");
+            let is_expected = |error: &str| {
+                error.starts_with("make the maps: create map `")
+                    && error.ends_with("`: Operation not permitted (os error 1)")
+            };
+            assert!(is_expected(&error), "{error}");
+
+            let kernel = Kernel { mode: KernelMode::Auto, ..on_lo() };
+            let plane = KernelPlane::load(&kernel, &limits(), &listeners, 2).unwrap();
+            assert_eq!(plane.status().running, Running::Userspace);
+            assert!(plane.status().detail.is_some_and(|detail| is_expected(&detail)));
+            plane.steer(0, &[]).unwrap();
+        });
+    });
+}
+
+#[test]
+fn an_interface_that_is_taken_names_its_owner() {
+    if skip_without_privileges() {
+        return;
+    }
+    let pair = Pair::new();
+    pair.proxy.run(|| {
+        let listeners = [LISTENER.parse().unwrap()];
+        for (first, second) in [
+            (XdpMode::Native, XdpMode::Native),
+            (XdpMode::Native, XdpMode::Auto),
+            (XdpMode::Generic, XdpMode::Auto),
+            (XdpMode::Generic, XdpMode::Generic),
+        ] {
+            let owner = load(&required(&["veth"], first, Guard::default()), &listeners, 2);
+            let programs = owner.status().programs;
+            let owned = programs.iter().find(|program| program.name == "ingress").unwrap();
+
+            let kernel = required(&["veth"], second, Guard::default());
+            let error = KernelPlane::load(&kernel, &limits(), &listeners, 2).unwrap_err();
+            let error = format!("{error:#}");
+            let expected = format!("already runs XDP program `ingress` (program id {})", owned.id);
+            assert!(error.contains(&expected), "{error}");
+
+            let kernel = Kernel { mode: KernelMode::Auto, ..kernel };
+            let plane = KernelPlane::load(&kernel, &limits(), &listeners, 2).unwrap();
+            assert_eq!(feature(&plane, "ingress"), (FeatureState::Fallback, error));
+            assert_eq!(feature(&plane, "worker").0, FeatureState::Running);
+            assert_eq!(plane.status().running, Running::Mixed);
+        }
+    });
+}
+
+#[test]
+fn an_interface_that_is_missing_is_named() {
+    if skip_without_privileges() {
+        return;
+    }
+    let kernel = required(&["no-such-if0"], XdpMode::Auto, Guard::default());
+    let error = KernelPlane::load(&kernel, &limits(), &[LISTENER.parse().unwrap()], 2).unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.contains("interface `no-such-if0`: No such device (os error 19)"), "{error}");
+}
+
+/// Whether any of these programs is in the kernel.
+fn is_any_loaded(ids: &HashSet<u32>) -> bool {
+    loaded_programs().filter_map(Result::ok).any(|program| ids.contains(&program.id()))
+}
+
+/// The kernel frees programs some time after their last reference went.
+#[track_caller]
+fn check_gone(ids: &HashSet<u32>) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while is_any_loaded(ids) {
+        assert!(Instant::now() < deadline, "still loaded: {ids:?}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn dropping_the_plane_leaves_nothing() {
+    if skip_without_privileges() {
+        return;
+    }
+    let namespace = Namespace::new();
+    let plane = namespace.run(|| load(&on_lo(), &[LISTENER.parse().unwrap()], 2));
+    let ids = plane.status().programs.iter().map(|program| program.id).collect();
+    assert!(is_any_loaded(&ids));
+    assert!(namespace.ip("link show lo").contains("xdpgeneric"));
+    drop(plane);
+    assert!(!namespace.ip("link show lo").contains("xdp"));
+    check_gone(&ids);
+}
+
+/// Names the namespace for [`hold_the_plane_until_killed`].
+const HOLD_IN: &str = "TANDEM_TEST_HOLD_IN";
+
+#[test]
+#[ignore = "run by `kill_9_leaves_nothing`, in a process of its own"]
+fn hold_the_plane_until_killed() {
+    let namespace = std::env::var(HOLD_IN).unwrap();
+    let plane = run_in(&namespace, || load(&on_lo(), &[LISTENER.parse().unwrap()], 2));
+    for program in plane.status().programs {
+        println!("holds {}", program.id);
+    }
+    println!("ready");
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn kill_9_leaves_nothing() {
+    if skip_without_privileges() {
+        return;
+    }
+    let namespace = Namespace::new();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "load::hold_the_plane_until_killed", "--nocapture"])
+        .env(HOLD_IN, namespace.name())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let ids: HashSet<u32> = said
+        .take_while(|line| line != "ready")
+        .filter_map(|line| line.strip_prefix("holds ").map(|id| id.parse().unwrap()))
+        .collect();
+    assert_eq!(ids.len(), 2, "the child did not come up");
+    assert!(namespace.ip("link show lo").contains("xdpgeneric"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    check_gone(&ids);
+    assert!(!namespace.ip("link show lo").contains("xdp"));
+}
+
+/// A plane with everything a configuration can ask for, on a namespace's loopback.
+fn full(namespace: &Namespace) -> KernelPlane {
+    let deny = |n: u32| format!("100.{}.{}.0/32", 64 + (n >> 8), n & 0xff).parse().unwrap();
+    let guard = Guard {
+        allow: vec!["2001:db8::/32".parse().unwrap()],
+        deny: (0..1024).map(deny).chain(["2001:db8:bad::/48".parse().unwrap()]).collect(),
+        connection_rate: Some(ConnectionRate { per_second: 10, burst: 10 }),
+    };
+    let kernel = required(&["lo"], XdpMode::Generic, guard);
+    namespace.run(|| load(&kernel, &[LISTENER.parse().unwrap()], 2))
+}
+
+#[test]
+fn the_maps_keep_their_memory_budget() {
+    if skip_without_privileges() {
+        return;
+    }
+    let namespace = Namespace::new();
+    let plane = full(&namespace);
+    let sizes: Vec<(String, usize)> = plane
+        .status()
+        .maps
+        .into_iter()
+        .map(|map| (map.name, memory(&MapInfo::from_id(map.id).unwrap())))
+        .collect();
+    // Prefixes are allocated as they come: reckon with a full trie of each family.
+    let trie = sizes.iter().find(|(name, _)| name == "RULE_BY_PREFIX4").unwrap().1;
+    let tries = 2 * trie / 1024 * abi_limits::PREFIXES_MAX as usize;
+    let sum: usize = sizes.iter().map(|(_, bytes)| bytes).sum();
+    assert!(sum + tries <= abi_limits::MAP_MEMORY_MAX, "{sum} + {tries} bytes: {sizes:?}");
+}
+
+/// Bytes that a map takes, as the kernel reckons (`memlock` in its fdinfo).
+fn memory(map: &MapInfo) -> usize {
+    let fd = map.fd().unwrap();
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).unwrap();
+    let line = info.lines().find_map(|line| line.strip_prefix("memlock:")).unwrap();
+    line.trim().parse().unwrap()
+}
+
+/// What an operator sees with `bpftool`: names, not offsets.
+#[test]
+fn bpftool_shows_field_names() {
+    if skip_without_privileges() {
+        return;
+    }
+    let Ok(version) = Command::new("bpftool").arg("version").output() else {
+        let reason = "needs bpftool (Debian package `bpftool`)";
+        assert!(std::env::var("KERNEL_TESTS").is_ok_and(|asked| asked != "require"), "{reason}");
+        println!("skipped: {reason}");
+        return;
+    };
+    assert!(version.status.success());
+    let namespace = Namespace::new();
+    let plane = full(&namespace);
+    let maps = plane.status().maps;
+    for (name, fields) in [
+        ("LISTENER_BY_DST", &["address", "octets", "port_be", "index"][..]),
+        ("RULE_BY_PREFIX4", &["prefix_len", "data", "denied"]),
+        ("RULE_BY_PREFIX6", &["prefix_len", "data", "denied"]),
+        ("DRAINED_WORKERS", &["bits"]),
+        ("FLOOD_GAUGE", &["second_began_ns", "new_sources"]),
+    ] {
+        let map = maps.iter().find(|map| map.name == name).unwrap();
+        let id = map.id.to_string();
+        let dump = Command::new("bpftool").args(["-j", "map", "dump", "id", &id]).output().unwrap();
+        let dump = String::from_utf8(dump.stdout).unwrap();
+        for field in fields {
+            assert!(
+                dump.contains(&format!("\"{field}\":")),
+                "{name} without `{field}`: {dump:.500}"
+            );
+        }
+    }
 }

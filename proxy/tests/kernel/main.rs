@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a failing helper is a failing test")]
 #![expect(clippy::print_stdout, reason = "the test runner counts the lines `skipped: …`")]
 
+mod guard;
 mod load;
+mod steer;
 mod topology;
+mod verdict;
 
 use std::net::SocketAddr;
 
@@ -17,7 +20,7 @@ use proxy::{
 /// `KERNEL_TESTS=require` that is a failure.
 #[must_use]
 pub(crate) fn skip_without_privileges() -> bool {
-    let reason = if !kernel::is_built_in() {
+    let reason = if kernel::object().is_none() {
         "needs the BPF object (cargo xtask build-ebpf)"
     } else if !has_capabilities() {
         "needs CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN (network namespaces)"
@@ -70,10 +73,17 @@ pub(crate) fn load(kernel: &Kernel, listeners: &[SocketAddr], workers: usize) ->
 /// Asserts that of all counters exactly these moved, by exactly this much.
 #[track_caller]
 pub(crate) fn check_counters(plane: &KernelPlane, moved: &[(&str, u64)]) {
+    let reasons: Vec<_> = plane.counters().iter().map(|counter| counter.reason).collect();
+    check_counters_of(plane, &reasons, moved);
+}
+
+/// Asserts that of these counters exactly those moved, by exactly this much.
+#[track_caller]
+pub(crate) fn check_counters_of(plane: &KernelPlane, reasons: &[&str], moved: &[(&str, u64)]) {
     let counted: Vec<_> = plane
         .counters()
         .into_iter()
-        .filter(|counter| counter.packets != 0)
+        .filter(|counter| counter.packets != 0 && reasons.contains(&counter.reason))
         .map(|counter| (counter.reason, counter.packets))
         .collect();
     assert_eq!(counted, moved);

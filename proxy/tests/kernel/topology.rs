@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    os::fd::AsFd as _,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -27,24 +28,16 @@ impl Namespace {
         &self.name
     }
 
-    /// Runs `ip` in the namespace.
+    /// Runs `ip` in the namespace and returns what it says.
     #[track_caller]
-    pub(crate) fn ip(&self, arguments: &str) {
-        ip(&format!("-n {} {arguments}", self.name));
+    pub(crate) fn ip(&self, arguments: &str) -> String {
+        ip(&format!("-n {} {arguments}", self.name))
     }
 
     /// Runs a closure on a thread of this namespace. Sockets and BPF links made there stay in it.
     #[track_caller]
     pub(crate) fn run<T: Send>(&self, in_it: impl FnOnce() -> T + Send) -> T {
-        let file = File::open(format!("/run/netns/{}", self.name)).unwrap();
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                use std::os::fd::AsFd as _;
-                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-                in_it()
-            });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        run_in(&self.name, in_it)
     }
 }
 
@@ -54,9 +47,51 @@ impl Drop for Namespace {
     }
 }
 
-/// Runs `ip` with arguments separated by blanks.
+/// Runs a closure on a thread of the named namespace.
 #[track_caller]
-pub(crate) fn ip(arguments: &str) {
+pub(crate) fn run_in<T: Send>(namespace: &str, in_it: impl FnOnce() -> T + Send) -> T {
+    let file = File::open(format!("/run/netns/{namespace}")).unwrap();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            in_it()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// ```text
+/// downstream ── veth ── proxy
+///  10.1.0.2            10.1.0.1
+///  fd00:1::2           fd00:1::1
+/// ```
+/// Both ends are named `veth`. There are two downstream addresses of each family: `.2` and `.3`.
+pub(crate) struct Pair {
+    pub(crate) downstream: Namespace,
+    pub(crate) proxy: Namespace,
+}
+
+impl Pair {
+    pub(crate) fn new() -> Self {
+        let pair = Self { downstream: Namespace::new(), proxy: Namespace::new() };
+        let peer = pair.proxy.name();
+        pair.downstream.ip(&format!("link add veth type veth peer name veth netns {peer}"));
+        for (namespace, hosts) in [(&pair.downstream, &[2, 3][..]), (&pair.proxy, &[1])] {
+            for host in hosts {
+                namespace.ip(&format!("address add 10.1.0.{host}/24 dev veth"));
+                namespace.ip(&format!("address add fd00:1::{host}/64 dev veth nodad"));
+            }
+            namespace.ip("link set veth up");
+        }
+        pair
+    }
+}
+
+/// Runs `ip` with arguments separated by blanks and returns what it says.
+#[track_caller]
+pub(crate) fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {arguments}: {error}");
+    String::from_utf8(output.stdout).unwrap()
 }
