@@ -11,8 +11,9 @@ use aya_ebpf::{
 use proxy_common::Reason;
 use proxy_ebpf::{stats, worker, xdp};
 
-/// xdp: the guard, before the packet costs anything.
-#[xdp]
+/// xdp: the guard, before the packet costs anything. Headers lie in the first buffer of a frame that
+/// has several, so jumbo frames are no reason to stay away (v5.18).
+#[xdp(frags)]
 fn ingress(ctx: XdpContext) -> u32 {
     let (Ok(reason) | Err(reason)) = xdp::try_ingress(&ctx);
     stats::count(reason);

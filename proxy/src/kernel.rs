@@ -23,7 +23,7 @@ use std::{fmt, net::SocketAddr, os::fd::BorrowedFd};
 
 use self::{disabled::Disabled, loaded::Loaded};
 pub use self::{
-    loader::object,
+    loader::{is_built_in, object},
     sockmap::{Tunnel, TunnelRefused},
     stats::Counter,
     status::{Feature, FeatureState, MapStatus, ProgramStatus, Running, Status},

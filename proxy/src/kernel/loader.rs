@@ -31,6 +31,11 @@ pub const fn object() -> Option<&'static [u8]> {
     if OBJECT.is_empty() { None } else { Some(OBJECT) }
 }
 
+/// Whether this binary carries the kernel half.
+pub const fn is_built_in() -> bool {
+    object().is_some()
+}
+
 /// Makes the maps, at the sizes and with the constants of this run, and fills them. Nothing is
 /// verified or attached yet.
 pub(super) fn create(object: &[u8], rules: &Rules, tunnels_max: u32) -> anyhow::Result<Ebpf> {

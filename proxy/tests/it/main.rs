@@ -1,4 +1,5 @@
 //! Integration tests that need no privileges: real sockets on loopback, the kernel half off.
 
 mod config;
+mod object;
 mod wire;
