@@ -351,3 +351,6 @@ pub enum Datapath {
     Splice,
     Sockmap,
 }
+
+#[cfg(test)]
+mod tests;

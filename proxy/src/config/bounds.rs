@@ -38,7 +38,7 @@ pub(super) const DRAIN_WAIT: RangeInclusive<Duration> =
 pub(super) const HEAD_SIZE: RangeInclusive<Size> = kib(1)..=kib(1024);
 pub(super) const HEAD_FIELDS: RangeInclusive<usize> = 1..=1024;
 pub(super) const TARGET_SIZE: RangeInclusive<Size> = Size(64)..=kib(1024);
-pub(super) const BODY_SIZE: RangeInclusive<Size> = Size(0)..=Size(u64::MAX);
+pub(super) const BODY_SIZE: RangeInclusive<Size> = Size(0)..=kib(1 << 30);
 pub(super) const CONNECTIONS: RangeInclusive<usize> = 1..=16_777_216;
 pub(super) const POOL_IDLE: RangeInclusive<usize> = 0..=65_536;
 /// Buffers: from a page to more than any connection has in flight.

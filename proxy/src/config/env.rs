@@ -8,7 +8,8 @@ use std::env::VarError;
 /// How a variable is looked up; tests bring their own.
 pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Result<String, VarError>;
 
-const OPEN: &str = "${{";
+/// What begins a reference.
+pub(super) const OPEN: &str = "${{";
 const CLOSE: &str = "}}";
 const DEFAULT: &str = ":=";
 

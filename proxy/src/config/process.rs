@@ -53,21 +53,25 @@ pub(super) fn listeners(root: &mut Section<'_>) -> Vec<Listener> {
         if let Some(line) = lines.insert(Arc::clone(&listener.name), name.place.line()) {
             name.error(format!("the listener of line {line} has this name; names are unique"));
         }
-        for other in &listeners {
-            match bounds::overlap(listener.address, other.address) {
-                Overlap::None => {}
-                Overlap::Same => {
-                    address.error(format!("listener `{}` has this address", other.name))
-                }
-                Overlap::Wildcard => address.error(format!(
-                    "overlaps listener `{}` on {}; bind one of them",
-                    other.name, other.address
-                )),
-            }
-        }
+        report_overlap(&address, &listener, &listeners);
         listeners.push(listener);
     }
     listeners
+}
+
+fn report_overlap(address: &Value<'_>, listener: &Listener, others: &[Listener]) {
+    let overlaps =
+        others.iter().map(|other| (bounds::overlap(listener.address, other.address), other));
+    match overlaps.into_iter().find(|(overlap, _)| *overlap != Overlap::None) {
+        None | Some((Overlap::None, _)) => {}
+        Some((Overlap::Same, other)) => {
+            address.error(format!("listener `{}` has this address", other.name));
+        }
+        Some((Overlap::Wildcard, other)) => address.error(format!(
+            "overlaps listener `{}` on {}; bind one of them",
+            other.name, other.address
+        )),
+    }
 }
 
 /// One listener, with its name and its address as the file has them.

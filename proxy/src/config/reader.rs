@@ -330,7 +330,8 @@ fn alternatives<'w>(words: impl Iterator<Item = &'w str>) -> String {
 
 /// The known word that was probably meant: at most a third of its letters differ.
 pub(super) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
-    let typed: Vec<char> = word.chars().take(WORD_CHARS_MAX + 1).collect();
+    let lower = |c: char| c.to_ascii_lowercase();
+    let typed: Vec<char> = word.chars().map(lower).take(WORD_CHARS_MAX + 1).collect();
     if typed.len() > WORD_CHARS_MAX {
         return None;
     }
@@ -344,12 +345,12 @@ pub(super) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> O
 /// No key is longer; comparing takes the product of both lengths.
 const WORD_CHARS_MAX: usize = 48;
 
-/// Letters to insert, remove, replace or swap with their neighbour (optimal string alignment).
+/// Letters, of either case, to insert, remove, replace or swap with their neighbour (optimal string alignment).
 fn edits(typed: &[char], candidate: &str) -> usize {
     let mut before_last: Vec<usize> = Vec::new();
     let mut last: Vec<usize> = (0..=typed.len()).collect();
     let mut previous_letter = None;
-    for (row, letter) in candidate.chars().enumerate() {
+    for (row, letter) in candidate.chars().map(|c| c.to_ascii_lowercase()).enumerate() {
         let mut current = Vec::with_capacity(last.len());
         current.push(row + 1);
         for (column, &typed_letter) in typed.iter().enumerate() {

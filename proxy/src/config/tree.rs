@@ -83,7 +83,9 @@ pub(super) fn read(text: &str, lookup: Lookup<'_>, sink: &Sink) -> Option<Node> 
         let (event, span) = match event {
             Ok(event) => event,
             Err(error) => {
-                sink.error(mark_of(*error.marker()), "", format!("not YAML: {}", error.info()));
+                let mark = mark_of(*error.marker());
+                let hint = reference_hint(text, mark);
+                sink.error(mark, "", format!("not YAML: {}{hint}", error.info()));
                 return None;
             }
         };
@@ -96,6 +98,16 @@ pub(super) fn read(text: &str, lookup: Lookup<'_>, sink: &Sink) -> Option<Node> 
         sink.error(None, "", "the file is empty; it needs at least `listeners`".to_owned());
     }
     builder.root
+}
+
+/// In a flow collection the braces of a reference are YAML's own.
+fn reference_hint(text: &str, mark: Mark) -> &'static str {
+    let line = text.lines().nth(mark.line - 1).unwrap_or_default();
+    if line.contains(env::OPEN) {
+        "; inside of `[ ]` and `{ }`, put `${{…}}` in quotes"
+    } else {
+        ""
+    }
 }
 
 /// The first control character that YAML 1.2 section 5.1 does not allow. The parser takes NUL for the

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use proxy::config::{Config, Datapath, KernelMode, LogTarget, Protocol};
+use proxy::config::{Config, Datapath, KernelMode, LogTarget, Protocol, check};
 
 fn messages(yaml: &str) -> String {
     match Config::parse(yaml, "t.yaml") {
@@ -170,5 +170,695 @@ fn all_errors_of_a_file_come_at_once_in_its_order() {
             "17:30: upstreams[0].nodes[\"127.0.0.1:80\"]: expected a whole number from 0 to 65535, \
              found `heavy`",
         ],
+    );
+}
+
+/// What is reported about one addition to a valid file.
+fn check_addition(addition: &str, expected: &[&str]) {
+    check_errors(&with(addition), expected);
+}
+
+#[test]
+fn files_that_are_not_one_yaml_document_are_refused() {
+    check_errors("a: [1, 2\nb: c\n", &["2:2: not YAML: illegal placement of ':' indicator"]);
+    check_errors("a: b: c\n", &["1:5: not YAML: mapping values are not allowed in this context"]);
+    check_errors("a: *x\n", &["1:4: not YAML: while parsing node, found unknown anchor"]);
+    check_errors(
+        "a: 1\n---\nb: 2\n",
+        &["2:1: a second document begins; a configuration is one document"],
+    );
+    check_errors("- a\n", &["1:1: expected a mapping, found a list"]);
+    check_errors("text\n", &["1:1: expected a mapping, found `text`"]);
+    check_errors("a: \0b\n", &["1:4: the character U+0000 is not allowed in YAML"]);
+    check_errors("a: x\u{1b}[31m\n", &["1:5: the character U+001B is not allowed in YAML"]);
+    for empty in ["", "\n\n", "# nothing\n"] {
+        assert_eq!(
+            messages(empty),
+            "t.yaml: the file is empty; it needs at least `listeners`\n1 error in t.yaml"
+        );
+    }
+    check_errors("--- ~\n", &["1:5: expected a mapping, found nothing"]);
+}
+
+#[test]
+fn yaml_that_readers_may_take_differently_is_refused() {
+    check_addition(
+        "limits: !!map { pool_idle_max: !!int 5 }\n",
+        &[
+            "4:9: limits: tags such as `!x` mean nothing here; remove it, quotes make a string",
+            "4:32: limits.pool_idle_max: tags such as `!x` mean nothing here; remove it, quotes \
+             make a string",
+        ],
+    );
+    check_addition(
+        "timeouts:\n  <<: { head: 5s }\n",
+        &["5:3: timeouts: merge keys (`<<`) are not part of YAML 1.2; write the keys out or use \
+           an alias for a whole value"],
+    );
+    check_addition("? [a]\n: b\n", &["4:3: a key is a plain word, not a list or a mapping"]);
+    check_addition(
+        "timeouts: { head: 5s, body: 1s, head: 6s }\n",
+        &["4:33: timeouts.head: repeats the key of line 4; remove one"],
+    );
+    check_addition(
+        "workers: 1\nworkers: 2\n",
+        &["5:1: workers: repeats the key of line 4; remove one"],
+    );
+}
+
+#[test]
+fn aliases_stand_for_what_they_repeat() {
+    let config = valid(&with(
+        "upstreams:\n  - { id: a, nodes: &nodes { \"127.0.0.1:80\": 1 } }\n  - { id: b, nodes: *nodes }\n",
+    ));
+    assert_eq!(config.upstreams[0].nodes, config.upstreams[1].nodes);
+    check_addition(
+        "upstreams:\n  - { id: a, nodes: &nodes { app: 1 } }\n  - { id: b, nodes: *nodes }\n",
+        &[
+            "5:30: upstreams[0].nodes.app: `app` is not `IP:port`; host names are not resolved \
+             yet, write the address",
+            "5:30: upstreams[1].nodes.app: `app` is not `IP:port`; host names are not resolved \
+             yet, write the address",
+        ],
+    );
+}
+
+#[test]
+fn listeners_have_their_own_names_and_addresses() {
+    check_errors("workers: auto\n", &["1:1: `listeners` is missing"]);
+    check_errors(
+        "listeners: []\n",
+        &["1:12: listeners: is empty; a proxy needs at least one listener"],
+    );
+    check_errors(
+        "listeners: { name: web }\n",
+        &["1:12: listeners: expected a list, found a mapping"],
+    );
+    check_errors("listeners:\n", &["1:10: listeners: expected a list, found nothing"]);
+    check_errors("listeners: [web]\n", &["1:13: listeners[0]: expected a mapping, found `web`"]);
+    check_errors(
+        "listeners:\n\
+         \x20 - { name: web, address: 0.0.0.0:80 }\n\
+         \x20 - { name: web, address: 0.0.0.0:80 }\n\
+         \x20 - { name: low, address: 127.0.0.1:80 }\n\
+         \x20 - { name: any, address: '[::]:80' }\n\
+         \x20 - { name: a, address: 127.0.0.1:0 }\n\
+         \x20 - { name: b, address: 127.0.0.1:0 }\n\
+         \x20 - { name: a b, address: '[::ffff:127.0.0.1]:81', protocol: udp }\n\
+         \x20 - { name: c, address: 127.0.0.1, protocol: htp, tls: {} }\n\
+         \x20 - { name: '-', address: 127.0.0.1:9 }\n",
+        &[
+            "3:13: listeners[1].name: the listener of line 2 has this name; names are unique",
+            "3:27: listeners[1].address: listener `web` has this address",
+            "4:27: listeners[2].address: overlaps listener `web` on 0.0.0.0:80; bind one of them",
+            "8:13: listeners[6].name: expected an id of 1 to 64 letters, digits, `-`, `_` or `.`, \
+             not `-` alone, found `a b`",
+            "8:62: listeners[6].protocol: `udp` is not built yet; use `http` or `tcp`",
+            "9:25: listeners[7].address: expected an address with a port, such as \
+             `127.0.0.1:9080` or `[::1]:9080`, found `127.0.0.1`",
+            "9:46: listeners[7].protocol: expected `http` or `tcp`, found `htp`; did you mean \
+             `http`?",
+            "9:51: listeners[7].tls: not built yet; remove it",
+            "10:13: listeners[8].name: expected an id of 1 to 64 letters, digits, `-`, `_` or `.`, \
+             not `-` alone, found the string `-`",
+        ],
+    );
+}
+
+#[test]
+fn the_kernel_section_is_checked() {
+    check_addition(
+        "kernel:\n\
+         \x20 mode: requires\n\
+         \x20 xdp: { interfaces: [eth0, eth0, eth/0, an-interface-with-a-long-name], mode: offload }\n\
+         \x20 same_host: { enabled: true }\n\
+         \x20 guard:\n\
+         \x20   allow: [10.0.0.0/8, 10.0.0.0/8, 10.0.0.1/8, '::ffff:10.0.0.0/104', any]\n\
+         \x20   connection_rate: { per_second: 0 }\n",
+        &[
+            "5:9: kernel.mode: expected `off`, `auto` or `require`, found `requires`; did you mean \
+             `require`?",
+            "6:29: kernel.xdp.interfaces[1]: `eth0` is in the list already",
+            "6:35: kernel.xdp.interfaces[2]: not the name of an interface; at most 15 bytes, no \
+             `/`, `:` or blank",
+            "6:42: kernel.xdp.interfaces[3]: not the name of an interface; at most 15 bytes, no \
+             `/`, `:` or blank",
+            "6:80: kernel.xdp.mode: `offload` is not built yet; use `auto`, `native` or `generic`",
+            "7:3: kernel.same_host: not built yet; remove it",
+            "9:25: kernel.guard.allow[1]: `10.0.0.0/8` is in line 9 already",
+            "9:37: kernel.guard.allow[2]: bits are set behind the prefix; write `10.0.0.0/8`",
+            "9:49: kernel.guard.allow[3]: an IPv4-mapped address; write it as `10.0.0.0`",
+            "9:72: kernel.guard.allow[4]: expected a prefix such as `203.0.113.0/24` or \
+             `2001:db8::/32`, found `any`",
+            "10:22: kernel.guard.connection_rate: `burst` is missing",
+            "10:36: kernel.guard.connection_rate.per_second: expected a whole number from 1 to \
+             1000000, found `0`",
+        ],
+    );
+    check_addition(
+        "workers: 65\nkernel: { mode: require }\n",
+        &["1:1: `workers: 65` with `kernel.mode: require`; the kernel half steers 64"],
+    );
+}
+
+#[test]
+fn a_guard_list_over_the_capacity_of_the_kernel_is_refused() {
+    let most = proxy_common::limits::PREFIXES_MAX;
+    let list = |count: u32| {
+        let address = |n: u32| std::net::Ipv4Addr::from(0x0b00_0000 + n).to_string();
+        let prefixes: Vec<String> = (0..count).map(address).collect();
+        with(&format!("kernel: {{ guard: {{ deny: [{}] }} }}\n", prefixes.join(", ")))
+    };
+    assert_eq!(valid(&list(most)).kernel.guard.deny.len(), most as usize);
+    check_errors(
+        &list(most + 1),
+        &["4:18: kernel.guard: 65537 prefixes; the kernel's tables hold 65536, merge neighbours \
+           into shorter prefixes"],
+    );
+}
+
+#[test]
+fn admin_and_log_are_checked() {
+    check_addition("admin: {}\n", &["4:8: admin: `address` is missing"]);
+    check_addition(
+        "admin: { address: 127.0.0.1:9080, key: secret }\n",
+        &[
+            "4:19: admin.address: overlaps listener `web` on 127.0.0.1:9080",
+            "4:35: admin.key: not built yet; remove it",
+        ],
+    );
+    check_addition(
+        "log: { level: verbose, format: xml, access: { format: text } }\n",
+        &[
+            "4:15: log.level: expected `error`, `warn`, `info`, `debug` or `trace`, found `verbose`",
+            "4:32: log.format: expected `text` or `json`, found `xml`",
+            "4:45: log.access: `target` is missing",
+        ],
+    );
+    check_addition(
+        "log: { access: { target: logs/access.log } }\n",
+        &["4:26: log.access.target: expected `stdout`, `stderr` or a file as an absolute path"],
+    );
+}
+
+#[test]
+fn times_and_sizes_have_units_and_ranges() {
+    check_addition(
+        "timeouts: { head: 0s, body: 25h, idle: 5 s, connect: 5, response: -1s, send: 1.5s }\n\
+         drain: { timeout: 99999999999999999999s }\n",
+        &[
+            "4:19: timeouts.head: expected a time with its unit (`250ms`, `5s`, `10m`, `1h`) from \
+             1ms to 24h, found `0s`",
+            "4:29: timeouts.body: expected a time with its unit (`250ms`, `5s`, `10m`, `1h`) from \
+             1ms to 24h, found `25h`",
+            "4:40: timeouts.idle: expected a time with its unit (`250ms`, `5s`, `10m`, `1h`) from \
+             1ms to 24h, found `5 s`",
+            "4:54: timeouts.connect: expected a time with its unit (`250ms`, `5s`, `10m`, `1h`) \
+             from 1ms to 24h, found `5`",
+            "4:67: timeouts.response: expected a time with its unit (`250ms`, `5s`, `10m`, `1h`) \
+             from 1ms to 24h, found `-1s`",
+            "4:78: timeouts.send: expected a time with its unit (`250ms`, `5s`, `10m`, `1h`) from \
+             1ms to 24h, found `1.5s`",
+            "5:19: drain.timeout: expected a time with its unit (`250ms`, `5s`, `10m`, `1h`) from \
+             0s to 24h, found `99999999999999999999s`",
+        ],
+    );
+    check_addition(
+        "limits: { head_size_max: 16KB, target_size_max: 1B, body_size_max: lots, pipe_size: 4096, \
+         connections: 0, head_fields_max: '7', sockmap_tunnels: 1e9 }\n",
+        &[
+            "4:26: limits.head_size_max: expected a size with its unit (`512B`, `16KiB`, `1MiB`) \
+             from 1KiB to 1MiB, found `16KB`",
+            "4:49: limits.target_size_max: expected a size with its unit (`512B`, `16KiB`, \
+             `1MiB`) from 64B to 1MiB, found `1B`",
+            "4:68: limits.body_size_max: expected `none` or a size with its unit (`512B`, \
+             `16KiB`, `1MiB`) from 0B to 1024GiB, found `lots`",
+            "4:85: limits.pipe_size: expected a size with its unit (`512B`, `16KiB`, `1MiB`) from \
+             4KiB to 64MiB, found `4096`",
+            "4:104: limits.connections: expected `auto` or a whole number from 1 to 16777216, \
+             found `0`",
+            "4:124: limits.head_fields_max: expected a whole number from 1 to 1024, found the \
+             string `7`; remove the quotes",
+            "4:146: limits.sockmap_tunnels: expected a whole number from 1 to 65536, found `1e9`",
+        ],
+    );
+    check_addition(
+        "limits: { head_size_max: 4KiB }\n",
+        &["4:9: limits: `target_size_max` is above `head_size_max`, of which a target is a part"],
+    );
+}
+
+/// A route of line 5 with these keys, from line 6 on, and an upstream of its own.
+fn check_route(keys: &str, expected: &[&str]) {
+    let yaml =
+        format!("routes:\n  - id: r\n{keys}    upstream: {{ nodes: {{ \"127.0.0.1:80\": 1 }} }}\n");
+    check_addition(&yaml, expected);
+}
+
+#[test]
+fn paths_of_routes_are_ones_that_can_match() {
+    check_route("", &["5:5: routes[0]: `uri` or `uris` is missing"]);
+    check_route(
+        "    uris: []\n",
+        &["6:11: routes[0].uris: is empty; remove the key if there is nothing to say"],
+    );
+    check_route(
+        "    uri: /a\n    uris: [/b]\n",
+        &["5:5: routes[0]: `uri` and `uris` at once; keep one of them"],
+    );
+    check_route(
+        "    uris: [a, '*', /*/b, '/a?b', '/a#b', '/a b', /a//b, /a/./b, /a/.., /%2e%2E/a, /ok, /ok]\n",
+        &[
+            "6:12: routes[0].uris[0]: the path must start with `/`",
+            "6:15: routes[0].uris[1]: the path must start with `/`",
+            "6:20: routes[0].uris[2]: the path has a `*` that is not at its end; only a whole \
+             prefix can be left open",
+            "6:26: routes[0].uris[3]: the path has a `?` or `#`; routes match the path, without query",
+            "6:34: routes[0].uris[4]: the path has a `?` or `#`; routes match the path, without query",
+            "6:42: routes[0].uris[5]: the path has blanks or control characters; percent-encode them",
+            "6:50: routes[0].uris[6]: the path never matches; empty segments are taken out of a \
+             path before it is matched",
+            "6:57: routes[0].uris[7]: the path never matches; `.` and `..` are taken out of a path \
+             before it is matched",
+            "6:65: routes[0].uris[8]: the path never matches; `.` and `..` are taken out of a path \
+             before it is matched",
+            "6:72: routes[0].uris[9]: the path never matches; `.` and `..` are taken out of a path \
+             before it is matched",
+            "6:88: routes[0].uris[11]: is in the list already",
+        ],
+    );
+    let uris =
+        "    uris: [/, /*, /a, /a*, /a/*, /.well-known/*, /.*, /a..b, /a%20b, /ü, '/a:b;c=d']\n";
+    let config = valid(&with(&format!(
+        "routes:\n  - id: r\n{uris}    upstream: {{ nodes: {{ \"127.0.0.1:80\": 1 }} }}\n"
+    )));
+    assert_eq!(config.routes[0].uris.len(), 11);
+}
+
+#[test]
+fn hosts_and_methods_of_routes_are_ones_that_can_match() {
+    check_route(
+        "    uri: /\n    hosts: ['a.com:80', 'a..b', '*a.com', 'a.*', '', 'a/b', '[::1', '*', A.com, a.com]\n",
+        &[
+            "5:5: routes[0]: `hosts` names `*` beside others; `*` alone means any host",
+            "7:13: routes[0].hosts[0]: the host has a port; routes match the name alone",
+            "7:25: routes[0].hosts[1]: the host has an empty label",
+            "7:33: routes[0].hosts[2]: the host has a `*` that is not a whole first label; write \
+             `*.example.com`",
+            "7:43: routes[0].hosts[3]: the host has a `*` that is not a whole first label; write \
+             `*.example.com`",
+            "7:50: routes[0].hosts[4]: the host needs 1 to 253 characters",
+            "7:54: routes[0].hosts[5]: the host has other characters than letters, digits, `-`, \
+             `_` and `.`",
+            "7:61: routes[0].hosts[6]: the host has a port; routes match the name alone",
+            "7:81: routes[0].hosts[9]: is in the list already",
+        ],
+    );
+    check_route(
+        "    uri: /\n    methods: [GET, get, PSOT, CONNECT, GET]\n",
+        &[
+            "7:20: routes[0].methods[1]: expected `GET`, `POST`, `PUT`, `DELETE`, `PATCH`, \
+             `HEAD`, `OPTIONS`, `TRACE` or `PURGE`, found `get`; did you mean `GET`?",
+            "7:25: routes[0].methods[2]: expected `GET`, `POST`, `PUT`, `DELETE`, `PATCH`, \
+             `HEAD`, `OPTIONS`, `TRACE` or `PURGE`, found `PSOT`; did you mean `POST`?",
+            "7:31: routes[0].methods[3]: `CONNECT` is not built yet; use `GET`, `POST`, `PUT`, \
+             `DELETE`, `PATCH`, `HEAD`, `OPTIONS`, `TRACE` or `PURGE`",
+            "7:40: routes[0].methods[4]: is in the list already",
+        ],
+    );
+    let config = valid(&with(
+        "routes:\n  - { id: a, uri: /, host: '*', upstream_id: u }\n  \
+         - { id: b, uri: /, hosts: [A.Example.com, '*.b.c', '[::1]'], upstream_id: u }\n\
+         upstreams: [{ id: u, nodes: { \"127.0.0.1:80\": 1 } }]\n",
+    ));
+    assert!(config.routes[0].hosts.is_empty(), "any host");
+    assert_eq!(config.routes[1].hosts, ["a.example.com", "*.b.c", "[::1]"]);
+}
+
+#[test]
+fn what_is_planned_is_refused_by_name() {
+    check_addition(
+        "ssl: []\nglobal_rules: []\nplugin_configs: []\nservices: []\n\
+         routes:\n\
+         \x20 - id: r\n\
+         \x20   uri: /\n\
+         \x20   vars: []\n\
+         \x20   filter_func: function() return true end\n\
+         \x20   remote_addrs: [10.0.0.0/8]\n\
+         \x20   timeout: { connect: 1 }\n\
+         \x20   enable_websocket: true\n\
+         \x20   plugins: { jwt-auth: {}, key-auth: { _meta: {} }, key_auth: {}, my-plugin: {} }\n\
+         \x20   upstream:\n\
+         \x20     type: chash\n\
+         \x20     scheme: https\n\
+         \x20     pass_host: node\n\
+         \x20     checks: {}\n\
+         \x20     nodes: [{ host: 127.0.0.1, port: 80, weight: 1, priority: 1 }]\n\
+         stream_routes:\n\
+         \x20 - { id: s, sni: a.com, datapath: xdp, upstream_id: u }\n\
+         upstreams:\n\
+         \x20 - { id: u, type: least_conn, nodes: { \"127.0.0.1:80\": 1 } }\n",
+        &[
+            "4:1: ssl: not built yet; remove it",
+            "5:1: global_rules: not built yet; remove it",
+            "6:1: plugin_configs: not built yet; remove it",
+            "7:1: services: not built yet; remove it",
+            "11:5: routes[0].vars: not built yet; remove it",
+            "12:5: routes[0].filter_func: runs Lua, which Tandem does not; remove it",
+            "13:5: routes[0].remote_addrs: not built yet; remove it",
+            "14:5: routes[0].timeout: not built yet; remove it",
+            "15:5: routes[0].enable_websocket: not built yet; remove it",
+            "16:16: routes[0].plugins.jwt-auth: not built yet; remove it",
+            "16:42: routes[0].plugins.key-auth._meta: not built yet; remove it",
+            "16:55: routes[0].plugins.key_auth: unknown key; did you mean `key-auth`?",
+            "16:69: routes[0].plugins.my-plugin: unknown key; known here: `key-auth`",
+            "18:13: routes[0].upstream.type: `chash` is not built yet; use `roundrobin`",
+            "19:15: routes[0].upstream.scheme: `https` is not built yet; use `http` or `tcp`",
+            "20:18: routes[0].upstream.pass_host: `node` is not built yet; use `pass`",
+            "21:7: routes[0].upstream.checks: not built yet; remove it",
+            "22:55: routes[0].upstream.nodes[0].priority: not built yet; remove it",
+            "24:14: stream_routes[0].sni: not built yet; remove it",
+            "24:36: stream_routes[0].datapath: `xdp` is not built yet; use `user`, `splice` or \
+             `sockmap`",
+            "26:20: upstreams[0].type: `least_conn` is not built yet; use `roundrobin`",
+        ],
+    );
+}
+
+/// An upstream `u` of line 5 with these keys, referred to by the route of line 7 or later.
+fn check_upstream(keys: &str, expected: &[&str]) {
+    check_addition(
+        &format!("upstreams:\n  - id: u\n{keys}routes: [{{ id: r, uri: /, upstream_id: u }}]\n"),
+        expected,
+    );
+}
+
+#[test]
+fn nodes_are_addresses_that_occur_once() {
+    check_upstream("", &["5:5: upstreams[0]: `nodes` is missing"]);
+    check_upstream(
+        "    nodes: {}\n",
+        &["6:12: upstreams[0].nodes: is empty; an upstream needs at least one node"],
+    );
+    check_upstream("    nodes: 5\n", &["6:12: upstreams[0].nodes: expected a list, found `5`"]);
+    check_upstream(
+        "    nodes:\n\
+         \x20     127.0.0.1:80: 1\n\
+         \x20     \"127.0.0.1:80\": 1\n\
+         \x20     app.local:80: 1\n\
+         \x20     127.0.0.1: 1\n\
+         \x20     ::1: 1\n\
+         \x20     127.0.0.1:0: 1\n\
+         \x20     0.0.0.0:80: 1\n\
+         \x20     '[::ffff:127.0.0.1]:80': 1\n\
+         \x20     127.0.0.2:80: 65536\n\
+         \x20     127.0.0.3:80: -1\n",
+        &[
+            "8:7: upstreams[0].nodes[\"127.0.0.1:80\"]: repeats the key of line 7; remove one",
+            "9:7: upstreams[0].nodes[\"app.local:80\"]: `app.local:80` is not `IP:port`; host \
+             names are not resolved yet, write the address",
+            "10:7: upstreams[0].nodes[\"127.0.0.1\"]: `127.0.0.1` has no port; write `127.0.0.1:80`",
+            "11:7: upstreams[0].nodes[\"::1\"]: `::1` has no port; write `[::1]:80`",
+            "12:7: upstreams[0].nodes[\"127.0.0.1:0\"]: port 0 cannot be dialled",
+            "13:7: upstreams[0].nodes[\"0.0.0.0:80\"]: `0.0.0.0` is no address of a node",
+            "14:7: upstreams[0].nodes[\"[::ffff:127.0.0.1]:80\"]: an IPv4-mapped address; write \
+             it as `127.0.0.1`",
+            "15:21: upstreams[0].nodes[\"127.0.0.2:80\"]: expected a whole number from 0 to \
+             65535, found `65536`",
+            "16:21: upstreams[0].nodes[\"127.0.0.3:80\"]: expected a whole number from 0 to \
+             65535, found `-1`",
+        ],
+    );
+    check_upstream(
+        "    nodes:\n\
+         \x20     - { host: 127.0.0.1, port: 80, weight: 1 }\n\
+         \x20     - { host: 127.0.0.1, port: 80, weight: 2 }\n\
+         \x20     - { host: '::1', port: 80, weight: 1 }\n\
+         \x20     - { host: app, port: 0 }\n",
+        &[
+            "8:9: upstreams[0].nodes[1]: node 127.0.0.1:80 is in line 7 already",
+            "9:9: upstreams[0].nodes[2]: an IPv6 address stands in brackets; write `[::1]`",
+            "10:9: upstreams[0].nodes[3]: `weight` is missing",
+            "10:28: upstreams[0].nodes[3].port: expected a whole number from 1 to 65535, found `0`",
+        ],
+    );
+}
+
+#[test]
+fn both_forms_of_nodes_mean_the_same() {
+    let config = valid(&with(
+        "upstreams:\n\
+         \x20 - { id: a, nodes: { \"127.0.0.1:80\": 3, \"[::1]:81\": 0 } }\n\
+         \x20 - { id: b, retries: 9, nodes: [{ host: 127.0.0.1, port: 80, weight: 3 }, \
+         { host: '[::1]', port: 81, weight: 0 }] }\n\
+         \x20 - { id: 7, retries: 0, nodes: { \"127.0.0.1:80\": 1, \"127.0.0.1:81\": 1 } }\n",
+    ));
+    let [a, b, c] = config.upstreams.as_slice() else { panic!("three upstreams") };
+    assert_eq!(a.nodes, b.nodes);
+    assert_eq!([a.retries, b.retries, c.retries], [1, 1, 0], "a node is tried once at most");
+    assert_eq!(&*c.id, "7");
+}
+
+#[test]
+fn weights_whose_cycle_is_too_long_are_refused() {
+    let weights =
+        |a: u32, b: u32| format!("    nodes: {{ \"127.0.0.1:80\": {a}, \"127.0.0.1:81\": {b} }}\n");
+    check_upstream(
+        &weights(65_535, 2),
+        &["6:12: upstreams[0].nodes: the weights make a cycle of 65537 slots, at most 65536; use \
+           smaller weights or weights with a common divisor"],
+    );
+    for (a, b) in [(65_535, 1), (65_535, 65_535), (65_534, 65_532), (0, 0), (0, 65_535)] {
+        let nodes = weights(a, b);
+        valid(&with(&format!(
+            "upstreams:\n  - id: u\n{nodes}routes: [{{ id: r, uri: /, upstream_id: u }}]\n"
+        )));
+    }
+}
+
+#[test]
+fn references_lead_somewhere() {
+    check_addition(
+        "upstreams:\n\
+         \x20 - { id: app, nodes: { \"127.0.0.1:80\": 1 } }\n\
+         \x20 - { id: app, nodes: { \"127.0.0.1:81\": 1 } }\n\
+         \x20 - { id: broken, nodes: {} }\n\
+         routes:\n\
+         \x20 - { id: a, uri: /, upstream_id: ap }\n\
+         \x20 - { id: b, uri: / }\n\
+         \x20 - { id: c, uri: /, upstream_id: app, upstream: { nodes: { \"127.0.0.1:80\": 1 } } }\n\
+         \x20 - { id: d, uri: /, upstream_id: broken }\n\
+         \x20 - { id: e, uri: /, upstream_id: app, plugins: { key-auth: { anonymous_consumer: bob } } }\n\
+         consumers: [{ username: alice }]\n",
+        &[
+            "6:11: upstreams[1].id: `app` is the id of line 5 too; ids are unique",
+            "7:26: upstreams[2].nodes: is empty; an upstream needs at least one node",
+            "9:35: routes[0].upstream_id: no upstream has the id `ap`; did you mean `app`?",
+            "10:5: routes[1]: `upstream_id` or `upstream` is missing",
+            "11:5: routes[2]: `upstream_id` and `upstream` at once; keep one of them",
+            "13:83: routes[4].plugins.key-auth.anonymous_consumer: no consumer is named `bob`",
+        ],
+    );
+}
+
+#[test]
+fn stream_routes_have_a_listener() {
+    check_addition(
+        "stream_routes:\n\
+         \x20 - { id: a, server_port: 9101, upstream_id: u }\n\
+         \x20 - { id: b, server_port: 9080, upstream_id: u }\n\
+         \x20 - { id: c, server_addr: 127.0.0.2, upstream_id: u }\n\
+         \x20 - { id: d, server_port: 9100, server_addr: 127.0.0.2, upstream_id: u }\n\
+         \x20 - { id: e, server_port: 9100, server_addr: 127.0.0.1, remote_addr: 10.0.0.0/8, upstream_id: u }\n\
+         \x20 - { id: f, remote_addr: everybody, upstream_id: u }\n\
+         \x20 - { id: g, server_port: 0, upstream_id: u }\n\
+         upstreams: [{ id: u, nodes: { \"127.0.0.1:80\": 1 } }]\n",
+        &[
+            "5:27: stream_routes[0].server_port: no listener with `protocol: tcp` is bound there",
+            "6:27: stream_routes[1].server_port: no listener with `protocol: tcp` is bound there",
+            "7:27: stream_routes[2].server_addr: no listener with `protocol: tcp` is bound there",
+            "8:27: stream_routes[3].server_port: no listener with `protocol: tcp` is bound there",
+            "10:27: stream_routes[5].remote_addr: expected a prefix such as `203.0.113.0/24` or \
+             `2001:db8::/32`, found `everybody`",
+            "11:27: stream_routes[6].server_port: expected a whole number from 1 to 65535, found `0`",
+        ],
+    );
+    let config =
+        valid(&with("stream_routes: [{ id: a, upstream: { nodes: { \"127.0.0.1:80\": 1 } } }]\n"));
+    assert_eq!(config.stream_routes[0].datapath, Datapath::Splice, "the default");
+    assert_eq!(&*config.stream_routes[0].upstream.id, "stream_route:a");
+}
+
+#[test]
+fn a_route_that_is_switched_off_is_checked_and_left_out() {
+    let yaml = "upstreams: [{ id: u, nodes: { \"127.0.0.1:80\": 1 } }]\n\
+                routes:\n  - { id: a, uri: /, status: 0, upstream_id: u }\n\
+                \x20 - { id: b, uri: /, status: 1, upstream_id: u, name: n, desc: d, \
+                labels: { team: a }, create_time: 1 }\n";
+    let config = valid(&with(yaml));
+    assert_eq!(config.routes.len(), 1);
+    assert_eq!(&*config.routes[0].id, "b");
+    check_addition(
+        &yaml.replace("uri: /, status: 0", "uri: x, status: 2"),
+        &[
+            "6:19: routes[0].uri: the path must start with `/`",
+            "6:30: routes[0].status: expected a whole number from 0 to 1, found `2`",
+        ],
+    );
+}
+
+#[test]
+fn consumers_have_their_own_names_and_keys() {
+    check_addition(
+        "consumers:\n\
+         \x20 - { username: alice, plugins: { key-auth: { key: s3cret-one } } }\n\
+         \x20 - { username: alice, plugins: { key-auth: { key: s3cret-two } } }\n\
+         \x20 - { username: bob, plugins: { key-auth: { key: s3cret-one } } }\n\
+         \x20 - { username: 'a b', group_id: 1 }\n",
+        &[
+            "6:17: consumers[1].username: the consumer of line 5 has this name; names are unique",
+            "7:50: consumers[2].plugins.key-auth.key: consumer `alice` has the same key; a key \
+             belongs to one consumer",
+            "8:17: consumers[3].username: expected a name of 1 to 256 letters, digits, `-` or \
+             `_`, found the string `a b`",
+            "8:24: consumers[3].group_id: not built yet; remove it",
+        ],
+    );
+}
+
+#[test]
+fn keys_of_consumers_are_in_no_message_and_no_debug_output() {
+    const SECRET: &str = "s3cret";
+    for plugins in [
+        "s3cret",
+        "[s3cret]",
+        "{ s3cret: 1 }",
+        "{ key-auth: s3cret }",
+        "{ key-auth: [s3cret] }",
+        "{ key-auth: { s3cret } }",
+        "{ key-auth: { s3cret: 1, s3cret: 2 } }",
+        "{ key-auth: { key: [s3cret] } }",
+        "{ key-auth: { key: ' s3cret' } }",
+        "{ key-auth: { key: \"s3cret\\n\" } }",
+        "{ key-auth: { key: s3cret, kee: s3cret } }",
+        "{ key-auth: { key: s3cret, header: s3cret } }",
+    ] {
+        let text =
+            messages(&with(&format!("consumers: [{{ username: a, plugins: {plugins} }}]\n")));
+        assert!(!text.contains(SECRET), "{plugins}: {text}");
+    }
+    let config =
+        valid(&with("consumers: [{ username: a, plugins: { key-auth: { key: s3cret } } }]\n"));
+    let text = format!("{config:?}");
+    assert!(!text.contains(SECRET) && text.contains("key_auth: Some(\"***\")"), "{text}");
+}
+
+#[test]
+fn key_auth_takes_what_apisix_takes() {
+    check_route(
+        "    uri: /\n    plugins: { key-auth: { header: 'a b', query: 'a&b', realm: '\"', \
+         hide_credentials: 'yes', anonymous_consumer: '' } }\n",
+        &[
+            "7:36: routes[0].plugins.key-auth.header: is not the name of a field",
+            "7:50: routes[0].plugins.key-auth.query: is not the name of a query argument",
+            "7:64: routes[0].plugins.key-auth.realm: needs 1 to 128 printable characters but `\"` \
+             and `\\`",
+            "7:87: routes[0].plugins.key-auth.hide_credentials: expected `true` or `false`, found \
+             the string `yes`",
+            "7:114: routes[0].plugins.key-auth.anonymous_consumer: no consumer is named ``",
+        ],
+    );
+    check_route(
+        "    uri: /\n    plugins: { key-auth: }\n",
+        &["7:24: routes[0].plugins.key-auth: expected a mapping, found nothing"],
+    );
+}
+
+#[test]
+fn what_is_valid_and_hardly_meant_is_a_warning() {
+    let warnings = |addition: &str| -> Vec<String> {
+        let findings = valid(addition).warnings;
+        findings
+            .list
+            .iter()
+            .map(|finding| format!("{}: {}", finding.path, finding.message))
+            .collect()
+    };
+    assert_eq!(
+        warnings(&with(
+            "admin: { address: 0.0.0.0:9180 }\nupstreams: [{ id: u, nodes: { \"127.0.0.1:80\": 1 } }]\n"
+        )),
+        [
+            ": no route: every request is answered 404",
+            ": no stream route: every connection of a `tcp` listener is closed",
+            "admin.address: reachable from other machines, and asks for no key",
+            "upstreams[0]: no route refers to upstream `u`",
+        ]
+    );
+}
+
+#[test]
+fn limits_stop_what_only_an_attack_has() {
+    let nested = format!("a: {}{}\n", "[".repeat(40), "]".repeat(40));
+    assert!(messages(&nested).contains("more than 32 levels of nesting"), "{}", messages(&nested));
+    let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..20 {
+        let previous = format!("*a{}", level - 1);
+        bomb += &format!("a{level}: &a{level} [{}]\n", vec![previous; 10].join(", "));
+    }
+    let text = messages(&bomb);
+    assert!(text.contains("more than 500000 values, aliases written out"), "{text}");
+    let text = messages(&format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), "*a, ".repeat(64)));
+    assert!(text.contains("bytes of text, aliases written out"), "{text}");
+    let text = messages("a: &a [*a]\n");
+    assert!(text.contains("alias inside of what it stands for"), "{text}");
+    let text = messages(&format!("a: {}\n", "x".repeat(9 << 20)));
+    assert_eq!(text, "t.yaml: more than 8388608 bytes\n1 error in t.yaml");
+}
+
+#[test]
+fn of_very_many_errors_the_first_are_shown() {
+    let keys: String = (0..150).map(|n| format!("key{n:03}: 1\n")).collect();
+    let text = messages(&with(&keys));
+    assert_eq!(text.lines().count(), 101);
+    assert!(text.ends_with("150 errors in t.yaml, the first 100 shown"), "{text}");
+    assert!(text.contains("key099") && !text.contains("key100"), "{text}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_one_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("missing.yaml");
+    let text = Config::load(&missing).unwrap_err().to_string();
+    let name = missing.display();
+    assert!(text.starts_with(&format!("{name}: No such file or directory")), "{text}");
+    assert!(text.ends_with(&format!("1 error in {name}")), "{text}");
+    assert!(Config::load(directory.path()).is_err(), "a directory");
+    let latin = directory.path().join("latin.yaml");
+    fs::write(&latin, b"a: 1\nb: \"caf\xe9\"\n").unwrap();
+    let text = Config::load(&latin).unwrap_err().to_string();
+    assert!(text.starts_with(&format!("{}:2:8: not UTF-8", latin.display())), "{text}");
+    let endless = Config::load(Path::new("/dev/zero")).unwrap_err().to_string();
+    assert!(endless.starts_with("/dev/zero: more than 8388608 bytes"), "{endless}");
+}
+
+#[test]
+fn check_reports_errors_or_warnings() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("t.yaml");
+    let name = path.display();
+    fs::write(&path, "listeners: [{ name: web, address: 127.0.0.1:80 }]\n").unwrap();
+    let report = check(&path);
+    assert!(report.is_valid());
+    assert_eq!(
+        report.to_string(),
+        format!("{name}:1:1: warning: no route: every request is answered 404\n{name}: valid")
+    );
+    fs::write(&path, "listeners: 5\n").unwrap();
+    let report = check(&path);
+    assert!(!report.is_valid());
+    assert_eq!(
+        report.to_string(),
+        format!("{name}:1:12: listeners: expected a list, found `5`\n1 error in {name}")
     );
 }
