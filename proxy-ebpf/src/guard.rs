@@ -6,19 +6,19 @@ use proxy_common::{
     addr::{Address, Source},
     guard::Bucket,
 };
-
-use crate::{
-    maps::{
-        FLOOD_GAUGE, FLOOD_SOURCES_MAX, RATE_BY_SOURCE, RATE_INTERVAL_NS, RATE_TOLERANCE_NS,
-        RULE_BY_PREFIX4, RULE_BY_PREFIX6, RULES,
-    },
+use proxy_ebpf::{
     packet::{Kind, Segment},
     rate::Rate,
 };
 
+use crate::maps::{
+    FLOOD_GAUGE, FLOOD_SOURCES_MAX, RATE_BY_SOURCE, RATE_INTERVAL_NS, RATE_TOLERANCE_NS,
+    RULE_BY_PREFIX4, RULE_BY_PREFIX6, RULES,
+};
+
 /// Judges a segment that is ours.
 #[inline(always)]
-pub fn judge(segment: &Segment) -> Result<Reason, Reason> {
+pub(crate) fn judge(segment: &Segment) -> Result<Reason, Reason> {
     if is_denied(segment.source) {
         return Err(Reason::Blocked);
     }

@@ -1,15 +1,13 @@
-//! The kernel half of Tandem: what its programs do, apart from their entry points (`main.rs`).
+//! The pure parts of the kernel half: what its programs decide, without maps, clocks or contexts.
 //!
-//! Everything compiles for the host too, so that the pure parts are tested and fuzzed there.
+//! Compiled for the kernel and for the host, where it is tested and fuzzed. The programs themselves
+//! are the binary (`main.rs`). Nothing here uses `aya_ebpf`: linked into a host program, that crate's
+//! byte-by-byte `memcpy` would replace libc's.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 
+pub mod choice;
 #[cfg(not(target_arch = "bpf"))]
 pub mod frame;
-pub mod guard;
-pub mod maps;
 pub mod packet;
 pub mod rate;
-pub mod stats;
-pub mod worker;
-pub mod xdp;

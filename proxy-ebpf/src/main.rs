@@ -3,13 +3,18 @@
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
+mod guard;
+mod maps;
+mod stats;
+mod worker;
+mod xdp;
+
 use aya_ebpf::{
     bindings::{sk_action, xdp_action},
     macros::{sk_reuseport, xdp},
     programs::{SkReuseportContext, XdpContext},
 };
 use proxy_common::Reason;
-use proxy_ebpf::{stats, worker, xdp};
 
 /// xdp: the guard, before the packet costs anything. Headers lie in the first buffer of a frame that
 /// has several, so jumbo frames are no reason to stay away (v5.18).

@@ -18,59 +18,62 @@ use proxy_common::{
 /// turns into a map of its own: that is how userspace can read it.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".rodata.abi")]
-pub static ABI_VERSION: Global<u32> = Global::new(proxy_common::ABI_VERSION);
+pub(crate) static ABI_VERSION: Global<u32> = Global::new(proxy_common::ABI_VERSION);
 
 /// Globals, all set by userspace before the load; their meaning is in `proxy_common::globals`.
 #[unsafe(no_mangle)]
-pub static PORT_FILTER: Global<u64> = Global::new(0);
+pub(crate) static PORT_FILTER: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
-pub static RULES: Global<u32> = Global::new(0);
+pub(crate) static RULES: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
-pub static RATE_INTERVAL_NS: Global<u64> = Global::new(0);
+pub(crate) static RATE_INTERVAL_NS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
-pub static RATE_TOLERANCE_NS: Global<u64> = Global::new(0);
+pub(crate) static RATE_TOLERANCE_NS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
-pub static FLOOD_SOURCES_MAX: Global<u64> = Global::new(0);
+pub(crate) static FLOOD_SOURCES_MAX: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
-pub static WORKERS: Global<u32> = Global::new(1);
+pub(crate) static WORKERS: Global<u32> = Global::new(1);
 
 /// [`Reason`] → how often, on this processor. The kernel writes, userspace sums; a slot always
 /// exists.
 #[btf_map]
-pub static COUNT_BY_REASON: PerCpuArray<u64, { Reason::COUNT }> = PerCpuArray::new();
+pub(crate) static COUNT_BY_REASON: PerCpuArray<u64, { Reason::COUNT }> = PerCpuArray::new();
 
 /// Address and port → listener. Userspace writes before anything is attached; `ingress` looks up
 /// where a packet goes, `worker` where a listening socket is bound. A miss: not ours. Userspace
 /// refuses more listeners than fit.
 #[btf_map]
-pub static LISTENER_BY_DST: HashMap<Destination, Listener, { DESTINATIONS_MAX as usize }> =
+pub(crate) static LISTENER_BY_DST: HashMap<Destination, Listener, { DESTINATIONS_MAX as usize }> =
     HashMap::new();
 
 /// IPv4 prefix → rule. Userspace writes before `ingress` is attached. A miss: no rule, passes.
 /// Userspace refuses more prefixes than fit.
 #[btf_map]
-pub static RULE_BY_PREFIX4: LpmTrie<[u8; 4], Rule, { PREFIXES_MAX as usize }> = LpmTrie::new();
+pub(crate) static RULE_BY_PREFIX4: LpmTrie<[u8; 4], Rule, { PREFIXES_MAX as usize }> =
+    LpmTrie::new();
 
 /// IPv6 prefix → rule; else as [`RULE_BY_PREFIX4`].
 #[btf_map]
-pub static RULE_BY_PREFIX6: LpmTrie<[u8; 16], Rule, { PREFIXES_MAX as usize }> = LpmTrie::new();
+pub(crate) static RULE_BY_PREFIX6: LpmTrie<[u8; 16], Rule, { PREFIXES_MAX as usize }> =
+    LpmTrie::new();
 
 /// Source → its token bucket. The kernel writes and reads. A miss: a source not seen lately, its
 /// bucket is full. When the map is full the source that was quiet longest is forgotten.
 #[btf_map]
-pub static RATE_BY_SOURCE: LruHashMap<Source, Bucket, { SOURCES_MAX as usize }> = LruHashMap::new();
+pub(crate) static RATE_BY_SOURCE: LruHashMap<Source, Bucket, { SOURCES_MAX as usize }> =
+    LruHashMap::new();
 
 /// 0 → new sources of this second, on this processor. The kernel writes and reads; the slot
 /// always exists.
 #[btf_map]
-pub static FLOOD_GAUGE: PerCpuArray<FloodGauge, 1> = PerCpuArray::new();
+pub(crate) static FLOOD_GAUGE: PerCpuArray<FloodGauge, 1> = PerCpuArray::new();
 
 /// [`Listener::slot`] → listening socket. Userspace writes when a listener is ready; the kernel
 /// removes a socket that closes. A miss: the kernel chooses, counted.
 #[btf_map]
-pub static WORKER_SOCKETS: ReusePortSockArray<{ (LISTENERS_MAX * WORKERS_MAX) as usize }> =
+pub(crate) static WORKER_SOCKETS: ReusePortSockArray<{ (LISTENERS_MAX * WORKERS_MAX) as usize }> =
     ReusePortSockArray::new();
 
 /// 0 → workers that get nothing new. Userspace writes, the kernel reads; the slot always exists.
 #[btf_map]
-pub static DRAINED_WORKERS: Array<DrainedWorkers, 1> = Array::new();
+pub(crate) static DRAINED_WORKERS: Array<DrainedWorkers, 1> = Array::new();

@@ -5,7 +5,6 @@
 
 use core::{marker::PhantomData, mem::size_of};
 
-use aya_ebpf::programs::XdpContext;
 use proxy_common::{
     Reason,
     addr::{Address, Destination},
@@ -57,9 +56,13 @@ pub struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
+    /// The bytes between two addresses, as a context gives them.
+    ///
+    /// # Safety
+    /// They stay readable for `'a`.
     #[inline(always)]
-    pub fn of(ctx: &'a XdpContext) -> Self {
-        Self { start: ctx.data(), end: ctx.data_end(), bytes: PhantomData }
+    pub unsafe fn between(start: usize, end: usize) -> Self {
+        Self { start, end, bytes: PhantomData }
     }
 
     /// Reads the header that starts `offset` bytes into the frame.

@@ -2,18 +2,20 @@
 
 use aya_ebpf::programs::XdpContext;
 use proxy_common::{Reason, addr::Destination, globals};
+use proxy_ebpf::packet::{self, Frame};
 
 use crate::{
     guard,
     maps::{LISTENER_BY_DST, PORT_FILTER},
-    packet::{self, Frame},
 };
 
 /// Judges one frame: `Ok` for what the guard let through, `Err` for everything else, most of
 /// which passes as well.
 #[inline(always)]
-pub fn try_ingress(ctx: &XdpContext) -> Result<Reason, Reason> {
-    let segment = packet::parse(Frame::of(ctx))?;
+pub(crate) fn try_ingress(ctx: &XdpContext) -> Result<Reason, Reason> {
+    // SAFETY: the packet of this run, which no other call here changes.
+    let frame = unsafe { Frame::between(ctx.data(), ctx.data_end()) };
+    let segment = packet::parse(frame)?;
     if !is_ours(segment.destination) {
         return Err(Reason::NotOurs);
     }

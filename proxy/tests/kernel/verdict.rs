@@ -14,7 +14,7 @@ use proxy::{
     guard::Guard,
     kernel::KernelPlane,
 };
-use proxy_common::{Reason, limits};
+use proxy_common::Reason;
 use proxy_ebpf::frame::{ACK, Frame, More, SYN, eth};
 
 use crate::{load, required, skip_without_privileges, topology::Namespace};
