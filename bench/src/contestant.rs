@@ -86,6 +86,8 @@ impl Started {
 #[derive(Debug, Clone)]
 pub(crate) struct Binaries {
     pub(crate) tandem: PathBuf,
+    /// What the binary says about itself.
+    pub(crate) tandem_version: String,
     pub(crate) peers: peer::Found,
 }
 
@@ -97,8 +99,10 @@ impl Contestant {
                 (carrier.nodes() > 1).then(|| "a load without a proxy has one node".into())
             }
             Self::Peer(peer) => binaries.peers.absence(peer, carrier),
-            Self::Tandem(_) if binaries.tandem.exists() => None,
-            Self::Tandem(_) => Some(format!("no binary at {}", binaries.tandem.display())),
+            Self::Tandem(_) if !binaries.tandem.exists() => {
+                Some(format!("no binary at {}", binaries.tandem.display()))
+            }
+            Self::Tandem(mode) => tandem::absence(mode, &binaries.tandem_version),
         }
     }
 
@@ -139,6 +143,9 @@ impl Contestant {
             let log = std::fs::read_to_string(&log).unwrap_or_default();
             format!("{self}: {}", log.trim())
         })?;
+        if let Some(admin) = admin {
+            program.wait_until_listening(admin, since)?;
+        }
         Ok(Started {
             target: address,
             start_up,

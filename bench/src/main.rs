@@ -117,7 +117,11 @@ impl Setting {
     fn bench(&self, window: Duration) -> anyhow::Result<Bench> {
         process::raise_open_files()?;
         Ok(Bench {
-            binaries: Binaries { tandem: self.tandem.clone(), peers: peer::Found::look() },
+            binaries: Binaries {
+                tandem: self.tandem.clone(),
+                tandem_version: tandem::version(&self.tandem),
+                peers: peer::Found::look(),
+            },
             placement: Placement::new(self.placement, &CpuList::allowed()?)?,
             window,
             processors: machine::processors()?,

@@ -4,6 +4,7 @@ use std::{
     fmt::{self, Write as _},
     net::SocketAddr,
     path::Path,
+    process::Command,
 };
 
 use crate::{
@@ -68,6 +69,28 @@ impl fmt::Display for Mode {
             Datapath::Splice | Datapath::Sockmap => write!(f, " {}", self.datapath.label()),
         }
     }
+}
+
+/// What the binary says about itself.
+pub(crate) fn version(binary: &Path) -> String {
+    match Command::new(binary).arg("version").output() {
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).trim().replace('\n', "; ")
+        }
+        Ok(output) => format!("{}: {}", binary.display(), output.status),
+        Err(error) => format!("{}: {error}", binary.display()),
+    }
+}
+
+/// Why this mode cannot be had from a binary of that version, by this user.
+pub(crate) fn absence(mode: Mode, version: &str) -> Option<String> {
+    if mode.kernel == Kernel::Off {
+        return None;
+    }
+    if version.contains("without") {
+        return Some("built without the BPF object; cargo xtask build-ebpf".into());
+    }
+    (!rustix::process::geteuid().is_root()).then(|| "loading programs needs root".into())
 }
 
 pub(crate) fn command(binary: &Path, config: &Path) -> Vec<String> {

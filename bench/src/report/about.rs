@@ -1,6 +1,6 @@
 //! What a result is worth nothing without: kernel, commit, versions, settings, pinning.
 
-use std::{collections::BTreeMap, fs, path::Path, process::Command};
+use std::{collections::BTreeMap, fs, process::Command};
 
 use serde::{Deserialize, Serialize};
 
@@ -91,20 +91,10 @@ fn commit() -> String {
 }
 
 fn versions(binaries: &Binaries) -> BTreeMap<String, String> {
-    let mut versions = BTreeMap::from([("tandem".to_owned(), tandem_version(&binaries.tandem))]);
+    let mut versions = BTreeMap::from([("tandem".to_owned(), binaries.tandem_version.clone())]);
     for peer in [Peer::Nginx, Peer::Haproxy] {
         let version = binaries.peers.version(peer).unwrap_or_else(|| "not installed".into());
         versions.insert(peer.to_string(), version);
     }
     versions
-}
-
-fn tandem_version(binary: &Path) -> String {
-    match Command::new(binary).arg("version").output() {
-        Ok(output) if output.status.success() => {
-            String::from_utf8_lossy(&output.stdout).trim().replace('\n', "; ")
-        }
-        Ok(output) => format!("{}: {}", binary.display(), output.status),
-        Err(error) => format!("{}: {error}", binary.display()),
-    }
 }
