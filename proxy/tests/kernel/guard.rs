@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use proxy::{
@@ -41,7 +41,25 @@ impl Guarded {
             let ours = [listeners[0].local_addr().unwrap()];
             (load(&required(&["veth"], mode, guard), &ours, 1), listeners)
         });
-        Self { plane, _listeners: listeners.into(), pair }
+        let guarded = Self { plane, _listeners: listeners.into(), pair };
+        guarded.resolve_neighbours();
+        guarded
+    }
+
+    /// Waits until both ends know each other's link address, so that only the guard can be the
+    /// reason for silence.
+    fn resolve_neighbours(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        for (from, to) in [
+            ("10.1.0.2:0", "10.1.0.1:81"),
+            ("10.1.0.3:0", "10.1.0.1:81"),
+            ("[fd00:1::2]:0", "[fd00:1::1]:81"),
+            ("[fd00:1::3]:0", "[fd00:1::1]:81"),
+        ] {
+            while self.connect(from, to) != Met::Open {
+                assert!(Instant::now() < deadline, "{from} does not reach {to}");
+            }
+        }
     }
 
     fn connect(&self, from: &str, to: &str) -> Met {

@@ -1,9 +1,11 @@
 //! The attached worker choice, with real sockets.
 
 use std::{
-    io::ErrorKind,
+    io::{self, ErrorKind, Write},
     net::{SocketAddr, TcpStream},
     os::fd::AsFd as _,
+    sync::Mutex,
+    time::{Duration, Instant},
 };
 
 use proxy::{
@@ -11,6 +13,7 @@ use proxy::{
     kernel::{FeatureState, KernelPlane},
 };
 use socket2::{Domain, Socket, Type};
+use tracing::Level;
 
 use crate::{check_counters, limits, load, required, skip_without_privileges, topology::Namespace};
 
@@ -210,4 +213,41 @@ fn a_listener_that_cannot_be_steered_is_an_error_or_a_fallback() {
         let worker = features.iter().find(|feature| feature.name == "worker").unwrap();
         assert_eq!(worker.state, FeatureState::Fallback);
     });
+}
+
+/// Where the events of this process go, once [`events`] was called.
+static EVENTS: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct ToEvents;
+
+impl Write for ToEvents {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        EVENTS.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// In a debug build what the programs log becomes an event.
+#[test]
+#[cfg_attr(not(debug_assertions), ignore = "the programs log nothing in a release build")]
+fn log_records_of_the_programs_become_events() {
+    if skip_without_privileges() {
+        return;
+    }
+    let subscriber = tracing_subscriber::fmt().with_max_level(Level::DEBUG).with_ansi(false);
+    // The records are read on a thread of their own.
+    tracing::subscriber::set_global_default(subscriber.with_writer(|| ToEvents).finish()).unwrap();
+    let mut group = Group::new("127.0.0.1:0", 2);
+    drop(group.sockets[0].take());
+    let got = group.connect();
+    assert_eq!(got, [0, CONNECTIONS]);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !String::from_utf8_lossy(&EVENTS.lock().unwrap()).contains("worker 0 not selected: ") {
+        assert!(Instant::now() < deadline, "no record came");
+        std::thread::yield_now();
+    }
 }

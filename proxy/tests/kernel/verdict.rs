@@ -2,20 +2,25 @@
 
 use std::{
     borrow::Cow,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
-use aya::programs::{TestRun as _, TestRunOptions, Xdp, loaded_programs};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap, PerCpuArray},
+    programs::{TestRun as _, TestRunOptions, Xdp, loaded_programs},
+};
 use aya_obj::programs::XdpAttachType;
 use ipnet::IpNet;
 use proxy::{
     config::{ConnectionRate, Guard as Rules, XdpMode},
     guard::Guard,
-    kernel::KernelPlane,
+    kernel::{self, KernelPlane},
 };
-use proxy_common::Reason;
+use proxy_common::{Reason, addr::Destination, globals, names, steering::Listener};
 use proxy_ebpf::frame::{ACK, Frame, More, SYN, eth};
+use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 
 use crate::{load, required, skip_without_privileges, topology::Namespace};
 
@@ -268,4 +273,59 @@ fn tokens_come_back_at_the_rate() {
         assert!(began.elapsed() < Duration::from_secs(5), "no token came back");
     }
     assert!(began.elapsed() >= Duration::from_millis(15), "too early: {:?}", began.elapsed());
+}
+
+/// `ingress` alone, with numbers that no configuration asks for.
+fn with_flood_gauge(sources_max: u64) -> Ebpf {
+    let (every_port, second_ns) = (u64::MAX, 1_000_000_000_u64);
+    let mut ebpf = EbpfLoader::new()
+        .override_global(globals::PORT_FILTER, &every_port, true)
+        .override_global(globals::RATE_INTERVAL_NS, &second_ns, true)
+        .override_global(globals::FLOOD_SOURCES_MAX, &sources_max, true)
+        .load(kernel::object().unwrap())
+        .unwrap();
+    let ours = SocketAddr::from((OUR_V4, 80));
+    let map = ebpf.map_mut(names::LISTENER_BY_DST).unwrap();
+    let mut listeners: HashMap<_, Destination, Listener> = map.try_into().unwrap();
+    listeners.insert(Destination::from(ours), Listener::new(0), 0).unwrap();
+    let program: &mut Xdp = ebpf.program_mut(names::INGRESS).unwrap().try_into().unwrap();
+    program.load().unwrap();
+    ebpf
+}
+
+/// Above a rate of new sources the table takes no more of them, and they pass; those that it has
+/// are still limited.
+#[test]
+fn a_flood_of_sources_does_not_turn_the_table_over() {
+    if skip_without_privileges() {
+        return;
+    }
+    // The gauge is each processor's own.
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu());
+    sched_setaffinity(None, &here).unwrap();
+    let ebpf = with_flood_gauge(10);
+    let program: &Xdp = ebpf.program(names::INGRESS).unwrap().try_into().unwrap();
+    let run = |source: [u8; 4]| {
+        let frame = v4(source).tcp(80, SYN);
+        let options = TestRunOptions { data_in: Some(frame.bytes()), ..TestRunOptions::default() };
+        program.test_run(options).unwrap().return_value
+    };
+    let count = |reason: Reason| {
+        let map = ebpf.map(names::COUNT_BY_REASON).unwrap();
+        let counts: PerCpuArray<_, u64> = map.try_into().unwrap();
+        counts.get(&(reason as u32), 0).unwrap().iter().sum::<u64>()
+    };
+    let began = Instant::now();
+    for host in 0..50 {
+        assert_eq!(run([11, 0, 0, host]), PASS);
+    }
+    // The first ten are known, the others are not.
+    let again: Vec<_> = (0..50).map(|host| run([11, 0, 0, host])).collect();
+    assert!(began.elapsed() < Duration::from_secs(1), "too slow to tell");
+    assert!(again[..10].iter().all(|&verdict| verdict == DROP), "{again:?}");
+    assert!(again[10..].iter().all(|&verdict| verdict == PASS), "{again:?}");
+    assert_eq!(count(Reason::Admitted), 10);
+    assert_eq!(count(Reason::RateLimited), 10);
+    assert_eq!(count(Reason::Untracked), 80);
 }
