@@ -227,15 +227,4 @@ impl Drop for Running {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_are_dealt_out_to_the_last() {
-        for (total, parts) in [(1, 1), (7, 2), (500, 3), (3, 3)] {
-            let shares: Vec<usize> = (0..parts).map(|part| share(total, parts, part)).collect();
-            assert_eq!(shares.iter().sum::<usize>(), total);
-            assert!(shares.iter().max() <= shares.iter().min().map(|least| least + 1).as_ref());
-        }
-    }
-}
+mod tests;

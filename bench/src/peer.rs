@@ -163,12 +163,13 @@ impl Found {
                 ("KEY", KEY.to_owned()),
                 ("DIRECTORY", directory.display().to_string()),
                 ("STREAM_MODULE", stream_module.display().to_string()),
-                // A connection needs two files, and nginx counts both ends against its limit.
+                // A connection needs two files; nginx counts both ends against its limit.
                 (
                     "CONNECTIONS",
                     match peer {
                         Peer::Nginx => (2 * CONNECTIONS_MAX).min(open_files).to_string(),
-                        Peer::Haproxy => CONNECTIONS_MAX.min(open_files / 2 - 100).to_string(),
+                        // And up to half a pipe, where it splices.
+                        Peer::Haproxy => CONNECTIONS_MAX.min(open_files * 4 / 10 - 100).to_string(),
                     },
                 ),
                 ("OPEN_FILES", open_files.to_string()),

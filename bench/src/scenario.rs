@@ -106,6 +106,10 @@ pub(crate) enum Direction {
 const OBJECT_SMALL: u64 = 14_700;
 const OBJECT_LARGE: u64 = 12_700_000;
 
+/// The load needs a file for each and a proxy up to two and a half, of the 20,000 that a container
+/// gets.
+pub(crate) const IDLE_CONNECTIONS: usize = 7_500;
+
 fn http_contestants() -> Vec<Contestant> {
     vec![
         Contestant::Direct,
@@ -301,8 +305,7 @@ impl Maker {
 
     fn idle(&self) -> Case {
         let connections = match self.extent {
-            // The proxy needs a file for each, and the load too; 20,000 is what a container gets.
-            Extent::Full => 8_000,
+            Extent::Full => IDLE_CONNECTIONS,
             Extent::Smoke => 100,
         };
         let mut contestants = http_contestants();

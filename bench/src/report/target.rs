@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Report, Series};
+use crate::scenario::IDLE_CONNECTIONS;
 use crate::statistics::{Better, Spread, best, ratios};
 
 /// One line: what, the bound, the values by round.
@@ -167,7 +168,7 @@ fn memory_targets(report: &Report) -> Vec<Target> {
     targets.push(Target {
         what: "D3 process memory of an idle connection, KiB",
         bound: Bound::AtMost(24.0),
-        values: scaled("D3", "8000", "tandem off", "process_bytes", 1024.0),
+        values: scaled("D3", &IDLE_CONNECTIONS.to_string(), "tandem off", "process_bytes", 1024.0),
     });
     targets
 }
