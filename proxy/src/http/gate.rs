@@ -83,7 +83,7 @@ impl RequestGate {
         if has_control_byte(&buf[seen..]) {
             return Err(Flaw::ControlByte);
         }
-        if self.scan.first_line_size.is_none() || !self.is_line_checked {
+        if !self.is_line_checked {
             let line = RequestLine::of(buf);
             if line.method_size > METHOD_SIZE_MAX {
                 return Err(Flaw::RequestLine);
@@ -91,10 +91,10 @@ impl RequestGate {
             if line.target_size > self.limits.target_size_max {
                 return Err(Flaw::TargetTooLong);
             }
-        }
-        if self.scan.first_line_size.is_some() && !self.is_line_checked {
-            parse::check_request_line(buf)?;
-            self.is_line_checked = true;
+            if let Some(size) = self.scan.first_line_size {
+                parse::check_request_line(&buf[..size])?;
+                self.is_line_checked = true;
+            }
         }
         if buf.len() > self.limits.size_max {
             return Err(self.too_large(buf));

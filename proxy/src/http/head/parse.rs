@@ -113,12 +113,10 @@ pub(in crate::http) fn response(
     })
 }
 
-/// Judges a request line that is complete although its head is not. `line` may go on after its
-/// CRLF.
+/// Judges a request line, its CRLF included, whose head is not complete.
 pub(in crate::http) fn check_request_line(line: &[u8]) -> Result<(), Flaw> {
     match httparse::Request::new(&mut []).parse(line) {
-        // With no slots for fields, the first of them stops the tokenizer.
-        Ok(Status::Complete(_) | Status::Partial) | Err(httparse::Error::TooManyHeaders) => Ok(()),
+        Ok(Status::Complete(_) | Status::Partial) => Ok(()),
         Err(error) => Err(flaw(error, request_line_flaw(line))),
     }
 }

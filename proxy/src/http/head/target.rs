@@ -35,13 +35,15 @@ impl<'a> Target<'a> {
             let (authority, rest) = absolute_form(target)?;
             (Some(authority), rest)
         };
-        let (path, query) = match path_and_query.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (path_and_query, None),
+        let bytes = path_and_query.as_bytes();
+        let end = bytes.iter().position(|byte| !is_path_byte(*byte)).unwrap_or(bytes.len());
+        let (path, rest) = path_and_query.split_at_checked(end).ok_or(Flaw::Target)?;
+        let query = match rest.strip_prefix('?') {
+            Some(query) if query.bytes().all(is_query_byte) => Some(query),
+            None if rest.is_empty() => None,
+            Some(_) | None => return Err(Flaw::Target),
         };
-        let is_valid = path.bytes().all(is_path_byte)
-            && query.is_none_or(|query| query.bytes().all(is_query_byte));
-        if is_valid { Ok(Target { authority, path, query }) } else { Err(Flaw::Target) }
+        Ok(Target { authority, path, query })
     }
 }
 
@@ -67,14 +69,11 @@ impl<'a> Authority<'a> {
             bracketed[..end].parse::<Ipv6Addr>().ok()?;
             end + "[]".len()
         } else {
-            whole.find(':').unwrap_or(whole.len())
+            whole.bytes().position(|byte| !is_reg_name_byte(byte)).unwrap_or(whole.len())
         };
-        let (name, port) = whole.split_at(name_size);
-        let is_name = name.starts_with('[') || name.bytes().all(is_reg_name_byte);
-        if name.is_empty() || name.len() > HOST_NAME_SIZE_MAX || !is_name {
-            return None;
-        }
-        is_port_suffix(port).then_some(Authority { whole, name })
+        let (name, port) = whole.split_at_checked(name_size)?;
+        let is_valid = !name.is_empty() && name.len() <= HOST_NAME_SIZE_MAX && is_port_suffix(port);
+        is_valid.then_some(Authority { whole, name })
     }
 }
 
@@ -100,7 +99,7 @@ const fn is_path_byte(byte: u8) -> bool {
 
 /// RFC 3986's query, and what `http::Uri` takes beyond it.
 const fn is_query_byte(byte: u8) -> bool {
-    matches!(byte, b'!'..=b'~') && !matches!(byte, b'"' | b'#' | b'<')
+    matches!(byte, b'!'..=b'~') && !matches!(byte, b'"' | b'#' | b'<' | b'>')
 }
 
 #[cfg(test)]
