@@ -69,10 +69,35 @@ reasons! {
     Steered = WORKER, "steered";
     /// The hash chose a drained worker; another one got the connection.
     SteeredAround = WORKER, "steered_around";
+    /// Taken over from a worker whose socket was closed before it had accepted.
+    Migrated = WORKER, "migrated";
     /// Kernel's choice: the socket's address belongs to no listener we know.
     UnknownListener = WORKER, "unknown_listener";
     /// Kernel's choice: every worker is drained.
     AllDrained = WORKER, "all_drained";
     /// Kernel's choice: the chosen worker has no socket in the map, or not in this group.
     SelectFailed = WORKER, "select_failed";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_dense_from_zero() {
+        assert!(Reason::ALL.iter().zip(0..).all(|(reason, n)| *reason as u32 == n));
+        assert_eq!(Reason::ALL.len(), Reason::COUNT);
+    }
+
+    #[test]
+    fn labels_are_unique_metric_labels() {
+        for (n, reason) in Reason::ALL.iter().enumerate() {
+            let is_plain =
+                |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+            assert!(reason.label().bytes().all(is_plain), "{reason:?}");
+            let others = Reason::ALL.iter().skip(n + 1);
+            let mut same = others.filter(|other| other.label() == reason.label());
+            assert_eq!(same.next(), None, "{reason:?}");
+        }
+    }
 }

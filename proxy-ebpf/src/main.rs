@@ -39,14 +39,16 @@ fn ingress(ctx: XdpContext) -> u32 {
         // Reasons of the other programs: `ingress` never gives them.
         Reason::Steered
         | Reason::SteeredAround
+        | Reason::Migrated
         | Reason::UnknownListener
         | Reason::AllDrained
         | Reason::SelectFailed => xdp_action::XDP_PASS,
     }
 }
 
-/// sk_reuseport: the worker that gets a new connection.
-#[sk_reuseport]
+/// sk_reuseport: the worker that gets a new connection, or one that a closed worker leaves behind
+/// (v5.14; without `migrate` the kernel resets those).
+#[sk_reuseport(migrate)]
 fn worker(ctx: SkReuseportContext) -> u32 {
     let (Ok(reason) | Err(reason)) = worker::try_worker(&ctx);
     stats::count(reason);

@@ -10,6 +10,7 @@ use aya_ebpf::{bindings::bpf_sock, programs::SkReuseportContext};
 use proxy_common::{
     Reason,
     addr::{Address, Destination},
+    steering::Listener,
 };
 use proxy_ebpf::choice;
 
@@ -18,13 +19,16 @@ use crate::maps::{DRAINED_WORKERS, LISTENER_BY_DST, WORKER_SOCKETS, WORKERS};
 /// Chooses among the sockets of one listener. `Err`: nothing was chosen, the kernel chooses.
 #[inline(always)]
 pub(crate) fn try_worker(ctx: &SkReuseportContext) -> Result<Reason, Reason> {
-    let bound = bound_to(ctx).ok_or(Reason::UnknownListener)?;
-    // SAFETY: copied out at once; userspace changes no entry while it is attached.
-    let listener = unsafe { LISTENER_BY_DST.get(bound) }.copied().ok_or(Reason::UnknownListener)?;
+    let (listener, is_migrating) = match ctx.migrating_sk() {
+        None => (listener_at(Sock(ctx.sk().sock).bound_to()), false),
+        Some(connection) => (listener_of(Sock(connection.sock).bound_to()), true),
+    };
+    let listener = listener.ok_or(Reason::UnknownListener)?;
     let drained = DRAINED_WORKERS.get(0).copied().unwrap_or_default();
     let (worker, reason) =
         choice::choose(ctx.hash(), WORKERS.load(), drained).ok_or(Reason::AllDrained)?;
     match WORKER_SOCKETS.select_reuseport(ctx, listener.slot(worker)) {
+        Ok(()) if is_migrating => Ok(Reason::Migrated),
         Ok(()) => Ok(reason),
         Err(errno) => {
             aya_log_ebpf::debug!(ctx, "worker {} not selected: {}", worker, errno);
@@ -33,31 +37,46 @@ pub(crate) fn try_worker(ctx: &SkReuseportContext) -> Result<Reason, Reason> {
     }
 }
 
-/// Address and port that the listening socket is bound to.
+/// The listener that is bound exactly there.
 #[inline(always)]
-fn bound_to(ctx: &SkReuseportContext) -> Option<Destination> {
-    /// `AF_INET` and `AF_INET6` of Linux, on every architecture.
-    const INET: u32 = 2;
-    const INET6: u32 = 10;
-    let sock = Sock(ctx.sk().sock);
-    // Both forms are read whatever the family: of two loads in two branches the compiler makes one
-    // load at a computed address, and the verifier allows no arithmetic on a socket.
-    let v4 = sock.word(offset_of!(bpf_sock, src_ip4)).to_ne_bytes();
-    let v6 = sock.v6(offset_of!(bpf_sock, src_ip6));
-    let address = match sock.word(offset_of!(bpf_sock, family)) {
-        INET => Address::v4(v4),
-        INET6 => Address::v6(v6),
-        _ => return None,
-    };
-    // In host order, unlike the addresses.
-    let port = sock.word(offset_of!(bpf_sock, src_port)) as u16;
-    Some(Destination::new(address, port.to_be_bytes()))
+fn listener_at(bound: Option<Destination>) -> Option<Listener> {
+    // SAFETY: copied out at once; userspace changes no entry while this is attached.
+    unsafe { LISTENER_BY_DST.get(bound?) }.copied()
 }
 
-/// The listening socket of the context, which is valid while the program runs (v5.14).
+/// The listener that a connection to this address belongs to. The closed socket itself says nothing
+/// any more: its port is gone.
+#[inline(always)]
+fn listener_of(destination: Option<Destination>) -> Option<Listener> {
+    let destination = destination?;
+    listener_at(Some(destination)).or_else(|| listener_at(Some(destination.wildcard())))
+}
+
+/// A socket of the context: the one that listens, or a connection that lost its listener. Valid
+/// while the program runs (v5.14).
 struct Sock(*mut bpf_sock);
 
 impl Sock {
+    /// Local address and port.
+    #[inline(always)]
+    fn bound_to(&self) -> Option<Destination> {
+        /// `AF_INET` and `AF_INET6` of Linux, on every architecture.
+        const INET: u32 = 2;
+        const INET6: u32 = 10;
+        // Both forms are read whatever the family: of two loads in two branches the compiler makes
+        // one load at a computed address, and the verifier allows no arithmetic on a socket.
+        let v4 = self.word(offset_of!(bpf_sock, src_ip4)).to_ne_bytes();
+        let v6 = self.v6(offset_of!(bpf_sock, src_ip6));
+        let address = match self.word(offset_of!(bpf_sock, family)) {
+            INET => Address::v4(v4),
+            INET6 => Address::v6(v6),
+            _ => return None,
+        };
+        // In host order, unlike the addresses.
+        let port = self.word(offset_of!(bpf_sock, src_port)) as u16;
+        Some(Destination::new(address, port.to_be_bytes()))
+    }
+
     /// One 32-bit field. Volatile, because the verifier refuses the wider load that the compiler
     /// would make of two neighbours.
     #[inline(always)]

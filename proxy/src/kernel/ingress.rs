@@ -73,6 +73,7 @@ fn attach_one(program: &mut Xdp, interface: &str, mode: XdpMode) -> anyhow::Resu
     for &mode in modes {
         match try_attach(program, index, mode) {
             Ok(link) => {
+                tracing::info!(interface, mode = mode.label(), "guarding in XDP");
                 return Ok(Attached { interface: interface.to_owned(), mode, _link: link });
             }
             Err(error) => {

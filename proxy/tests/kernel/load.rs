@@ -117,6 +117,42 @@ fn an_object_of_another_abi_is_refused() {
     });
 }
 
+/// The object with a first instruction of `worker` that no verifier lets pass: a read of a register
+/// that nothing was written to.
+fn object_of_a_bad_program() -> Vec<u8> {
+    /// `r0 = r9`, in the kernel's encoding of an instruction.
+    const R0_IS_R9: [u8; 8] = [0xbf, 0x90, 0, 0, 0, 0, 0, 0];
+    let mut object = kernel::object().unwrap().to_vec();
+    let at = section_offset(&object, "sk_reuseport/migrate");
+    object[at..at + R0_IS_R9.len()].copy_from_slice(&R0_IS_R9);
+    object
+}
+
+#[test]
+fn a_program_that_the_verifier_refuses_shows_its_log() {
+    if skip_without_privileges() {
+        return;
+    }
+    let object = object_of_a_bad_program();
+    let listeners = [LISTENER.parse().unwrap()];
+    let load = |mode| {
+        let kernel = Kernel { mode, ..required(&[], XdpMode::Auto, Guard::default()) };
+        KernelPlane::load_object(Some(&object), &kernel, &limits(), &listeners, 2)
+    };
+    let error = format!("{:#}", load(KernelMode::Require).unwrap_err());
+    assert!(error.starts_with("load program `worker`: the verifier refused it:\n"), "{error}");
+    assert!(error.contains("R9 !read_ok"), "{error}");
+    assert!(error.ends_with(": Permission denied (os error 13)"), "{error}");
+    assert!(error.lines().count() < 45, "{error}");
+
+    let plane = load(KernelMode::Auto).unwrap();
+    assert_eq!(feature(&plane, "worker").0, FeatureState::Fallback);
+    assert_eq!(plane.status().running, Running::Userspace);
+    // Nothing to steer with, and nothing amiss.
+    plane.steer(0, &[]).unwrap();
+    assert!(plane.counters().is_empty());
+}
+
 #[test]
 fn a_binary_without_the_object_says_so() {
     let listeners = [LISTENER.parse().unwrap()];

@@ -45,6 +45,18 @@ impl Group {
         Self { plane, address, sockets, downstreams: Vec::new(), namespace }
     }
 
+    /// Connects many times; nothing is accepted.
+    fn open(&mut self) {
+        let mut to = self.address;
+        if to.ip().is_unspecified() {
+            to.set_ip([127, 0, 0, 1].into());
+        }
+        let connected = self
+            .namespace
+            .run(|| (0..CONNECTIONS).map(|_| TcpStream::connect(to).unwrap()).collect::<Vec<_>>());
+        self.downstreams.extend(connected);
+    }
+
     /// Connects many times and returns how many each worker got.
     fn connect(&mut self) -> Vec<u64> {
         let mut to = self.address;
@@ -122,6 +134,30 @@ fn a_drained_worker_gets_nothing_new() {
     let counted: Vec<_> = group.plane.counters().into_iter().filter(|c| c.packets > 0).collect();
     assert!(counted.iter().all(|c| ["steered", "steered_around"].contains(&c.reason)));
     assert_eq!(counted.iter().map(|c| c.packets).sum::<u64>(), 2 * CONNECTIONS);
+}
+
+#[track_caller]
+fn check_migration(address: &str) {
+    let mut group = Group::new(address, 2);
+    group.open();
+    check_counters(&group.plane, &[("steered", CONNECTIONS)]);
+    group.plane.drain_worker(0);
+    drop(group.sockets[0].take());
+    assert_eq!(group.sockets[1].as_ref().map(accept_all), Some(CONNECTIONS));
+    let counters = group.plane.counters();
+    let migrated = counters.iter().find(|counter| counter.reason == "migrated").unwrap().packets;
+    assert!((1..CONNECTIONS).contains(&migrated), "{counters:?}");
+    check_counters(&group.plane, &[("steered", CONNECTIONS), ("migrated", migrated)]);
+}
+
+#[test]
+fn what_a_closed_worker_had_not_accepted_goes_to_another() {
+    if skip_without_privileges() {
+        return;
+    }
+    check_migration("127.0.0.1:0");
+    check_migration("0.0.0.0:0");
+    check_migration("[::]:0");
 }
 
 #[test]
