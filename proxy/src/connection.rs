@@ -48,8 +48,8 @@ use crate::{
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// What is read and thrown away meanwhile.
 const LINGER_BYTES_MAX: usize = 1 << 20;
-/// hyper buffers at most this much of a response that the downstream does not take.
-const WRITE_BUFFER_MAX: usize = 64 * 1024;
+/// hyper buffers at most this much, in either direction; more only makes one slow side cost more.
+const BUFFER_MAX: usize = 64 * 1024;
 
 /// What one downstream connection's stages share.
 pub(crate) struct ConnectionCx {
@@ -211,8 +211,7 @@ async fn converse(cx: &Rc<ConnectionCx>) {
         http1::Builder::new()
             // The gate decides what an end of stream means.
             .half_close(true)
-            .max_headers(cx.worker.limits.head_fields_max)
-            .max_buf_size(WRITE_BUFFER_MAX.max(2 * cx.worker.limits.head_size_max))
+            .max_buf_size(BUFFER_MAX)
             .serve_connection(TokioIo::new(GatedIo(Rc::clone(cx))), service)
     );
     let mut is_told = false;

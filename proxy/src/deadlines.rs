@@ -26,11 +26,25 @@ pub(crate) enum Wait {
 
 const WAITS: usize = 3;
 
+#[derive(Debug)]
+struct Armed {
+    sleep: Pin<Box<Sleep>>,
+    /// Whether the task has been told to be woken by it.
+    is_registered: bool,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     at: [Cell<Option<Instant>>; WAITS],
     has_expired: [Cell<bool>; WAITS],
-    sleep: RefCell<Option<Pin<Box<Sleep>>>>,
+    sleep: RefCell<Option<Armed>>,
+}
+
+impl Armed {
+    fn rearm(&mut self, deadline: Instant) {
+        self.sleep.as_mut().reset(deadline);
+        self.is_registered = false;
+    }
 }
 
 impl Deadlines {
@@ -57,17 +71,26 @@ impl Deadlines {
             return Poll::Pending;
         };
         let mut slot = self.sleep.borrow_mut();
-        let sleep = slot.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(earliest)));
-        if sleep.deadline() > earliest {
-            sleep.as_mut().reset(earliest);
+        let armed = slot.get_or_insert_with(|| Armed {
+            sleep: Box::pin(tokio::time::sleep_until(earliest)),
+            is_registered: false,
+        });
+        if armed.sleep.deadline() > earliest {
+            armed.rearm(earliest);
         }
-        while sleep.as_mut().poll(cx).is_ready() {
-            let now = sleep.deadline().max(Instant::now());
+        // The task never changes, so one registration lasts until the timer fires.
+        if armed.is_registered && !armed.sleep.is_elapsed() {
+            return Poll::Pending;
+        }
+        while armed.sleep.as_mut().poll(cx).is_ready() {
+            let now = armed.sleep.deadline().max(Instant::now());
             if self.expire(now) {
+                armed.rearm(now);
                 return Poll::Ready(());
             }
-            sleep.as_mut().reset(earliest);
+            armed.rearm(earliest);
         }
+        armed.is_registered = true;
         Poll::Pending
     }
 

@@ -13,3 +13,4 @@ pub mod gate;
 pub mod head;
 pub mod name;
 pub mod path;
+pub mod stand_in;

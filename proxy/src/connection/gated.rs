@@ -26,7 +26,7 @@ use crate::{
     config::Limits,
     deadlines::Wait,
     error::Fault,
-    http::gate::RequestGate,
+    http::{gate::RequestGate, stand_in},
     inlet::{Inlet, MessageError, head_limits},
 };
 
@@ -100,7 +100,7 @@ impl Downstream {
             match self.gate.head(self.inlet.buffer()) {
                 Ok(Some(head)) => {
                     cx.deadlines.stop(Wait::Downstream);
-                    self.inlet.admit(head.bytes().clone(), head.body_length());
+                    self.inlet.admit(stand_in::request(&head), head.body_length());
                     self.is_first = false;
                     self.reading = Reading::Message;
                     cx.begin(head);

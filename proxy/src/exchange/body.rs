@@ -18,7 +18,7 @@ use crate::{
     connection::ConnectionCx,
     deadlines::Wait,
     error::Fault,
-    upstream::connection::{Detached, UpstreamConnection},
+    upstream::connection::{Detached, UpstreamConnection, woken_by_driving},
 };
 
 /// Whether the request's last byte has been handed to the upstream connection.
@@ -97,6 +97,8 @@ enum Source {
 struct NodeBody {
     incoming: Incoming,
     is_complete: bool,
+    /// What came before it broke off is still to be written.
+    is_breaking_off: bool,
     carrier: Carrier,
 }
 
@@ -128,7 +130,7 @@ impl ResponseBody {
             Carrier::Detached(connection.spawn())
         };
         let is_complete = incoming.is_end_stream();
-        let body = NodeBody { incoming, is_complete, carrier };
+        let body = NodeBody { incoming, is_complete, is_breaking_off: false, carrier };
         Self { cx: Rc::clone(cx), source: Source::Node(Box::new(body)) }
     }
 }
@@ -139,17 +141,25 @@ impl NodeBody {
         cx: &ConnectionCx,
         task: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
-        let mut frame = poll_data(&mut self.incoming, task);
-        if frame.is_pending()
-            && let Carrier::Held(connection) = &mut self.carrier
-        {
-            connection.poll_drive(task);
-            frame = poll_data(&mut self.incoming, task);
+        if self.is_breaking_off {
+            return Poll::Ready(Some(Err(Aborted)));
         }
+        let frame = match &mut self.carrier {
+            Carrier::Held(connection) => {
+                match poll_data(&mut self.incoming, &mut woken_by_driving()) {
+                    Poll::Pending => {
+                        connection.poll_drive(task);
+                        poll_data(&mut self.incoming, &mut woken_by_driving())
+                    }
+                    ready @ Poll::Ready(_) => ready,
+                }
+            }
+            Carrier::Detached(_) | Carrier::Gone => poll_data(&mut self.incoming, task),
+        };
         match frame {
             Poll::Pending => {
                 if cx.deadlines.has_expired(Wait::Upstream) {
-                    return Poll::Ready(Some(Err(self.abort(cx, Fault::ResponseBodyTimedOut))));
+                    return self.break_off(cx, task, Fault::ResponseBodyTimedOut);
                 }
                 cx.deadlines.start(Wait::Upstream, cx.worker.timeouts.response_body);
                 Poll::Pending
@@ -157,7 +167,7 @@ impl NodeBody {
             Poll::Ready(Some(Err(error))) => {
                 tracing::debug!(%error, "response body");
                 let fault = self.carrier.fault().unwrap_or(Fault::ResponseTruncated);
-                Poll::Ready(Some(Err(self.abort(cx, fault))))
+                self.break_off(cx, task, fault)
             }
             Poll::Ready(frame) => {
                 cx.deadlines.stop(Wait::Upstream);
@@ -167,10 +177,19 @@ impl NodeBody {
         }
     }
 
-    fn abort(&mut self, cx: &ConnectionCx, fault: Fault) -> Aborted {
+    /// hyper forgets what it has not written when a body fails, so the failure waits for one round
+    /// in which it writes.
+    fn break_off(
+        &mut self,
+        cx: &ConnectionCx,
+        task: &Context<'_>,
+        fault: Fault,
+    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         cx.record(|record| record.fault(fault));
         self.carrier = Carrier::Gone;
-        Aborted
+        self.is_breaking_off = true;
+        task.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

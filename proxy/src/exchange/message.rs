@@ -16,6 +16,9 @@ use crate::{
     plugin::ResponseEdits,
 };
 
+/// Room that most heads fit in, so that the map is laid out once.
+const FIELDS_EXPECTED: usize = 24;
+
 /// The request as the node gets it. `node` names the host where the downstream named none, which
 /// HTTP/1.0 may.
 ///
@@ -35,6 +38,7 @@ pub(super) fn upstream_request(
     let all = fields::forwarded_request_fields(head, forwarding, &host);
     let kept = all.filter(|field| !plan.replaces(field.name.as_str()));
     let fields = request.headers_mut();
+    fields.reserve(FIELDS_EXPECTED);
     append(fields, head.bytes(), kept)?;
     for (name, value) in &plan.set_fields {
         let value = HeaderValue::from_maybe_shared(value.clone()).map_err(|_| Fault::Internal)?;
@@ -65,6 +69,7 @@ pub(super) fn downstream_response(
     let mut response = Response::new(body);
     *response.status_mut() = response_head.status();
     let fields = response.headers_mut();
+    fields.reserve(FIELDS_EXPECTED);
     let all = fields::forwarded_response_fields(response_head, forwarding.pseudonym());
     append(fields, response_head.bytes(), all)?;
     if head.version() == Version::Http10 {

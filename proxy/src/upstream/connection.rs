@@ -29,7 +29,7 @@ use crate::{
     config::Limits,
     error::Fault,
     exchange::body::RequestBody,
-    http::{gate::ResponseGate, head::ResponseHead},
+    http::{gate::ResponseGate, head::ResponseHead, stand_in},
     inlet::{Inlet, MessageError, head_limits},
     metrics::{GaugeGuard, UpstreamMetrics},
 };
@@ -91,10 +91,7 @@ impl UpstreamConnection {
     ) -> hyper::Result<Self> {
         let state = Rc::new(ResponseState::default());
         let io = GatedUpstream::new(stream, limits, Rc::clone(&state));
-        let (sender, driver) = http1::Builder::new()
-            .max_headers(limits.head_fields_max)
-            .handshake(TokioIo::new(io))
-            .await?;
+        let (sender, driver) = http1::Builder::new().handshake(TokioIo::new(io)).await?;
         Ok(Self {
             node,
             sender,
@@ -124,7 +121,7 @@ impl UpstreamConnection {
         let driver = &mut self.driver;
         let result = std::future::poll_fn(|cx| {
             drive(driver, cx);
-            if let Poll::Ready(result) = response.as_mut().poll(cx) {
+            if let Poll::Ready(result) = response.as_mut().poll(&mut woken_by_driving()) {
                 return Poll::Ready(result.map_err(|error| {
                     tracing::debug!(%error, "response head");
                     Fault::UpstreamClosed
@@ -176,7 +173,7 @@ impl UpstreamConnection {
         }
         // hyper says "ready" only once it was polled past the end of the message; what came behind
         // the message, or a close, shows in the same poll.
-        self.poll_drive(&mut Context::from_waker(Waker::noop()));
+        self.poll_drive(&mut woken_by_driving());
         self.driver.is_some() && self.sender.is_ready() && self.state.fault.get().is_none()
     }
 
@@ -204,6 +201,12 @@ impl Detached {
     pub(crate) fn fault(&self) -> Option<Fault> {
         self.state.fault.get()
     }
+}
+
+/// For futures that only [`drive`] can bring on: whoever drives polls them next, and waking the task
+/// that is already running would only have it polled once more for nothing.
+pub(crate) fn woken_by_driving() -> Context<'static> {
+    Context::from_waker(Waker::noop())
 }
 
 fn drive(driver: &mut Option<Pin<Box<Driver>>>, cx: &mut Context<'_>) {
@@ -269,7 +272,7 @@ impl GatedUpstream {
                     }
                 }
                 Ok(Some(head)) => {
-                    self.inlet.admit(head.bytes().clone(), head.body_length());
+                    self.inlet.admit(stand_in::response(&head), head.body_length());
                     self.reading = Reading::Message { keeps_alive: head.keeps_alive() };
                     *self.state.head.borrow_mut() = Some(head);
                     return Poll::Ready(Ok(1));
