@@ -26,7 +26,7 @@ pub(crate) fn library_directory(root: &Path) -> PathBuf {
 pub(crate) fn require() -> Result<()> {
     for tool in ["apt-get", "apt-cache", "dpkg"] {
         if command::find(tool).is_none() {
-            bail!("`{tool}` is missing; this is not Debian or Ubuntu");
+            bail!("`{tool}` is missing, this is not Debian or Ubuntu");
         }
     }
     Ok(())
@@ -40,14 +40,13 @@ pub(crate) fn with_lists<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
         Err(first) => first,
     };
     if !is_root() {
-        return Err(first.context("the package lists may be missing or old; `sudo apt-get update`"));
+        bail!("{first:#}; if the package lists are missing or old: `sudo apt-get update`");
     }
     static UPDATE: OnceLock<Result<(), String>> = OnceLock::new();
     let update = UPDATE.get_or_init(|| {
         println!("apt: {first:#}");
         println!("apt: bringing the package lists up to date (`apt-get update`)");
-        let update = command::read(quiet("apt-get").arg("update"));
-        update.map(|_| ()).map_err(|error| format!("{error:#}; is there a network?"))
+        apt_get("update", &[], Path::new("/")).map_err(|error| format!("{error:#}"))
     });
     attempt().with_context(|| match update {
         Ok(()) => "also after `apt-get update`".to_owned(),
@@ -74,9 +73,7 @@ pub(crate) fn unpack(packages: &[String], root: &Path) -> Result<()> {
     if !root.join("lib").exists() {
         std::os::unix::fs::symlink("usr/lib", root.join("lib"))?;
     }
-    let mut download = quiet("apt-get");
-    download.arg("download").args(packages).current_dir(&archives);
-    command::read(&mut download).context("is there a network?")?;
+    apt_get("download", packages, &archives)?;
     for archive in fs::read_dir(&archives)? {
         let archive = archive?.path();
         command::read(quiet("dpkg").arg("-x").arg(&archive).arg(root))?;
@@ -129,14 +126,34 @@ fn missing_libraries(program: &Path, root: &Path) -> Result<Vec<String>> {
     Ok(parse_missing(&command::read(&mut ldd)?))
 }
 
+/// As root, apt would try to download as another user, who cannot write to our directory.
+const APT_GET: [&str; 8] = [
+    "-o",
+    "APT::Sandbox::User=root",
+    "-o",
+    "Acquire::Retries=2",
+    "-o",
+    "Acquire::http::Timeout=30",
+    "-o",
+    "Acquire::https::Timeout=30",
+];
+
+/// Its errors repeat themselves for every file; the first says what is wrong.
+fn apt_get(task: &str, packages: &[String], directory: &Path) -> Result<()> {
+    let mut apt_get = quiet("apt-get");
+    let output =
+        command::output(apt_get.args(APT_GET).arg(task).args(packages).current_dir(directory))?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let why = stderr.lines().find(|line| line.starts_with("E: ")).unwrap_or("no reason given");
+        bail!("`apt-get {task} {}`: {why}; is there a network?", packages.join(" "));
+    }
+    Ok(())
+}
+
 fn quiet(program: &str) -> Command {
     let mut command = Command::new(program);
     command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
-    if program == "apt-get" {
-        // As root, apt would try to download as another user, who cannot write to our directory.
-        command.args(["-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=2"]);
-        command.args(["-o", "Acquire::http::Timeout=30", "-o", "Acquire::https::Timeout=30"]);
-    }
     command
 }
 

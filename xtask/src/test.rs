@@ -213,11 +213,11 @@ fn fuzz_targets(directory: &Path) -> Result<Vec<String>> {
 
 /// That the harness works; its figures are not looked at.
 fn bench(peers: &Peers) -> Result<Rung> {
-    let mut quick = crate::bench::command(&["quick".into()])?;
-    quick.env("PATH", peers.search_path());
+    let mut smoke = crate::bench::command(&["smoke".into()])?;
+    smoke.env("PATH", peers.search_path());
     Ok(Rung::of_one(
         "bench",
-        match command::run(&mut quick) {
+        match command::run(&mut smoke) {
             Ok(()) => Verdict::Passed,
             Err(error) => Verdict::Failed(format!("{error:#}")),
         },

@@ -103,17 +103,18 @@ impl Version {
         let (major, minor) = self.release;
         if self.release < minimum() {
             let needed = env!("CARGO_PKG_RUST_VERSION");
-            return Some(format!("is Rust {major}.{minor}, and {needed} is needed"));
+            return Some(format!(
+                "is Rust {major}.{minor}, but {needed} is needed; take a newer one"
+            ));
         }
         // A linker cannot read the bitcode of an LLVM that is newer than its own, and the LLVM it
         // loads is the compiler's.
-        match linker.llvm_major() {
-            Some(theirs) if theirs != self.llvm_major => Some(format!(
-                "has LLVM {}, and {linker} is made for LLVM {theirs}",
-                self.llvm_major
-            )),
-            Some(_) | None => None,
-        }
+        let theirs = linker.llvm_major().filter(|theirs| *theirs != self.llvm_major)?;
+        Some(format!(
+            "has LLVM {}, but the linker is for LLVM {theirs}; {}",
+            self.llvm_major,
+            super::linker::advice(self.llvm_major)
+        ))
     }
 }
 
@@ -180,7 +181,7 @@ fn from_rustup(toolchain: &str, linker: &Linker) -> Result<Compiler> {
     }
     let version = Version::of(Command::new(&rustc).arg("-vV"))?;
     if let Some(objection) = version.objection(linker) {
-        bail!("{objection}; `rustup update {toolchain}` or another nightly");
+        bail!("{objection}");
     }
     let route = Route::Sources { toolchain: toolchain.to_owned() };
     Ok(Compiler { route, version, root: root.to_owned(), library_directory })
@@ -191,14 +192,15 @@ fn from_debian(cache: &Cache, linker: &Linker) -> Result<Compiler> {
     for entry in cache.names(debian::PREFIX)?.into_iter().rev() {
         match open_debian(cache, &entry, linker) {
             Ok(compiler) => return Ok(compiler),
-            Err(error) => objections.push(format!("cached {entry} {error:#}")),
+            Err(error) => objections.push((entry, error)),
         }
     }
     let entry = debian::fetch(cache)?;
-    open_debian(cache, &entry, linker).with_context(|| {
-        objections.push(format!("Debian's {entry}"));
-        objections.join("; ")
-    })
+    match objections.into_iter().find(|(tried, _)| *tried == entry) {
+        Some((_, error)) => Err(error),
+        None => open_debian(cache, &entry, linker),
+    }
+    .with_context(|| format!("Debian's {entry}"))
 }
 
 fn open_debian(cache: &Cache, entry: &str, linker: &Linker) -> Result<Compiler> {
@@ -207,7 +209,7 @@ fn open_debian(cache: &Cache, entry: &str, linker: &Linker) -> Result<Compiler> 
     let mut rustc = Command::new(root.join("bin/rustc"));
     let version = Version::of(rustc.env("LD_LIBRARY_PATH", &library_directory).arg("-vV"))?;
     if let Some(objection) = version.objection(linker) {
-        bail!("{objection}; take route (a)");
+        bail!("{objection}");
     }
     let route = Route::Packages { entry: entry.to_owned() };
     Ok(Compiler { route, version, root, library_directory })

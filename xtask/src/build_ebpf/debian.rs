@@ -28,27 +28,25 @@ pub(super) fn library_directory(usr: &Path) -> PathBuf {
 
 /// Downloads and unpacks the newest version; returns the name of its cache entry.
 pub(super) fn fetch(cache: &Cache) -> Result<String> {
-    let elsewhere = "take route (a) instead";
-    apt::require().context(elsewhere)?;
-    let packages = apt::with_lists(resolve)?;
-    let name = format!("{PREFIX}{}", packages.version.replace(':', "_"));
-    cache.entry_or_make(
-        &name,
-        |entry| entry.join("usr/bin/rustc").is_file(),
-        |stage| {
-            println!(
-                "downloading Debian's {COMPILER} {} (about 120 MB, once); nothing is installed",
-                packages.version
-            );
-            apt::unpack(&packages.pinned(), stage)?;
-            // Debian 12 lacks only LLVM, newer ones may have that too.
-            apt::complete("usr/bin/rustc", &packages.names, stage)
-        },
-    )?;
-    Ok(name)
+    apt::require()?;
+    apt::with_lists(|| {
+        let packages = resolve()?;
+        let name = format!("{PREFIX}{}", packages.version.replace(':', "_"));
+        let is_usable = |entry: &Path| entry.join("usr/bin/rustc").is_file();
+        cache.entry_or_make(&name, is_usable, |stage| packages.unpack(stage))?;
+        Ok(name)
+    })
 }
 
 impl Packages {
+    fn unpack(&self, stage: &Path) -> Result<()> {
+        let version = &self.version;
+        println!("downloading Debian's {COMPILER} {version} (120 MB, once); nothing is installed");
+        apt::unpack(&self.pinned(), stage)?;
+        // Debian 12 lacks only LLVM, newer ones may have that too.
+        apt::complete("usr/bin/rustc", &self.names, stage)
+    }
+
     fn pinned(&self) -> Vec<String> {
         self.names.iter().map(|name| format!("{name}={}", self.version)).collect()
     }

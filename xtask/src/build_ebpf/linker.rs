@@ -48,10 +48,12 @@ impl fmt::Display for Linker {
 }
 
 pub(super) fn find_or_fetch(cache: &Cache) -> Result<Linker> {
-    if let Some(linker) = on_path() {
+    let wanted = llvm_of_host()?;
+    if let Some(linker) = on_path()
+        && linker.llvm_major.is_none_or(|major| major == wanted)
+    {
         return Ok(linker);
     }
-    let wanted = llvm_of_host()?;
     let entry = cache.entry_or_make(
         &format!("bpf-linker-{VERSION}"),
         |entry| llvm_in_receipt(entry) == Some(wanted) && binary(entry).is_file(),
@@ -97,6 +99,20 @@ fn feature_in_receipt(receipt: &str) -> Option<u32> {
     feature.filter_map(|word| word.strip_prefix("rust-llvm-")?.parse().ok()).next()
 }
 
+/// What to do for a linker that goes with a compiler.
+pub(super) fn advice(llvm_major: u32) -> String {
+    if !LLVM_MAJORS.contains(&llvm_major) {
+        let [oldest, .., newest] = LLVM_MAJORS;
+        return format!(
+            "bpf-linker {VERSION} knows LLVM {oldest} to {newest}, take another compiler"
+        );
+    }
+    format!(
+        "`cargo install bpf-linker --version {VERSION} --locked --no-default-features --features \
+         rust-llvm-{llvm_major}`"
+    )
+}
+
 fn install(stage: &Path, llvm_major: u32) -> Result<()> {
     println!(
         "building bpf-linker {VERSION} for LLVM {llvm_major}; this takes a minute or two, once"
@@ -108,9 +124,9 @@ fn install(stage: &Path, llvm_major: u32) -> Result<()> {
         .arg(stage);
     if command::run(&mut install).is_err() {
         bail!(
-            "bpf-linker {VERSION} is missing and could not be built (see above; this step needs \
-             crates.io and a C compiler); to get it: `cargo install bpf-linker --version {VERSION} \
-             --locked --no-default-features --features rust-llvm-{llvm_major}`"
+            "bpf-linker is missing and could not be built (see above; it takes a network and a C \
+             compiler); {}",
+            advice(llvm_major)
         );
     }
     Ok(())
