@@ -26,3 +26,20 @@ pub const WORKERS: &str = "WORKERS";
 pub const fn port_bit(port_be: [u8; 2]) -> u64 {
     1 << (u16::from_be_bytes(port_be) % 64)
 }
+
+// Offsets in bytes, from the running kernel's BTF: Rust emits no relocations for them.
+
+/// `u32`: of `sk_buff.cb`, whose first word is the sequence number (`tcp_skb_cb.seq`).
+pub const SKB_SEQ: &str = "SKB_SEQ";
+/// `u32`: of `sk_buff.truesize`.
+pub const SKB_TRUESIZE: &str = "SKB_TRUESIZE";
+/// `u32`: of `tcp_sock.copied_seq`.
+pub const TCP_COPIED_SEQ: &str = "TCP_COPIED_SEQ";
+/// `u32`: of `tcp_sock.write_seq`.
+pub const TCP_WRITE_SEQ: &str = "TCP_WRITE_SEQ";
+/// `u32`: of `tcp_sock.snd_una`.
+pub const TCP_SND_UNA: &str = "TCP_SND_UNA";
+
+/// `u32`: bytes of one direction of a tunnel that may be on their way: queued, written, and not
+/// acknowledged yet. The peer's send buffer has to have room for as many.
+pub const TUNNEL_WINDOW: &str = "TUNNEL_WINDOW";

@@ -13,6 +13,7 @@ pub mod layout;
 pub mod limits;
 pub mod names;
 pub mod steering;
+pub mod tunnel;
 pub mod verdict;
 
 pub use verdict::Reason;

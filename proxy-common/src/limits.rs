@@ -33,3 +33,18 @@ pub const FLOOD_TURNOVER_S: u32 = 4;
 
 /// All maps together, at their configured sizes, on a machine of 64 processors.
 pub const MAP_MEMORY_MAX: usize = 32 * 1024 * 1024;
+
+/// Memory that a tunnel may have queued for the kernel's worker in one direction, in bytes of
+/// buffers. What the worker has written is bounded by the window instead (`globals::TUNNEL_WINDOW`);
+/// this is for segments so small that a byte of them costs a thousand.
+pub const TUNNEL_QUEUE_MAX: u32 = 2 * 1024 * 1024;
+
+/// Tunnels that fit unless userspace resizes the maps: 4096 × 2 ends × (64 + 64) B = 1 MiB, and two
+/// hash maps of 8192 entries of about 80 B = 1.3 MiB.
+pub const TUNNELS_DEFAULT: u32 = 4096;
+
+/// Bytes that one `bpf_skb_adjust_room` removes at most.
+pub const TRIM_STEP_MAX: u32 = 0xfff;
+
+/// 17 × 4095 B cover any buffer below BIG TCP's sizes (64 KiB).
+pub const TRIM_STEPS_MAX: u32 = 17;

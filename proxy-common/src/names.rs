@@ -20,3 +20,8 @@ pub const RATE_BY_SOURCE: &str = "RATE_BY_SOURCE";
 pub const FLOOD_GAUGE: &str = "FLOOD_GAUGE";
 pub const WORKER_SOCKETS: &str = "WORKER_SOCKETS";
 pub const DRAINED_WORKERS: &str = "DRAINED_WORKERS";
+
+pub const TUNNEL_SOCKETS: &str = "TUNNEL_SOCKETS";
+pub const TUNNEL_END: &str = "TUNNEL_END";
+pub const TUNNEL_CONTROL: &str = "TUNNEL_CONTROL";
+pub const TUNNEL_FLOW: &str = "TUNNEL_FLOW";

@@ -77,6 +77,26 @@ reasons! {
     AllDrained = WORKER, "all_drained";
     /// Kernel's choice: the chosen worker has no socket in the map, or not in this group.
     SelectFailed = WORKER, "select_failed";
+
+    // tunnel: queued on the peer
+    /// Moved by the kernel.
+    Redirected = TUNNEL, "redirected";
+    // tunnel: left to userspace
+    /// An empty buffer: the end of the stream.
+    EndOfStream = TUNNEL, "end_of_stream";
+    /// The socket belongs to no tunnel, or to none any more.
+    NoTunnel = TUNNEL, "no_tunnel";
+    /// The peer is not in the map, or could not take the buffer.
+    NoPeer = TUNNEL, "no_peer";
+    /// `limits::TUNNEL_WINDOW` is queued on the peer.
+    WindowFull = TUNNEL, "window_full";
+    /// Userspace still has earlier bytes.
+    Following = TUNNEL, "following";
+    /// Bytes that cannot be told to be new; userspace resets the connection.
+    OutOfStep = TUNNEL, "out_of_step";
+    // tunnel: counted beside the above
+    /// Bytes that came a second time were cut off.
+    Trimmed = TUNNEL, "trimmed";
 }
 
 #[cfg(test)]

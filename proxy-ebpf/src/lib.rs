@@ -11,3 +11,4 @@ pub mod choice;
 pub mod frame;
 pub mod packet;
 pub mod rate;
+pub mod window;

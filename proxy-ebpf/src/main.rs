@@ -6,13 +6,14 @@
 mod guard;
 mod maps;
 mod stats;
+mod tunnel;
 mod worker;
 mod xdp;
 
 use aya_ebpf::{
     bindings::{sk_action, xdp_action},
-    macros::{sk_reuseport, xdp},
-    programs::{SkReuseportContext, XdpContext},
+    macros::{sk_reuseport, stream_verdict, xdp},
+    programs::{SkBuffContext, SkReuseportContext, XdpContext},
 };
 use proxy_common::Reason;
 
@@ -42,7 +43,15 @@ fn ingress(ctx: XdpContext) -> u32 {
         | Reason::Migrated
         | Reason::UnknownListener
         | Reason::AllDrained
-        | Reason::SelectFailed => xdp_action::XDP_PASS,
+        | Reason::SelectFailed
+        | Reason::Redirected
+        | Reason::EndOfStream
+        | Reason::NoTunnel
+        | Reason::NoPeer
+        | Reason::WindowFull
+        | Reason::Following
+        | Reason::OutOfStep
+        | Reason::Trimmed => xdp_action::XDP_PASS,
     }
 }
 
@@ -53,6 +62,20 @@ fn worker(ctx: SkReuseportContext) -> u32 {
     let (Ok(reason) | Err(reason)) = worker::try_worker(&ctx);
     stats::count(reason);
     // Without a selection this is the kernel's own choice; SK_DROP would refuse the connection.
+    sk_action::SK_PASS
+}
+
+/// sk_skb verdict: moves the bytes of a tunnel.
+#[stream_verdict]
+fn tunnel(ctx: SkBuffContext) -> u32 {
+    let (Ok(reason) | Err(reason)) = tunnel::try_tunnel(&ctx);
+    stats::count(reason);
+    if reason == Reason::EndOfStream {
+        // No bytes are in it. Redirected, or passed while the socket's queue is not empty, it would
+        // break a sending side: the kernel's worker takes 0 bytes moved for a failure (EPIPE).
+        return sk_action::SK_DROP;
+    }
+    // With a redirection set it goes there, without one to userspace.
     sk_action::SK_PASS
 }
 

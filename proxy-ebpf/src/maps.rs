@@ -3,15 +3,19 @@
 
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ReusePortSockArray},
+    bindings::BPF_F_MMAPABLE,
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ReusePortSockArray, SockHash},
     macros::btf_map,
 };
 use proxy_common::{
     Reason,
     addr::{Destination, Source},
     guard::{Bucket, FloodGauge, Rule},
-    limits::{DESTINATIONS_MAX, LISTENERS_MAX, PREFIXES_MAX, SOURCES_MAX, WORKERS_MAX},
+    limits::{
+        DESTINATIONS_MAX, LISTENERS_MAX, PREFIXES_MAX, SOURCES_MAX, TUNNELS_DEFAULT, WORKERS_MAX,
+    },
     steering::{DrainedWorkers, Listener},
+    tunnel::{Control, Flow},
 };
 
 /// Compared by userspace before anything is attached. In a section of its own, which the loader
@@ -77,3 +81,41 @@ pub(crate) static WORKER_SOCKETS: ReusePortSockArray<{ (LISTENERS_MAX * WORKERS_
 /// 0 → workers that get nothing new. Userspace writes, the kernel reads; the slot always exists.
 #[btf_map]
 pub(crate) static DRAINED_WORKERS: Array<DrainedWorkers, 1> = Array::new();
+
+// For `tunnel`: offsets in this kernel, and its window.
+#[unsafe(no_mangle)]
+pub(crate) static SKB_SEQ: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static SKB_TRUESIZE: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static TCP_COPIED_SEQ: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static TCP_WRITE_SEQ: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static TCP_SND_UNA: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static TUNNEL_WINDOW: Global<u32> = Global::new(0);
+
+/// Ends of tunnels: two for each, downstream first. Userspace sizes the four maps below alike.
+const TUNNEL_ENDS: usize = 2 * TUNNELS_DEFAULT as usize;
+
+/// Cookie → socket at an end of a tunnel. Userspace inserts, closing the socket removes. A miss:
+/// the peer is gone, userspace gets the bytes. Full, or refused: the tunnel is carried by `splice`.
+#[btf_map]
+pub(crate) static TUNNEL_SOCKETS: SockHash<u64, TUNNEL_ENDS> = SockHash::new();
+
+/// Cookie → place of the end in the two arrays. Userspace writes. A miss: no tunnel any more,
+/// userspace gets the bytes. Full: as above.
+#[btf_map]
+pub(crate) static TUNNEL_END: HashMap<u64, u32, TUNNEL_ENDS> = HashMap::new();
+
+/// End → what userspace says about it. Userspace writes, through its mapping, word by word; the
+/// kernel reads. A slot always exists.
+#[btf_map]
+pub(crate) static TUNNEL_CONTROL: Array<Control, TUNNEL_ENDS, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
+
+/// End → what the kernel says about it. The kernel writes, userspace reads through its mapping, and
+/// zeroes it before a socket leads there. A slot always exists.
+#[btf_map]
+pub(crate) static TUNNEL_FLOW: Array<Flow, TUNNEL_ENDS, { BPF_F_MMAPABLE as usize }> = Array::new();

@@ -8,7 +8,7 @@
 //! before it has been written. An error ends both: the other side is then set up to be reset when
 //! it is closed, as it would have been without us in between.
 
-use std::time::Duration;
+use std::{os::fd::AsFd as _, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpStream,
@@ -19,12 +19,14 @@ use tokio::{
 use crate::{
     config::{self, Datapath},
     error::Fault,
+    kernel::{End, KernelPlane, Tunnel, TunnelRefused},
     sys,
 };
 
 mod copy;
 mod direction;
 mod pipes;
+mod sockmap;
 mod splice;
 #[cfg(test)]
 mod tests;
@@ -62,15 +64,31 @@ impl Via {
 pub enum Fallback {
     /// `splice`: no file descriptor, none left of the pool's limit, or too small a pipe.
     NoPipe,
+    /// `sockmap`: the kernel does not move this tunnel.
+    Refused(TunnelRefused),
 }
 
 impl Fallback {
-    pub const ALL: [Fallback; 1] = [Fallback::NoPipe];
+    pub const ALL: [Fallback; 7] = [
+        Fallback::NoPipe,
+        Fallback::Refused(TunnelRefused::KernelOff),
+        Fallback::Refused(TunnelRefused::Full),
+        Fallback::Refused(TunnelRefused::HalfClosed),
+        Fallback::Refused(TunnelRefused::Busy),
+        Fallback::Refused(TunnelRefused::Failed),
+        Fallback::Refused(TunnelRefused::Stranded),
+    ];
 
     /// Metric label.
     pub const fn label(self) -> &'static str {
         match self {
             Fallback::NoPipe => "no_pipe",
+            Fallback::Refused(TunnelRefused::KernelOff) => "kernel_off",
+            Fallback::Refused(TunnelRefused::Full) => "full",
+            Fallback::Refused(TunnelRefused::HalfClosed) => "half_closed",
+            Fallback::Refused(TunnelRefused::Busy) => "busy",
+            Fallback::Refused(TunnelRefused::Failed) => "failed",
+            Fallback::Refused(TunnelRefused::Stranded) => "stranded",
         }
     }
 }
@@ -91,6 +109,7 @@ pub struct Transfer {
 
 /// What the tunnels of one worker share.
 pub struct TunnelContext {
+    pub kernel: Arc<KernelPlane>,
     pub pipes: PipePool,
     /// Ceiling of a copy buffer, bytes for each direction.
     pub buffer_max: usize,
@@ -103,8 +122,13 @@ pub struct TunnelContext {
 }
 
 impl TunnelContext {
-    pub fn new(limits: &config::Limits, timeouts: &config::Timeouts) -> TunnelContext {
+    pub fn new(
+        kernel: Arc<KernelPlane>,
+        limits: &config::Limits,
+        timeouts: &config::Timeouts,
+    ) -> TunnelContext {
         TunnelContext {
+            kernel,
             pipes: PipePool::new(PipeLimits::new(limits.pipe_size)),
             buffer_max: limits.stream_buffer_max,
             send_buffer: limits.send_buffer,
@@ -124,45 +148,123 @@ pub async fn run(
     cx: &TunnelContext,
     deadline: impl Future<Output = ()>,
 ) -> Transfer {
-    for socket in [&*downstream, &*upstream] {
-        // Only a socket that is not TCP could refuse; what is lost then is a memory bound.
-        let _ = sys::socket::bound_send_queue(socket, cx.send_buffer, cx.unsent_max);
-    }
-    let via = match datapath {
-        Datapath::User => Via::User,
-        Datapath::Splice | Datapath::Sockmap => Via::Splice,
-    };
+    let (path, refused) = Path::choose(datapath, cx, downstream, upstream);
     let activity = Activity::now();
-    let (recv, sent) = (Progress::new(via, &activity), Progress::new(via, &activity));
+    let (recv, sent) = (Progress::new(path.via(), &activity), Progress::new(path.via(), &activity));
     let (down_read, down_write) = downstream.split();
     let (up_read, up_write) = upstream.split();
     let both_ways = both_ways(
         Direction { from: Side::Downstream, source: down_read, target: up_write, progress: &recv },
         Direction { from: Side::Upstream, source: up_read, target: down_write, progress: &sent },
+        &path,
         cx,
     );
     let end = tokio::select! {
         ended = both_ways => match ended {
             Ok(()) => None,
             Err(Side::Downstream) => {
-                pass_reset_on(upstream).await;
+                pass_reset_on(upstream, || path.backlog(End::Downstream, upstream)).await;
                 Some(Fault::DownstreamReset)
             }
             Err(Side::Upstream) => {
-                pass_reset_on(downstream).await;
+                pass_reset_on(downstream, || path.backlog(End::Upstream, downstream)).await;
                 Some(Fault::UpstreamReset)
             }
         },
-        () = activity.idle_for(cx.idle) => Some(Fault::TunnelTimedOut),
+        () = activity.idle_for(cx.idle, || path.kernel_idle()) => Some(Fault::TunnelTimedOut),
         () = deadline => Some(Fault::DrainDeadline),
     };
+    let (recv_redirected, sent_redirected) = path.redirected();
     Transfer {
-        sent_bytes: sent.moved(),
-        recv_bytes: recv.moved(),
-        // A tunnel in which nothing moved counts under the path that stood ready.
-        via: recv.via().max(sent.via()).unwrap_or(via),
-        fallback: recv.fallback().or(sent.fallback()),
+        sent_bytes: sent.moved() + sent_redirected,
+        recv_bytes: recv.moved() + recv_redirected,
+        via: match path {
+            Path::Kernel(_) if recv_redirected + sent_redirected > 0 => Via::Sockmap,
+            Path::Kernel(_) => Via::User,
+            // A tunnel in which nothing moved counts under the path that stood ready.
+            Path::Splice | Path::Copy => recv.via().max(sent.via()).unwrap_or(path.via()),
+        },
+        fallback: refused.or(recv.fallback()).or(sent.fallback()),
         end,
+    }
+}
+
+/// The path that a tunnel starts on.
+enum Path {
+    Copy,
+    Splice,
+    Kernel(Tunnel),
+}
+
+impl Path {
+    /// The path asked for, or the best that can be had and why.
+    fn choose(
+        datapath: Datapath,
+        cx: &TunnelContext,
+        downstream: &TcpStream,
+        upstream: &TcpStream,
+    ) -> (Path, Option<Fallback>) {
+        let (path, fallback) = match datapath {
+            Datapath::User => (Path::Copy, None),
+            Datapath::Splice => (Path::Splice, None),
+            Datapath::Sockmap => match cx.kernel.tunnel(downstream.as_fd(), upstream.as_fd()) {
+                Ok(tunnel) => (Path::Kernel(tunnel), None),
+                Err(refused @ TunnelRefused::Stranded) => {
+                    (Path::Copy, Some(Fallback::Refused(refused)))
+                }
+                Err(
+                    refused @ (TunnelRefused::KernelOff
+                    | TunnelRefused::Full
+                    | TunnelRefused::HalfClosed
+                    | TunnelRefused::Busy
+                    | TunnelRefused::Failed),
+                ) => (Path::Splice, Some(Fallback::Refused(refused))),
+            },
+        };
+        match path {
+            Path::Copy | Path::Splice => {
+                for socket in [downstream, upstream] {
+                    // Only a socket that is not TCP refuses; what is lost then is a memory bound.
+                    let _ = sys::socket::bound_send_queue(socket, cx.send_buffer, cx.unsent_max);
+                }
+            }
+            // The kernel half has set its own.
+            Path::Kernel(_) => {}
+        }
+        (path, fallback)
+    }
+
+    /// What userspace moves itself on this path.
+    const fn via(&self) -> Via {
+        match self {
+            Path::Copy | Path::Kernel(_) => Via::User,
+            Path::Splice => Via::Splice,
+        }
+    }
+
+    fn kernel_idle(&self) -> Option<Duration> {
+        match self {
+            Path::Copy | Path::Splice => None,
+            Path::Kernel(tunnel) => tunnel.idle(),
+        }
+    }
+
+    /// Bytes that the kernel moved from the downstream, from the upstream.
+    fn redirected(&self) -> (u64, u64) {
+        match self {
+            Path::Copy | Path::Splice => (0, 0),
+            Path::Kernel(tunnel) => {
+                (tunnel.redirected(End::Downstream), tunnel.redirected(End::Upstream))
+            }
+        }
+    }
+
+    /// Bytes of a direction that the kernel has queued on the peer and not written to it.
+    fn backlog(&self, from: End, peer: &TcpStream) -> u64 {
+        match self {
+            Path::Copy | Path::Splice => 0,
+            Path::Kernel(tunnel) => tunnel.backlog(from, peer.as_fd()).unwrap_or(0),
+        }
     }
 }
 
@@ -170,27 +272,30 @@ pub async fn run(
 async fn both_ways(
     recv: Direction<'_>,
     sent: Direction<'_>,
+    path: &Path,
     cx: &TunnelContext,
 ) -> Result<(), Side> {
     let both_ended = Barrier::new(2);
-    tokio::try_join!(one_way(recv, cx, &both_ended), one_way(sent, cx, &both_ended))?;
+    tokio::try_join!(one_way(recv, path, cx, &both_ended), one_way(sent, path, cx, &both_ended))?;
     Ok(())
 }
 
 async fn one_way(
     mut direction: Direction<'_>,
+    path: &Path,
     cx: &TunnelContext,
     both_ended: &Barrier,
 ) -> Result<(), Side> {
-    match direction.progress.asked() {
-        Via::Splice => match splice::pump(&direction, &cx.pipes).await? {
+    match path {
+        Path::Copy => copy::pump(&mut direction, cx.buffer_max).await?,
+        Path::Kernel(tunnel) => sockmap::pump(&mut direction, tunnel).await?,
+        Path::Splice => match splice::pump(&direction, &cx.pipes).await? {
             splice::Ended::EndOfStream => {}
             splice::Ended::NoPipe => {
                 direction.progress.fall_back(Fallback::NoPipe);
                 copy::pump(&mut direction, cx.buffer_max).await?;
             }
         },
-        Via::User | Via::Sockmap => copy::pump(&mut direction, cx.buffer_max).await?,
     }
     direction.end_target();
     // The source is no longer read, so a reset of it would go unnoticed until the other direction
@@ -203,12 +308,11 @@ async fn one_way(
 
 /// Gives what was written before the other side's reset a last chance to leave, then arranges for
 /// the close to send RST.
-async fn pass_reset_on(socket: &TcpStream) {
+async fn pass_reset_on(socket: &TcpStream, backlog: impl Fn() -> u64) {
     let deadline = Instant::now() + RESET_GRACE;
     let mut pause = Duration::from_millis(1);
-    while Instant::now() < deadline
-        && sys::socket::send_queue(socket).is_ok_and(|unacknowledged| unacknowledged > 0)
-    {
+    let is_empty = || backlog() == 0 && sys::socket::send_queue(socket).is_ok_and(|n| n == 0);
+    while Instant::now() < deadline && !is_empty() {
         sleep(pause).await;
         pause *= 2;
     }

@@ -7,6 +7,7 @@
 //!
 //! Nothing here is called per request.
 
+mod btf;
 mod disabled;
 mod ingress;
 mod loaded;
@@ -24,7 +25,7 @@ use std::{fmt, net::SocketAddr, os::fd::BorrowedFd};
 use self::{disabled::Disabled, loaded::Loaded};
 pub use self::{
     loader::{is_built_in, object},
-    sockmap::{Tunnel, TunnelRefused},
+    sockmap::{End, Tunnel, TunnelRefused},
     stats::Counter,
     status::{Feature, FeatureState, MapStatus, ProgramStatus, Running, Status},
 };

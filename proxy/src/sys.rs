@@ -5,6 +5,7 @@
 pub mod affinity;
 pub mod cpu_quota;
 pub mod limits;
+pub mod mapped;
 pub mod pipe;
 pub mod socket;
 

@@ -160,7 +160,11 @@ impl Worker {
             shared.upstreams.iter().map(|upstream| shared.metrics.upstream(&upstream.id)).collect();
         Self {
             pool: RefCell::new(Pool::new(shared.limits.pool_idle_max, shared.timeouts.pool_idle)),
-            tunnels: TunnelContext::new(&shared.limits, &shared.timeouts),
+            tunnels: TunnelContext::new(
+                Arc::clone(&shared.kernel),
+                &shared.limits,
+                &shared.timeouts,
+            ),
             timeouts: shared.timeouts,
             limits: shared.limits,
             pipeline: shared.pipeline,

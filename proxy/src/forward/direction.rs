@@ -9,7 +9,7 @@ use tokio::{
         TcpStream,
         tcp::{ReadHalf, WriteHalf},
     },
-    time::{Instant, sleep_until},
+    time::{Instant, sleep},
 };
 
 use super::{Fallback, Via};
@@ -28,15 +28,15 @@ impl Activity {
         Activity(Cell::new(Instant::now()))
     }
 
-    /// Completes once nothing has moved for `idle`. A move only notes the time; the timer is set
-    /// again when it fires, not with every move.
-    pub(super) async fn idle_for(&self, idle: Duration) {
+    /// Completes once nothing has moved for `idle`, neither here nor by the kernel, which says for
+    /// how long it has not. A move only notes the time; the timer is set again when it fires, not
+    /// with every move.
+    pub(super) async fn idle_for(&self, idle: Duration, kernel: impl Fn() -> Option<Duration>) {
         loop {
-            let due = self.0.get() + idle;
-            if due <= Instant::now() {
-                return;
-            }
-            sleep_until(due).await;
+            let here = self.0.get().elapsed();
+            let since = kernel().map_or(here, |kernel| kernel.min(here));
+            let Some(left) = idle.checked_sub(since).filter(|left| !left.is_zero()) else { return };
+            sleep(left).await;
         }
     }
 }
@@ -55,13 +55,14 @@ impl<'a> Progress<'a> {
         Progress { activity, asked, moved: Cell::new(0), fallback: Cell::new(None) }
     }
 
-    pub(super) fn asked(&self) -> Via {
-        self.asked
-    }
-
     /// Notes bytes that the target's socket has taken.
     pub(super) fn record(&self, bytes: usize) {
         self.moved.set(self.moved.get() + bytes as u64);
+        self.touch();
+    }
+
+    /// Notes that something moved.
+    pub(super) fn touch(&self) {
         self.activity.0.set(Instant::now());
     }
 

@@ -29,6 +29,7 @@ fn via(datapath: Datapath) -> Via {
 
 fn context() -> TunnelContext {
     TunnelContext {
+        kernel: Arc::new(KernelPlane::off()),
         pipes: PipePool::new(PipeLimits::new(256 << 10)),
         buffer_max: 256 << 10,
         send_buffer: 256 << 10,
@@ -242,7 +243,7 @@ async fn an_answer_before_a_reset_arrives() {
             .await
             .run(path, &context(), async |mut client, mut node| {
                 client.write_all(b"never read").await.unwrap();
-                node.readable().await.unwrap();
+                node.peek(&mut [0]).await.unwrap();
                 node.write_all(&answer).await.unwrap();
                 while sys::socket::send_queue(&node).unwrap() > 0 {
                     tokio::task::yield_now().await;
@@ -346,6 +347,31 @@ async fn without_a_pipe_bytes_are_copied() {
         end: None,
     };
     assert_eq!(transfer, expected);
+}
+
+#[tokio::test]
+async fn without_the_kernel_half_sockmap_is_splice() {
+    let (transfer, ()) = Ends::connect()
+        .await
+        .run(Datapath::Sockmap, &context(), async |mut client, mut node| {
+            send(&mut client, b"question", 1).await;
+            assert_eq!(receive(&mut node).await, b"question");
+        })
+        .await;
+    let expected = Transfer {
+        sent_bytes: 0,
+        recv_bytes: 8,
+        via: Via::Splice,
+        fallback: Some(Fallback::Refused(TunnelRefused::KernelOff)),
+        end: None,
+    };
+    assert_eq!(transfer, expected);
+}
+
+#[test]
+fn fallbacks_have_labels_of_their_own() {
+    let labels: std::collections::HashSet<_> = Fallback::ALL.map(Fallback::label).into();
+    assert_eq!(labels.len(), Fallback::ALL.len());
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use super::{
     loader,
     log::{self, LogReader},
     rules::Rules,
-    sockmap::{Tunnel, TunnelRefused, Tunnels},
+    sockmap::{self, Tunnel, TunnelRefused, Tunnels},
     stats::{Counter, Counters},
     status::{self, Feature, FeatureState, MapStatus, ProgramStatus, Status},
     steering::Steering,
@@ -54,7 +54,8 @@ impl Loaded {
             "built without the BPF object; run `cargo xtask build-ebpf` and build again",
         )?;
         let rules = Rules::new(&config.guard, listeners, workers)?;
-        let mut ebpf = loader::create(object, &rules, limits.sockmap_tunnels)?;
+        let tunnels = sockmap::Setup::new(limits);
+        let mut ebpf = loader::create(object, &rules, &tunnels)?;
         let counters = Counters::new(&mut ebpf)?;
         let log = start_log(&mut ebpf);
         let mut features = Features { asked: config.mode, list: Vec::new() };
@@ -64,7 +65,7 @@ impl Loaded {
             format!("steers among {workers} workers by hash")
         })?;
         let tunnels = if limits.sockmap_tunnels > 0 {
-            let tunnels = Tunnels::load(&mut ebpf);
+            let tunnels = Tunnels::load(&mut ebpf, tunnels);
             features.settle(names::TUNNEL, tunnels, |_| {
                 format!("moves up to {} tunnels", limits.sockmap_tunnels)
             })?

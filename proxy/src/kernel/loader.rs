@@ -38,7 +38,11 @@ pub const fn is_built_in() -> bool {
 
 /// Makes the maps, at the sizes and with the constants of this run, and fills them. Nothing is
 /// verified or attached yet.
-pub(super) fn create(object: &[u8], rules: &Rules, tunnels_max: u32) -> anyhow::Result<Ebpf> {
+pub(super) fn create(
+    object: &[u8],
+    rules: &Rules,
+    tunnels: &sockmap::Setup,
+) -> anyhow::Result<Ebpf> {
     check_kernel()?;
     let processors = aya::util::nr_cpus()
         .map_err(|(path, error)| anyhow!(error).context(format!("read {path}")))?;
@@ -54,7 +58,7 @@ pub(super) fn create(object: &[u8], rules: &Rules, tunnels_max: u32) -> anyhow::
         .override_global(aya_log::LEVEL, &log::LEVEL, false)
         .map_max_entries(names::RATE_BY_SOURCE, rules.sources_max())
         .map_max_entries(log::RING, log::RING_SIZE);
-    sockmap::size(&mut loader, tunnels_max);
+    tunnels.apply(&mut loader);
     let mut ebpf = loader.load(object).map_err(explain_maps).context("make the maps")?;
     check_abi(&ebpf)?;
     rules.write(&mut ebpf).context("fill the maps")?;

@@ -1,35 +1,387 @@
-//! Tunnels that the kernel moves.
+//! Tunnels that the kernel moves: the maps, who has which place in them, and the words that
+//! userspace and the program `tunnel` tell each other through.
+//!
+//! Life of a place: both ends are described, then the sockets are put in the map, and from then on
+//! the program moves bytes. Nothing is ever taken out of the socket map: deleting a socket loses what
+//! is queued on it, in either direction, while closing it does not. So a tunnel ends with its sockets
+//! closed, and the kernel takes them out.
 
-use std::os::fd::BorrowedFd;
+mod places;
+mod self_test;
 
-/// A tunnel that the kernel moves until this is dropped.
-#[derive(Debug)]
-pub struct Tunnel {}
+use std::{
+    io,
+    mem::offset_of,
+    os::fd::{AsRawFd as _, BorrowedFd},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap, Map, MapData, MapError, SockHash},
+    programs::SkSkb,
+};
+use proxy_common::{
+    globals, names,
+    tunnel::{Control, Flow, state},
+};
+use rustix::time::{ClockId, clock_gettime};
+
+use self::places::{Place, Places};
+use super::{btf::Btf, loader};
+use crate::{
+    config::Limits,
+    sys::{self, mapped::MappedWords},
+};
+
+/// Global, struct, field: what the program has to know of this kernel.
+pub(super) const FIELDS: [(&str, &str, &str); 5] = [
+    (globals::SKB_SEQ, "sk_buff", "cb"),
+    (globals::SKB_TRUESIZE, "sk_buff", "truesize"),
+    (globals::TCP_COPIED_SEQ, "tcp_sock", "copied_seq"),
+    (globals::TCP_WRITE_SEQ, "tcp_sock", "write_seq"),
+    (globals::TCP_SND_UNA, "tcp_sock", "snd_una"),
+];
+
+const WORD: usize = size_of::<u64>();
+
+/// One end of a tunnel; counters are of the direction that starts there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Downstream,
+    Upstream,
+}
+
+impl End {
+    const BOTH: [End; 2] = [End::Downstream, End::Upstream];
+
+    const fn other(self) -> End {
+        match self {
+            End::Downstream => End::Upstream,
+            End::Upstream => End::Downstream,
+        }
+    }
+}
 
 /// Why the kernel does not move a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TunnelRefused {
     /// The kernel half does not run, or was not asked for tunnels.
     KernelOff,
+    /// `limits.sockmap_tunnels` are open.
+    Full,
+    /// One side has ended already (EOPNOTSUPP); a normal outcome.
+    HalfClosed,
+    /// Another BPF program has a verdict on one of the sockets (EBUSY).
+    Busy,
+    /// The kernel gave another reason.
+    Failed,
+    /// One socket is in the map, the other was refused. The first works by reading and writing, but
+    /// `splice(2)` finds nothing on it.
+    Stranded,
 }
 
 /// Every tunnel that the kernel moves.
-#[derive(Debug)]
-pub(super) struct Tunnels {}
+#[derive(Clone)]
+pub(super) struct Tunnels {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    sockets: Mutex<SockHash<MapData, u64>>,
+    ends: Mutex<HashMap<MapData, u64, u32>>,
+    controls: MappedWords,
+    flows: MappedWords,
+    places: Mutex<Places>,
+    window: u32,
+}
+
+/// A tunnel that the kernel moves. Dropping it leaves what still arrives to userspace; its sockets
+/// have to be closed.
+pub struct Tunnel {
+    shared: Arc<Shared>,
+    place: Place,
+    /// Of the downstream, of the upstream.
+    sockets: [Socket; 2],
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Socket {
+    cookie: u64,
+    /// [`sys::socket::written`] before the tunnel.
+    written: u64,
+}
+
+/// What the loader has to know before the maps are made and the program is verified.
+pub(super) struct Setup {
+    tunnels_max: u32,
+    /// Bytes of one direction that may be on their way.
+    window: u32,
+    /// Offsets of this kernel, by the global that takes each; or why there are none.
+    offsets: anyhow::Result<Vec<(&'static str, u32)>>,
+}
+
+impl Setup {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            tunnels_max: limits.sockmap_tunnels,
+            window: u32::try_from(limits.send_buffer).unwrap_or(u32::MAX),
+            offsets: offsets(),
+        }
+    }
+
+    /// Sets capacities and constants. Without offsets the program is not loaded: see
+    /// [`Tunnels::load`].
+    pub(super) fn apply<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        for map in
+            [names::TUNNEL_SOCKETS, names::TUNNEL_END, names::TUNNEL_CONTROL, names::TUNNEL_FLOW]
+        {
+            loader.map_max_entries(map, self.ends_max());
+        }
+        loader.override_global(globals::TUNNEL_WINDOW, &self.window, true);
+        for (global, offset) in self.offsets.iter().flatten() {
+            loader.override_global(global, offset, true);
+        }
+    }
+
+    /// At least one tunnel: the kernel makes no empty map.
+    const fn ends_max(&self) -> u32 {
+        match self.tunnels_max {
+            0 => 2,
+            tunnels => tunnels.saturating_mul(2),
+        }
+    }
+}
+
+fn offsets() -> anyhow::Result<Vec<(&'static str, u32)>> {
+    let btf = Btf::of_this_kernel()?;
+    FIELDS
+        .into_iter()
+        .map(|(global, structure, field)| Ok((global, btf.offset_of(structure, field)?)))
+        .collect()
+}
 
 impl Tunnels {
-    pub(super) fn load(_ebpf: &mut aya::Ebpf) -> anyhow::Result<Self> {
-        anyhow::bail!("not built yet")
+    /// Loads the program, attaches it to the socket map, and proves on loopback that it does what it
+    /// should on this kernel.
+    pub(super) fn load(ebpf: &mut Ebpf, setup: Setup) -> anyhow::Result<Self> {
+        let ends_max = setup.ends_max();
+        setup.offsets?;
+        let sockets: SockHash<MapData, u64> = take(ebpf, names::TUNNEL_SOCKETS)?.try_into()?;
+        // Before the first socket: a socket keeps the program its map had when it came in.
+        loader::verify::<SkSkb>(ebpf, names::TUNNEL)?
+            .attach(sockets.fd())
+            .context("attach `tunnel` to `TUNNEL_SOCKETS`")?;
+        let shared = Shared {
+            sockets: Mutex::new(sockets),
+            ends: Mutex::new(take(ebpf, names::TUNNEL_END)?.try_into()?),
+            controls: map_array::<Control>(ebpf, names::TUNNEL_CONTROL, ends_max)?,
+            flows: map_array::<Flow>(ebpf, names::TUNNEL_FLOW, ends_max)?,
+            places: Mutex::new(Places::new(setup.tunnels_max)),
+            window: setup.window,
+        };
+        let tunnels = Self { shared: Arc::new(shared) };
+        self_test::run(&tunnels).context("self-test of `tunnel`")?;
+        Ok(tunnels)
     }
 
     pub(super) fn open(
         &self,
-        _downstream: BorrowedFd<'_>,
-        _upstream: BorrowedFd<'_>,
+        downstream: BorrowedFd<'_>,
+        upstream: BorrowedFd<'_>,
     ) -> Result<Tunnel, TunnelRefused> {
-        Err(TunnelRefused::KernelOff)
+        let sockets = [downstream, upstream].map(|socket| Socket::new(socket, self.shared.window));
+        let [downstream_socket, upstream_socket] = sockets;
+        let sockets = [downstream_socket?, upstream_socket?];
+        let place = Place::take(&self.shared).ok_or(TunnelRefused::Full)?;
+        let tunnel = Tunnel { shared: Arc::clone(&self.shared), place, sockets };
+        tunnel.describe()?;
+        // The upstream first: a node seldom speaks before it is spoken to, so little of what comes
+        // next finds no peer and takes the way through userspace.
+        self.shared.insert(tunnel.socket(End::Upstream).cookie, upstream)?;
+        self.shared
+            .insert(tunnel.socket(End::Downstream).cookie, downstream)
+            .map_err(|_| TunnelRefused::Stranded)?;
+        Ok(tunnel)
     }
 }
 
-/// Sets the capacities of the maps for up to `tunnels_max` tunnels.
-pub(super) fn size(_loader: &mut aya::EbpfLoader<'_>, _tunnels_max: u32) {}
+fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Map> {
+    ebpf.take_map(name).with_context(|| format!("no map `{name}`"))
+}
+
+fn map_array<T>(ebpf: &mut Ebpf, name: &str, count: u32) -> anyhow::Result<MappedWords> {
+    let Map::Array(map) = take(ebpf, name)? else { bail!("map `{name}` is not an array") };
+    MappedWords::map(map.fd(), count as usize * size_of::<T>() / WORD)
+        .with_context(|| format!("map `{name}` into memory"))
+}
+
+impl Shared {
+    fn insert(&self, cookie: u64, socket: BorrowedFd<'_>) -> Result<(), TunnelRefused> {
+        lock(&self.sockets).insert(cookie, socket.as_raw_fd(), 0).map_err(|error| refusal(&error))
+    }
+
+    fn control(&self, index: u32, field: usize) -> &AtomicU64 {
+        word(&self.controls, index as usize * size_of::<Control>() + field)
+    }
+
+    fn flow(&self, index: u32, field: usize) -> &AtomicU64 {
+        word(&self.flows, index as usize * size_of::<Flow>() + field)
+    }
+}
+
+/// A word by its offset in bytes. Places are handed out within the maps' sizes, so that there always
+/// is one; the fallback stands for a bug and is never read.
+fn word(words: &MappedWords, offset: usize) -> &AtomicU64 {
+    static NOWHERE: AtomicU64 = AtomicU64::new(0);
+    let word = words.word(offset / WORD);
+    debug_assert!(word.is_some(), "{offset}");
+    word.unwrap_or(&NOWHERE)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is in there is valid whenever the lock is free: single calls change it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn refusal(error: &MapError) -> TunnelRefused {
+    let MapError::SyscallError(error) = error else { return TunnelRefused::Failed };
+    match error.io_error.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => TunnelRefused::HalfClosed,
+        Some(libc::EBUSY) => TunnelRefused::Busy,
+        Some(libc::E2BIG) => TunnelRefused::Full,
+        Some(_) | None => TunnelRefused::Failed,
+    }
+}
+
+impl Socket {
+    fn new(socket: BorrowedFd<'_>, window: u32) -> Result<Self, TunnelRefused> {
+        let look = || -> io::Result<(bool, Self)> {
+            let is_open = sys::socket::is_established(socket)?;
+            sys::socket::make_room(socket, window)?;
+            let cookie = sys::socket::cookie(socket)?;
+            Ok((is_open, Self { cookie, written: sys::socket::written(socket)? }))
+        };
+        match look() {
+            Ok((true, socket)) => Ok(socket),
+            // The kernel would say so too, but perhaps to the second socket only.
+            Ok((false, _)) => Err(TunnelRefused::HalfClosed),
+            Err(_) => Err(TunnelRefused::Failed),
+        }
+    }
+}
+
+impl Tunnel {
+    /// Bytes from this end that the kernel has queued on the other.
+    pub fn redirected(&self, from: End) -> u64 {
+        self.flow(from, offset_of!(Flow, redirected)).load(Ordering::Acquire)
+    }
+
+    /// Bytes from this end that the kernel has left to userspace.
+    pub fn passed(&self, from: End) -> u64 {
+        self.flow(from, offset_of!(Flow, passed)).load(Ordering::Acquire)
+    }
+
+    /// Bytes from this end that came a second time and were cut off.
+    pub fn trimmed(&self, from: End) -> u64 {
+        self.flow(from, offset_of!(Flow, trimmed)).load(Ordering::Acquire)
+    }
+
+    /// How far the direction had come when the kernel last forgot what it had queued.
+    fn mark(&self, from: End) -> u32 {
+        const { assert!(offset_of!(Flow, mark) % WORD == WORD / 2, "the high half of its word") };
+        let word = self.flow(from, offset_of!(Flow, base_seq)).load(Ordering::Acquire);
+        (word >> 32) as u32
+    }
+
+    /// Whether bytes came that cannot be told to be new. Nothing read since can be trusted.
+    pub fn is_out_of_step(&self, from: End) -> bool {
+        const { assert!(offset_of!(Flow, state) % WORD == 0, "the low half of its word") };
+        let word = self.flow(from, offset_of!(Flow, state)).load(Ordering::Acquire);
+        word as u32 & state::OUT_OF_STEP != 0
+    }
+
+    /// Passed bytes from this end that userspace has written to the other.
+    pub fn delivered(&self, from: End) -> u64 {
+        self.control(from, offset_of!(Control, delivered)).load(Ordering::Relaxed)
+    }
+
+    /// Notes that passed bytes have been written to the other end. Once all have been, the kernel
+    /// goes on by itself.
+    pub fn deliver(&self, from: End, bytes: u64) {
+        let word = self.control(from, offset_of!(Control, delivered));
+        // Nobody else writes it.
+        word.store(word.load(Ordering::Relaxed).wrapping_add(bytes), Ordering::Release);
+    }
+
+    /// Redirected bytes from this end that have not been written to the other, whose socket `peer`
+    /// is. Exact while the kernel redirects nothing: passed bytes wait, or the stream has ended.
+    ///
+    /// # Errors
+    /// None on a TCP socket.
+    pub fn backlog(&self, from: End, peer: BorrowedFd<'_>) -> io::Result<u64> {
+        let moved = self.redirected(from) + self.delivered(from);
+        let written = sys::socket::written(peer)? - self.socket(from.other()).written;
+        Ok(moved.saturating_sub(written))
+    }
+
+    /// How long nothing has arrived at either end; `None`: nothing ever has.
+    pub fn idle(&self) -> Option<Duration> {
+        let last = End::BOTH
+            .map(|end| self.flow(end, offset_of!(Flow, last_ns)).load(Ordering::Relaxed))
+            .into_iter()
+            .max()
+            .filter(|last| *last > 0)?;
+        let now = clock_gettime(ClockId::Monotonic);
+        let now = Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32);
+        Some(now.saturating_sub(Duration::from_nanos(last)))
+    }
+
+    /// Writes both ends' places and makes the sockets lead there. The sockets are not in the map
+    /// yet, so that nobody reads what is written.
+    fn describe(&self) -> Result<(), TunnelRefused> {
+        for end in End::BOTH {
+            let index = self.place.index(end);
+            for field in (0..size_of::<Flow>()).step_by(WORD) {
+                self.shared.flow(index, field).store(0, Ordering::Relaxed);
+            }
+            let (own, peer) = (self.socket(end).cookie, self.socket(end.other()).cookie);
+            self.control(end, offset_of!(Control, peer)).store(peer, Ordering::Relaxed);
+            self.control(end, offset_of!(Control, delivered)).store(0, Ordering::Relaxed);
+            self.control(end, offset_of!(Control, socket)).store(own, Ordering::Release);
+            lock(&self.shared.ends).insert(own, index, 0).map_err(|error| refusal(&error))?;
+        }
+        Ok(())
+    }
+
+    const fn socket(&self, end: End) -> Socket {
+        let [downstream, upstream] = self.sockets;
+        match end {
+            End::Downstream => downstream,
+            End::Upstream => upstream,
+        }
+    }
+
+    fn control(&self, end: End, field: usize) -> &AtomicU64 {
+        self.shared.control(self.place.index(end), field)
+    }
+
+    fn flow(&self, end: End, field: usize) -> &AtomicU64 {
+        self.shared.flow(self.place.index(end), field)
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        let mut ends = lock(&self.shared.ends);
+        for socket in self.sockets {
+            // Not there if describing it failed.
+            let _ = ends.remove(&socket.cookie);
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! TCP socket options and counters.
 
 use std::{
-    io,
+    io, mem,
     os::fd::{AsFd, AsRawFd},
     time::Duration,
 };
@@ -23,6 +23,17 @@ pub fn bound_send_queue(
     let socket = socket.as_fd();
     sockopt::set_socket_send_buffer_size(socket, send_buffer)?;
     SockRef::from(&socket).set_tcp_notsent_lowat(u32::try_from(unsent_max).unwrap_or(u32::MAX))
+}
+
+/// Makes room for `window` bytes in the send queue of our end, acknowledged late or not, whatever
+/// `net.core.wmem_max` says: the kernel doubles the number, which covers its bookkeeping.
+///
+/// # Errors
+/// `EPERM` without CAP_NET_ADMIN.
+pub fn make_room(socket: impl AsFd, window: u32) -> io::Result<()> {
+    let socket = socket.as_fd();
+    sockopt::set_socket_send_buffer_size_force(socket, window as usize)?;
+    SockRef::from(&socket).set_tcp_notsent_lowat(window.saturating_mul(2))
 }
 
 /// Makes the next close send RST and forget what is queued.
@@ -54,4 +65,80 @@ pub fn send_queue(socket: impl AsFd) -> io::Result<u32> {
         return Err(io::Error::last_os_error());
     }
     Ok(bytes.unsigned_abs())
+}
+
+/// How far the sending side of a TCP socket is: `write_seq` less a number that is fixed for the
+/// connection, so differences are bytes written to it, by whomever.
+///
+/// # Errors
+/// None on a TCP socket.
+pub fn written(socket: impl AsFd) -> io::Result<u64> {
+    // In this order: what is acknowledged in between is missing from the sum, never counted twice.
+    let acknowledged = tcp_info(socket.as_fd())?.tcpi_bytes_acked;
+    Ok(acknowledged + u64::from(send_queue(socket)?))
+}
+
+/// Whether both directions of a TCP connection are open.
+///
+/// # Errors
+/// None on a TCP socket.
+pub fn is_established(socket: impl AsFd) -> io::Result<bool> {
+    /// `TCP_ESTABLISHED` of net/tcp_states.h.
+    const ESTABLISHED: u8 = 1;
+    Ok(tcp_info(socket)?.tcpi_state == ESTABLISHED)
+}
+
+#[expect(unsafe_code, reason = "no safe wrapper of this option")]
+fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
+    // SAFETY: plain integers, for which zero is a value; an older kernel leaves the tail zero.
+    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+    let mut size = mem::size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes to `info`, and how many to `size`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut size,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(info)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    #[test]
+    fn written_grows_by_what_was_written() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut server = listener.accept().unwrap().0;
+        let before = written(&client).unwrap();
+        client.write_all(&[0; 1000]).unwrap();
+        assert_eq!(written(&client).unwrap() - before, 1000);
+        server.read_exact(&mut [0; 1000]).unwrap();
+        assert_eq!(written(&client).unwrap() - before, 1000);
+        assert!(is_established(&client).unwrap());
+        drop(server);
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        assert!(!is_established(&client).unwrap());
+    }
+
+    #[test]
+    fn cookies_tell_sockets_apart() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_ne!(cookie(&listener).unwrap(), cookie(&other).unwrap());
+        assert_eq!(cookie(&listener).unwrap(), cookie(&listener).unwrap());
+    }
 }

@@ -7,6 +7,7 @@ mod guard;
 mod load;
 mod steer;
 mod topology;
+mod tunnel;
 mod verdict;
 
 use std::net::SocketAddr;

@@ -1,0 +1,206 @@
+//! `tunnel`: bytes that arrive on one socket of a tunnel leave on the other, without userspace.
+//!
+//! Runs for each buffer of a socket in `TUNNEL_SOCKETS`, in order, one at a time for a socket. A
+//! buffer is queued on the peer, or left to userspace; what is left stays in order because nothing
+//! is redirected again before userspace has written it. Bytes are never dropped: what is seen here has
+//! been acknowledged.
+//!
+//! A socket has one queue for the kernel's worker, for what is redirected to it and for what is
+//! passed to userspace while that queue is not empty. Were the worker stuck on a peer that does not
+//! read, what that peer sends would be stuck as well. Hence the window: nothing is redirected that
+//! the peer's send buffer may not have room for, so that the worker is never stuck.
+
+use core::{
+    ffi::c_void,
+    ptr::{from_ref, read_volatile},
+};
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::__sk_buff,
+    helpers::generated::{
+        bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_probe_read_kernel,
+        bpf_sk_release, bpf_skc_to_tcp_sock,
+    },
+    programs::SkBuffContext,
+};
+use proxy_common::{
+    Reason,
+    limits::{TRIM_STEP_MAX, TRIM_STEPS_MAX},
+    tunnel::{Control, Flow, state},
+};
+use proxy_ebpf::window::{self, Buffer, Peer};
+
+use crate::{
+    maps::{
+        SKB_SEQ, SKB_TRUESIZE, TCP_COPIED_SEQ, TCP_SND_UNA, TCP_WRITE_SEQ, TUNNEL_CONTROL,
+        TUNNEL_END, TUNNEL_FLOW, TUNNEL_SOCKETS, TUNNEL_WINDOW,
+    },
+    stats,
+};
+
+/// Redirects one buffer, or says why userspace gets it.
+#[inline(always)]
+pub(crate) fn try_tunnel(ctx: &SkBuffContext) -> Result<Reason, Reason> {
+    let len = ctx.len();
+    if len == 0 {
+        return Err(Reason::EndOfStream);
+    }
+    // SAFETY: takes the context, as every program of this type has it.
+    let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    // SAFETY: the value is copied in the same expression.
+    let end = *unsafe { TUNNEL_END.get(socket) }.ok_or(Reason::NoTunnel)?;
+    let control = TUNNEL_CONTROL.get_ptr(end).ok_or(Reason::NoTunnel)?;
+    let flow = TUNNEL_FLOW.get_ptr_mut(end).ok_or(Reason::NoTunnel)?;
+    // SAFETY: a slot of an array map never goes away; only this program writes it, for one socket
+    // and therefore one buffer at a time.
+    let flow = unsafe { &mut *flow };
+    // SAFETY: as above; userspace may write meanwhile, so each word is read once.
+    let Control { socket: owner, peer, delivered, .. } = unsafe { read_volatile(control) };
+    if owner != socket {
+        return Err(Reason::NoTunnel);
+    }
+    // SAFETY: a helper without arguments.
+    flow.last_ns = unsafe { bpf_ktime_get_ns() };
+    let Some(len) = trim(ctx, flow, len) else {
+        flow.state |= state::OUT_OF_STEP;
+        return Err(Reason::OutOfStep);
+    };
+    match redirect(ctx, flow, len, peer, delivered) {
+        Ok(()) => {
+            flow.redirected = flow.redirected.wrapping_add(u64::from(len));
+            Ok(Reason::Redirected)
+        }
+        Err(reason) => {
+            flow.passed = flow.passed.wrapping_add(u64::from(len));
+            Err(reason)
+        }
+    }
+}
+
+/// Cuts off what has been seen before and returns what is left. TCP keeps buffers whole when they
+/// overlap, and this hook hands them out whole (v6.0: `tcp_read_skb` has no offset), so a
+/// retransmission of other boundaries, or a buffer that userspace had read half, would be forwarded
+/// twice.
+#[inline(always)]
+fn trim(ctx: &SkBuffContext, flow: &mut Flow, len: u32) -> Option<u32> {
+    let seq = read_u32(ctx.as_ptr(), SKB_SEQ.load())?;
+    if flow.state & state::IN_STEP == 0 {
+        flow.next_seq = read_u32(tcp_sock(own_sock(ctx))?, TCP_COPIED_SEQ.load())?;
+        flow.state |= state::IN_STEP;
+    }
+    // A gap, which TCP never shows, is a huge overlap here.
+    let overlap = flow.next_seq.wrapping_sub(seq);
+    if overlap != 0 {
+        if overlap >= len || !cut(ctx, overlap) {
+            return None;
+        }
+        flow.trimmed = flow.trimmed.wrapping_add(u64::from(overlap));
+        stats::count(Reason::Trimmed);
+    }
+    flow.next_seq = seq.wrapping_add(len);
+    Some(len - overlap)
+}
+
+/// Removes bytes from the front; the kernel takes at most [`TRIM_STEP_MAX`] at a time.
+#[inline(always)]
+fn cut(ctx: &SkBuffContext, bytes: u32) -> bool {
+    let mut left = bytes;
+    for _ in 0..TRIM_STEPS_MAX {
+        let step = if left < TRIM_STEP_MAX { left } else { TRIM_STEP_MAX };
+        if ctx.skb.adjust_room(-(step as i32), 0, 0).is_err() {
+            return false;
+        }
+        left -= step;
+        if left == 0 {
+            return true;
+        }
+    }
+    false
+}
+
+#[inline(always)]
+fn redirect(
+    ctx: &SkBuffContext,
+    flow: &mut Flow,
+    len: u32,
+    peer: u64,
+    delivered: u64,
+) -> Result<(), Reason> {
+    if flow.state & state::OUT_OF_STEP != 0 {
+        return Err(Reason::OutOfStep);
+    }
+    if flow.passed != delivered {
+        return Err(Reason::Following);
+    }
+    let (write_seq, snd_una) = send_queue_of(peer).ok_or(Reason::NoPeer)?;
+    let truesize = read_u32(ctx.as_ptr(), SKB_TRUESIZE.load()).ok_or(Reason::NoPeer)?;
+    let peer_state = Peer { delivered, write_seq, snd_una };
+    if !window::admit(flow, peer_state, TUNNEL_WINDOW.load(), Buffer { len, truesize }) {
+        return Err(Reason::WindowFull);
+    }
+    // The helper returns the verdict it recommends: to drop, 0, if there is no such socket. The entry
+    // point passes instead.
+    match TUNNEL_SOCKETS.redirect_skb(ctx, peer, 0) {
+        0 => Err(Reason::NoPeer),
+        _ => Ok(()),
+    }
+}
+
+/// `write_seq` and `snd_una` of the peer: how far the kernel's worker has written to it, and how far
+/// that has been acknowledged.
+#[inline(always)]
+fn send_queue_of(peer: u64) -> Option<(u32, u32)> {
+    // SAFETY: the map is a socket hash with keys of this type.
+    let sock = unsafe {
+        bpf_map_lookup_elem(
+            from_ref(&TUNNEL_SOCKETS).cast_mut().cast(),
+            from_ref(&peer).cast::<c_void>(),
+        )
+    };
+    if sock.is_null() {
+        return None;
+    }
+    let queue = tcp_sock(sock).and_then(|tcp| {
+        // What is acknowledged in between makes the queue look longer, never shorter.
+        let snd_una = read_u32(tcp, TCP_SND_UNA.load())?;
+        Some((read_u32(tcp, TCP_WRITE_SEQ.load())?, snd_una))
+    });
+    // SAFETY: the lookup took a reference, which ends here and is not used after.
+    unsafe { bpf_sk_release(sock) };
+    queue
+}
+
+#[inline(always)]
+fn own_sock(ctx: &SkBuffContext) -> *mut c_void {
+    let skb: *mut __sk_buff = ctx.skb.skb;
+    // SAFETY: the context is valid for the run of the program.
+    let skb = unsafe { &*skb };
+    // SAFETY: the only variant of this union beside padding; null is tested for by the caller.
+    unsafe { skb.__bindgen_anon_2.sk }.cast()
+}
+
+#[inline(always)]
+fn tcp_sock(sock: *mut c_void) -> Option<*mut c_void> {
+    if sock.is_null() {
+        return None;
+    }
+    // SAFETY: `sock` is a socket, by its type in the verifier.
+    let tcp = unsafe { bpf_skc_to_tcp_sock(sock) };
+    (!tcp.is_null()).then_some(tcp.cast())
+}
+
+/// Reads a field by the offset that this kernel's BTF gave.
+#[inline(always)]
+fn read_u32(base: *mut c_void, offset: u32) -> Option<u32> {
+    let mut value: u32 = 0;
+    // SAFETY: the helper checks the address and writes four bytes, which `value` has.
+    let failed = unsafe {
+        bpf_probe_read_kernel(
+            (&raw mut value).cast(),
+            4,
+            base.cast::<u8>().wrapping_add(offset as usize).cast::<c_void>(),
+        )
+    };
+    (failed == 0).then_some(value)
+}

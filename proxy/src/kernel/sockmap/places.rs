@@ -1,0 +1,108 @@
+//! Which tunnel has which place in the arrays.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{End, Shared, lock};
+
+/// How long a place stays empty. A program that looked its place up just before it was given back
+/// may still write there; programs run for microseconds and cannot be preempted for long.
+const QUARANTINE: Duration = Duration::from_millis(20);
+
+/// Places that are free.
+#[derive(Debug)]
+pub(super) struct Places {
+    /// Places from here to `capacity` have never been taken.
+    fresh: u32,
+    capacity: u32,
+    /// Given back, oldest first, with the time.
+    returned: VecDeque<(Instant, u32)>,
+}
+
+impl Places {
+    pub(super) fn new(capacity: u32) -> Places {
+        Places { fresh: 0, capacity, returned: VecDeque::new() }
+    }
+
+    fn take(&mut self, now: Instant) -> Option<u32> {
+        if let Some(&(since, place)) = self.returned.front()
+            && now.saturating_duration_since(since) >= QUARANTINE
+        {
+            self.returned.pop_front();
+            return Some(place);
+        }
+        let place = self.fresh;
+        (place < self.capacity).then(|| {
+            self.fresh += 1;
+            place
+        })
+    }
+
+    fn give_back(&mut self, place: u32, now: Instant) {
+        self.returned.push_back((now, place));
+    }
+}
+
+/// A place in the arrays, given back when dropped.
+pub(super) struct Place {
+    shared: Arc<Shared>,
+    place: u32,
+}
+
+impl Place {
+    /// `None`: all are taken, or were a moment ago.
+    pub(super) fn take(shared: &Arc<Shared>) -> Option<Place> {
+        let place = lock(&shared.places).take(Instant::now())?;
+        Some(Place { shared: Arc::clone(shared), place })
+    }
+
+    /// Index of an end in both arrays.
+    pub(super) const fn index(&self, end: End) -> u32 {
+        match end {
+            End::Downstream => self.place * 2,
+            End::Upstream => self.place * 2 + 1,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.shared.places).give_back(self.place, Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_is_taken_once() {
+        let mut places = Places::new(3);
+        let now = Instant::now();
+        assert_eq!([(); 4].map(|()| places.take(now)), [Some(0), Some(1), Some(2), None]);
+    }
+
+    #[test]
+    fn a_place_is_empty_for_a_while_before_it_is_taken_again() {
+        let mut places = Places::new(1);
+        let now = Instant::now();
+        let place = places.take(now).unwrap();
+        places.give_back(place, now);
+        assert_eq!(places.take(now + QUARANTINE / 2), None);
+        assert_eq!(places.take(now + QUARANTINE), Some(place));
+    }
+
+    #[test]
+    fn fresh_places_go_before_those_in_quarantine() {
+        let mut places = Places::new(2);
+        let now = Instant::now();
+        places.take(now).unwrap();
+        places.give_back(0, now);
+        assert_eq!(places.take(now), Some(1));
+        assert_eq!(places.take(now), None);
+        assert_eq!(places.take(now + QUARANTINE), Some(0));
+    }
+}

@@ -1,0 +1,462 @@
+//! Tunnels that the kernel moves: what both ends see, what the program counted, what it cost.
+
+mod child;
+mod forged;
+mod memory;
+
+use std::{future::pending, io::ErrorKind, net::Ipv4Addr, sync::Arc, time::Duration};
+
+use proxy::{
+    config::{Datapath, Guard, KernelMode, Limits, XdpMode},
+    error::Fault,
+    forward::{self, Fallback, PipeLimits, PipePool, Transfer, TunnelContext, Via},
+    kernel::{KernelPlane, TunnelRefused},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    sync::RwLock,
+    time::{Instant, timeout},
+};
+
+use crate::{limits, required, skip_without_privileges};
+
+/// Cases that measure memory run alone.
+static MACHINE: RwLock<()> = RwLock::const_new(());
+/// No case waits longer for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn context(tunnels: u32) -> TunnelContext {
+    let kernel = required(&[], XdpMode::Auto, Guard::default());
+    assert_eq!(kernel.mode, KernelMode::Require);
+    let limits = Limits { sockmap_tunnels: tunnels, ..limits() };
+    let plane = KernelPlane::load(&kernel, &limits, &[], 1).unwrap_or_else(|e| panic!("{e:#}"));
+    TunnelContext {
+        kernel: Arc::new(plane),
+        pipes: PipePool::new(PipeLimits::new(limits.pipe_size)),
+        buffer_max: limits.stream_buffer_max,
+        send_buffer: limits.send_buffer,
+        unsent_max: limits.unsent_max,
+        idle: PATIENCE,
+    }
+}
+
+/// What the program `tunnel` has counted, but for zeros and for what the self-test did.
+struct Counted<'a> {
+    plane: &'a KernelPlane,
+    before: Vec<(&'static str, u64)>,
+}
+
+impl<'a> Counted<'a> {
+    fn start(plane: &'a KernelPlane) -> Counted<'a> {
+        Counted { plane, before: Counted::now(plane) }
+    }
+
+    fn now(plane: &KernelPlane) -> Vec<(&'static str, u64)> {
+        let counters = plane.counters().into_iter().filter(|counter| counter.program == "tunnel");
+        counters.map(|counter| (counter.reason, counter.packets)).collect()
+    }
+
+    fn since(&self, reason: &str) -> u64 {
+        let of = |counters: &[(&str, u64)]| {
+            counters.iter().find(|(name, _)| *name == reason).expect("a reason").1
+        };
+        of(&Counted::now(self.plane)) - of(&self.before)
+    }
+
+    /// Redirected something, and nothing of `none` happened.
+    #[track_caller]
+    fn check(&self, none: &[&str]) {
+        assert!(self.since("redirected") > 0);
+        for reason in none {
+            assert_eq!(self.since(reason), 0, "{reason}");
+        }
+    }
+}
+
+struct Ends {
+    client: TcpStream,
+    downstream: TcpStream,
+    upstream: TcpStream,
+    node: TcpStream,
+}
+
+impl Ends {
+    async fn connect() -> Ends {
+        let ((client, downstream), (upstream, node)) = (connection().await, connection().await);
+        Ends { client, downstream, upstream, node }
+    }
+
+    /// Runs the tunnel and `script` side by side; the sockets close as soon as the tunnel ends.
+    async fn run<S: Future>(
+        self,
+        cx: &TunnelContext,
+        script: impl FnOnce(TcpStream, TcpStream) -> S,
+    ) -> (Transfer, S::Output) {
+        let Ends { client, mut downstream, mut upstream, node } = self;
+        let tunnel = async move {
+            forward::run(&mut downstream, &mut upstream, Datapath::Sockmap, cx, pending()).await
+        };
+        let both = async { tokio::join!(tunnel, script(client, node)) };
+        timeout(PATIENCE, both).await.expect("the case ends")
+    }
+}
+
+async fn connection() -> (TcpStream, TcpStream) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (connected, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+    (connected.unwrap(), accepted.unwrap().0)
+}
+
+/// Bytes that look random and differ by seed (xorshift64*).
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn bytes(seed: u64, len: usize) -> Vec<u8> {
+        let mut noise = Noise(seed);
+        std::iter::repeat_with(|| noise.next().to_le_bytes()).flatten().take(len).collect()
+    }
+}
+
+/// Writes in pieces of random size, now and then letting the other end catch up, then ends the
+/// stream.
+async fn send(to: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8], seed: u64) {
+    let mut noise = Noise(seed);
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (piece, after) = rest.split_at((noise.next() as usize % 300_000 + 1).min(rest.len()));
+        to.write_all(piece).await.unwrap();
+        pause(&mut noise).await;
+        rest = after;
+    }
+    to.shutdown().await.unwrap();
+}
+
+/// Reads to the end of the stream, now and then not at all for a moment.
+async fn receive(from: &mut (impl AsyncReadExt + Unpin), seed: u64) -> Vec<u8> {
+    let mut noise = Noise(seed);
+    let mut bytes = Vec::new();
+    while from.read_buf(&mut bytes).await.unwrap() > 0 {
+        bytes.reserve(200_000);
+        pause(&mut noise).await;
+    }
+    bytes
+}
+
+/// The pauses are what is tested: they make one side fast and the other slow in turns.
+async fn pause(noise: &mut Noise) {
+    match noise.next() % 16 {
+        0 => tokio::time::sleep(Duration::from_millis(noise.next() % 20)).await,
+        1..8 => tokio::task::yield_now().await,
+        8.. => {}
+    }
+}
+
+#[tokio::test]
+async fn bytes_arrive_exactly_both_ways_in_the_kernel() {
+    if skip_without_privileges() {
+        return;
+    }
+    let _machine = MACHINE.read().await;
+    let cx = context(4);
+    let counted = Counted::start(&cx.kernel);
+    let (request, answer) = (Noise::bytes(1, 64 << 20), Noise::bytes(2, (64 << 20) + 13));
+    let (transfer, ()) = Ends::connect()
+        .await
+        .run(&cx, async |mut client, mut node| {
+            let (mut client_read, mut client_write) = client.split();
+            let (mut node_read, mut node_write) = node.split();
+            let ((), received, (), answered) = tokio::join!(
+                send(&mut client_write, &request, 3),
+                receive(&mut node_read, 4),
+                send(&mut node_write, &answer, 5),
+                receive(&mut client_read, 6),
+            );
+            assert!(received == request, "{} of {}", received.len(), request.len());
+            assert!(answered == answer, "{} of {}", answered.len(), answer.len());
+        })
+        .await;
+    let expected = Transfer {
+        sent_bytes: answer.len() as u64,
+        recv_bytes: request.len() as u64,
+        via: Via::Sockmap,
+        fallback: None,
+        end: None,
+    };
+    assert_eq!(transfer, expected);
+    // Slow turns of the readers fill the window and send bytes through userspace, and back.
+    assert!(counted.since("window_full") > 0 && counted.since("following") > 0);
+    counted.check(&["no_tunnel", "no_peer", "out_of_step", "trimmed"]);
+    assert_kernel_is_content();
+}
+
+#[tokio::test]
+async fn a_reader_that_keeps_up_is_served_by_the_kernel_alone() {
+    if skip_without_privileges() {
+        return;
+    }
+    let _machine = MACHINE.read().await;
+    let cx = context(4);
+    let counted = Counted::start(&cx.kernel);
+    let (transfer, ()) = Ends::connect()
+        .await
+        .run(&cx, async |mut client, mut node| {
+            for _ in 0..500 {
+                client.write_all(b"ping").await.unwrap();
+                node.read_exact(&mut [0; 4]).await.unwrap();
+                node.write_all(b"pong!").await.unwrap();
+                client.read_exact(&mut [0; 5]).await.unwrap();
+            }
+        })
+        .await;
+    assert_eq!((transfer.recv_bytes, transfer.sent_bytes), (2_000, 2_500));
+    assert_eq!((transfer.via, transfer.end), (Via::Sockmap, None));
+    counted.check(&["window_full", "following", "no_tunnel", "no_peer", "out_of_step", "trimmed"]);
+}
+
+#[tokio::test]
+async fn bytes_from_before_the_tunnel_arrive_once() {
+    if skip_without_privileges() {
+        return;
+    }
+    let _machine = MACHINE.read().await;
+    let cx = context(64);
+    let counted = Counted::start(&cx.kernel);
+    let mut noise = Noise(11);
+    for seed in 1..=100 {
+        let bytes = Noise::bytes(seed, noise.next() as usize % 200_000 + 10);
+        let (early, late) = bytes.split_at(noise.next() as usize % bytes.len());
+        let mut ends = Ends::connect().await;
+        ends.client.set_nodelay(true).unwrap();
+        // Before, and beside the insertion.
+        let written = ends.client.write(early).await.unwrap();
+        let read_before = noise.next() as usize % (written + 1);
+        ends.downstream.read_exact(&mut vec![0; read_before]).await.unwrap();
+        let (transfer, ()) = ends
+            .run(&cx, async |mut client, mut node| {
+                let ((), received) = tokio::join!(
+                    async {
+                        client.write_all(&early[written..]).await.unwrap();
+                        send(&mut client, late, seed).await;
+                    },
+                    receive(&mut node, seed),
+                );
+                assert!(received == bytes[read_before..], "case {seed}");
+            })
+            .await;
+        assert_eq!((transfer.fallback, transfer.end), (None, None));
+        assert_eq!(transfer.recv_bytes, (bytes.len() - read_before) as u64);
+    }
+    assert!(counted.since("trimmed") > 0, "buffers read half");
+    counted.check(&["no_tunnel", "out_of_step"]);
+    assert_kernel_is_content();
+}
+
+#[tokio::test]
+async fn the_end_of_a_stream_does_not_overtake_what_is_queued() {
+    if skip_without_privileges() {
+        return;
+    }
+    let _machine = MACHINE.read().await;
+    let cx = context(4);
+    let pattern = Noise::bytes(7, 131_072);
+    for _ in 0..10 {
+        let (transfer, (up, down)) = Ends::connect()
+            .await
+            .run(&cx, async |mut client, mut node| {
+                // Nobody reads, so both directions are full when both end.
+                let up = stuff(&client, &pattern).await;
+                let down = stuff(&node, &pattern).await;
+                client.shutdown().await.unwrap();
+                node.shutdown().await.unwrap();
+                let (received, answered) =
+                    tokio::join!(receive(&mut node, 1), receive(&mut client, 2));
+                assert_eq!((received.len(), answered.len()), (up, down));
+                let is_pattern = |bytes: &[u8]| {
+                    bytes.iter().enumerate().all(|(at, byte)| *byte == pattern[at % 65_536])
+                };
+                assert!(is_pattern(&received) && is_pattern(&answered));
+                (up as u64, down as u64)
+            })
+            .await;
+        assert_eq!((transfer.recv_bytes, transfer.sent_bytes, transfer.end), (up, down, None));
+    }
+    assert_kernel_is_content();
+}
+
+/// A side that does not read until it has sent everything: what it sends must not wait behind what
+/// it does not read.
+#[tokio::test]
+async fn a_full_direction_does_not_hold_up_the_other() {
+    if skip_without_privileges() {
+        return;
+    }
+    let _machine = MACHINE.read().await;
+    let cx = context(4);
+    let (pattern, request) = (Noise::bytes(7, 131_072), Noise::bytes(8, 8 << 20));
+    let (transfer, ()) = Ends::connect()
+        .await
+        .run(&cx, async |mut client, mut node| {
+            stuff(&node, &pattern).await;
+            // A slow node makes the kernel leave bytes of this direction to userspace.
+            let ((), ()) =
+                tokio::join!(async { client.write_all(&request).await.unwrap() }, async {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    let mut received = vec![0; request.len()];
+                    node.read_exact(&mut received).await.unwrap();
+                    assert!(received == request);
+                },);
+            client.set_zero_linger().unwrap();
+        })
+        .await;
+    assert_eq!(transfer.recv_bytes, request.len() as u64);
+}
+
+#[tokio::test]
+async fn a_reset_is_passed_on_in_either_direction() {
+    if skip_without_privileges() {
+        return;
+    }
+    let _machine = MACHINE.read().await;
+    let cx = context(4);
+    let (transfer, ()) = Ends::connect()
+        .await
+        .run(&cx, async |mut client, mut node| {
+            client.write_all(b"last words").await.unwrap();
+            node.read_exact(&mut [0; 10]).await.unwrap();
+            client.set_zero_linger().unwrap();
+            drop(client);
+            assert!(is_reset(&mut node).await);
+        })
+        .await;
+    assert_eq!((transfer.end, transfer.via), (Some(Fault::DownstreamReset), Via::Sockmap));
+    let (transfer, ()) = Ends::connect()
+        .await
+        .run(&cx, async |mut client, node| {
+            // A node that is killed with unread input resets.
+            client.write_all(b"never read").await.unwrap();
+            node.peek(&mut [0]).await.unwrap();
+            drop(node);
+            assert!(is_reset(&mut client).await);
+        })
+        .await;
+    assert_eq!((transfer.end, transfer.via), (Some(Fault::UpstreamReset), Via::Sockmap));
+}
+
+async fn is_reset(socket: &mut TcpStream) -> bool {
+    let mut rest = Vec::new();
+    let read = socket.read_to_end(&mut rest).await;
+    read.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+}
+
+#[tokio::test]
+async fn bytes_moved_by_the_kernel_keep_a_tunnel_alive() {
+    if skip_without_privileges() {
+        return;
+    }
+    let _machine = MACHINE.read().await;
+    let idle = Duration::from_millis(100);
+    let cx = TunnelContext { idle, ..context(4) };
+    let started = Instant::now();
+    let (transfer, ()) = Ends::connect()
+        .await
+        .run(&cx, async |mut client, mut node| {
+            while started.elapsed() < idle * 4 {
+                client.write_all(b"ping").await.unwrap();
+                node.read_exact(&mut [0; 4]).await.unwrap();
+            }
+            assert_eq!(receive(&mut node, 1).await, b"");
+        })
+        .await;
+    assert_eq!((transfer.end, transfer.via), (Some(Fault::TunnelTimedOut), Via::Sockmap));
+    assert!(started.elapsed() >= idle * 5);
+}
+
+async fn check_fallback(cx: &TunnelContext, ends: Ends, refused: TunnelRefused) {
+    let (transfer, ()) = ends
+        .run(cx, async |mut client, mut node| {
+            send(&mut node, b"answer", 1).await;
+            assert_eq!(receive(&mut client, 1).await, b"answer");
+            drop(client);
+        })
+        .await;
+    let expected = Transfer {
+        sent_bytes: 6,
+        recv_bytes: 0,
+        via: Via::Splice,
+        fallback: Some(Fallback::Refused(refused)),
+        end: None,
+    };
+    assert_eq!(transfer, expected);
+}
+
+#[tokio::test]
+async fn a_connection_that_has_half_ended_is_spliced() {
+    if skip_without_privileges() {
+        return;
+    }
+    let _machine = MACHINE.read().await;
+    let cx = context(4);
+    let counted = Counted::start(&cx.kernel);
+    let mut ends = Ends::connect().await;
+    ends.client.shutdown().await.unwrap();
+    ends.downstream.readable().await.unwrap();
+    check_fallback(&cx, ends, TunnelRefused::HalfClosed).await;
+    assert_eq!(counted.since("redirected"), 0);
+}
+
+#[tokio::test]
+async fn a_tunnel_beyond_the_limit_is_spliced() {
+    if skip_without_privileges() {
+        return;
+    }
+    let _machine = MACHINE.read().await;
+    let cx = context(1);
+    // The self-test has just had the only place, and places stay empty for a moment.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let (first, ()) = Ends::connect()
+        .await
+        .run(&cx, async |mut client, mut node| {
+            client.write_all(b"in").await.unwrap();
+            node.read_exact(&mut [0; 2]).await.unwrap();
+            check_fallback(&cx, Ends::connect().await, TunnelRefused::Full).await;
+            drop((client, node));
+        })
+        .await;
+    assert_eq!((first.via, first.fallback), (Via::Sockmap, None));
+}
+
+/// Writes until nothing has been taken for a while; returns how much was.
+async fn stuff(socket: &TcpStream, pattern: &[u8]) -> usize {
+    let mut taken = 0;
+    loop {
+        match socket.try_write(&pattern[taken % 65_536..][..65_536]) {
+            Ok(count) => taken += count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if timeout(Duration::from_millis(300), socket.writable()).await.is_err() {
+                    return taken;
+                }
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// The kernel says so in its log when a socket map has confused a socket.
+fn assert_kernel_is_content() {
+    let log = std::process::Command::new("dmesg").output().unwrap();
+    let log = String::from_utf8_lossy(&log.stdout);
+    for complaint in ["recvmsg seq #", "WARNING: CPU"] {
+        assert!(!log.contains(complaint), "{complaint}");
+    }
+}
