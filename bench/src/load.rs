@@ -139,7 +139,10 @@ pub(crate) fn start(load: &Load, cpus: &CpuList) -> anyhow::Result<Running> {
     ensure!(n_threads > 0, "a load needs a connection and a processor");
     let interval = match load.pace {
         Pace::Closed => None,
-        Pace::Rate(rate) => Some(Duration::from_secs_f64(n_threads as f64 / rate)),
+        Pace::Rate(rate) => Some(
+            Duration::try_from_secs_f64(n_threads as f64 / rate)
+                .with_context(|| format!("{rate} requests a second"))?,
+        ),
     };
     let mut threads = Vec::with_capacity(n_threads);
     for (thread_index, cpu) in cpus.iter().take(n_threads).enumerate() {

@@ -181,7 +181,8 @@ impl Bench {
         )? {
             return Ok(Measured::Wrong(wrong));
         }
-        Ok(match cpu.objection() {
+        let nothing = (to == from).then(|| "nothing completed while it was measured".to_owned());
+        Ok(match cpu.objection().or(nothing) {
             Some(objection) => Measured::Disturbed(objection, figures),
             None => Measured::Good(figures),
         })

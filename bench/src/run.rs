@@ -46,9 +46,8 @@ impl Run {
                     let name = contestant.to_string();
                     let outcome = self.measure(case, *contestant, own_rates.get(&name).copied());
                     if let (Outcome::Measured { figures, .. }, "A1") = (&outcome, case.scenario) {
-                        own_rates.extend(
-                            figures.get("requests_per_second").map(|rate| (name.clone(), *rate)),
-                        );
+                        let rate = figures.get("requests_per_second").filter(|rate| **rate > 0.0);
+                        own_rates.extend(rate.map(|rate| (name.clone(), *rate)));
                     }
                     progress(round, case, &name, &outcome);
                     report.rows.push(Row {
