@@ -18,7 +18,7 @@ use crate::{
     connection::ConnectionCx,
     deadlines::Wait,
     error::Fault,
-    upstream::connection::{Detached, UpstreamConnection, woken_by_driving},
+    upstream::connection::{Detached, UpstreamConnection, driven},
 };
 
 /// Whether the request's last byte has been handed to the upstream connection.
@@ -145,15 +145,13 @@ impl NodeBody {
             return Poll::Ready(Some(Err(Aborted)));
         }
         let frame = match &mut self.carrier {
-            Carrier::Held(connection) => {
-                match poll_data(&mut self.incoming, &mut woken_by_driving()) {
-                    Poll::Pending => {
-                        connection.poll_drive(task);
-                        poll_data(&mut self.incoming, &mut woken_by_driving())
-                    }
-                    ready @ Poll::Ready(_) => ready,
+            Carrier::Held(connection) => match poll_data(&mut self.incoming, &mut driven()) {
+                Poll::Pending => {
+                    connection.poll_drive(task);
+                    poll_data(&mut self.incoming, &mut driven())
                 }
-            }
+                ready @ Poll::Ready(_) => ready,
+            },
             Carrier::Detached(_) | Carrier::Gone => poll_data(&mut self.incoming, task),
         };
         match frame {

@@ -10,8 +10,11 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker, ready},
 };
 
 use http::{Request, Response};
@@ -46,6 +49,30 @@ pub(crate) struct ResponseState {
     fault: Cell<Option<Fault>>,
     /// The message is complete and the connection may carry another request.
     is_reusable: Cell<bool>,
+    /// The task that drives the connection; `None` once it is a task of its own.
+    driver: RefCell<Option<Waker>>,
+}
+
+impl ResponseState {
+    /// Polls the socket on behalf of whoever drives the connection.
+    fn poll_io<T>(
+        &self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        match &*self.driver.borrow() {
+            Some(driver) => poll(&mut Context::from_waker(driver)),
+            None => poll(cx),
+        }
+    }
+
+    fn driven_by(&self, task: &Context<'_>) {
+        let mut driver = self.driver.borrow_mut();
+        match &mut *driver {
+            Some(known) => known.clone_from(task.waker()),
+            None => *driver = Some(task.waker().clone()),
+        }
+    }
 }
 
 /// What the response's framing needs to know of the request.
@@ -78,7 +105,18 @@ pub(crate) struct UpstreamConnection {
     state: Rc<ResponseState>,
     /// Whether it has carried a request before: if so, the node may have closed it meanwhile.
     is_reused: bool,
+    news: Arc<News>,
     metrics: Arc<UpstreamMetrics>,
+}
+
+/// Set by the socket of a connection that rests when there is something to read or it has closed.
+#[derive(Debug, Default)]
+struct News(AtomicBool);
+
+impl Wake for News {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl UpstreamConnection {
@@ -98,6 +136,7 @@ impl UpstreamConnection {
             driver: Some(Box::pin(driver)),
             state,
             is_reused: false,
+            news: Arc::default(),
             metrics: Arc::clone(metrics),
         })
     }
@@ -118,10 +157,11 @@ impl UpstreamConnection {
         self.state.expected.set(Some(method));
         self.state.is_reusable.set(false);
         let mut response = std::pin::pin!(self.sender.send_request(request));
-        let driver = &mut self.driver;
+        let (driver, state) = (&mut self.driver, &self.state);
         let result = std::future::poll_fn(|cx| {
-            drive(driver, cx);
-            if let Poll::Ready(result) = response.as_mut().poll(&mut woken_by_driving()) {
+            state.driven_by(cx);
+            drive(driver);
+            if let Poll::Ready(result) = response.as_mut().poll(&mut driven()) {
                 return Poll::Ready(result.map_err(|error| {
                     tracing::debug!(%error, "response head");
                     Fault::UpstreamClosed
@@ -163,23 +203,33 @@ impl UpstreamConnection {
 
     /// Moves the connection on: writes what is buffered, reads what has come.
     pub(crate) fn poll_drive(&mut self, cx: &mut Context<'_>) {
-        drive(&mut self.driver, cx);
+        self.state.driven_by(cx);
+        drive(&mut self.driver);
     }
 
-    /// Whether the last response was complete and another request may follow.
-    pub(crate) fn is_reusable(&mut self) -> bool {
+    /// Lays the connection aside: whether the last response was complete and another request may
+    /// follow. hyper says so only once it was polled past the end of the message; what came behind
+    /// the message, or a close, shows in the same poll.
+    pub(crate) fn rest(&mut self) -> bool {
         if !self.state.is_reusable.get() {
             return false;
         }
-        // hyper says "ready" only once it was polled past the end of the message; what came behind
-        // the message, or a close, shows in the same poll.
-        self.poll_drive(&mut woken_by_driving());
+        self.news.0.store(false, Ordering::Relaxed);
+        *self.state.driver.borrow_mut() = Some(Waker::from(Arc::clone(&self.news)));
+        drive(&mut self.driver);
         self.driver.is_some() && self.sender.is_ready() && self.state.fault.get().is_none()
+    }
+
+    /// Whether it is still what [`rest`](Self::rest) found. Costs nothing if the socket has been
+    /// silent since.
+    pub(crate) fn has_rested(&mut self) -> bool {
+        !self.news.0.load(Ordering::Relaxed) || self.rest()
     }
 
     /// Lets the connection run on by itself until the node has everything that was sent to it.
     pub(crate) fn spawn(self) -> Detached {
         let Self { driver, state, sender, .. } = self;
+        state.driver.take();
         if let Some(driver) = driver {
             tokio::task::spawn_local(async move {
                 if let Err(error) = driver.await {
@@ -203,15 +253,16 @@ impl Detached {
     }
 }
 
-/// For futures that only [`drive`] can bring on: whoever drives polls them next, and waking the task
-/// that is already running would only have it polled once more for nothing.
-pub(crate) fn woken_by_driving() -> Context<'static> {
+/// For hyper's own ends of a connection that the polling task drives. Whoever drives polls both ends
+/// in turn, so the only wake-up that counts is the socket's ([`ResponseState::driven_by`]); theirs
+/// would have the running task polled once more for nothing.
+pub(crate) fn driven() -> Context<'static> {
     Context::from_waker(Waker::noop())
 }
 
-fn drive(driver: &mut Option<Pin<Box<Driver>>>, cx: &mut Context<'_>) {
+fn drive(driver: &mut Option<Pin<Box<Driver>>>) {
     if let Some(connection) = driver
-        && let Poll::Ready(result) = connection.as_mut().poll(cx)
+        && let Poll::Ready(result) = connection.as_mut().poll(&mut driven())
     {
         if let Err(error) = result {
             tracing::debug!(%error, "upstream connection");
@@ -322,22 +373,7 @@ impl GatedUpstream {
         Poll::Ready(Ok(()))
     }
 
-    /// Nothing is due; the end of the stream is fine, bytes are not.
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match ready!(self.inlet.poll_fill(cx)) {
-            Ok(0) => Poll::Ready(Ok(())),
-            Ok(_) => self.refuse(Fault::ResponseMalformed),
-            Err(error) => Poll::Ready(Err(error)),
-        }
-    }
-}
-
-impl AsyncRead for GatedUpstream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_gated(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             match self.reading {
                 Reading::Idle => match self.state.expected.take() {
@@ -354,6 +390,26 @@ impl AsyncRead for GatedUpstream {
             }
         }
     }
+
+    /// Nothing is due; the end of the stream is fine, bytes are not.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match ready!(self.inlet.poll_fill(cx)) {
+            Ok(0) => Poll::Ready(Ok(())),
+            Ok(_) => self.refuse(Fault::ResponseMalformed),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+impl AsyncRead for GatedUpstream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let state = Rc::clone(&self.state);
+        state.poll_io(cx, |cx| self.poll_gated(cx, out))
+    }
 }
 
 impl AsyncWrite for GatedUpstream {
@@ -362,7 +418,8 @@ impl AsyncWrite for GatedUpstream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(self.inlet.stream_mut()).poll_write(cx, bytes)
+        let state = Rc::clone(&self.state);
+        state.poll_io(cx, |cx| Pin::new(self.inlet.stream_mut()).poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -370,7 +427,8 @@ impl AsyncWrite for GatedUpstream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(self.inlet.stream_mut()).poll_write_vectored(cx, slices)
+        let state = Rc::clone(&self.state);
+        state.poll_io(cx, |cx| Pin::new(self.inlet.stream_mut()).poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Idle connections of one worker, by node.
 //!
 //! A connection comes back only with the gate's word that its last response was complete and that
-//! another may follow ([`UpstreamConnection::is_reusable`]). The youngest is taken first, so the
+//! another may follow ([`UpstreamConnection::rest`]). The youngest is taken first, so the
 //! old ones can age out.
 
 use std::{
@@ -37,7 +37,7 @@ impl Pool {
     pub(crate) fn checkout(&mut self, node: SocketAddr) -> Option<UpstreamConnection> {
         let idle = self.idle.get_mut(&node)?;
         while let Some(Idle { mut connection, .. }) = idle.pop_back() {
-            if connection.is_reusable() {
+            if connection.has_rested() {
                 return Some(connection);
             }
         }
@@ -46,7 +46,7 @@ impl Pool {
 
     /// Keeps a connection if it may carry another request and there is room; else it is closed.
     pub(crate) fn checkin(&mut self, mut connection: UpstreamConnection) {
-        if !connection.is_reusable() {
+        if !connection.rest() {
             return;
         }
         let idle = self.idle.entry(connection.node).or_default();
@@ -61,7 +61,7 @@ impl Pool {
         let (now, timeout) = (Instant::now(), self.timeout);
         self.idle.retain(|_, idle| {
             idle.retain_mut(|idle| {
-                now.duration_since(idle.since) < timeout && idle.connection.is_reusable()
+                now.duration_since(idle.since) < timeout && idle.connection.has_rested()
             });
             !idle.is_empty()
         });
