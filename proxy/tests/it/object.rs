@@ -6,7 +6,7 @@ use aya_obj::{
     EbpfSectionKind, Map, Object, ProgramSection,
     generated::bpf_map_type::{self, *},
     maps::PinningType,
-    programs::{SkReuseportAttachType, XdpAttachType},
+    programs::{SkReuseportAttachType, SkSkbKind, XdpAttachType},
 };
 use proxy::kernel;
 use proxy_common::{
@@ -16,6 +16,7 @@ use proxy_common::{
     guard::{Bucket, FloodGauge, Rule},
     limits, names,
     steering::{DrainedWorkers, Listener},
+    tunnel::{Control, Flow},
 };
 
 /// The embedded object. Without one there is nothing to check, and says so.
@@ -45,6 +46,9 @@ fn every_program_is_there_with_its_type() {
         section(names::WORKER),
         ProgramSection::SkReuseport { attach_type: SkReuseportAttachType::SelectOrMigrate }
     ));
+    let tunnel = section(names::TUNNEL);
+    assert!(matches!(tunnel, ProgramSection::SkSkbStream { kind: SkSkbKind::StreamVerdict }));
+    assert_eq!(object.programs.len(), 3);
     assert_eq!(object.license.to_bytes(), b"Dual MIT/GPL");
 }
 
@@ -88,6 +92,11 @@ fn every_map_has_the_shared_layout() {
     check_map::<u32, FloodGauge>(o, names::FLOOD_GAUGE, BPF_MAP_TYPE_PERCPU_ARRAY, 1);
     check_map::<u32, u32>(o, names::WORKER_SOCKETS, BPF_MAP_TYPE_REUSEPORT_SOCKARRAY, sockets);
     check_map::<u32, DrainedWorkers>(o, names::DRAINED_WORKERS, BPF_MAP_TYPE_ARRAY, 1);
+    let ends = 2 * limits::TUNNELS_DEFAULT;
+    check_map::<u64, u32>(o, names::TUNNEL_SOCKETS, BPF_MAP_TYPE_SOCKHASH, ends);
+    check_map::<u64, u32>(o, names::TUNNEL_END, BPF_MAP_TYPE_HASH, ends);
+    check_map::<u32, Control>(o, names::TUNNEL_CONTROL, BPF_MAP_TYPE_ARRAY, ends);
+    check_map::<u32, Flow>(o, names::TUNNEL_FLOW, BPF_MAP_TYPE_ARRAY, ends);
 }
 
 #[test]
@@ -111,7 +120,17 @@ fn every_global_can_be_set_and_the_abi_is_ours() {
     let set = |object: &mut Object, name: &str, value: &[u8]| {
         object.patch_map_data([(name, (value, true))].into())
     };
-    for name in [globals::RULES, globals::WORKERS, globals::ABI_VERSION] {
+    for name in [
+        globals::RULES,
+        globals::WORKERS,
+        globals::ABI_VERSION,
+        globals::SKB_SEQ,
+        globals::SKB_TRUESIZE,
+        globals::TCP_COPIED_SEQ,
+        globals::TCP_WRITE_SEQ,
+        globals::TCP_SND_UNA,
+        globals::TUNNEL_WINDOW,
+    ] {
         set(&mut object, name, &7_u32.to_ne_bytes()).unwrap();
         assert!(set(&mut object, name, &7_u64.to_ne_bytes()).is_err(), "{name} is a u32");
     }

@@ -11,7 +11,7 @@ use std::{
 
 use aya::{maps::MapInfo, programs::loaded_programs};
 use proxy::{
-    config::{ConnectionRate, Guard, Kernel, KernelMode, XdpMode},
+    config::{ConnectionRate, Guard, Kernel, KernelMode, Limits, XdpMode},
     kernel::{self, FeatureState, KernelPlane, Running},
 };
 use proxy_common::{ABI_VERSION, limits as abi_limits};
@@ -26,6 +26,11 @@ const LISTENER: &str = "127.0.0.1:80";
 
 fn on_lo() -> Kernel {
     required(&["lo"], XdpMode::Generic, Guard::default())
+}
+
+/// As many tunnels as a configuration has by default.
+fn with_tunnels() -> Limits {
+    Limits { sockmap_tunnels: abi_limits::TUNNELS_DEFAULT, ..limits() }
 }
 
 fn feature(plane: &KernelPlane, name: &str) -> (FeatureState, String) {
@@ -45,12 +50,13 @@ fn the_verifier_accepts_every_program() {
         // Every rule there is, so that no code is dead.
         kernel.guard.deny = vec!["203.0.113.0/24".parse().unwrap()];
         kernel.guard.connection_rate = Some(ConnectionRate { per_second: 10, burst: 10 });
-        let plane = load(&kernel, &[LISTENER.parse().unwrap()], 2);
+        let listeners = [LISTENER.parse().unwrap()];
+        let plane = KernelPlane::load(&kernel, &with_tunnels(), &listeners, 2).unwrap();
         let status = plane.status();
         assert_eq!(status.running, Running::Kernel);
         assert_eq!(status.abi, ABI_VERSION);
         let names: Vec<_> = status.programs.iter().map(|program| &*program.name).collect();
-        assert_eq!(names, ["ingress", "worker"]);
+        assert_eq!(names, ["ingress", "tunnel", "worker"]);
         for program in status.programs {
             // A tenth of what the verifier allows; a jump means a loop that it walks path by path.
             assert!(program.verified_instructions.is_some_and(|n| n < 100_000), "{program:?}");
@@ -318,7 +324,8 @@ fn full(namespace: &Namespace) -> KernelPlane {
         connection_rate: Some(ConnectionRate { per_second: 10, burst: 10 }),
     };
     let kernel = required(&["lo"], XdpMode::Generic, guard);
-    namespace.run(|| load(&kernel, &[LISTENER.parse().unwrap()], 2))
+    let listeners = [LISTENER.parse().unwrap()];
+    namespace.run(|| KernelPlane::load(&kernel, &with_tunnels(), &listeners, 2).unwrap())
 }
 
 #[test]
@@ -371,6 +378,8 @@ fn bpftool_shows_field_names() {
         ("RULE_BY_PREFIX6", &["prefix_len", "data", "denied"]),
         ("DRAINED_WORKERS", &["bits"]),
         ("FLOOD_GAUGE", &["second_began_ns", "new_sources"]),
+        ("TUNNEL_CONTROL", &["socket", "peer", "delivered"]),
+        ("TUNNEL_FLOW", &["redirected", "passed", "next_seq"]),
     ] {
         let map = maps.iter().find(|map| map.name == name).unwrap();
         let id = map.id.to_string();
