@@ -42,6 +42,9 @@ fn check_request(stream: &[u8], (first, second): (&[u8], &[u8])) {
     let Ok(Some(head)) = whole else { return };
     check_bytes(head.bytes());
     check_fields(head.fields());
+    let is_marked =
+        |field: Field<'_>| head.is_connection_option(field.name) == field.is_connection_option;
+    assert!(head.fields().all(is_marked));
     Method::from_bytes(head.method().as_bytes()).expect("a method for hyper");
     Uri::try_from(head.target()).expect("a target for hyper");
     assert_ne!(head.method(), "CONNECT");
@@ -70,8 +73,7 @@ fn check_forwarded_request(head: &RequestHead) {
     };
     let target = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
     let pseudonym = Pseudonym::new("fuzzed");
-    let forwarding =
-        Forwarding::new([192, 0, 2, 7].into(), 9080, Scheme::Http, pseudonym.clone());
+    let forwarding = Forwarding::new([192, 0, 2, 7].into(), 9080, Scheme::Http, pseudonym.clone());
     let host = head.host().unwrap_or("node");
     let fields: Vec<_> = forwarded_request_fields(head, &forwarding, host).collect();
     check_forwarded(&fields, |name| head.is_connection_option(name));
@@ -97,7 +99,8 @@ fn check_response(stream: &[u8], (first, second): (&[u8], &[u8]), method: &str) 
     check_bytes(head.bytes());
     check_fields(head.fields());
     assert_ne!(head.status(), 101);
-    let is_bodiless = method == "HEAD" || head.is_interim() || matches!(head.status().as_u16(), 204 | 304);
+    let is_bodiless =
+        method == "HEAD" || head.is_interim() || matches!(head.status().as_u16(), 204 | 304);
     assert_eq!(is_bodiless, head.body_length() == BodyLength::Empty);
     assert!(!head.keeps_alive() || head.body_length() != BodyLength::UntilClose);
 
@@ -151,7 +154,7 @@ fn check_bytes(head: &Bytes) {
 fn check_fields<'a>(fields: impl Iterator<Item = Field<'a>>) {
     let mut hosts = 0;
     let mut lengths = 0;
-    for Field { name, value, known } in fields {
+    for Field { name, value, known, .. } in fields {
         HeaderName::from_bytes(name.as_bytes()).expect("a name for hyper");
         HeaderValue::from_bytes(value).expect("a value for hyper");
         assert_eq!(known, Known::of(name.as_bytes()));

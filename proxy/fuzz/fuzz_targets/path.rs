@@ -8,8 +8,11 @@ use proxy::http::path::{self, ForwardPath, Normalised};
 
 fuzz_target!(|data: &[u8]| {
     // The gate lets nothing else come here.
-    let received: String =
-        data.iter().map(|byte| char::from(byte % 94 + b'!')).filter(|c| !"#?".contains(*c)).collect();
+    let received: String = data
+        .iter()
+        .map(|byte| char::from(byte % 94 + b'!'))
+        .filter(|c| !"#?".contains(*c))
+        .collect();
     let received = format!("/{received}");
     let Ok(Normalised { path: matched, forward }) = path::normalise(&received) else { return };
 
@@ -38,7 +41,10 @@ fn check_one_spelling(path: &str) {
         assert!(![".", ".."].contains(&segment), "{path}");
         assert!(!segment.starts_with(".;") && !segment.starts_with("..;"), "{path}");
         let lower = segment.to_ascii_lowercase();
-        assert!(["%2f", "%5c", "%2e", "%00", "\\"].iter().all(|hidden| !lower.contains(hidden)), "{path}");
+        assert!(
+            ["%2f", "%5c", "%2e", "%00", "\\"].iter().all(|hidden| !lower.contains(hidden)),
+            "{path}"
+        );
     }
 }
 

@@ -169,7 +169,7 @@ pub fn forwarded_request_fields<'a>(
     // Whatever is known by name in a request is dropped or made anew.
     let kept = head
         .fields()
-        .filter(move |field| field.known == Known::Other && !is_named(head, field.name))
+        .filter(|field| field.known == Known::Other && !field.is_connection_option)
         .map(as_received);
 
     let port = head.host_port().map_or_else(
@@ -178,12 +178,12 @@ pub fn forwarded_request_fields<'a>(
     );
     let via = forwarding.pseudonym.entry(head.version());
     let added = [
-        Some(appended(head, X_FORWARDED_FOR, Known::XForwardedFor, &forwarding.peer)),
+        Some(appended(head.fields(), X_FORWARDED_FOR, Known::XForwardedFor, &forwarding.peer)),
         Some(made(X_FORWARDED_PROTO, Bytes::from_static(forwarding.scheme.as_bytes()))),
         head.host().map(|host| received(X_FORWARDED_HOST, host.as_bytes())),
         Some(port),
         Some(made(X_REAL_IP, forwarding.peer.clone())),
-        Some(appended(head, header::VIA, Known::Via, via)),
+        Some(appended(head.fields(), header::VIA, Known::Via, via)),
         framing_field(head.body_length(), head.known(Known::ContentLength).next()),
     ];
     let host = received(header::HOST, host.as_bytes());
@@ -201,10 +201,7 @@ pub fn forwarded_response_fields<'a>(
     };
     let kept = head
         .fields()
-        .filter(move |field| is_kept(field.known))
-        .filter(move |field| {
-            !(head.names_connection_options() && head.is_connection_option(field.name))
-        })
+        .filter(move |field| is_kept(field.known) && !field.is_connection_option)
         .map(as_received);
 
     let content_length = head.known(Known::ContentLength).next();
@@ -217,29 +214,24 @@ pub fn forwarded_response_fields<'a>(
     } else {
         framing_field(head.body_length(), content_length)
     };
-    let via = join(head.known(Known::Via), pseudonym.entry(head.version()));
-    kept.chain([Some(made(header::VIA, via)), framing].into_iter().flatten())
+    let own_via = pseudonym.entry(head.version());
+    let via = appended(head.fields(), header::VIA, Known::Via, own_via);
+    kept.chain([Some(via), framing].into_iter().flatten())
 }
 
 fn as_received(field: Field<'_>) -> ForwardedField<'_> {
     ForwardedField { name: Name::Received(field.name), value: Value::Received(field.value) }
 }
 
-fn is_named(head: &RequestHead, name: &str) -> bool {
-    head.names_connection_options() && head.is_connection_option(name)
-}
-
 /// The received values of a list field that is ours to extend, and `own` behind them.
 fn appended<'a>(
-    head: &RequestHead,
+    fields: impl Iterator<Item = Field<'a>>,
     name: HeaderName,
     known: Known,
     own: &Bytes,
 ) -> ForwardedField<'a> {
-    let is_dropped = is_named(head, name.as_str());
-    let values = head.known(known).filter(|_| !is_dropped);
-    let value = join(values, own);
-    made(name, value)
+    let is_extended = |field: &Field<'_>| field.known == known && !field.is_connection_option;
+    made(name, join(fields.filter(is_extended).map(|field| field.value), own))
 }
 
 /// Without an allocation if there is only `own`.

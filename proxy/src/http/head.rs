@@ -26,6 +26,9 @@ pub const HEAD_SIZE_CEILING: usize = 1 << 20;
 pub const TARGET_SIZE_CEILING: usize = u16::MAX as usize - 1;
 /// Method, bytes. The longest registered one, `UPDATEREDIRECTREF`, has 17.
 pub const METHOD_SIZE_MAX: usize = 32;
+/// Options in all `Connection` fields of a head, empty ones included. Each is compared with every
+/// field: without a bound 16 KiB of commas would cost a millisecond.
+pub const CONNECTION_OPTIONS_MAX: usize = 32;
 /// Host without port, bytes: a DNS name has at most 253.
 pub const HOST_NAME_SIZE_MAX: usize = 255;
 
@@ -83,6 +86,8 @@ pub enum Flaw {
     Field,
     TooLarge,
     TooManyFields,
+    /// More than [`CONNECTION_OPTIONS_MAX`].
+    TooManyOptions,
     /// HTTP/1.1 without `Host`.
     HostMissing,
     HostRepeated,
@@ -114,7 +119,7 @@ impl Flaw {
             Flaw::Version => Fault::VersionUnsupported,
             Flaw::TargetTooLong => Fault::TargetTooLong,
             Flaw::Method => Fault::MethodRefused,
-            Flaw::TooLarge | Flaw::TooManyFields => Fault::HeadTooLarge,
+            Flaw::TooLarge | Flaw::TooManyFields | Flaw::TooManyOptions => Fault::HeadTooLarge,
             Flaw::Length(_) => Fault::FramingAmbiguous,
             Flaw::Expectation => Fault::ExpectationRefused,
         }
@@ -127,6 +132,8 @@ pub struct Field<'a> {
     pub name: &'a str,
     pub value: &'a [u8],
     pub known: Known,
+    /// Whether `Connection` names it: it is for the next hop alone.
+    pub is_connection_option: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -157,6 +164,7 @@ struct FieldSpan {
     name: Span,
     value: Span,
     known: Known,
+    is_connection_option: bool,
 }
 
 /// A head's bytes and where its fields are in them.
@@ -164,8 +172,6 @@ struct FieldSpan {
 struct Lines {
     bytes: Bytes,
     fields: Arc<[FieldSpan]>,
-    /// Whether `Connection` names a field that would otherwise be forwarded.
-    names_options: bool,
 }
 
 impl Lines {
@@ -183,6 +189,7 @@ impl Lines {
             name: self.text(field.name),
             value: self.part(field.value),
             known: field.known,
+            is_connection_option: field.is_connection_option,
         })
     }
 
@@ -316,12 +323,6 @@ impl RequestHead {
         self.lines.is_connection_option(name)
     }
 
-    /// Whether any field has to be looked up by
-    /// [`is_connection_option`](Self::is_connection_option) before it is forwarded.
-    pub(super) fn names_connection_options(&self) -> bool {
-        self.lines.names_options
-    }
-
     /// The head as received, its empty line included.
     pub fn bytes(&self) -> &Bytes {
         &self.lines.bytes
@@ -401,10 +402,6 @@ impl ResponseHead {
     /// Whether `Connection` names this field or option.
     pub fn is_connection_option(&self, name: &str) -> bool {
         self.lines.is_connection_option(name)
-    }
-
-    pub(super) fn names_connection_options(&self) -> bool {
-        self.lines.names_options
     }
 
     /// The head as received, its empty line included.

@@ -92,6 +92,8 @@ fn what_can_only_be_refused_is_refused_at_once() {
     check_refused("GET / HTTP/1.1\r\nhost: a\n", Flaw::LineEnding);
     check_refused("GET / HTTP/1.1\n", Flaw::LineEnding);
     check_refused(&"M".repeat(METHOD_SIZE_MAX + 1), Flaw::RequestLine);
+    // The request line is judged at once, a field with its head: the same however it is cut.
+    assert!(feed(&[b"GET / HTTP/1.1\r\n: x"]).0.unwrap().is_none());
     for unfinished in [
         "",
         "G",

@@ -8,7 +8,8 @@ use http::StatusCode;
 use httparse::{Header, Status};
 
 use super::{
-    FieldSpan, Flaw, Lines, METHOD_SIZE_MAX, RequestHead, ResponseHead, Span, Version,
+    CONNECTION_OPTIONS_MAX, FieldSpan, Flaw, Lines, METHOD_SIZE_MAX, RequestHead, ResponseHead,
+    Span, Version,
     target::{Authority, Target},
 };
 use crate::http::{
@@ -48,7 +49,7 @@ pub(in crate::http) fn request(
     }
 
     let mut summary = Summary::default();
-    let fields = summary.read(&bytes, request.headers);
+    let fields = summary.read(&bytes, request.headers)?;
     // A CONNECT is refused for what it is, whatever its target looks like.
     if method == "CONNECT" {
         return Err(Flaw::Method);
@@ -72,7 +73,7 @@ pub(in crate::http) fn request(
         body_length,
         keeps_alive,
         expects_continue,
-        lines: Lines { names_options: summary.names_options, fields, bytes: bytes.clone() },
+        lines: Lines { fields, bytes: bytes.clone() },
     })
 }
 
@@ -100,7 +101,7 @@ pub(in crate::http) fn response(
     }
 
     let mut summary = Summary::default();
-    let fields = summary.read(&bytes, response.headers);
+    let fields = summary.read(&bytes, response.headers)?;
     let body_length =
         summary.lengths.of_response(version, status, request_method).map_err(Flaw::Length)?;
     let keeps_alive = body_length != BodyLength::UntilClose && summary.keeps_alive(version);
@@ -109,7 +110,7 @@ pub(in crate::http) fn response(
         version,
         body_length,
         keeps_alive,
-        lines: Lines { names_options: summary.names_options, fields, bytes: bytes.clone() },
+        lines: Lines { fields, bytes: bytes.clone() },
     })
 }
 
@@ -170,6 +171,17 @@ fn request_line_flaw(head: &[u8]) -> Flaw {
     }
 }
 
+/// Marks the fields that `Connection` names. `fields` are the spans of `headers`.
+fn mark_options(fields: &mut [FieldSpan], headers: &[Header<'_>]) {
+    let connection =
+        headers.iter().filter(|header| Known::of(header.name.as_bytes()) == Known::Connection);
+    for option in connection.flat_map(|header| name::list(header.value)) {
+        for (field, header) in fields.iter_mut().zip(headers) {
+            field.is_connection_option |= header.name.as_bytes().eq_ignore_ascii_case(option);
+        }
+    }
+}
+
 /// What the fields of a head add up to.
 #[derive(Default)]
 struct Summary<'a> {
@@ -177,15 +189,16 @@ struct Summary<'a> {
     host: Seen<'a>,
     has_close: bool,
     has_keep_alive: bool,
-    names_options: bool,
+    /// Empty ones included.
+    option_count: usize,
     has_continue: bool,
     has_other_expectation: bool,
 }
 
 impl<'a> Summary<'a> {
     /// One pass over the fields: their spans, and the summary.
-    fn read(&mut self, bytes: &[u8], headers: &[Header<'a>]) -> Arc<[FieldSpan]> {
-        headers
+    fn read(&mut self, bytes: &[u8], headers: &[Header<'a>]) -> Result<Arc<[FieldSpan]>, Flaw> {
+        let mut fields: Arc<[FieldSpan]> = headers
             .iter()
             .map(|header| {
                 let known = Known::of(header.name.as_bytes());
@@ -194,9 +207,19 @@ impl<'a> Summary<'a> {
                     name: Span::of(bytes, header.name.as_bytes()),
                     value: Span::of(bytes, header.value),
                     known,
+                    is_connection_option: false,
                 }
             })
-            .collect()
+            .collect();
+        if self.option_count > CONNECTION_OPTIONS_MAX {
+            return Err(Flaw::TooManyOptions);
+        }
+        if self.option_count > 0
+            && let Some(fields) = Arc::get_mut(&mut fields)
+        {
+            mark_options(fields, headers);
+        }
+        Ok(fields)
     }
 
     fn see(&mut self, known: Known, value: &'a [u8]) {
@@ -204,7 +227,10 @@ impl<'a> Summary<'a> {
             Known::ContentLength => self.lengths.content_length.see(value),
             Known::TransferEncoding => self.lengths.transfer_encoding.see(value),
             Known::Host => self.host.see(value),
-            Known::Connection => name::list(value).for_each(|option| self.see_option(option)),
+            Known::Connection => {
+                self.option_count += value.split(|byte| *byte == b',').count();
+                name::list(value).for_each(|option| self.see_option(option));
+            }
             Known::Expect => name::list(value).for_each(|expectation| {
                 if expectation.eq_ignore_ascii_case(b"100-continue") {
                     self.has_continue = true;
@@ -238,8 +264,6 @@ impl<'a> Summary<'a> {
             self.has_close = true;
         } else if option.eq_ignore_ascii_case(b"keep-alive") {
             self.has_keep_alive = true;
-        } else if !Known::of(option).is_hop_by_hop() {
-            self.names_options = true;
         }
     }
 

@@ -294,6 +294,26 @@ fn connection_options_are_found_in_any_case_and_field() {
     }
 }
 
+#[test]
+fn a_field_knows_whether_connection_names_it() {
+    let head = request(
+        "GET / HTTP/1.1\r\nx-One: 1\r\nhost: a\r\nconnection: X-one, close, Host\r\nx-two: 2\r\n\r\n",
+    );
+    let named: Vec<_> = head.unwrap().fields().map(|field| field.is_connection_option).collect();
+    assert_eq!(named, [true, true, false, false]);
+    let response = response("GET", "HTTP/1.1 200 OK\r\nConnection: a\r\nA: 1\r\n\r\n").unwrap();
+    assert!(response.fields().last().unwrap().is_connection_option);
+}
+
+#[test]
+fn connection_options_are_counted_over_all_fields() {
+    let half = ",".repeat(CONNECTION_OPTIONS_MAX / 2 - 1);
+    let twice = format!("connection: {half}\r\nconnection: {half}");
+    assert!(request(&format!("GET / HTTP/1.1\r\nhost: a\r\n{twice}\r\n\r\n")).is_ok());
+    check_fields_refused(&format!("{twice},"), Flaw::TooManyOptions);
+    check_fields_refused(&format!("{twice}\r\nconnection: close"), Flaw::TooManyOptions);
+}
+
 #[track_caller]
 fn check_expect(version: &str, fields: &str, expected: Result<bool, Flaw>) {
     let head = request(&format!("POST / {version}\r\nhost: a\r\n{fields}\r\n\r\n"));
@@ -388,6 +408,7 @@ fn each_flaw_of_a_request_has_its_answer() {
         (Flaw::Field, 400),
         (Flaw::TooLarge, 431),
         (Flaw::TooManyFields, 431),
+        (Flaw::TooManyOptions, 431),
         (Flaw::HostMissing, 400),
         (Flaw::HostRepeated, 400),
         (Flaw::HostInvalid, 400),
