@@ -30,6 +30,9 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// How long the first responses may take; then the measurement goes on and shows what is wrong.
 const WARM_UP_MAX: Duration = Duration::from_secs(10);
 
+/// How long counters may lag behind the load.
+const COUNTERS_MAX: Duration = Duration::from_secs(2);
+
 /// Named values of one measurement. Seconds, bytes and microseconds as the name says.
 pub(crate) type Figures = BTreeMap<String, f64>;
 
@@ -298,10 +301,6 @@ fn unproved_path(
     else {
         return Ok(None);
     };
-    let moved = PathCounters::between(&before, &Metrics::read(admin)?);
-    for (name, value) in moved.named() {
-        figures.insert(format!("tandem_{name}"), value);
-    }
     let bytes_each = match work.traffic {
         // The small body and both heads are more than this.
         Traffic::Small => 1,
@@ -309,5 +308,17 @@ fn unproved_path(
         Traffic::Echo(size) => 2 * size,
     };
     let completed = outcome.completed();
-    Ok(moved.objection(mode, service, outcome.sockets, completed, bytes_each * completed))
+    // A tunnel is counted when it ends, which the proxy learns after we have closed it.
+    let asked = Instant::now();
+    loop {
+        let moved = PathCounters::between(&before, &Metrics::read(admin)?);
+        let objection =
+            moved.objection(mode, service, outcome.sockets, completed, bytes_each * completed);
+        if objection.is_none() || asked.elapsed() > COUNTERS_MAX {
+            let named = moved.named().map(|(name, value)| (format!("tandem_{name}"), value));
+            figures.extend(named);
+            return Ok(objection);
+        }
+        std::thread::park_timeout(COUNTERS_MAX / 20);
+    }
 }
