@@ -56,9 +56,10 @@ impl Deadlines {
         }
     }
 
-    /// What was waited for has come.
+    /// What was waited for has come, or is not waited for any more.
     pub(crate) fn stop(&self, wait: Wait) {
         self.at[wait as usize].set(None);
+        self.has_expired[wait as usize].set(false);
     }
 
     pub(crate) fn has_expired(&self, wait: Wait) -> bool {
@@ -144,6 +145,19 @@ mod tests {
         assert!(!deadlines.has_expired(Wait::Downstream));
         expired(&deadlines).await;
         assert!(deadlines.has_expired(Wait::Downstream));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_expired_can_be_had_again() {
+        let deadlines = Deadlines::default();
+        deadlines.start(Wait::Upstream, SECOND);
+        expired(&deadlines).await;
+        assert!(deadlines.has_expired(Wait::Upstream));
+        deadlines.stop(Wait::Upstream);
+        assert!(!deadlines.has_expired(Wait::Upstream));
+        deadlines.start(Wait::Upstream, SECOND);
+        expired(&deadlines).await;
+        assert!(deadlines.has_expired(Wait::Upstream));
     }
 
     #[tokio::test(start_paused = true)]
