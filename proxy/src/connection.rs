@@ -166,6 +166,12 @@ impl ConnectionCx {
         self.refusal.set(Some(fault));
     }
 
+    /// The same for a request that was let in and turned out broken before anybody saw it.
+    fn refuse_begun(&self, fault: Fault) {
+        self.record(|record| record.fault(fault));
+        self.refusal.set(Some(fault));
+    }
+
     /// Everything is written: the exchange is over and the next request may come in.
     fn flushed(&self, recv_bytes: u64) {
         if self.phase.get() == Phase::Answered {

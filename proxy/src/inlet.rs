@@ -67,6 +67,11 @@ impl Inlet {
         self.head.is_empty() && self.body.as_ref().is_none_or(BodyReader::is_complete)
     }
 
+    /// Whether a message was let in of which not a byte has been handed over.
+    pub(crate) fn is_untouched(&self) -> bool {
+        !self.head.is_empty()
+    }
+
     /// Body bytes handed over so far, without chunk framing.
     pub(crate) fn payload_bytes(&self) -> u64 {
         self.body.as_ref().map_or(0, BodyReader::payload_bytes)

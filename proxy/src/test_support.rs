@@ -145,7 +145,11 @@ pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
 pub struct Client {
     stream: TcpStream,
     received: Vec<u8>,
+    /// Everything that ever came, for whoever wants to see more than whole messages.
+    tap: Option<Heard>,
 }
+
+type Heard = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// A response as it came over the wire.
 #[derive(Debug, Clone)]
@@ -162,7 +166,7 @@ impl Client {
         let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the proxy accepts");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_nodelay(true).expect("no delay");
-        Client { stream, received: Vec::new() }
+        Client { stream, received: Vec::new(), tap: None }
     }
 
     pub fn stream(&self) -> &TcpStream {
@@ -172,6 +176,12 @@ impl Client {
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         self.stream.write_all(bytes.as_ref()).expect("the proxy reads");
         self
+    }
+
+    /// Sends to a proxy that may have closed already.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) {
+        // A reset, if there is one, shows when reading.
+        drop(self.stream.write_all(bytes.as_ref()));
     }
 
     /// A whole exchange.
@@ -218,7 +228,8 @@ impl Client {
         }
     }
 
-    fn until(&mut self, end: &[u8]) -> Vec<u8> {
+    /// Everything up to and with `end`.
+    pub fn until(&mut self, end: &[u8]) -> Vec<u8> {
         loop {
             if let Some(at) = self.received.windows(end.len()).position(|window| window == end) {
                 return self.received.drain(..at + end.len()).collect();
@@ -259,6 +270,11 @@ impl Client {
         let mut chunk = [0; 16 * 1024];
         let read = self.stream.read(&mut chunk)?;
         self.received.extend_from_slice(&chunk[..read]);
+        if let Some(tap) = &self.tap
+            && read > 0
+        {
+            lock(tap).push(chunk[..read].to_vec());
+        }
         Ok(read)
     }
 }
@@ -301,6 +317,7 @@ impl Reply {
 pub struct Node {
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
+    heard: Heard,
     /// Ends the accept loop when dropped.
     _alive: mpsc::Sender<()>,
 }
@@ -342,9 +359,9 @@ impl Node {
         script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
     ) -> Node {
         let address = listener.local_addr().expect("an address");
-        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (seen, heard) = (Arc::new(Mutex::new(Vec::new())), Heard::default());
         let (alive, ended) = mpsc::channel();
-        let record = Arc::clone(&seen);
+        let (record, tap) = (Arc::clone(&seen), Arc::clone(&heard));
         let script = Arc::new(script);
         listener.set_nonblocking(true).expect("non-blocking");
         thread::spawn(move || {
@@ -355,17 +372,29 @@ impl Node {
                     continue;
                 };
                 let (record, script) = (Arc::clone(&record), Arc::clone(&script));
+                let tap = Some(Arc::clone(&tap));
+                let client = Client { stream, received: Vec::new(), tap };
                 let number = connection;
                 connection += 1;
-                thread::spawn(move || converse(stream, number, &record, &*script));
+                thread::spawn(move || converse(client, number, &record, &*script));
             }
         });
-        Node { address, seen, _alive: alive }
+        Node { address, seen, heard, _alive: alive }
     }
 
     /// Everything seen so far.
     pub fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.seen).clone()
+    }
+
+    /// Everything seen since the last time.
+    pub fn take(&self) -> Vec<Seen> {
+        std::mem::take(&mut *lock(&self.seen))
+    }
+
+    /// Every byte that ever came, whole request or not.
+    pub fn heard(&self) -> String {
+        String::from_utf8_lossy(&lock(&self.heard).concat()).into_owned()
     }
 
     /// The only request that may have been seen.
@@ -376,17 +405,20 @@ impl Node {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn converse(
-    stream: TcpStream,
+    mut client: Client,
     connection: usize,
     record: &Mutex<Vec<Seen>>,
     script: &(dyn Fn(&Seen) -> Reply + Send + Sync),
 ) {
-    stream.set_nonblocking(false).expect("blocking");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    let mut client = Client { stream, received: Vec::new() };
+    client.stream.set_nonblocking(false).expect("blocking");
+    client.stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     while let Some(seen) = request(&mut client, connection) {
-        record.lock().unwrap_or_else(PoisonError::into_inner).push(seen.clone());
+        lock(record).push(seen.clone());
         let (bytes, is_last) = match script(&seen) {
             Reply::Bytes(bytes) => (bytes, false),
             Reply::Close(bytes) => (bytes, true),

@@ -5,7 +5,8 @@
 //! | Head     | a whole, unambiguous head | Message; the exchange begins                            |
 //! | Head     | anything else, or too late| Closed; hyper sees the end, the connection answers      |
 //! | Message  | the body's last byte      | Hold                                                    |
-//! | Message  | bad framing, or too late  | Closed; hyper sees an error, the exchange answers       |
+//! | Message  | bad framing, or too late  | Closed; hyper sees an error, the exchange answers; if   |
+//! |          |                           | hyper has seen no head yet, as for one refused          |
 //! | Hold     | the response is flushed   | Head                                                    |
 //! | Closed   | anything                  | the end of the stream                                   |
 
@@ -149,6 +150,8 @@ impl Downstream {
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = out.filled().len();
+        let is_unseen = self.inlet.is_untouched();
+        let max = cx.worker.limits.body_size_max.unwrap_or(u64::MAX);
         let fault = match self.inlet.poll_message(task, out) {
             Poll::Pending if cx.deadlines.has_expired(Wait::Downstream) => Fault::BodyTimedOut,
             Poll::Pending => {
@@ -157,6 +160,7 @@ impl Downstream {
             }
             Poll::Ready(Err(MessageError::Framing(error))) => error.request_fault(),
             Poll::Ready(Err(MessageError::Io(_))) => Fault::DownstreamReset,
+            Poll::Ready(Ok(())) if self.inlet.payload_bytes() > max => Fault::BodyTooLarge,
             Poll::Ready(Ok(())) if self.inlet.is_between_messages() => {
                 self.reading = Reading::Hold;
                 cx.deadlines.stop(Wait::Downstream);
@@ -165,15 +169,17 @@ impl Downstream {
             Poll::Ready(Ok(())) if out.filled().len() == before => Fault::DownstreamReset,
             Poll::Ready(Ok(())) => {
                 cx.deadlines.stop(Wait::Downstream);
-                let max = cx.worker.limits.body_size_max.unwrap_or(u64::MAX);
-                if self.inlet.payload_bytes() <= max {
-                    return Poll::Ready(Ok(()));
-                }
-                Fault::BodyTooLarge
+                return Poll::Ready(Ok(()));
             }
         };
-        cx.body_fault.set(Some(fault));
         self.reading = Reading::Closed;
+        if is_unseen {
+            // Body and head came together, and hyper has seen neither: the request never was one.
+            out.set_filled(before);
+            cx.refuse_begun(fault);
+            return Poll::Ready(Ok(()));
+        }
+        cx.body_fault.set(Some(fault));
         Poll::Ready(Err(io::ErrorKind::InvalidData.into()))
     }
 }

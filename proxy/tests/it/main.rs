@@ -2,4 +2,5 @@
 
 mod config;
 mod object;
+mod smuggling;
 mod wire;
