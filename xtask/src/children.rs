@@ -91,7 +91,8 @@ impl Held {
         self.child.try_wait().with_context(|| format!("look at {}", self.name))
     }
 
-    /// Asks it to end and waits; after `patience`, or when `is_urgent` says so, it is killed.
+    /// Asks it to end and waits; after `patience`, or when `is_urgent` says so, it is killed, and
+    /// that is an error.
     pub(crate) fn stop(
         mut self,
         patience: Duration,
@@ -101,7 +102,10 @@ impl Held {
         if let Some(pid) = self.pid() {
             kill_process(pid, Signal::TERM).with_context(|| format!("stop {}", self.name))?;
         }
-        while Instant::now() < deadline && !is_urgent(POLL) {
+        while Instant::now() < deadline {
+            if is_urgent(POLL) {
+                bail!("{} was killed while it drained", self.name);
+            }
             if let Some(status) = self.ended()? {
                 return Ok(status);
             }
@@ -138,9 +142,8 @@ impl Lines {
             let Some(stream) = stream else { return };
             for line in BufReader::new(stream).lines() {
                 let Ok(line) = line else { return };
-                if sender.send(line).is_err() {
-                    return;
-                }
+                // Read on when nobody listens: a program whose output is closed may end.
+                drop(sender.send(line));
             }
         });
         Lines { receiver }

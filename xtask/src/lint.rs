@@ -76,7 +76,13 @@ fn clippy_host() -> Result<Outcome> {
     require_component("clippy")?;
     for packages in [["--workspace", "--exclude=proxy-ebpf"], ["--package", "proxy-ebpf"]] {
         let mut clippy = command::cargo();
-        clippy.arg("clippy").args(packages).args(["--all-targets", "--", "-D", "warnings"]);
+        clippy.arg("clippy").args(packages).args([
+            "--all-features",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]);
         command::run(&mut clippy)?;
     }
     Ok(Outcome::Passed)

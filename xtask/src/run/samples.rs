@@ -32,6 +32,7 @@ pub(super) fn send(access_log: &Lines) -> Result<()> {
     let mut rows = vec![plain(access_log), refused(access_log)];
     rows.extend(same_connection(access_log));
     rows.push(echo(access_log));
+    rows.push(admin("GET /live (admin)", "/live", "true"));
     rows.push(admin("GET /ready (admin)", "/ready", "\"kernel\""));
     rows.push(admin("GET /metrics (admin)", "/metrics", "tandem_"));
     println!("{:<52} {:<8} via", "request", "status");
@@ -95,12 +96,12 @@ fn request(
 }
 
 fn echo(access_log: &Lines) -> Row {
-    let sent = b"hello, tandem\n".repeat(1024);
-    let outcome = probe::echo(STREAM, &sent).and_then(|(local, received)| {
+    let sent = b"hello\n";
+    let outcome = probe::echo(STREAM, sent).and_then(|(local, received)| {
         ensure!(received == sent, "{} bytes came back that differ", received.len());
-        Ok(Seen { status: format!("{} B", sent.len()), via: via(access_log, local)? })
+        Ok(Seen { status: "echoed".to_owned(), via: via(access_log, local)? })
     });
-    Row { request: "TCP echo (tcp-echo)", outcome }
+    Row { request: "hello by TCP and back (tcp-echo)", outcome }
 }
 
 fn admin(request: &'static str, path: &str, part: &str) -> Row {
