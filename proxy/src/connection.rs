@@ -13,7 +13,6 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     net::SocketAddr,
-    pin::pin,
     rc::Rc,
     task::{Context, Poll, Waker},
     time::{Duration, SystemTime},
@@ -29,7 +28,7 @@ use tokio::{
 
 use self::gated::{Downstream, GatedIo};
 use crate::{
-    deadlines::Deadlines,
+    deadlines::{Deadlines, Wait},
     drain::{Drained, Order},
     error::Fault,
     exchange,
@@ -210,22 +209,42 @@ pub(crate) async fn serve(
     close(&cx).await;
 }
 
-/// Runs hyper over the gated bytes until there is nothing more to exchange.
+/// Exchanges until there is nothing more to exchange; between bursts of requests the connection is
+/// nothing but a socket that somebody waits on.
 async fn converse(cx: &Rc<ConnectionCx>) {
+    while exchange_all(cx).await == Lull::Resting {
+        cx.deadlines.stop(Wait::Rest);
+        if poll_fn(|task| cx.poll_rested(task)).await == Lull::Ended {
+            return;
+        }
+    }
+}
+
+/// Why there is nothing to exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lull {
+    /// The downstream has been silent for a while.
+    Resting,
+    Ended,
+}
+
+/// Runs hyper over the gated bytes. hyper holds two buffers of 8 KiB, which is why it goes when the
+/// downstream falls silent.
+async fn exchange_all(cx: &Rc<ConnectionCx>) -> Lull {
     let service = service_fn(|request| exchange::serve(Rc::clone(cx), request));
-    let mut http = pin!(
+    let mut http = Box::pin(
         http1::Builder::new()
             // The gate decides what an end of stream means.
             .half_close(true)
             .max_buf_size(BUFFER_MAX)
-            .serve_connection(TokioIo::new(GatedIo(Rc::clone(cx))), service)
+            .serve_connection(TokioIo::new(GatedIo(Rc::clone(cx))), service),
     );
     let mut is_told = false;
     poll_fn(|task| {
         cx.remember(task);
         if cx.order.get() == Order::End {
             cx.record(|record| record.fault(Fault::DrainDeadline));
-            return Poll::Ready(());
+            return Poll::Ready(Lull::Ended);
         }
         if cx.is_draining() && !is_told {
             is_told = true;
@@ -236,17 +255,20 @@ async fn converse(cx: &Rc<ConnectionCx>) {
                 if let Err(error) = result {
                     tracing::debug!(downstream = %cx.peer, %error, "connection ended");
                 }
-                return Poll::Ready(());
+                return Poll::Ready(Lull::Ended);
             }
             if cx.poll_reset(task).is_ready() {
-                return Poll::Ready(());
+                return Poll::Ready(Lull::Ended);
             }
             if cx.deadlines.poll_expired(task).is_pending() {
                 return Poll::Pending;
             }
+            if cx.deadlines.take_expired(Wait::Rest) && cx.phase.get() == Phase::Between {
+                return Poll::Ready(Lull::Resting);
+            }
         }
     })
-    .await;
+    .await
 }
 
 impl ConnectionCx {
@@ -255,6 +277,19 @@ impl ConnectionCx {
         match &mut *waker {
             Some(known) => known.clone_from(task.waker()),
             None => *waker = Some(task.waker().clone()),
+        }
+    }
+
+    /// Waits for the downstream to break its silence; the idle time runs on.
+    fn poll_rested(&self, task: &mut Context<'_>) -> Poll<Lull> {
+        self.remember(task);
+        let has_expired = self.deadlines.poll_expired(task).is_ready()
+            && self.deadlines.has_expired(Wait::Downstream);
+        match &*self.downstream.borrow() {
+            Some(downstream) if !has_expired && !self.is_draining() => {
+                downstream.poll_readable(task).map(|()| Lull::Resting)
+            }
+            Some(_) | None => Poll::Ready(Lull::Ended),
         }
     }
 

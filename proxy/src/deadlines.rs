@@ -22,9 +22,11 @@ pub(crate) enum Wait {
     Send,
     /// The node: a response head, more of a response body.
     Upstream,
+    /// For the downstream to have been silent long enough to give its buffers up.
+    Rest,
 }
 
-const WAITS: usize = 3;
+const WAITS: usize = 4;
 
 #[derive(Debug)]
 struct Armed {
@@ -64,6 +66,11 @@ impl Deadlines {
 
     pub(crate) fn has_expired(&self, wait: Wait) -> bool {
         self.has_expired[wait as usize].get()
+    }
+
+    /// The same, once for each expiry.
+    pub(crate) fn take_expired(&self, wait: Wait) -> bool {
+        self.has_expired[wait as usize].take()
     }
 
     /// Ready when a wait has just expired; the caller then polls whoever waits, to let it find out.

@@ -51,6 +51,11 @@ impl Inlet {
         self.io.into_inner()
     }
 
+    /// Ready when there is something to read, be it the end or an error.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.io.get_ref().poll_read_ready(cx).map(|_| ())
+    }
+
     /// What was read and belongs to no message yet.
     pub(crate) fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer

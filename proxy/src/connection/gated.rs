@@ -15,6 +15,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::{
@@ -30,6 +31,10 @@ use crate::{
     http::{gate::RequestGate, stand_in},
     inlet::{Inlet, MessageError, head_limits},
 };
+
+/// Silence after which an idle connection gives its buffers up. Long beside the pause between two
+/// requests of a busy connection, short beside the time that idle ones stay.
+const REST_AFTER: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
@@ -73,6 +78,11 @@ impl Downstream {
         let is_owed = !self.inlet.is_between_messages() && !self.is_at_eof;
         let recv_bytes = self.inlet.payload_bytes();
         (self.inlet.into_stream(), recv_bytes, is_owed)
+    }
+
+    /// Ready when there is something to read, be it the end.
+    pub(super) fn poll_readable(&self, task: &mut Context<'_>) -> Poll<()> {
+        self.inlet.poll_readable(task)
     }
 
     /// Ready only when the downstream has reset the connection.
@@ -122,12 +132,18 @@ impl Downstream {
                 }
                 Poll::Pending => {
                     cx.deadlines.start(Wait::Downstream, patience);
+                    if is_idle {
+                        cx.deadlines.start(Wait::Rest, REST_AFTER);
+                    }
                     return Poll::Pending;
                 }
                 Poll::Ready(Ok(0) | Err(_)) if is_empty => return self.end(),
                 Poll::Ready(Ok(0) | Err(_)) => return self.refuse(cx, Fault::HeadClosed),
                 // The idle time is over, the head's has begun.
-                Poll::Ready(Ok(_)) if is_idle => cx.deadlines.stop(Wait::Downstream),
+                Poll::Ready(Ok(_)) if is_idle => {
+                    cx.deadlines.stop(Wait::Downstream);
+                    cx.deadlines.stop(Wait::Rest);
+                }
                 Poll::Ready(Ok(_)) => {}
             }
         }

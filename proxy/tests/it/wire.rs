@@ -314,3 +314,20 @@ fn connects_to_nothing_it_was_not_told_to() {
     let seen = node.only();
     assert_eq!((seen.line(), seen.field("host")), ("GET /x HTTP/1.1", Some("evil.example")));
 }
+
+#[test]
+fn a_connection_that_rested_goes_on_as_before() {
+    let node = Node::always("x");
+    let proxy = TestProxy::to(&[node.address]);
+    let mut client = proxy.client();
+    for _ in 0..2 {
+        assert_eq!(client.ask(GET).status, 200);
+        // Longer than `REST_AFTER`; nothing to be seen tells that it has passed.
+        std::thread::park_timeout(std::time::Duration::from_millis(700));
+    }
+    client.send("GET / HTTP/1.1\r\nhost: a\r\n");
+    assert_eq!(client.send("\r\n").response().status, 200);
+    std::thread::park_timeout(std::time::Duration::from_millis(700));
+    proxy.shutdown().drain();
+    client.closed();
+}
