@@ -216,8 +216,10 @@ fn signals() -> Result<Receiver<i32>> {
 }
 
 fn print_mode(ready: &Value) {
+    // A refusal by the verifier brings its whole log; `tandem bpf status` shows that.
     let text = |value: &Value, name: &str| {
-        value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+        let text = value.get(name).and_then(Value::as_str).unwrap_or_default();
+        text.lines().next().unwrap_or_default().to_owned()
     };
     let kernel = &ready["kernel"];
     let why = text(kernel, "detail");
