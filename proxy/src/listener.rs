@@ -1,7 +1,8 @@
 //! Binds the listeners and accepts on them.
 //!
-//! Each worker has a socket of its own in each listener's reuseport group. A connection is accepted
-//! only when there is a permit for it, and admitted by the guard before a byte of it is read.
+//! Each worker has a socket of its own in each listener's reuseport group. A connection is admitted by
+//! the guard before a byte of it is read, and served when there is a permit for it. Each socket has
+//! at most one accepted connection that waits for a permit; the others wait in the kernel's queue.
 
 use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
@@ -84,11 +85,6 @@ pub(crate) async fn accept(
 ) {
     let mut backoff = ACCEPT_BACKOFF_MIN;
     loop {
-        let permit = tokio::select! {
-            permit = Arc::clone(&permits).acquire_owned() => permit,
-            () = drain::ordered(&mut orders, Order::Drain) => break,
-        };
-        let Ok(permit) = permit else { break };
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
             () = drain::ordered(&mut orders, Order::Drain) => break,
@@ -96,7 +92,15 @@ pub(crate) async fn accept(
         match accepted {
             Ok((stream, peer)) => {
                 backoff = ACCEPT_BACKOFF_MIN;
-                admit(&worker, &listener, stream, peer, permit);
+                let Some(peer) = admit(&worker, &listener, peer) else { continue };
+                // Taken only for a connection that is there: a permit that waits for one on a quiet
+                // socket is missing on a busy one.
+                let permit = tokio::select! {
+                    permit = Arc::clone(&permits).acquire_owned() => permit,
+                    () = drain::ordered(&mut orders, Order::Drain) => break,
+                };
+                let Ok(permit) = permit else { break };
+                serve(&worker, &listener, stream, peer, permit);
             }
             Err(error) => {
                 listener.metrics.accept_error(&error);
@@ -127,7 +131,9 @@ fn take_completed(
         let std::task::Poll::Ready(Ok((stream, peer))) = socket.poll_accept(&mut task) else {
             break;
         };
-        admit(worker, listener, stream, peer, permit);
+        if let Some(peer) = admit(worker, listener, peer) {
+            serve(worker, listener, stream, peer, permit);
+        }
     }
 }
 
@@ -139,18 +145,25 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     )
 }
 
-fn admit(
+/// The source of a connection, if the guard lets it in.
+fn admit(worker: &Worker, listener: &ListenerCx, peer: SocketAddr) -> Option<SocketAddr> {
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    match worker.guard.admit(peer.ip(), Instant::now().into_std()) {
+        Ok(()) => Some(peer),
+        Err(fault) => {
+            listener.metrics.refused(fault);
+            None
+        }
+    }
+}
+
+fn serve(
     worker: &Rc<Worker>,
     listener: &Rc<ListenerCx>,
     stream: TcpStream,
     peer: SocketAddr,
     permit: OwnedSemaphorePermit,
 ) {
-    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    if let Err(fault) = worker.guard.admit(peer.ip(), Instant::now().into_std()) {
-        listener.metrics.refused(fault);
-        return;
-    }
     let counted = listener.metrics.connection();
     let (worker, listener) = (Rc::clone(worker), Rc::clone(listener));
     tokio::task::spawn_local(async move {
