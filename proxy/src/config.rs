@@ -204,7 +204,7 @@ pub struct Timeouts {
     pub response: Duration,
     /// Between two reads of a response body.
     pub response_body: Duration,
-    /// Between two writes that the downstream accepts.
+    /// Between two writes that the downstream accepts, or, of a request body, the node.
     pub send: Duration,
     /// A pooled upstream connection between two requests.
     pub pool_idle: Duration,

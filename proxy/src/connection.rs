@@ -138,6 +138,11 @@ impl ConnectionCx {
         self.body_fault.get()
     }
 
+    /// Whether the downstream has sent, or handed over, only a part of its request.
+    pub(crate) fn is_body_owed(&self) -> bool {
+        self.downstream.borrow().as_ref().is_none_or(Downstream::is_message_owed)
+    }
+
     pub(crate) fn count_sent(&self, bytes: usize) {
         self.sent_bytes.set(self.sent_bytes.get() + bytes as u64);
     }

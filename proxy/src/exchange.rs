@@ -18,7 +18,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use self::body::{RequestBody, ResponseBody, Upload};
+use self::body::{RequestBody, ResponseBody, Stage, Upload};
 use crate::{
     connection::ConnectionCx,
     deadlines::Wait,
@@ -52,16 +52,20 @@ pub(crate) async fn serve(
     let Some(head) = cx.take_head() else {
         // hyper saw a request that the gate did not: a bug of ours, and never the node's problem.
         tracing::error!("request without a gated head");
-        return Ok(refuse(&cx, Method::Other, Fault::Internal));
+        return Ok(refuse(&cx, Method::Other, Fault::Internal, After::Close));
     };
     let method = Method::of(head.method());
     let worker = Rc::clone(&cx.worker);
     let response = match worker.pipeline.decide(&head, cx.peer.ip()) {
         Decision::Forward(plan) => {
             cx.record(|record| record.route(RouteIndex::Http(plan.route.index)));
-            match forward(&cx, &head, &plan, body).await {
+            let mut body = Some(body);
+            match forward(&cx, &head, &plan, &mut body).await {
                 Ok(response) => response,
-                Err(fault) => refuse(&cx, method, fault),
+                Err(fault) => {
+                    let after = leave(&cx, &head, body).await;
+                    refuse(&cx, method, cx.body_fault().unwrap_or(fault), after)
+                }
             }
         }
         Decision::Answer { route, answer, fault } => {
@@ -70,7 +74,7 @@ pub(crate) async fn serve(
             }
             match discard(&head, body).await {
                 Ok(after) => own_answer(&cx, method, answer, fault, after),
-                Err(()) => refuse(&cx, method, cx.body_fault().unwrap_or(fault)),
+                Err(()) => refuse(&cx, method, cx.body_fault().unwrap_or(fault), After::Close),
             }
         }
         Decision::Call(call) => match call {},
@@ -101,14 +105,25 @@ async fn discard(head: &RequestHead, mut body: Incoming) -> Result<After, ()> {
     Ok(After::KeepAlive)
 }
 
-/// The proxy's own answer to a fault; a body that went wrong makes the connection unusable.
-fn refuse(cx: &Rc<ConnectionCx>, method: Method, fault: Fault) -> Response<ResponseBody> {
+/// What becomes of the connection when no node answered: a body that nobody has begun to read is
+/// read, one that went to a node in part is not.
+async fn leave(cx: &ConnectionCx, head: &RequestHead, body: Option<Incoming>) -> After {
+    match body {
+        Some(body) => discard(head, body).await.unwrap_or(After::Close),
+        None if cx.body_fault().is_some() || cx.is_body_owed() => After::Close,
+        None => After::KeepAlive,
+    }
+}
+
+/// The proxy's own answer to a fault.
+fn refuse(
+    cx: &Rc<ConnectionCx>,
+    method: Method,
+    fault: Fault,
+    afterwards: After,
+) -> Response<ResponseBody> {
     // A fault without a status of its own never gets here with a downstream that still listens.
     let status = fault.consequence().status.unwrap_or(StatusCode::BAD_GATEWAY);
-    let afterwards = match cx.body_fault() {
-        Some(_) => After::Close,
-        None => After::KeepAlive,
-    };
     own_answer(cx, method, Answer::of(status), fault, afterwards)
 }
 
@@ -142,10 +157,9 @@ async fn forward(
     cx: &Rc<ConnectionCx>,
     head: &RequestHead,
     plan: &Plan<'_>,
-    body: Incoming,
+    body: &mut Option<Incoming>,
 ) -> Result<Response<ResponseBody>, Fault> {
     let upstream = &plan.route.upstream;
-    let mut body = Some(body);
     let mut tried = Tried::default();
     let mut last = Fault::NoNode;
     while tried.len() <= upstream.retries {
@@ -153,7 +167,7 @@ async fn forward(
         if !tried.is_empty() {
             cx.worker.upstream_metrics[upstream.index].retry();
         }
-        match attempt(cx, head, plan, upstream.balancer.node(index).address, &mut body).await {
+        match attempt(cx, head, plan, upstream.balancer.node(index).address, body).await {
             Ok(response) => return Ok(response),
             Err(fault) => match fault.consequence().retry {
                 Retry::NextNode => last = fault,
@@ -228,10 +242,16 @@ async fn send(
     message::downstream_response(head, plan, &cx.forwarding, &response_head, body)
 }
 
-/// Whether the response head is overdue. The clock starts when the request has left.
+/// Whether the node is overdue: with its response head once the request has left, with taking more
+/// of the request before that. While the downstream is to send more, its own deadline runs.
 fn expired(cx: &ConnectionCx, upload: &Upload) -> bool {
-    if upload.is_complete() {
-        cx.deadlines.start(Wait::Upstream, cx.worker.timeouts.response);
+    if upload.take_moved() {
+        cx.deadlines.stop(Wait::Upstream);
+    }
+    match upload.stage() {
+        Stage::Downstream => cx.deadlines.stop(Wait::Upstream),
+        Stage::Node => cx.deadlines.start(Wait::Upstream, cx.worker.timeouts.send),
+        Stage::Complete => cx.deadlines.start(Wait::Upstream, cx.worker.timeouts.response),
     }
     cx.deadlines.has_expired(Wait::Upstream)
 }

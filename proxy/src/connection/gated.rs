@@ -28,7 +28,7 @@ use crate::{
     config::Limits,
     deadlines::Wait,
     error::Fault,
-    http::{gate::RequestGate, stand_in},
+    http::{framing::BodyLength, gate::RequestGate, stand_in},
     inlet::{Inlet, MessageError, head_limits},
 };
 
@@ -54,6 +54,8 @@ pub(super) struct Downstream {
     is_at_eof: bool,
     /// Whether a request has been let in before: then there is an idle time between requests.
     is_first: bool,
+    /// Bytes that the body may have, as far as it has to be counted to know.
+    body_max: u64,
     /// Bytes read ahead while an exchange is under way.
     ahead_max: usize,
     /// hyper has asked for the next request before this one's response was flushed.
@@ -68,6 +70,7 @@ impl Downstream {
             reading: Reading::Head,
             is_at_eof: false,
             is_first: true,
+            body_max: u64::MAX,
             ahead_max: limits.head_size_max,
             is_held: false,
         }
@@ -83,6 +86,11 @@ impl Downstream {
     /// Ready when there is something to read, be it the end.
     pub(super) fn poll_readable(&self, task: &mut Context<'_>) -> Poll<()> {
         self.inlet.poll_readable(task)
+    }
+
+    /// Whether hyper has not been handed all of the message that was let in.
+    pub(super) fn is_message_owed(&self) -> bool {
+        !self.inlet.is_between_messages()
     }
 
     /// Ready only when the downstream has reset the connection.
@@ -113,6 +121,13 @@ impl Downstream {
                     cx.deadlines.stop(Wait::Downstream);
                     self.inlet.admit(stand_in::request(&head), head.body_length());
                     self.is_first = false;
+                    self.body_max = match head.body_length() {
+                        BodyLength::Chunked => cx.worker.limits.body_size_max.unwrap_or(u64::MAX),
+                        // Refused by its length, where the connection can be kept.
+                        BodyLength::Empty | BodyLength::Fixed(_) | BodyLength::UntilClose => {
+                            u64::MAX
+                        }
+                    };
                     self.reading = Reading::Message;
                     cx.begin(head);
                     return Poll::Ready(true);
@@ -167,7 +182,6 @@ impl Downstream {
     ) -> Poll<io::Result<()>> {
         let before = out.filled().len();
         let is_unseen = self.inlet.is_untouched();
-        let max = cx.worker.limits.body_size_max.unwrap_or(u64::MAX);
         let fault = match self.inlet.poll_message(task, out) {
             Poll::Pending if cx.deadlines.has_expired(Wait::Downstream) => Fault::BodyTimedOut,
             Poll::Pending => {
@@ -176,7 +190,9 @@ impl Downstream {
             }
             Poll::Ready(Err(MessageError::Framing(error))) => error.request_fault(),
             Poll::Ready(Err(MessageError::Io(_))) => Fault::DownstreamReset,
-            Poll::Ready(Ok(())) if self.inlet.payload_bytes() > max => Fault::BodyTooLarge,
+            Poll::Ready(Ok(())) if self.inlet.payload_bytes() > self.body_max => {
+                Fault::BodyTooLarge
+            }
             Poll::Ready(Ok(())) if self.inlet.is_between_messages() => {
                 self.reading = Reading::Hold;
                 cx.deadlines.stop(Wait::Downstream);

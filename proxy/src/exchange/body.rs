@@ -21,13 +21,38 @@ use crate::{
     upstream::connection::{Detached, UpstreamConnection, driven},
 };
 
-/// Whether the request's last byte has been handed to the upstream connection.
+/// How far a request body has come, shared by the body and whoever waits for the response.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Upload(Rc<Cell<bool>>);
+pub(crate) struct Upload {
+    stage: Rc<Cell<Stage>>,
+    has_moved: Rc<Cell<bool>>,
+}
+
+/// Whose turn it is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The downstream's, to send more.
+    #[default]
+    Downstream,
+    /// The node's, to take what there is.
+    Node,
+    /// The last byte has been handed to the upstream connection.
+    Complete,
+}
 
 impl Upload {
-    pub(crate) fn is_complete(&self) -> bool {
-        self.0.get()
+    pub(crate) fn stage(&self) -> Stage {
+        self.stage.get()
+    }
+
+    /// Whether anything was handed over since the last time.
+    pub(crate) fn take_moved(&self) -> bool {
+        self.has_moved.take()
+    }
+
+    fn moved_to(&self, stage: Stage) {
+        self.stage.set(stage);
+        self.has_moved.set(true);
     }
 }
 
@@ -41,7 +66,7 @@ pub(crate) struct RequestBody {
 impl RequestBody {
     pub(crate) fn new(incoming: Option<Incoming>, upload: &Upload) -> Self {
         let incoming = incoming.filter(|incoming| !incoming.is_end_stream());
-        upload.0.set(incoming.is_none());
+        upload.stage.set(if incoming.is_none() { Stage::Complete } else { Stage::Downstream });
         Self { incoming, upload: upload.clone() }
     }
 }
@@ -54,11 +79,15 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         task: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
-        let frame = std::task::ready!(poll_data(incoming, task));
-        if frame.is_none() || incoming.is_end_stream() {
-            self.upload.0.set(true);
-        }
+        let Self { incoming: Some(incoming), upload } = &mut *self else {
+            return Poll::Ready(None);
+        };
+        let Poll::Ready(frame) = poll_data(incoming, task) else {
+            upload.stage.set(Stage::Downstream);
+            return Poll::Pending;
+        };
+        let is_last = frame.is_none() || incoming.is_end_stream();
+        upload.moved_to(if is_last { Stage::Complete } else { Stage::Node });
         Poll::Ready(frame)
     }
 
@@ -124,7 +153,7 @@ impl ResponseBody {
         upload: &Upload,
         incoming: Incoming,
     ) -> Self {
-        let carrier = if upload.is_complete() {
+        let carrier = if upload.stage() == Stage::Complete {
             Carrier::Held(connection)
         } else {
             Carrier::Detached(connection.spawn())
