@@ -43,8 +43,9 @@ pub(super) const CONNECTIONS: RangeInclusive<usize> = 1..=16_777_216;
 pub(super) const POOL_IDLE: RangeInclusive<usize> = 0..=65_536;
 /// Buffers: from a page to more than any connection has in flight.
 pub(super) const BUFFER_SIZE: RangeInclusive<Size> = kib(4)..=kib(64 << 10);
-/// The kernel's own ceiling for an unprivileged pipe is 1 MiB; with CAP_SYS_RESOURCE 2 GiB.
-pub(super) const PIPE_SIZE: RangeInclusive<Size> = kib(4)..=kib(64 << 10);
+/// The kernel's own ceiling for an unprivileged pipe is 1 MiB; with CAP_SYS_RESOURCE 2 GiB. Smaller
+/// ones than these are not used, copying is cheaper (`forward::pipes`).
+pub(super) const PIPE_SIZE: RangeInclusive<Size> = kib(64)..=kib(64 << 10);
 pub(super) const SOCKMAP_TUNNELS: RangeInclusive<u32> = 1..=65_536;
 
 const fn kib(n: u64) -> Size {

@@ -394,7 +394,7 @@ fn times_and_sizes_have_units_and_ranges() {
             "4:68: limits.body_size_max: expected `none` or a size with its unit (`512B`, \
              `16KiB`, `1MiB`) from 0B to 1024GiB, found `lots`",
             "4:85: limits.pipe_size: expected a size with its unit (`512B`, `16KiB`, `1MiB`) from \
-             4KiB to 64MiB, found `4096`",
+             64KiB to 64MiB, found `4096`",
             "4:104: limits.connections: expected `auto` or a whole number from 1 to 16777216, \
              found `0`",
             "4:124: limits.head_fields_max: expected a whole number from 1 to 1024, found the \
