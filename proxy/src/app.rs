@@ -17,7 +17,7 @@ use crate::{
     access_log::{AccessLog, AccessLogGuard},
     admin,
     config::{Config, Datapath, Listener, Workers},
-    drain::{self, Shutdown},
+    drain::{self, Shutdown, Signals},
     guard::Guard,
     http::fields::Pseudonym,
     kernel::KernelPlane,
@@ -44,6 +44,7 @@ pub struct App {
     pub kernel: Arc<KernelPlane>,
     shutdown: Shutdown,
     drain_timeout: Duration,
+    signals: Signals,
     control: runtime::Runtime,
     workers: Vec<thread::JoinHandle<anyhow::Result<()>>>,
     /// Flushes the access log when everything else is gone.
@@ -60,13 +61,18 @@ impl App {
         let open_files = limits::raise_open_files().context("open-files limit")?;
         let cpus = affinity::allowed_cpus().context("affinity mask")?;
         let workers = worker_count(config.workers, cpus.len());
+        // Before anybody can see that it is there: who does may send a signal at once.
+        let control = runtime::Builder::new_current_thread().enable_all().build()?;
+        let signals = {
+            let _within = control.enter();
+            Signals::install().context("signal handlers")?
+        };
         let groups = config
             .listeners
             .iter()
             .map(|listener| listener::bind(listener, workers, &config.limits))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let kernel = Arc::new(load_kernel(config, &groups, workers)?);
-        let control = runtime::Builder::new_current_thread().enable_all().build()?;
         let (access_log, access_log_guard) = match &config.log.access {
             Some(access) => AccessLog::open(access).map(|(log, guard)| (Some(log), Some(guard)))?,
             None => (None, None),
@@ -105,6 +111,7 @@ impl App {
             kernel,
             shutdown,
             drain_timeout: config.drain.timeout,
+            signals,
             control,
             workers,
             _access_log: access_log_guard,
@@ -124,8 +131,8 @@ impl App {
     /// # Errors
     /// A worker broke down; the others are drained first.
     pub fn wait(self) -> anyhow::Result<()> {
-        let Self { shutdown, drain_timeout, control, workers, .. } = self;
-        let signals = control.spawn(drain::on_signals(shutdown.clone(), drain_timeout));
+        let Self { shutdown, drain_timeout, signals, control, workers, .. } = self;
+        let signals = control.spawn(drain::on_signals(signals, shutdown.clone(), drain_timeout));
         let finished = control.block_on(async {
             tokio::task::spawn_blocking(move || join(workers, &shutdown)).await
         });

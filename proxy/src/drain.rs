@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, watch},
 };
 
@@ -66,29 +66,45 @@ pub(crate) async fn ordered(orders: &mut watch::Receiver<Order>, order: Order) {
     }
 }
 
-/// Drains on SIGTERM or SIGINT, ends on a second one or when `deadline` has passed.
-///
-/// # Errors
-/// The signal handlers cannot be installed.
-pub(crate) async fn on_signals(shutdown: Shutdown, deadline: Duration) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+/// SIGTERM and SIGINT, from when this is made on; before that they kill the process.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Only within a runtime.
+    ///
+    /// # Errors
+    /// The handlers cannot be installed.
+    pub(crate) fn install() -> std::io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Drains on a signal, ends on a second one or when `deadline` has passed.
+pub(crate) async fn on_signals(mut signals: Signals, shutdown: Shutdown, deadline: Duration) {
     let mut orders = shutdown.watch();
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = signals.next() => {}
         () = ordered(&mut orders, Order::Drain) => {}
     }
     tracing::info!(deadline_ms = deadline.as_millis() as u64, "draining");
     shutdown.drain();
     tokio::select! {
-        _ = terminate.recv() => tracing::info!("second signal, ending"),
-        _ = interrupt.recv() => tracing::info!("second signal, ending"),
+        () = signals.next() => tracing::info!("second signal, ending"),
         () = tokio::time::sleep(deadline) => tracing::warn!("drain deadline, ending"),
         () = ordered(&mut orders, Order::End) => {}
     }
     shutdown.end();
-    Ok(())
 }
 
 /// Something on a worker that outlives an accept loop.

@@ -3,5 +3,6 @@
 mod config;
 mod limits;
 mod object;
+mod process;
 mod smuggling;
 mod wire;

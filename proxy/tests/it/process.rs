@@ -1,0 +1,445 @@
+//! The binary as an operator meets it: exit codes, signals, messages, and what the process is made of.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use proxy::test_support::{Client, Node, TestProxy, eventually};
+use rustix::process::{Pid, Signal, kill_process};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_tandem");
+const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+const HALF: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nx";
+
+/// A configuration for everything to `node`: in userspace, with one worker, unless `sections` says
+/// otherwise.
+fn yaml(node: SocketAddr, sections: &str) -> String {
+    let mut text = format!("{}{sections}\n", TestProxy::yaml(&[node]));
+    for default in ["kernel: { mode: off }", "workers: 1"] {
+        let (key, _) = default.split_once(' ').expect("a key");
+        if !text.lines().any(|line| line.starts_with(key)) {
+            text.push_str(default);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+struct File {
+    path: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+fn file(text: &str) -> File {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("tandem.yaml");
+    std::fs::write(&path, text).expect("a file");
+    File { path, _directory: directory }
+}
+
+/// Runs to the end.
+fn run(arguments: &[&str]) -> Output {
+    Command::new(BINARY).args(arguments).output().expect("the binary runs")
+}
+
+fn run_file(action: &str, file: &File) -> Output {
+    run(&[action, "-c", file.path.to_str().expect("a path")])
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A running tandem; killed when dropped.
+struct Tandem {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    _file: File,
+}
+
+impl Tandem {
+    fn start(yaml: &str) -> Tandem {
+        Tandem::start_with(&[], yaml)
+    }
+
+    /// Behind `wrapper`, a command that runs another one.
+    fn start_with(wrapper: &[&str], yaml: &str) -> Tandem {
+        let file = file(yaml);
+        let words: Vec<_> = wrapper.iter().copied().chain([BINARY, "run", "-c"]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(&file.path).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary runs");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (lines, stderr) = (Arc::clone(&log), child.stderr.take().expect("a pipe"));
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                lines.lock().expect("no panic").push(line);
+            }
+        });
+        Tandem { child, log, _file: file }
+    }
+
+    fn log(&self) -> Vec<String> {
+        self.log.lock().expect("no panic").clone()
+    }
+
+    /// The log once a line has all of `words` in it, and that line.
+    fn line(&self, words: &[&str]) -> String {
+        eventually(&format!("a line with {words:?}"), || {
+            self.log().into_iter().find(|line| words.iter().all(|word| line.contains(word)))
+        })
+    }
+
+    /// Where it says it listens.
+    fn address(&self, words: &[&str]) -> SocketAddr {
+        let line = self.line(words);
+        let (_, address) = line.split_once("address=").expect("an address");
+        address.trim().parse().expect("an address")
+    }
+
+    fn web(&self) -> SocketAddr {
+        self.address(&["listening", "web"])
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(self.web())
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("it runs");
+    }
+
+    fn exit(&mut self) -> ExitStatus {
+        eventually("the end", || self.child.try_wait().expect("our child"))
+    }
+
+    /// What is in a directory of `/proc` about it.
+    fn proc(&self, directory: &str) -> Vec<PathBuf> {
+        let path = format!("/proc/{}/{directory}", self.pid().as_raw_nonzero());
+        let entries = std::fs::read_dir(path).expect("our child");
+        entries.map(|entry| entry.expect("an entry").path()).collect()
+    }
+}
+
+impl Drop for Tandem {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[test]
+fn a_signal_drains_and_a_request_under_way_is_finished() {
+    let node = Node::always("ok");
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut tandem = Tandem::start(&yaml(node.address, ""));
+        let (mut idle, mut busy) = (tandem.client(), tandem.client());
+        assert_eq!(idle.ask(GET).status, 200);
+        busy.send(HALF);
+        eventually("the request at the node", || node.heard().ends_with('x').then_some(()));
+        tandem.signal(signal);
+        idle.closed();
+        assert!(tandem.child.try_wait().expect("our child").is_none());
+        let response = busy.send("y").response();
+        assert_eq!((response.status, response.field("connection")), (200, Some("close")));
+        busy.closed();
+        assert_eq!(tandem.exit().code(), Some(0));
+        tandem.line(&["INFO", "drained"]);
+    }
+}
+
+/// Whoever starts a process may want it gone before it says that it is there.
+#[test]
+fn a_signal_that_comes_early_drains_as_well() {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+    let text = yaml(free, "").replace("127.0.0.1:0", &free.to_string());
+    for _ in 0..5 {
+        let mut tandem = Tandem::start(&text);
+        eventually("it listens", || std::net::TcpStream::connect(free).ok());
+        tandem.signal(Signal::TERM);
+        assert_eq!(tandem.exit().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let node = Node::always("ok");
+    let mut tandem = Tandem::start(&yaml(node.address, "drain: { timeout: 1h }"));
+    let (mut idle, mut busy) = (tandem.client(), tandem.client());
+    assert_eq!(idle.ask(GET).status, 200);
+    busy.send(HALF);
+    eventually("the request at the node", || node.heard().ends_with('x').then_some(()));
+    tandem.signal(Signal::TERM);
+    // Drains, and would go on for an hour.
+    idle.closed();
+    tandem.signal(Signal::TERM);
+    busy.closed();
+    assert_eq!(tandem.exit().code(), Some(0));
+}
+
+#[test]
+fn a_drain_has_a_deadline() {
+    let node = Node::always("ok");
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("access.log");
+    let sections =
+        format!("drain: {{ timeout: 200ms }}\nlog: {{ access: {{ target: {} }} }}", log.display());
+    let mut tandem = Tandem::start(&yaml(node.address, &sections));
+    let mut busy = tandem.client();
+    busy.send(HALF);
+    eventually("the request at the node", || node.heard().ends_with('x').then_some(()));
+    tandem.signal(Signal::TERM);
+    busy.closed();
+    assert_eq!(tandem.exit().code(), Some(0));
+    tandem.line(&["WARN", "drain deadline"]);
+    let line = std::fs::read_to_string(&log).expect("a log");
+    assert!(line.trim_end().ends_with(" KD"), "{line}");
+}
+
+#[test]
+fn a_second_instance_is_told_that_the_address_is_taken() {
+    let node = Node::always("ok");
+    let first = Tandem::start(&yaml(node.address, ""));
+    let address = first.web().to_string();
+    let text = yaml(node.address, "").replace("127.0.0.1:0", &address);
+    let second = run_file("run", &file(&text));
+    assert_eq!(second.status.code(), Some(1));
+    let message = stderr(&second);
+    assert!(
+        message.contains(&format!("listener `web`: bind {address}: Address already in use")),
+        "{message}"
+    );
+    assert_eq!(first.client().ask(GET).status, 200);
+    // Nor may the admin address be taken.
+    let sections = format!("admin: {{ address: \"{address}\" }}");
+    let third = run_file("run", &file(&yaml(node.address, &sections)));
+    assert_eq!(third.status.code(), Some(1));
+    assert!(stderr(&third).contains("Address already in use"), "{}", stderr(&third));
+}
+
+#[test]
+fn a_file_that_is_wrong_is_said_to_be_with_its_lines() {
+    let address: SocketAddr = ([127, 0, 0, 1], 1).into();
+    let text = yaml(address, "limitz: {}\ntimeouts: { head: soon }");
+    let wrong = file(&text);
+    let path = wrong.path.display();
+    for action in ["check", "run"] {
+        let output = run_file(action, &wrong);
+        assert_eq!(output.status.code(), Some(1), "{action}");
+        let message = stderr(&output);
+        for place in [format!("{path}:4:"), format!("{path}:5:")] {
+            assert!(message.contains(&place), "{action}: {message}");
+        }
+        assert!(output.stdout.is_empty());
+    }
+    let unreadable = file("listeners: [\n  {]\n");
+    let output = run_file("run", &unreadable);
+    assert_eq!(output.status.code(), Some(1));
+    let place = format!("{}:2:", unreadable.path.display());
+    assert!(stderr(&output).contains(&place), "{}", stderr(&output));
+    let missing = run(&["run", "-c", "/nowhere/tandem.yaml"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(stderr(&missing).contains("/nowhere/tandem.yaml"), "{}", stderr(&missing));
+
+    let right = file(&yaml(address, ""));
+    let output = run_file("check", &right);
+    assert_eq!(output.status.code(), Some(0));
+    let expected = format!("{}: valid\n", right.path.display());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    for arguments in [&[][..], &["run"], &["serve"], &["check", "-c"], &["bpf"], &["version", "x"]]
+    {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let message = stderr(&output);
+        let helps = message.contains("Usage:") || message.contains("--help");
+        assert!(helps, "{arguments:?}: {message}");
+    }
+    let version = run(&["version"]);
+    assert_eq!(version.status.code(), Some(0));
+    let text = String::from_utf8_lossy(&version.stdout).into_owned();
+    assert!(text.starts_with("tandem ") && text.contains("kernel ABI"), "{text}");
+    assert_eq!(run(&["--help"]).status.code(), Some(0));
+}
+
+#[test]
+fn bpf_status_asks_the_running_one() {
+    let node = Node::always("ok");
+    let tandem = Tandem::start(&yaml(node.address, "admin: { address: \"127.0.0.1:0\" }"));
+    let admin = tandem.address(&["admin listening"]).to_string();
+    let output = run(&["bpf", "status", "--admin", &admin]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(status["features"].is_array(), "{status}");
+    drop(tandem);
+    let output = run(&["bpf", "status", "--admin", &admin]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains(&admin), "{}", stderr(&output));
+}
+
+/// Without a capability, whoever runs the test.
+const POWERLESS: [&str; 3] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+
+#[test]
+fn without_privileges_auto_serves_and_require_does_not() {
+    let node = Node::always("ok");
+    let mut require =
+        Tandem::start_with(&POWERLESS, &yaml(node.address, "kernel: { mode: require }"));
+    assert_eq!(require.exit().code(), Some(1));
+    require.line(&["tandem: "]);
+    assert!(!require.log().iter().any(|line| line.contains("listening")), "{:?}", require.log());
+
+    let auto = Tandem::start_with(&POWERLESS, &yaml(node.address, "kernel: { mode: auto }"));
+    assert_eq!(auto.client().ask(GET).status, 200);
+    let warnings: Vec<_> = auto.log().into_iter().filter(|line| line.contains(" WARN ")).collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    auto.line(&["serving", "kernel=\"userspace\""]);
+}
+
+#[test]
+fn running_out_of_files_never_stops_accepting() {
+    const FILES: usize = 64;
+    let node = Node::always("ok");
+    let sections = "limits: { connections: 10000 }\nadmin: { address: \"127.0.0.1:0\" }";
+    let wrapper = ["prlimit", &format!("--nofile={FILES}:{FILES}")];
+    let tandem = Tandem::start_with(&wrapper, &yaml(node.address, sections));
+    for _ in 0..2 {
+        let mut clients: Vec<_> = (0..2 * FILES).map(|_| tandem.client()).collect();
+        for client in &mut clients {
+            client.send("GET / HTTP/1.1\r\n");
+        }
+        tandem.line(&["WARN", "accept", "open-files limit"]);
+        drop(clients);
+        // Those that were never accepted are served now, and so is who comes next.
+        assert_eq!(tandem.client().ask(GET).status, 200);
+    }
+    let mut admin = Client::connect(tandem.address(&["admin listening"]));
+    let page = admin.ask("GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n").text();
+    let counter = "tandem_listener_accept_errors_total{listener=\"web\",kind=\"process_files\"} ";
+    let count = page.lines().find_map(|line| line.strip_prefix(counter)).expect("counted");
+    assert!(count.parse::<u64>().expect("a number") > 0);
+}
+
+#[test]
+fn nobody_waits_for_whoever_reads_the_access_log() {
+    // Several times what a pipe holds, about 100 bytes each.
+    const REQUESTS: usize = 3000;
+    let node = Node::always("ok");
+    let mut tandem =
+        Tandem::start(&yaml(node.address, "log: { access: { target: stdout, format: json } }"));
+    let mut client = tandem.client();
+    for _ in 0..REQUESTS / 100 {
+        client.send(GET.repeat(100));
+        for _ in 0..100 {
+            assert_eq!(client.response().status, 200);
+        }
+    }
+    drop(client);
+    // Its end does not wait either, for longer than what is queued deserves.
+    tandem.signal(Signal::TERM);
+    assert_eq!(tandem.exit().code(), Some(0));
+    // What did get into the pipe is whole lines but for the last.
+    let mut text = String::new();
+    tandem.child.stdout.take().expect("a pipe").read_to_string(&mut text).expect("text");
+    let (lines, _) = text.rsplit_once('\n').expect("lines");
+    assert!(lines.lines().count() > 100);
+    for line in lines.lines() {
+        serde_json::from_str::<serde_json::Value>(line).expect("JSON");
+    }
+}
+
+#[test]
+fn the_log_has_a_level_and_a_format() {
+    let node = Node::always("ok");
+    let mut json = Tandem::start(&yaml(node.address, "log: { format: json }"));
+    json.line(&["serving"]);
+    json.signal(Signal::TERM);
+    json.exit();
+    json.line(&["drained"]);
+    for line in json.log() {
+        serde_json::from_str::<serde_json::Value>(&line).expect(&line);
+    }
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+    let text =
+        yaml(node.address, "log: { level: error }").replace("127.0.0.1:0", &free.to_string());
+    let mut silent = Tandem::start(&text);
+    eventually("it listens", || std::net::TcpStream::connect(free).ok());
+    silent.signal(Signal::TERM);
+    assert_eq!(silent.exit().code(), Some(0));
+    assert_eq!(silent.log(), Vec::<String>::new());
+}
+
+/// Names and affinities of the worker threads.
+fn workers(tandem: &Tandem) -> Vec<(String, String)> {
+    let read = |path: PathBuf| std::fs::read_to_string(path).expect("a thread");
+    let mut workers: Vec<_> = tandem
+        .proc("task")
+        .into_iter()
+        .map(|task| (read(task.join("comm")).trim().to_owned(), read(task.join("status"))))
+        .filter(|(name, _)| name.starts_with("worker-"))
+        .map(|(name, status)| (name, allowed(&status)))
+        .collect();
+    workers.sort();
+    workers
+}
+
+fn allowed(status: &str) -> String {
+    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    line.expect("an affinity").trim().to_owned()
+}
+
+#[test]
+fn there_are_as_many_workers_as_asked_for_pinned_or_not() {
+    let node = Node::always("ok");
+    let own = allowed(&std::fs::read_to_string("/proc/self/status").expect("ourselves"));
+    for pin in [true, false] {
+        let sections = format!("workers: {{ count: 3, pin: {pin} }}");
+        let tandem = Tandem::start(&yaml(node.address, &sections));
+        assert_eq!(tandem.client().ask(GET).status, 200);
+        // A thread is there a moment before it has pinned itself.
+        let workers = eventually("three workers", || {
+            let workers = workers(&tandem);
+            let is_done = workers.iter().all(|(_, cpus)| !pin || cpus.parse::<u32>().is_ok());
+            (workers.len() == 3 && is_done).then_some(workers)
+        });
+        for (at, (name, cpus)) in workers.into_iter().enumerate() {
+            assert_eq!(name, format!("worker-{at}"));
+            assert!(pin || cpus == own, "{cpus}");
+        }
+    }
+}
+
+#[test]
+fn a_spliced_tunnel_has_pipes_of_the_size_asked_for() {
+    let node = Node::always("ok");
+    let sections = "limits: { pipe_size: 128KiB }\nstream_routes: [{ id: l4, datapath: splice, upstream_id: app }]";
+    let text = yaml(node.address, sections).replace(
+        "listeners: [",
+        "listeners: [{ name: l4, address: \"127.0.0.1:0\", protocol: tcp }, ",
+    );
+    let tandem = Tandem::start(&text);
+    let mut client = Client::connect(tandem.address(&["listening", "l4"]));
+    assert_eq!(client.ask(GET).text(), "ok");
+    let sizes: Vec<_> = tandem
+        .proc("fd")
+        .into_iter()
+        .filter(|fd| {
+            std::fs::read_link(fd).is_ok_and(|to| to.to_string_lossy().starts_with("pipe:"))
+        })
+        .filter_map(|fd| rustix::pipe::fcntl_getpipe_size(std::fs::File::open(fd).ok()?).ok())
+        .collect();
+    assert!(sizes.contains(&(128 * 1024)), "{sizes:?}");
+}
