@@ -45,8 +45,6 @@ use crate::{
 /// How long a connection that was answered with bytes still under way is kept open, so that the
 /// reset those bytes would provoke does not destroy the answer.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
-/// What is read and thrown away meanwhile.
-const LINGER_BYTES_MAX: usize = 1 << 20;
 /// hyper buffers at most this much, in either direction; more only makes one slow side cost more.
 const BUFFER_MAX: usize = 64 * 1024;
 
@@ -342,19 +340,13 @@ async fn answer(cx: &ConnectionCx, stream: &mut TcpStream, fault: Fault) {
     }
 }
 
-/// Sends our FIN and waits, within bounds, for the downstream's: closing a socket with unread bytes
+/// Sends our FIN and waits a while for the downstream's: closing a socket with unread bytes
 /// resets it, and a reset may overtake the answer (RFC 9112 section 9.6).
 async fn linger(stream: &mut TcpStream) {
-    let mut budget = LINGER_BYTES_MAX;
     let drained = async {
         stream.shutdown().await?;
         let mut scratch = [0; 4096];
-        while budget > 0 {
-            match stream.read(&mut scratch).await? {
-                0 => break,
-                read => budget = budget.saturating_sub(read),
-            }
-        }
+        while stream.read(&mut scratch).await? > 0 {}
         std::io::Result::Ok(())
     };
     // Whatever comes of it, the socket is closed next.

@@ -33,7 +33,13 @@ pub(super) fn upstream_request(
 ) -> Result<Request<RequestBody>, Fault> {
     let mut request = Request::new(body);
     *request.method_mut() = head.method().parse().map_err(|_| Fault::Internal)?;
-    *request.uri_mut() = target(head, &plan.target)?;
+    *request.uri_mut() = match &plan.target {
+        // Lies in the head: no copy.
+        Cow::Borrowed(target) => PathAndQuery::from_maybe_shared(head.slice(target.as_bytes())),
+        Cow::Owned(target) => PathAndQuery::try_from(target.as_str()),
+    }
+    .map(Uri::from)
+    .map_err(|_| Fault::HeadMalformed)?;
     let host = head.host().map_or_else(|| Cow::Owned(node.to_string()), Cow::Borrowed);
     let all = fields::forwarded_request_fields(head, forwarding, &host);
     let kept = all.filter(|field| !plan.replaces(field.name.as_str()));
@@ -45,14 +51,6 @@ pub(super) fn upstream_request(
         fields.insert(HeaderName::from_static(name), value);
     }
     Ok(request)
-}
-
-fn target(head: &RequestHead, target: &Cow<'_, str>) -> Result<Uri, Fault> {
-    let target = match target {
-        Cow::Borrowed(target) => PathAndQuery::from_maybe_shared(head.slice(target.as_bytes())),
-        Cow::Owned(target) => PathAndQuery::from_maybe_shared(bytes::Bytes::from(target.clone())),
-    };
-    target.map(Uri::from).map_err(|_| Fault::HeadMalformed)
 }
 
 /// The node's response as the downstream gets it.

@@ -50,7 +50,9 @@ pub fn response(head: &ResponseHead) -> Bytes {
     match head.body_length() {
         // Without a length hyper would wait for the end of the connection.
         BodyLength::Empty => push_framing(&mut text, BodyLength::Fixed(0)),
-        length => push_framing(&mut text, length),
+        length @ (BodyLength::Fixed(_) | BodyLength::Chunked | BodyLength::UntilClose) => {
+            push_framing(&mut text, length);
+        }
     }
     text.push_str("\r\n");
     text.into()

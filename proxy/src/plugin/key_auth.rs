@@ -39,7 +39,13 @@ pub struct KeyAuthConfig {
 #[derive(Debug, Default)]
 pub struct Keyring {
     hasher: RandomState,
-    owners: HashMap<u64, Vec<(Arc<str>, Arc<str>)>>,
+    owners: HashMap<u64, Vec<Owner>>,
+}
+
+#[derive(Debug)]
+struct Owner {
+    key: Arc<str>,
+    username: Arc<str>,
 }
 
 impl Keyring {
@@ -49,7 +55,8 @@ impl Keyring {
             if let Some(key) = &consumer.key_auth {
                 let hash = keyring.hasher.hash_one(key.as_bytes());
                 let owners = keyring.owners.entry(hash).or_default();
-                owners.push((Arc::clone(key), Arc::clone(&consumer.username)));
+                owners
+                    .push(Owner { key: Arc::clone(key), username: Arc::clone(&consumer.username) });
             }
         }
         keyring
@@ -59,8 +66,8 @@ impl Keyring {
         let owners = self.owners.get(&self.hasher.hash_one(key))?;
         owners
             .iter()
-            .find(|(candidate, _)| candidate.as_bytes().ct_eq(key).into())
-            .map(|(_, username)| username)
+            .find(|owner| owner.key.as_bytes().ct_eq(key).into())
+            .map(|owner| &owner.username)
     }
 }
 

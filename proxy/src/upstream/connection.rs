@@ -26,6 +26,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    task::JoinHandle,
 };
 
 use crate::{
@@ -226,25 +227,35 @@ impl UpstreamConnection {
         !self.news.0.load(Ordering::Relaxed) || self.rest()
     }
 
-    /// Lets the connection run on by itself until the node has everything that was sent to it.
+    /// Makes the connection a task, which moves the rest of the request until the response is done
+    /// with.
     pub(crate) fn spawn(self) -> Detached {
         let Self { driver, state, sender, .. } = self;
         state.driver.take();
-        if let Some(driver) = driver {
+        let task = driver.map(|driver| {
             tokio::task::spawn_local(async move {
                 if let Err(error) = driver.await {
                     tracing::debug!(%error, "detached upstream connection");
                 }
-            });
-        }
-        Detached { state, _sender: sender }
+            })
+        });
+        Detached { state, task, _sender: sender }
     }
 }
 
-/// What is left of a connection that became a task.
+/// What is left of a connection that became a task; dropping it closes the connection.
 pub(crate) struct Detached {
     state: Rc<ResponseState>,
+    task: Option<JoinHandle<()>>,
     _sender: SendRequest<RequestBody>,
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
 }
 
 impl Detached {
