@@ -64,10 +64,6 @@ impl Deadlines {
         self.has_expired[wait as usize].set(false);
     }
 
-    pub(crate) fn is_waiting(&self, wait: Wait) -> bool {
-        self.at[wait as usize].get().is_some()
-    }
-
     pub(crate) fn has_expired(&self, wait: Wait) -> bool {
         self.has_expired[wait as usize].get()
     }

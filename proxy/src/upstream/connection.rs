@@ -5,6 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    convert::Infallible,
     future::Future,
     io,
     net::SocketAddr,
@@ -15,6 +16,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker, ready},
+    time::Duration,
 };
 
 use http::{Request, Response};
@@ -26,7 +28,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    task::JoinHandle,
+    sync::oneshot,
 };
 
 use crate::{
@@ -38,6 +40,8 @@ use crate::{
     metrics::{GaugeGuard, UpstreamMetrics},
 };
 
+/// How long a node that has answered may take to take the rest of its request.
+const AFTERMATH_MAX: Duration = Duration::from_secs(30);
 /// Interim responses (1xx) swallowed before the final one; a node that sends more is refused.
 const INTERIM_HEADS_MAX: u32 = 16;
 
@@ -227,35 +231,36 @@ impl UpstreamConnection {
         !self.news.0.load(Ordering::Relaxed) || self.rest()
     }
 
-    /// Makes the connection a task, which moves the rest of the request until the response is done
-    /// with.
+    /// Makes the connection a task, which moves the rest of the request while the response streams
+    /// and for [`AFTERMATH_MAX`] after that.
     pub(crate) fn spawn(self) -> Detached {
         let Self { driver, state, sender, .. } = self;
         state.driver.take();
-        let task = driver.map(|driver| {
+        let (streaming, streamed) = oneshot::channel::<Infallible>();
+        if let Some(driver) = driver {
             tokio::task::spawn_local(async move {
-                if let Err(error) = driver.await {
-                    tracing::debug!(%error, "detached upstream connection");
+                let overdue = async {
+                    drop(streamed.await);
+                    tokio::time::sleep(AFTERMATH_MAX).await;
+                };
+                tokio::select! {
+                    result = driver => if let Err(error) = result {
+                        tracing::debug!(%error, "detached upstream connection");
+                    },
+                    () = overdue => tracing::debug!("rest of a request not taken"),
                 }
-            })
-        });
-        Detached { state, task, _sender: sender }
+            });
+        }
+        Detached { state, _sender: sender, _streaming: streaming }
     }
 }
 
-/// What is left of a connection that became a task; dropping it closes the connection.
+/// What is left of a connection that became a task.
 pub(crate) struct Detached {
     state: Rc<ResponseState>,
-    task: Option<JoinHandle<()>>,
     _sender: SendRequest<RequestBody>,
-}
-
-impl Drop for Detached {
-    fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
-    }
+    /// Dropped when the response has streamed.
+    _streaming: oneshot::Sender<Infallible>,
 }
 
 impl Detached {

@@ -333,31 +333,6 @@ fn a_connection_that_rested_goes_on_as_before() {
 }
 
 #[test]
-fn a_node_may_answer_before_it_has_the_whole_request() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let proxy = TestProxy::to(&[listener.local_addr().expect("an address")]);
-    let mut client = proxy.client();
-    client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 20\r\n\r\nfirst half");
-    let (mut node, _) = listener.accept().expect("the proxy dials");
-    node.set_read_timeout(Some(proxy::test_support::PATIENCE)).expect("a timeout");
-    let mut seen = Vec::new();
-    while !seen.ends_with(b"\r\n\r\nfirst half") {
-        let mut byte = [0];
-        std::io::Read::read_exact(&mut node, &mut byte).expect("the proxy sends");
-        seen.extend(byte);
-    }
-    std::io::Write::write_all(&mut node, b"HTTP/1.1 413 No\r\ncontent-length: 2\r\n\r\nno")
-        .expect("the proxy reads");
-    let response = client.response();
-    assert_eq!((response.status, response.text().as_str()), (413, "no"));
-    // The connection carries half a request: neither side is used again.
-    client.closed();
-    let mut more = Vec::new();
-    std::io::Read::read_to_end(&mut node, &mut more).expect("the proxy closes");
-    assert_eq!(more, b"");
-}
-
-#[test]
 fn a_node_that_stops_reading_the_request_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let yaml = TestProxy::yaml(&[listener.local_addr().expect("an address")]);
