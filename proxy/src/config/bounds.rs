@@ -15,6 +15,7 @@ pub(super) const FILE_SIZE_MAX: u64 = 8 << 20;
 /// Worker threads; more than any machine of today has processors.
 pub(super) const WORKERS_MAX: usize = 1024;
 pub(super) const LISTENERS_MAX: usize = limits::LISTENERS_MAX as usize;
+pub(super) const INTERFACES_MAX: usize = 64;
 /// Prefixes of `guard.allow` and `guard.deny` together; the kernel's tries hold as many.
 pub(super) const GUARD_PREFIXES_MAX: usize = limits::PREFIXES_MAX as usize;
 /// New connections a second of one source, and how many at once.
@@ -26,6 +27,8 @@ pub(super) const WEIGHT: RangeInclusive<u32> = 0..=65_535;
 pub(super) const URI_CHARS_MAX: usize = 4096;
 /// Characters of a host name, RFC 1035 section 2.3.4.
 pub(super) const HOST_CHARS_MAX: usize = 253;
+/// Ids that a dangling reference is compared with for a suggestion; among more none is made.
+pub(super) const SUGGESTED_FROM_MAX: usize = 1000;
 /// Bytes of a consumer's key; it has to fit into a head.
 pub(super) const KEY_SIZE_MAX: usize = 4096;
 

@@ -45,6 +45,7 @@ pub(super) fn listeners(root: &mut Section<'_>) -> Vec<Listener> {
     }
     if items.len() > bounds::LISTENERS_MAX {
         value.error(format!("{} listeners; at most {}", items.len(), bounds::LISTENERS_MAX));
+        return Vec::new();
     }
     let mut lines = HashMap::new();
     let mut listeners: Vec<Listener> = Vec::new();
@@ -125,8 +126,13 @@ fn xdp(mut section: Section<'_>) -> Xdp {
 
 /// Names are checked for their form only: which interfaces there are, the kernel plane finds out.
 fn interfaces(value: &Value<'_>) -> Option<Vec<String>> {
+    let items = value.items()?;
+    if items.len() > bounds::INTERFACES_MAX {
+        value.error(format!("{} interfaces; at most {}", items.len(), bounds::INTERFACES_MAX));
+        return None;
+    }
     let mut names: Vec<String> = Vec::new();
-    for item in value.items()? {
+    for item in items {
         let Some(name) = item.leaf::<String>() else { continue };
         // linux/netdevice.h, dev_valid_name: 15 bytes, no slash, colon or blank.
         let is_valid = (1..=15).contains(&name.len())

@@ -338,7 +338,7 @@ pub(super) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> O
     known
         .map(|candidate| (edits(&typed, candidate), candidate))
         .filter(|(edits, candidate)| edits * 3 <= candidate.chars().count().max(typed.len()))
-        .min_by_key(|(edits, _)| *edits)
+        .min()
         .map(|(_, candidate)| candidate)
 }
 

@@ -10,7 +10,7 @@ use super::{
     Node, Upstream, bounds,
     leaf::Id,
     planned::Kind,
-    reader::{Place, Section, Value},
+    reader::{self, Place, Section, Value},
     resource,
     tree::shown,
 };
@@ -73,7 +73,10 @@ impl<'t> Upstreams<'t> {
     fn refer(&mut self, reference: &Value<'_>) -> Option<Arc<Upstream>> {
         let Id(id) = reference.leaf()?;
         let Some(upstream) = self.by_id.get(&id) else {
-            let near = super::reader::nearest(&id, self.by_id.keys().map(AsRef::as_ref));
+            let ids = self.by_id.keys().map(AsRef::as_ref);
+            let near = (self.by_id.len() <= bounds::SUGGESTED_FROM_MAX)
+                .then(|| reader::nearest(&id, ids))
+                .flatten();
             let hint = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
             reference.error(format!("no upstream has the id `{id}`{hint}"));
             return None;

@@ -817,6 +817,20 @@ fn limits_stop_what_only_an_attack_has() {
 }
 
 #[test]
+fn lists_that_are_compared_item_by_item_are_bounded() {
+    let many = |item: &str| vec![item; 2000].join(", ");
+    let text = messages(&format!("listeners: [{}]\n", many("{ name: a, address: 127.0.0.1:0 }")));
+    assert_eq!(text, "t.yaml:1:12: listeners: 2000 listeners; at most 64\n1 error in t.yaml");
+    let text = messages(&with(&format!("kernel: {{ xdp: {{ interfaces: [{}] }} }}\n", many("lo"))));
+    assert!(text.contains("kernel.xdp.interfaces: 2000 interfaces; at most 64"), "{text}");
+    let text = messages(&with(&format!(
+        "routes:\n  - id: r\n    uris: [{}]\n    upstream: {{ nodes: {{ \"127.0.0.1:80\": 1 }} }}\n",
+        many("/")
+    )));
+    assert!(text.contains("routes[0].uris: 2000 entries; at most 1024"), "{text}");
+}
+
+#[test]
 fn of_very_many_errors_the_first_are_shown() {
     let keys: String = (0..150).map(|n| format!("key{n:03}: 1\n")).collect();
     let text = messages(&with(&keys));
