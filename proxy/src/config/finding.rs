@@ -13,11 +13,19 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// The place of a byte offset that is a character boundary of the text.
+    /// The place of a byte offset that is a character boundary of the text. Lines end as in YAML 1.2
+    /// section 5.4: at a line feed, a carriage return, or both.
     pub(super) fn at(text: &str, offset: usize) -> Mark {
         let before = &text[..offset];
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let line = before.bytes().filter(|&byte| byte == b'\n').count() + 1;
+        let bytes = before.as_bytes();
+        let ends_line = |&at: &usize| match bytes[at] {
+            b'\n' => true,
+            b'\r' => text.as_bytes().get(at + 1) != Some(&b'\n'),
+            _ => false,
+        };
+        let mut line_ends = (0..offset).rev().filter(ends_line);
+        let line_start = line_ends.next().map_or(0, |end| end + 1);
+        let line = line_ends.count() + 1 + usize::from(line_start > 0);
         Mark { line, column: before[line_start..].chars().count() + 1 }
     }
 }

@@ -83,7 +83,8 @@ pub(super) fn read(text: &str, lookup: Lookup<'_>, sink: &Sink) -> Option<Node> 
         let (event, span) = match event {
             Ok(event) => event,
             Err(error) => {
-                let mark = mark_of(*error.marker());
+                // At the end of the file the parser is a line ahead.
+                let mark = mark_of(*error.marker()).min(Mark::at(text, text.len()));
                 let hint = reference_hint(text, mark);
                 sink.error(mark, "", format!("not YAML: {}{hint}", error.info()));
                 return None;

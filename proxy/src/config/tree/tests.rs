@@ -76,6 +76,30 @@ fn everything_knows_where_it_stands() {
 }
 
 #[test]
+fn what_the_end_of_the_file_cuts_off_is_reported_there() {
+    for (text, line, column) in [("a: [{", 1, 6), ("a:\n- [{\n", 3, 1), ("a: \"x", 1, 4)] {
+        let (tree, errors) = read_all(text);
+        assert!(tree.is_none());
+        assert_eq!(errors.list[0].mark, Some(Mark { line, column }), "{text:?}: {errors:?}");
+    }
+}
+
+#[test]
+fn offsets_are_places() {
+    let text = "ab\nü\r\nc\rd\n";
+    let places: Vec<(usize, usize)> = text
+        .char_indices()
+        .map(|(offset, _)| Mark::at(text, offset))
+        .map(|mark| (mark.line, mark.column))
+        .collect();
+    assert_eq!(
+        places,
+        [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (4, 1), (4, 2)]
+    );
+    assert_eq!(Mark::at(text, text.len()), Mark { line: 5, column: 1 });
+}
+
+#[test]
 fn aliases_keep_the_place_of_what_they_stand_for() {
     check("a: &x [1]\nb: *x\n", &["1:1 a", "1:8 a[0]=1", "2:1 b", "1:8 b[0]=1"]);
     check("&k a: 1\nb: *k\n", &["1:1 a", "1:7 a=1", "2:1 b", "1:1 b=a"]);
