@@ -68,7 +68,10 @@ pub(super) fn read(text: &str, lookup: Lookup<'_>, sink: &Sink) -> Option<Node> 
         sink.error(mark, "", message);
         return None;
     }
+    // At the end of the file the parser is a line ahead.
+    let end = Mark::at(text, text.len());
     let mut builder = Builder {
+        end,
         lookup,
         sink,
         open: Vec::new(),
@@ -83,8 +86,7 @@ pub(super) fn read(text: &str, lookup: Lookup<'_>, sink: &Sink) -> Option<Node> 
         let (event, span) = match event {
             Ok(event) => event,
             Err(error) => {
-                // At the end of the file the parser is a line ahead.
-                let mark = mark_of(*error.marker()).min(Mark::at(text, text.len()));
+                let mark = mark_of(*error.marker()).min(end);
                 let hint = reference_hint(text, mark);
                 sink.error(mark, "", format!("not YAML: {}{hint}", error.info()));
                 return None;
@@ -137,6 +139,8 @@ fn mark_of(marker: Marker) -> Mark {
 }
 
 struct Builder<'a> {
+    /// Where the file ends.
+    end: Mark,
     lookup: Lookup<'a>,
     sink: &'a Sink,
     open: Vec<Open>,
@@ -171,7 +175,7 @@ const NO_ANCHOR: usize = 0;
 
 impl Builder<'_> {
     fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), Halt> {
-        let mark = mark_of(span.start);
+        let mark = mark_of(span.start).min(self.end);
         match event {
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => Ok(()),
             Event::DocumentStart(_) => self.document(mark),
