@@ -1,6 +1,6 @@
 //! Stop accepting, let finish what runs, until a deadline.
 //!
-//! [`Shutdown`] gives the order, every worker watches it, and [`Live`] passes it on to what runs on
+//! [`Shutdown`] gives the order, every worker watches it, and `Live` passes it on to what runs on
 //! a worker.
 
 use std::{

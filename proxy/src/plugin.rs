@@ -3,7 +3,7 @@
 //! Plugins are a closed set, one file each, named as the configuration names them. A hook gets plain
 //! types and the time it runs at as values, does no IO of its own, and knows neither hyper nor
 //! tokio nor aya, so every lane runs the same plugins. Hooks run in the order of
-//! [`PluginConfig::priority`], highest first, in four phases: request, response head, body, log.
+//! `PluginConfig::priority`, highest first, in four phases: request, response head, body, log.
 
 mod key_auth;
 

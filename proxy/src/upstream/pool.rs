@@ -1,7 +1,7 @@
 //! Idle connections of one worker, by node.
 //!
 //! A connection comes back only with the gate's word that its last response was complete and that
-//! another may follow ([`UpstreamConnection::rest`]). The youngest is taken first, so the
+//! another may follow (`UpstreamConnection::rest`). The youngest is taken first, so the
 //! old ones can age out.
 
 use std::{
