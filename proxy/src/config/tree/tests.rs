@@ -87,7 +87,7 @@ fn what_the_end_of_the_file_cuts_off_is_reported_there() {
 #[test]
 fn no_place_is_behind_the_end_of_the_file() {
     check("? ##", &["1:5 [\"\"]", "1:5 [\"\"]="]);
-    check("a:", &["1:1 a", "1:3 a="]);
+    check("a:", &["1:1 a", "1:2 a="]);
 }
 
 #[test]
