@@ -4,5 +4,6 @@ mod config;
 mod limits;
 mod object;
 mod process;
+mod routing;
 mod smuggling;
 mod wire;

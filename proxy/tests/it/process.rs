@@ -290,19 +290,24 @@ fn bpf_status_asks_the_running_one() {
     assert!(stderr(&output).contains(&admin), "{}", stderr(&output));
 }
 
-/// Without a capability, whoever runs the test.
-const POWERLESS: [&str; 3] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+/// What takes the capabilities away from whoever has some.
+fn powerless() -> &'static [&'static str] {
+    match rustix::process::geteuid().is_root() {
+        true => &["setpriv", "--bounding-set=-all", "--inh-caps=-all"],
+        false => &[],
+    }
+}
 
 #[test]
 fn without_privileges_auto_serves_and_require_does_not() {
     let node = Node::always("ok");
     let mut require =
-        Tandem::start_with(&POWERLESS, &yaml(node.address, "kernel: { mode: require }"));
+        Tandem::start_with(powerless(), &yaml(node.address, "kernel: { mode: require }"));
     assert_eq!(require.exit().code(), Some(1));
     require.line(&["tandem: "]);
     assert!(!require.log().iter().any(|line| line.contains("listening")), "{:?}", require.log());
 
-    let auto = Tandem::start_with(&POWERLESS, &yaml(node.address, "kernel: { mode: auto }"));
+    let auto = Tandem::start_with(powerless(), &yaml(node.address, "kernel: { mode: auto }"));
     assert_eq!(auto.client().ask(GET).status, 200);
     let warnings: Vec<_> = auto.log().into_iter().filter(|line| line.contains(" WARN ")).collect();
     assert_eq!(warnings.len(), 1, "{warnings:?}");

@@ -1,0 +1,147 @@
+//! The keys that say where a request or a tunnel goes, and who may send it.
+
+use std::net::{SocketAddr, TcpListener};
+
+use proxy::test_support::{Client, Node, TestProxy};
+
+fn dead() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port")
+}
+
+#[test]
+fn hosts_methods_priority_and_status_choose_the_route() {
+    let nodes = ["exact", "wild", "posts", "high", "rest"].map(Node::always);
+    let [exact, wild, posts, high, rest] = nodes.each_ref().map(|node| node.address);
+    let to = |node: SocketAddr| format!("upstream: {{ nodes: {{ \"{node}\": 1 }} }}");
+    let proxy = TestProxy::start(&format!(
+        "listeners: [{{ name: web, address: \"127.0.0.1:0\" }}]\n\
+         routes:\n\
+         - {{ id: exact, uri: /*, host: a.example, {} }}\n\
+         - {{ id: wild, uri: /*, hosts: [\"*.example\"], {} }}\n\
+         - {{ id: posts, uris: [/p, /p/*], methods: [POST], {} }}\n\
+         - {{ id: high, uri: /p/*, priority: 1, {} }}\n\
+         - {{ id: off, uri: /off, status: 0, {} }}\n\
+         - {{ id: rest, uri: /*, {} }}\n",
+        to(exact),
+        to(wild),
+        to(posts),
+        to(high),
+        to(posts),
+        to(rest)
+    ));
+    let mut client = proxy.client();
+    for (request, host, answer) in [
+        ("GET /x", "a.example", "exact"),
+        ("GET /x", "A.EXAMPLE:81", "exact"),
+        ("GET /x", "b.example", "wild"),
+        ("GET /x", "b.a.example", "wild"),
+        ("GET /x", "example", "rest"),
+        ("GET /x", "a.example.org", "rest"),
+        ("POST /p", "o", "posts"),
+        ("GET /p", "o", "rest"),
+        ("POST /p/x", "o", "high"),
+        ("GET /off", "o", "rest"),
+    ] {
+        let response = client.ask(format!("{request} HTTP/1.1\r\nhost: {host}\r\n\r\n"));
+        assert_eq!(response.text(), answer, "{request} {host}");
+    }
+}
+
+#[test]
+fn weights_are_exact_and_retries_are_as_many_as_allowed() {
+    let [one, three] = ["one", "three"].map(Node::always);
+    let proxy = TestProxy::start(
+        &TestProxy::yaml(&[one.address, three.address])
+            .replace(&format!("\"{}\": 1", three.address), &format!("\"{}\": 3", three.address)),
+    );
+    let mut client = proxy.client();
+    for _ in 0..40 {
+        client.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    }
+    assert_eq!((one.seen().len(), three.seen().len()), (10, 30));
+
+    let yaml = TestProxy::yaml(&[dead(), one.address]);
+    let proxy = TestProxy::start(&yaml.replace("type: roundrobin", "retries: 0"));
+    let mut client = proxy.client();
+    let mut statuses: Vec<_> =
+        (0..4).map(|_| client.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").status).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 502, 502]);
+    assert_eq!(proxy.metric("tandem_upstream_retries_total{upstream=\"app\"}"), 0.0);
+}
+
+#[test]
+fn a_key_is_looked_for_where_configured_and_hidden_if_asked() {
+    let node = Node::always("ok");
+    let proxy = TestProxy::start(&format!(
+        "listeners: [{{ name: web, address: \"127.0.0.1:0\" }}]\n\
+         routes:\n\
+         - {{ id: hidden, uri: /h/*, upstream_id: app, plugins: {{ key-auth: {{ header: X-Key, query: k, realm: shop, hide_credentials: true }} }} }}\n\
+         - {{ id: shown, uri: /s/*, upstream_id: app, plugins: {{ key-auth: {{}} }} }}\n\
+         - {{ id: anyone, uri: /a/*, upstream_id: app, plugins: {{ key-auth: {{ anonymous_consumer: nobody }} }} }}\n\
+         upstreams: [{{ id: app, nodes: {{ \"{}\": 1 }} }}]\n\
+         consumers:\n\
+         - {{ username: alice, plugins: {{ key-auth: {{ key: secret }} }} }}\n\
+         - {{ username: nobody }}\n",
+        node.address
+    ));
+    let mut client = proxy.client();
+    let mut ask = |target: &str, fields: &str| {
+        client.ask(format!("GET {target} HTTP/1.1\r\nhost: a\r\n{fields}\r\n"))
+    };
+    let refused = ask("/h/x?apikey=secret", "apikey: secret\r\n");
+    assert_eq!(refused.status, 401);
+    assert_eq!(refused.field("www-authenticate"), Some("apikey realm=\"shop\""));
+    for (target, fields) in
+        [("/h/x?q=1&k=secret", ""), ("/h/x?q=1&%6b=secret", "x-KEY: secret\r\n")]
+    {
+        assert_eq!(ask(target, fields).status, 200, "{target}");
+        let seen = node.take().remove(0);
+        assert_eq!(seen.line(), "GET /h/x?q=1 HTTP/1.1");
+        assert!(!seen.head.contains("secret"), "{}", seen.head);
+        assert_eq!(seen.field("x-consumer-username"), Some("alice"));
+    }
+    // The same key twice is not one key.
+    assert_eq!(ask("/h/x", "x-key: secret\r\nx-key: secret\r\n").status, 401);
+    assert_eq!(ask("/h/x?k=secret&k=wrong", "").status, 401);
+    assert_eq!(ask("/s/x?apikey=secret", "").status, 200);
+    assert_eq!(node.take()[0].line(), "GET /s/x?apikey=secret HTTP/1.1");
+    for (fields, consumer) in
+        [("", "nobody"), ("apikey: wrong\r\n", "nobody"), ("apikey: secret\r\n", "alice")]
+    {
+        assert_eq!(ask("/a/x", fields).status, 200);
+        assert_eq!(node.take()[0].field("x-consumer-username"), Some(consumer));
+    }
+}
+
+#[test]
+fn a_tunnel_goes_where_its_ends_say() {
+    let [near, far] = ["near", "far"].map(Node::always);
+    let (first, second) = (dead(), dead());
+    let proxy = TestProxy::start(&format!(
+        "listeners:\n\
+         - {{ name: first, address: \"{first}\", protocol: tcp }}\n\
+         - {{ name: second, address: \"{second}\", protocol: tcp }}\n\
+         stream_routes:\n\
+         - {{ id: elsewhere, remote_addr: 192.0.2.0/24, upstream_id: far }}\n\
+         - {{ id: port, server_port: {}, upstream_id: far }}\n\
+         - {{ id: here, server_addr: 127.0.0.1, remote_addr: 127.0.0.0/8, upstream_id: near }}\n\
+         upstreams:\n\
+         - {{ id: near, nodes: {{ \"{}\": 1 }} }}\n\
+         - {{ id: far, nodes: {{ \"{}\": 1 }} }}\n",
+        first.port(),
+        near.address,
+        far.address
+    ));
+    for (listener, answer) in [("second", "near"), ("first", "far")] {
+        let mut client = Client::connect(proxy.address(listener));
+        let response = client.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+        assert_eq!(response.text(), answer);
+        client.stream().shutdown(std::net::Shutdown::Write).expect("half close");
+        client.closed();
+        proxy.access_log(1);
+    }
+    // `splice` unless told otherwise.
+    let line = &proxy.access_log(1)[0];
+    assert!(line.contains(" second here near ") && line.ends_with(" splice --"), "{line}");
+}
