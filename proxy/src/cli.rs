@@ -12,7 +12,11 @@ use std::{
 
 use anyhow::{Context, bail};
 
-use crate::{app::App, config::Config, kernel, logging};
+use crate::{
+    app::App,
+    config::{self, Config},
+    kernel, logging,
+};
 
 /// A reverse proxy and API gateway whose kernel half steers connections and moves bytes.
 #[derive(Debug, clap::Parser)]
@@ -77,9 +81,12 @@ pub fn complain(error: &anyhow::Error) {
 fn serve(path: &Path) -> anyhow::Result<ExitCode> {
     let config = match Config::load(path) {
         Ok(config) => config,
-        Err(errors) => return report(&errors),
+        Err(errors) => return complain_about(&errors),
     };
     logging::init(&config.log)?;
+    for warning in &config.warnings.list {
+        tracing::warn!("{}", warning.message);
+    }
     let app = App::start(&config)?;
     for (name, address) in &app.listeners {
         tracing::info!(listener = &**name, %address, "listening");
@@ -99,16 +106,16 @@ fn serve(path: &Path) -> anyhow::Result<ExitCode> {
 }
 
 fn check(path: &Path) -> anyhow::Result<ExitCode> {
-    match Config::load(path) {
-        Ok(_) => {
-            writeln!(io::stdout(), "{}: valid", path.display())?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(errors) => report(&errors),
+    let report = config::check(path);
+    if report.is_valid() {
+        writeln!(io::stdout(), "{report}")?;
+        Ok(ExitCode::SUCCESS)
+    } else {
+        complain_about(&report)
     }
 }
 
-fn report(errors: &dyn std::fmt::Display) -> anyhow::Result<ExitCode> {
+fn complain_about(errors: &dyn std::fmt::Display) -> anyhow::Result<ExitCode> {
     writeln!(io::stderr(), "{errors}")?;
     Ok(ExitCode::FAILURE)
 }

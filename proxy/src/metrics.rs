@@ -35,7 +35,6 @@ pub use self::{
 };
 use crate::{
     error::Fault,
-    forward::Via,
     kernel::{self, KernelPlane},
 };
 
@@ -48,7 +47,6 @@ pub struct Metrics {
     families: Families,
     faults: [Counter; Fault::ALL.len()],
     bytes: ByteCounters,
-    tunnels_active: [Gauge; Via::ALL.len()],
     listeners: Table<Arc<str>, ListenerMetrics>,
     routes: Table<(Arc<str>, Arc<str>), RouteMetrics>,
     upstreams: Table<Arc<str>, UpstreamMetrics>,
@@ -70,7 +68,6 @@ struct Families {
     pool_idle: Family<UpstreamLabels, Gauge>,
     checkouts: Family<UpstreamResultLabels, Counter>,
     bytes: Family<BytesLabels, Counter>,
-    tunnels_active: Family<ViaLabels, Gauge>,
     fallbacks: Family<FallbackLabels, Counter>,
     faults: Family<FaultLabels, Counter>,
 }
@@ -125,11 +122,6 @@ struct BytesLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ViaLabels {
-    via: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FallbackLabels {
     reason: &'static str,
 }
@@ -176,16 +168,12 @@ impl Metrics {
             let fault = fault.consequence().label;
             families.faults.get_or_create_owned(&FaultLabels { fault })
         });
-        let tunnels_active = Via::ALL.map(|via| {
-            families.tunnels_active.get_or_create_owned(&ViaLabels { via: via.label() })
-        });
         let bytes = ByteCounters::new(&families.bytes);
         Metrics {
             registry,
             families,
             faults,
             bytes,
-            tunnels_active,
             listeners: Table::default(),
             routes: Table::default(),
             upstreams: Table::default(),
@@ -215,11 +203,6 @@ impl Metrics {
     /// Counts a fault of the data path, wherever it happened.
     pub fn fault(&self, fault: Fault) {
         self.faults[fault as usize].inc();
-    }
-
-    /// A tunnel that runs over `via` until the guard is dropped.
-    pub fn tunnel(&self, via: Via) -> GaugeGuard {
-        GaugeGuard::new(&self.tunnels_active[via as usize])
     }
 
     /// A tunnel that could not have the datapath its route asks for. Not for the request path: the
@@ -262,7 +245,6 @@ impl Families {
         names::POOL_IDLE.register(registry, &self.pool_idle);
         names::POOL_CHECKOUTS.register(registry, &self.checkouts);
         names::FORWARD_BYTES.register(registry, &self.bytes);
-        names::TUNNELS_ACTIVE.register(registry, &self.tunnels_active);
         names::TUNNEL_FALLBACKS.register(registry, &self.fallbacks);
         names::FAULTS.register(registry, &self.faults);
     }

@@ -80,8 +80,6 @@ metrics! {
         "Connections asked of a pool";
     FORWARD_BYTES = "tandem_forward_bytes_total", Counter, ["direction", "via"], Stable,
         "Body and tunnel bytes, by the path that carried them";
-    TUNNELS_ACTIVE = "tandem_forward_tunnels_active", Gauge, ["via"], Stable,
-        "Tunnels that are open, by the path that carries them";
     TUNNEL_FALLBACKS = "tandem_forward_fallbacks_total", Counter, ["reason"], Unstable,
         "Tunnels that could not have the datapath their route asks for";
     FAULTS = "tandem_faults_total", Counter, ["fault"], Stable,

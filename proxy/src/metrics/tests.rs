@@ -9,6 +9,7 @@ use super::{
     route::{CLASSES, ENDS, class_index, end_index},
     *,
 };
+use crate::forward::Via;
 
 fn page(metrics: &Metrics) -> String {
     let counters = vec![kernel::Counter { program: "ingress", reason: "blocked", packets: 7 }];
@@ -40,7 +41,6 @@ fn exercised() -> Metrics {
     upstream.retry();
     drop(upstream.pool_idle());
     metrics.tunnel_fallback("map_full");
-    drop(metrics.tunnel(Via::Sockmap));
     metrics
 }
 
@@ -188,13 +188,12 @@ fn guards_give_back_what_they_took() {
     let (listener, upstream) = (metrics.listener("web"), metrics.upstream("app"));
     let active = "tandem_downstream_connections_active{listener=\"web\"}";
     let idle = "tandem_upstream_pool_idle{upstream=\"app\"}";
-    let tunnels = "tandem_forward_tunnels_active{via=\"sockmap\"}";
-    let held = (listener.connection(), upstream.pool_idle(), metrics.tunnel(Via::Sockmap));
-    for series in [active, idle, tunnels] {
+    let held = (listener.connection(), upstream.pool_idle());
+    for series in [active, idle] {
         assert_eq!(value(&metrics, series), Some(1.0), "{series}");
     }
     drop(held);
-    for series in [active, idle, tunnels] {
+    for series in [active, idle] {
         assert_eq!(value(&metrics, series), Some(0.0), "{series}");
     }
     assert_eq!(
