@@ -39,7 +39,3 @@ pub const TCP_COPIED_SEQ: &str = "TCP_COPIED_SEQ";
 pub const TCP_WRITE_SEQ: &str = "TCP_WRITE_SEQ";
 /// `u32`: of `tcp_sock.snd_una`.
 pub const TCP_SND_UNA: &str = "TCP_SND_UNA";
-
-/// `u32`: bytes of one direction of a tunnel that may be on their way: queued, written, and not
-/// acknowledged yet. The peer's send buffer has to have room for as many.
-pub const TUNNEL_WINDOW: &str = "TUNNEL_WINDOW";

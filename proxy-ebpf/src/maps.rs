@@ -82,7 +82,7 @@ pub(crate) static WORKER_SOCKETS: ReusePortSockArray<{ (LISTENERS_MAX * WORKERS_
 #[btf_map]
 pub(crate) static DRAINED_WORKERS: Array<DrainedWorkers, 1> = Array::new();
 
-// For `tunnel`: offsets in this kernel, and its window.
+// Offsets in this kernel, for `tunnel`.
 #[unsafe(no_mangle)]
 pub(crate) static SKB_SEQ: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
@@ -93,8 +93,6 @@ pub(crate) static TCP_COPIED_SEQ: Global<u32> = Global::new(0);
 pub(crate) static TCP_WRITE_SEQ: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static TCP_SND_UNA: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
-pub(crate) static TUNNEL_WINDOW: Global<u32> = Global::new(0);
 
 /// Ends of tunnels: two for each, downstream first. Userspace sizes the four maps below alike.
 const TUNNEL_ENDS: usize = 2 * TUNNELS_DEFAULT as usize;

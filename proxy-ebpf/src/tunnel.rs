@@ -34,7 +34,7 @@ use proxy_ebpf::window::{self, Buffer, Peer};
 use crate::{
     maps::{
         SKB_SEQ, SKB_TRUESIZE, TCP_COPIED_SEQ, TCP_SND_UNA, TCP_WRITE_SEQ, TUNNEL_CONTROL,
-        TUNNEL_END, TUNNEL_FLOW, TUNNEL_SOCKETS, TUNNEL_WINDOW,
+        TUNNEL_END, TUNNEL_FLOW, TUNNEL_SOCKETS,
     },
     stats,
 };
@@ -136,7 +136,7 @@ fn redirect(
     let (write_seq, snd_una) = send_queue_of(peer).ok_or(Reason::NoPeer)?;
     let truesize = read_u32(ctx.as_ptr(), SKB_TRUESIZE.load()).ok_or(Reason::NoPeer)?;
     let peer_state = Peer { delivered, write_seq, snd_una };
-    if !window::admit(flow, peer_state, TUNNEL_WINDOW.load(), Buffer { len, truesize }) {
+    if !window::admit(flow, peer_state, Buffer { len, truesize }) {
         return Err(Reason::WindowFull);
     }
     // The helper returns the verdict it recommends: to drop, 0, if there is no such socket. The entry

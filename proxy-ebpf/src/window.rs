@@ -4,7 +4,7 @@
 //! whose unread bytes close TCP's window.
 
 use proxy_common::{
-    limits::TUNNEL_QUEUE_MAX,
+    limits::{TUNNEL_QUEUE_MAX, TUNNEL_WINDOW},
     tunnel::{Flow, state},
 };
 
@@ -27,13 +27,13 @@ pub struct Peer {
 /// Whether a buffer may be queued on the peer; if so it is charged. For a flow of which everything
 /// passed has been delivered.
 ///
-/// Bytes on their way, queued or written and not acknowledged, stay within `window`. The memory of
+/// Bytes on their way, queued or written and not acknowledged, stay within [`TUNNEL_WINDOW`]. The memory of
 /// what is queued is bounded beside that, because what leaves is known in bytes, and a byte may cost
 /// a thousand. So memory is charged in two parts, before and after a mark in the stream, and the
 /// first part is forgotten when the peer has been written up to the mark. The sum is never less than
 /// what is queued and at most twice as much.
 #[inline(always)]
-pub fn admit(flow: &mut Flow, peer: Peer, window: u32, buffer: Buffer) -> bool {
+pub fn admit(flow: &mut Flow, peer: Peer, buffer: Buffer) -> bool {
     // Modulo 2^32, as sequence numbers are; what is on its way is far below that.
     let moved = flow.redirected.wrapping_add(peer.delivered) as u32;
     if flow.state & state::HAS_BASE == 0 {
@@ -55,7 +55,7 @@ pub fn admit(flow: &mut Flow, peer: Peer, window: u32, buffer: Buffer) -> bool {
     let under_way = queued.saturating_add(unacknowledged).saturating_add(buffer.len);
     let charged =
         flow.charged_before.saturating_add(flow.charged_after).saturating_add(buffer.truesize);
-    if under_way > window || charged > TUNNEL_QUEUE_MAX {
+    if under_way > TUNNEL_WINDOW || charged > TUNNEL_QUEUE_MAX {
         return false;
     }
     flow.charged_after += buffer.truesize;

@@ -139,8 +139,8 @@ impl TunnelContext {
 }
 
 /// Moves bytes both ways until both sides have ended, one fails, nothing has moved for `cx.idle`, or
-/// `deadline` (of the drain) completes. The sockets are good for nothing but closing afterwards, and
-/// so they are if the future is dropped.
+/// `deadline` (of the drain) completes. Both sockets come with their send queues bounded. They are
+/// good for nothing but closing afterwards, and so they are if the future is dropped.
 pub async fn run(
     downstream: &mut TcpStream,
     upstream: &mut TcpStream,
@@ -204,34 +204,28 @@ impl Path {
         downstream: &TcpStream,
         upstream: &TcpStream,
     ) -> (Path, Option<Fallback>) {
-        let (path, fallback) = match datapath {
-            Datapath::User => (Path::Copy, None),
-            Datapath::Splice => (Path::Splice, None),
+        let refused = match datapath {
+            Datapath::User => return (Path::Copy, None),
+            Datapath::Splice => return (Path::Splice, None),
             Datapath::Sockmap => match cx.kernel.tunnel(downstream.as_fd(), upstream.as_fd()) {
-                Ok(tunnel) => (Path::Kernel(tunnel), None),
-                Err(refused @ TunnelRefused::Stranded) => {
-                    (Path::Copy, Some(Fallback::Refused(refused)))
-                }
-                Err(
-                    refused @ (TunnelRefused::KernelOff
-                    | TunnelRefused::Full
-                    | TunnelRefused::HalfClosed
-                    | TunnelRefused::Busy
-                    | TunnelRefused::Failed),
-                ) => (Path::Splice, Some(Fallback::Refused(refused))),
+                Ok(tunnel) => return (Path::Kernel(tunnel), None),
+                Err(refused) => refused,
             },
         };
-        match path {
-            Path::Copy | Path::Splice => {
-                for socket in [downstream, upstream] {
-                    // Only a socket that is not TCP refuses; what is lost then is a memory bound.
-                    let _ = sys::socket::bound_send_queue(socket, cx.send_buffer, cx.unsent_max);
-                }
-            }
-            // The kernel half has set its own.
-            Path::Kernel(_) => {}
+        for socket in [downstream, upstream] {
+            // The kernel half may have set its own bounds already. Only a socket that is not TCP
+            // refuses ours; what is lost then is a memory bound.
+            let _ = sys::socket::bound_send_queue(socket, cx.send_buffer, cx.unsent_max);
         }
-        (path, fallback)
+        let path = match refused {
+            TunnelRefused::Stranded => Path::Copy,
+            TunnelRefused::KernelOff
+            | TunnelRefused::Full
+            | TunnelRefused::HalfClosed
+            | TunnelRefused::Busy
+            | TunnelRefused::Failed => Path::Splice,
+        };
+        (path, Some(Fallback::Refused(refused)))
     }
 
     /// What userspace moves itself on this path.

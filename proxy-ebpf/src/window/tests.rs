@@ -1,7 +1,5 @@
 use super::*;
 
-const WINDOW: u32 = 1 << 20;
-
 /// A flow whose peer is at sequence number `base`, with what the program does beside admitting.
 struct Tunnel {
     flow: Flow,
@@ -33,7 +31,7 @@ impl Tunnel {
         let seq = |bytes: u64| self.base.wrapping_add(bytes as u32);
         let (write_seq, snd_una) = (seq(self.written), seq(self.acknowledged));
         let peer = Peer { delivered: self.delivered, write_seq, snd_una };
-        let is_admitted = admit(&mut self.flow, peer, WINDOW, Buffer { len, truesize });
+        let is_admitted = admit(&mut self.flow, peer, Buffer { len, truesize });
         if is_admitted {
             self.flow.redirected += u64::from(len);
         }
@@ -56,7 +54,7 @@ fn a_worker_that_does_not_run_gets_one_queue() {
     for (len, truesize) in [(1448, 2304), (1, 768)] {
         let mut tunnel = Tunnel::new(7);
         let admitted = (0..10_000).filter(|_| tunnel.offer(len, truesize)).count();
-        assert_eq!(admitted as u32, (TUNNEL_QUEUE_MAX / truesize).min(WINDOW / len));
+        assert_eq!(admitted as u32, (TUNNEL_QUEUE_MAX / truesize).min(TUNNEL_WINDOW / len));
     }
 }
 
@@ -68,7 +66,7 @@ fn a_peer_that_does_not_read_gets_one_window() {
         admitted += u32::from(tunnel.offer(65_536, 70_000));
         tunnel.written += tunnel.queued();
     }
-    assert_eq!(admitted, WINDOW / 65_536);
+    assert_eq!(admitted, TUNNEL_WINDOW / 65_536);
     tunnel.acknowledged += 65_535;
     assert!(!tunnel.offer(65_536, 70_000));
     tunnel.acknowledged += 1;

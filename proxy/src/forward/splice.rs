@@ -11,7 +11,7 @@ use super::{
 
 /// Bytes asked for at once. What a pipe takes is limited by its slots, one for each piece of a
 /// page; pieces of a socket's pages are up to 32 KiB, so 64 slots could pin 2 MiB.
-const FILL_MAX: usize = 256 << 10;
+const FILL_MAX: usize = 1 << 20;
 
 /// How a direction came to its end here.
 pub(super) enum Ended {

@@ -77,7 +77,11 @@ async fn connection(receive_buffer: Option<u32>) -> (TcpStream, TcpStream) {
     let listener: TcpListener = socket.listen(1).unwrap();
     let address = listener.local_addr().unwrap();
     let (connected, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-    (connected.unwrap(), accepted.unwrap().0)
+    let sockets = (connected.unwrap(), accepted.unwrap().0);
+    for socket in [&sockets.0, &sockets.1] {
+        sys::socket::bound_send_queue(socket, 256 << 10, 128 << 10).unwrap();
+    }
+    sockets
 }
 
 /// Bytes that look random and differ by seed (xorshift64*).

@@ -3,7 +3,7 @@
 //! aya-ebpf emits no relocations (aya issue 349), so offsets are looked up here and given to the
 //! programs as constants.
 
-use std::fs;
+use std::{fs, ops::Range};
 
 use anyhow::{Context as _, ensure};
 
@@ -26,49 +26,52 @@ mod kind {
     pub(super) const ENUM64: u32 = 19;
 }
 
-/// Type information of a kernel.
+/// Type information of a kernel, as it came: an index of its 150 000 types would cost more than the
+/// few looked up here.
 pub(super) struct Btf {
-    types: Vec<u8>,
-    strings: Vec<u8>,
-    /// Where each type starts; the first has id 1.
-    starts: Vec<usize>,
+    bytes: Vec<u8>,
+    types: Range<usize>,
+    strings: Range<usize>,
 }
 
 impl Btf {
     pub(super) fn of_this_kernel() -> anyhow::Result<Btf> {
         let bytes = fs::read(PATH).with_context(|| format!("read {PATH}"))?;
-        Btf::parse(&bytes).with_context(|| format!("parse {PATH}"))
+        Btf::parse(bytes).with_context(|| format!("parse {PATH}"))
     }
 
-    fn parse(bytes: &[u8]) -> anyhow::Result<Btf> {
+    fn parse(bytes: Vec<u8>) -> anyhow::Result<Btf> {
         let magic = bytes.first_chunk().map(|magic| u16::from_ne_bytes(*magic));
         ensure!(magic == Some(MAGIC), "no BTF of this byte order");
-        let header = |at| word(bytes, at).context("header cut off");
+        let header = |at| word(&bytes, at).context("header cut off");
         let length = header(4)?;
-        let section = |offset, size| {
+        let section = |offset: usize, size: usize| {
             let start = length.checked_add(offset)?;
-            bytes.get(start..start.checked_add(size)?).map(<[u8]>::to_vec)
+            let section = start..start.checked_add(size)?;
+            bytes.get(section.clone()).map(|_| section)
         };
         let types = section(header(8)?, header(12)?).context("types cut off")?;
         let strings = section(header(16)?, header(20)?).context("strings cut off")?;
-        let mut starts = Vec::new();
-        let mut at = 0;
-        while at < types.len() {
-            starts.push(at);
-            at += type_size(&types, at).context("a type cut off")?;
-        }
-        Ok(Btf { types, strings, starts })
+        let btf = Btf { bytes, types, strings };
+        ensure!(btf.records().last() == Some(btf.types.end), "a type cut off");
+        Ok(btf)
+    }
+
+    /// Where each type starts, in the order of their ids, which count from 1; then where the last
+    /// one ends.
+    fn records(&self) -> impl Iterator<Item = usize> {
+        let next = |&at: &usize| Some(at + self.record_size(at)?);
+        std::iter::successors(Some(self.types.start), next)
     }
 
     /// Offset in bytes of a field of a struct, through anonymous members.
     pub(super) fn offset_of(&self, structure: &str, field: &str) -> anyhow::Result<u32> {
         let offset = self
-            .starts
-            .iter()
-            .filter(|&&start| {
+            .records()
+            .filter(|&start| {
                 self.kind(start) == Some(kind::STRUCT) && self.name(start) == Some(structure)
             })
-            .find_map(|&start| self.member(start, field, NESTING_MAX))
+            .find_map(|start| self.member(start, field, NESTING_MAX))
             .with_context(|| format!("no field `{structure}.{field}` in this kernel's BTF"))?;
         ensure!(offset % 8 == 0, "`{structure}.{field}` is a bit field");
         Ok(offset / 8)
@@ -76,16 +79,17 @@ impl Btf {
 
     /// Offset in bits.
     fn member(&self, start: usize, field: &str, nesting: usize) -> Option<u32> {
-        let info = word(&self.types, start + 4)?;
+        let info = word(&self.bytes, start + 4)?;
         let has_bit_fields = info >> 31 == 1;
         (0..info & 0xffff).find_map(|index| {
             let at = start + 12 + index * 12;
-            let offset = word(&self.types, at + 8)? as u32;
+            let offset = word(&self.bytes, at + 8)? as u32;
             let offset = if has_bit_fields { offset & 0x00ff_ffff } else { offset };
             match self.name(at)? {
                 name if name == field => Some(offset),
                 "" if nesting > 0 => {
-                    let nested = *self.starts.get(word(&self.types, at + 4)?.checked_sub(1)?)?;
+                    let id = word(&self.bytes, at + 4)?;
+                    let nested = self.records().nth(id.checked_sub(1)?)?;
                     matches!(self.kind(nested)?, kind::STRUCT | kind::UNION)
                         .then(|| self.member(nested, field, nesting - 1))
                         .flatten()
@@ -96,13 +100,28 @@ impl Btf {
         })
     }
 
+    /// Size of a type's record, which depends on its kind; `None` at the end, or past it.
+    fn record_size(&self, start: usize) -> Option<usize> {
+        let info = word(self.bytes.get(..self.types.end)?, start + 4)?;
+        let members = info & 0xffff;
+        let rest = match kind_of(info) {
+            kind::INT | kind::VAR | kind::DECL_TAG => 4,
+            kind::ARRAY => 12,
+            kind::STRUCT | kind::UNION | kind::DATASEC | kind::ENUM64 => members * 12,
+            kind::ENUM | kind::FUNC_PROTO => members * 8,
+            _ => 0,
+        };
+        Some(12 + rest)
+    }
+
     fn kind(&self, start: usize) -> Option<u32> {
-        Some(kind_of(word(&self.types, start + 4)?))
+        Some(kind_of(word(self.bytes.get(..self.types.end)?, start + 4)?))
     }
 
     /// The name that a type or member starts with.
     fn name(&self, start: usize) -> Option<&str> {
-        let rest = self.strings.get(word(&self.types, start)?..)?;
+        let strings = self.bytes.get(self.strings.clone())?;
+        let rest = strings.get(word(&self.bytes, start)?..)?;
         std::str::from_utf8(rest.split(|byte| *byte == 0).next()?).ok()
     }
 }
@@ -113,20 +132,6 @@ fn word(bytes: &[u8], at: usize) -> Option<usize> {
 
 fn kind_of(info: usize) -> u32 {
     (info >> 24 & 0x1f) as u32
-}
-
-/// Size of a type's record, which depends on its kind.
-fn type_size(types: &[u8], start: usize) -> Option<usize> {
-    let info = word(types, start + 4)?;
-    let members = info & 0xffff;
-    let rest = match kind_of(info) {
-        kind::INT | kind::VAR | kind::DECL_TAG => 4,
-        kind::ARRAY => 12,
-        kind::STRUCT | kind::UNION | kind::DATASEC | kind::ENUM64 => members * 12,
-        kind::ENUM | kind::FUNC_PROTO => members * 8,
-        _ => 0,
-    };
-    (start + 12 + rest <= types.len()).then_some(12 + rest)
 }
 
 #[cfg(test)]

@@ -20,14 +20,16 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{HashMap, Map, MapData, MapError, SockHash},
     programs::SkSkb,
 };
 use proxy_common::{
-    globals, names,
+    globals,
+    limits::TUNNEL_WINDOW,
+    names,
     tunnel::{Control, Flow, state},
 };
 use rustix::time::{ClockId, clock_gettime};
@@ -98,7 +100,6 @@ struct Shared {
     controls: MappedWords,
     flows: MappedWords,
     places: Mutex<Places>,
-    window: u32,
 }
 
 /// A tunnel that the kernel moves. Dropping it leaves what still arrives to userspace; its sockets
@@ -120,19 +121,17 @@ struct Socket {
 /// What the loader has to know before the maps are made and the program is verified.
 pub(super) struct Setup {
     tunnels_max: u32,
-    /// Bytes of one direction that may be on their way.
-    window: u32,
     /// Offsets of this kernel, by the global that takes each; or why there are none.
     offsets: anyhow::Result<Vec<(&'static str, u32)>>,
 }
 
 impl Setup {
     pub(super) fn new(limits: &Limits) -> Self {
-        Self {
-            tunnels_max: limits.sockmap_tunnels,
-            window: u32::try_from(limits.send_buffer).unwrap_or(u32::MAX),
-            offsets: offsets(),
-        }
+        let offsets = match limits.sockmap_tunnels {
+            0 => Err(anyhow!("`limits.sockmap_tunnels` is 0")),
+            _ => offsets(),
+        };
+        Self { tunnels_max: limits.sockmap_tunnels, offsets }
     }
 
     /// Sets capacities and constants. Without offsets the program is not loaded: see
@@ -143,7 +142,6 @@ impl Setup {
         {
             loader.map_max_entries(map, self.ends_max());
         }
-        loader.override_global(globals::TUNNEL_WINDOW, &self.window, true);
         for (global, offset) in self.offsets.iter().flatten() {
             loader.override_global(global, offset, true);
         }
@@ -183,7 +181,6 @@ impl Tunnels {
             controls: map_array::<Control>(ebpf, names::TUNNEL_CONTROL, ends_max)?,
             flows: map_array::<Flow>(ebpf, names::TUNNEL_FLOW, ends_max)?,
             places: Mutex::new(Places::new(setup.tunnels_max)),
-            window: setup.window,
         };
         let tunnels = Self { shared: Arc::new(shared) };
         self_test::run(&tunnels).context("self-test of `tunnel`")?;
@@ -195,9 +192,7 @@ impl Tunnels {
         downstream: BorrowedFd<'_>,
         upstream: BorrowedFd<'_>,
     ) -> Result<Tunnel, TunnelRefused> {
-        let sockets = [downstream, upstream].map(|socket| Socket::new(socket, self.shared.window));
-        let [downstream_socket, upstream_socket] = sockets;
-        let sockets = [downstream_socket?, upstream_socket?];
+        let sockets = [Socket::new(downstream)?, Socket::new(upstream)?];
         let place = Place::take(&self.shared).ok_or(TunnelRefused::Full)?;
         let tunnel = Tunnel { shared: Arc::clone(&self.shared), place, sockets };
         tunnel.describe()?;
@@ -260,10 +255,10 @@ fn refusal(error: &MapError) -> TunnelRefused {
 }
 
 impl Socket {
-    fn new(socket: BorrowedFd<'_>, window: u32) -> Result<Self, TunnelRefused> {
+    fn new(socket: BorrowedFd<'_>) -> Result<Self, TunnelRefused> {
         let look = || -> io::Result<(bool, Self)> {
             let is_open = sys::socket::is_established(socket)?;
-            sys::socket::make_room(socket, window)?;
+            sys::socket::make_room(socket, TUNNEL_WINDOW)?;
             let cookie = sys::socket::cookie(socket)?;
             Ok((is_open, Self { cookie, written: sys::socket::written(socket)? }))
         };

@@ -30,14 +30,14 @@ fn sample() -> Vec<u8> {
 
 #[test]
 fn fields_are_found_through_anonymous_members() {
-    let btf = Btf::parse(&sample()).unwrap();
+    let btf = Btf::parse(sample()).unwrap();
     assert_eq!(btf.offset_of("outer", "first").unwrap(), 0);
     assert_eq!(btf.offset_of("outer", "inner_a").unwrap(), 5);
 }
 
 #[test]
 fn what_is_not_there_is_an_error() {
-    let btf = Btf::parse(&sample()).unwrap();
+    let btf = Btf::parse(sample()).unwrap();
     for (structure, field) in [("outer", "second"), ("other", "first"), ("int", "first")] {
         assert!(btf.offset_of(structure, field).is_err(), "{structure}.{field}");
     }
@@ -47,7 +47,7 @@ fn what_is_not_there_is_an_error() {
 #[test]
 fn cut_off_information_is_an_error() {
     let sample = sample();
-    assert!((0..sample.len()).all(|length| Btf::parse(&sample[..length]).is_err()));
+    assert!((0..sample.len()).all(|length| Btf::parse(sample[..length].to_vec()).is_err()));
 }
 
 #[test]
