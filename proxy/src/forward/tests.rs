@@ -296,6 +296,11 @@ async fn the_deadline_of_a_drain_ends_a_tunnel() {
     }
 }
 
+/// Two equal halves of 64 KiB: the stream that [`stuff`] writes repeats the first.
+fn periodic(seed: u64) -> Vec<u8> {
+    Noise::bytes(seed, 65_536).repeat(2)
+}
+
 /// Writes until nothing has been taken for a while; returns how much was.
 async fn stuff(socket: &TcpStream, pattern: &[u8]) -> usize {
     let mut taken = 0;
@@ -321,9 +326,7 @@ async fn a_reader_that_does_not_read_stops_the_sender() {
         SockRef::from(&node).set_recv_buffer_size(64 << 10).unwrap();
         let ends = Ends { client, downstream, upstream, node };
         let (_, taken) = ends
-            .run(path, &context(), async |client, _node| {
-                stuff(&client, &Noise::bytes(6, 131_072)).await
-            })
+            .run(path, &context(), async |client, _node| stuff(&client, &periodic(6)).await)
             .await;
         println!("{path:?} took {taken}");
         assert!(taken < 5 << 20, "{path:?} took {taken}");
@@ -384,7 +387,7 @@ async fn the_last_pipe_goes_to_one_direction_and_the_other_is_copied() {
         pipes: PipePool::new(PipeLimits { open_max: 1, ..PipeLimits::new(256 << 10) }),
         ..context()
     };
-    let pattern = Noise::bytes(7, 131_072);
+    let pattern = periodic(7);
     let (transfer, (up, down)) = Ends::connect()
         .await
         .run(Datapath::Splice, &cx, async |mut client, mut node| {
@@ -410,7 +413,7 @@ async fn the_last_pipe_goes_to_one_direction_and_the_other_is_copied() {
 async fn a_tunnel_dropped_with_bytes_in_flight_closes_its_pipe() {
     let cx = context();
     let Ends { client, mut downstream, mut upstream, node: _node } = Ends::connect().await;
-    let pattern = Noise::bytes(8, 131_072);
+    let pattern = periodic(8);
     tokio::select! {
         _ = run(&mut downstream, &mut upstream, Datapath::Splice, &cx, pending()) => {}
         () = async {

@@ -274,7 +274,7 @@ async fn the_end_of_a_stream_does_not_overtake_what_is_queued() {
     }
     let _machine = MACHINE.read().await;
     let cx = context(4);
-    let pattern = Noise::bytes(7, 131_072);
+    let pattern = periodic(7);
     for _ in 0..10 {
         let (transfer, (up, down)) = Ends::connect()
             .await
@@ -308,7 +308,7 @@ async fn a_full_direction_does_not_hold_up_the_other() {
     }
     let _machine = MACHINE.read().await;
     let cx = context(4);
-    let (pattern, request) = (Noise::bytes(7, 131_072), Noise::bytes(8, 8 << 20));
+    let (pattern, request) = (periodic(7), Noise::bytes(8, 8 << 20));
     let (transfer, ()) = Ends::connect()
         .await
         .run(&cx, async |mut client, mut node| {
@@ -439,6 +439,11 @@ async fn a_tunnel_beyond_the_limit_is_spliced() {
         })
         .await;
     assert_eq!((first.via, first.fallback), (Via::Sockmap, None));
+}
+
+/// Two equal halves of 64 KiB: the stream that [`stuff`] writes repeats the first.
+fn periodic(seed: u64) -> Vec<u8> {
+    Noise::bytes(seed, 65_536).repeat(2)
 }
 
 /// Writes until nothing has been taken for a while; returns how much was.

@@ -95,7 +95,7 @@ async fn a_killed_proxy_leaves_closed_sockets_and_nothing_else() {
         client.write_all(b"through").await.unwrap();
         node.read_exact(&mut [0; 7]).await.unwrap();
         // In the middle of a transfer both ways, with queues full.
-        let pattern = Noise::bytes(9, 131_072);
+        let pattern = periodic(9);
         stuff(&client, &pattern).await;
         stuff(&node, &pattern).await;
         child.kill();

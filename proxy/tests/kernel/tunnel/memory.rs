@@ -27,7 +27,7 @@ fn memory_in_use() -> i64 {
 
 /// Memory that transfers hold whose reader does not read, by a path or directly.
 async fn held(cx: &Rc<TunnelContext>, path: Option<Datapath>) -> i64 {
-    let pattern: Rc<[u8]> = Noise::bytes(7, 131_072).into();
+    let pattern: Rc<[u8]> = periodic(7).into();
     let all = async {
         let mut connected = Vec::new();
         for _ in 0..TRANSFERS {
