@@ -101,6 +101,13 @@ impl TestProxy {
         line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
     }
 
+    /// A sample of `/metrics` comes to `value`; what a client has seen may be counted after it.
+    #[track_caller]
+    pub fn check_metric(&self, sample: &str, value: f64) {
+        let reached = within_patience(|| (self.metric(sample) == value).then_some(()));
+        assert!(reached.is_some(), "{sample} is {}, not {value}", self.metric(sample));
+    }
+
     /// The access log once it has `count` lines.
     pub fn access_log(&self, count: usize) -> Vec<String> {
         eventually("access-log lines", || {
@@ -130,13 +137,22 @@ impl Drop for TestProxy {
 }
 
 /// Waits until `probe` has something.
-pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+#[track_caller]
+pub fn eventually<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
+    match within_patience(probe) {
+        Some(found) => found,
+        None => panic!("{what}: not within {PATIENCE:?}"),
+    }
+}
+
+/// What `probe` has before patience ends.
+pub fn within_patience<T>(mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
-        if let Some(found) = probe() {
+        let found = probe();
+        if found.is_some() || start.elapsed() >= PATIENCE {
             return found;
         }
-        assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
         thread::park_timeout(POLL_INTERVAL);
     }
 }

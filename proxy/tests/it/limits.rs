@@ -45,6 +45,7 @@ fn check_outcome(proxy: &TestProxy, at: usize, status: &str, end: &str) {
 /// Of all faults exactly this one was counted, so often.
 #[track_caller]
 fn check_fault(proxy: &TestProxy, label: &str, count: u32) {
+    proxy.check_metric(&format!("tandem_faults_total{{fault=\"{label}\"}}"), f64::from(count));
     let page = proxy.admin("/metrics").text();
     let counted: Vec<_> = page
         .lines()
@@ -315,7 +316,7 @@ fn dialling_has_a_deadline() {
     check_outcome(&proxy, 0, "504", "sC");
     check_fault(&proxy, "connect_timeout", 1);
     let timeouts = "tandem_upstream_connects_total{upstream=\"app\",result=\"timeout\"}";
-    assert_eq!(proxy.metric(timeouts), 1.0);
+    proxy.check_metric(timeouts, 1.0);
     // It is passed over as one that refuses is.
     let proxy = with(&[address, good.address], "timeouts: { connect: 100ms }");
     assert_eq!(proxy.client().ask(GET).text(), "good");
@@ -324,10 +325,11 @@ fn dialling_has_a_deadline() {
 #[test]
 fn the_guard_closes_before_a_byte_is_read() {
     let node = Node::always("x");
-    let refused = |proxy: &TestProxy, reason: &str| {
-        let sample =
-            format!("tandem_downstream_refused_total{{listener=\"web\",reason=\"{reason}\"}}");
-        proxy.metric(&sample)
+    let check_refused = |proxy: &TestProxy, denied: f64, limited: f64| {
+        for (reason, count) in [("guard_denied", denied), ("rate_limited", limited)] {
+            let labels = format!("listener=\"web\",reason=\"{reason}\"");
+            proxy.check_metric(&format!("tandem_downstream_refused_total{{{labels}}}"), count);
+        }
     };
     let guard = |guard: &str| {
         with(&[node.address], &format!("kernel: {{ mode: off, guard: {{ {guard} }} }}"))
@@ -337,12 +339,12 @@ fn the_guard_closes_before_a_byte_is_read() {
     for _ in 0..3 {
         proxy.client().closed();
     }
-    assert_eq!((refused(&proxy, "guard_denied"), refused(&proxy, "rate_limited")), (3.0, 0.0));
-    assert_eq!(proxy.metric("tandem_downstream_connections_total{listener=\"web\"}"), 0.0);
+    check_refused(&proxy, 3.0, 0.0);
+    proxy.check_metric("tandem_downstream_connections_total{listener=\"web\"}", 0.0);
 
     let proxy = guard("deny: [127.0.0.0/8], allow: [127.0.0.1]");
     assert_eq!(proxy.client().ask(GET).status, 200);
-    assert_eq!(refused(&proxy, "guard_denied"), 0.0);
+    check_refused(&proxy, 0.0, 0.0);
 
     let proxy = guard("connection_rate: { per_second: 1, burst: 2 }");
     let mut clients: Vec<_> = (0..4).map(|_| proxy.client()).collect();
@@ -351,7 +353,7 @@ fn the_guard_closes_before_a_byte_is_read() {
     }
     clients[2].closed();
     clients[3].closed();
-    assert_eq!((refused(&proxy, "guard_denied"), refused(&proxy, "rate_limited")), (0.0, 2.0));
+    check_refused(&proxy, 0.0, 2.0);
     // A connection that was admitted may go on asking.
     assert_eq!(clients[0].ask(GET).status, 200);
     assert_eq!(node.take().len(), 4);
@@ -371,7 +373,7 @@ fn beyond_the_limit_connections_wait() {
         let mut second = proxy.client();
         second.send(GET);
         let active = "tandem_downstream_connections_active{listener=\"web\"}";
-        assert_eq!(proxy.metric(active), 1.0);
+        proxy.check_metric(active, 1.0);
         assert_eq!(first.ask(GET).status, 200);
         second.stream().set_nonblocking(true).expect("non-blocking");
         assert!(second.stream().peek(&mut [0]).is_err(), "served beyond the limit");
@@ -393,7 +395,7 @@ fn a_node_keeps_as_many_idle_connections_as_the_pool_may_have() {
         for _ in 0..3 {
             assert_eq!(client.ask(GET).status, 200);
         }
-        assert_eq!(proxy.metric(idle), kept);
+        proxy.check_metric(idle, kept);
         assert_eq!(node.seen().iter().map(|s| s.connection).collect::<Vec<_>>(), connections);
     }
     let proxy = with(&[node.address], "timeouts: { pool_idle: 50ms }");

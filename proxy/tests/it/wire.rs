@@ -46,7 +46,7 @@ fn keeps_connections_on_both_sides() {
     let connections: Vec<_> = node.seen().iter().map(|seen| seen.connection).collect();
     assert_eq!(connections, [0; 6]);
     let reused = "tandem_upstream_pool_checkouts_total{upstream=\"app\",result=\"reused\"}";
-    assert_eq!(proxy.metric(reused), 5.0);
+    proxy.check_metric(reused, 5.0);
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn a_dead_node_is_passed_over_and_none_left_is_502() {
     assert_eq!(response.text(), r#"{"error_msg":"502 Bad Gateway"}"#);
     assert_eq!(response.field("server"), Some("tandem"));
     let refused = "tandem_upstream_connects_total{upstream=\"app\",result=\"refused\"}";
-    assert_eq!(proxy.metric(refused), 2.0);
+    proxy.check_metric(refused, 2.0);
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn a_listener_is_drained_without_losing_a_request() {
     let (mut idle, mut busy) = (proxy.client(), proxy.client());
     assert_eq!(idle.ask(GET).status, 200);
     busy.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nx");
-    assert_eq!(proxy.metric("tandem_downstream_connections_active{listener=\"web\"}"), 2.0);
+    proxy.check_metric("tandem_downstream_connections_active{listener=\"web\"}", 2.0);
     proxy.shutdown().drain();
     idle.closed();
     let response = busy.send("y").response();
