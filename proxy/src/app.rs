@@ -95,7 +95,7 @@ impl App {
             .collect();
         let metrics = Arc::clone(&shared.metrics);
         let access_log = shared.access_log.clone();
-        let workers = start_workers(config, &cpus, groups, &shared, workers)?;
+        let workers = start_workers(config, &cpus, groups, &shared, workers, &shutdown)?;
         if let Some(admin) = admin {
             let sources = admin::Sources {
                 metrics,
@@ -133,29 +133,20 @@ impl App {
     pub fn wait(self) -> anyhow::Result<()> {
         let Self { shutdown, drain_timeout, signals, control, workers, .. } = self;
         let signals = control.spawn(drain::on_signals(signals, shutdown.clone(), drain_timeout));
-        let finished = control.block_on(async {
-            tokio::task::spawn_blocking(move || join(workers, &shutdown)).await
-        });
+        let finished =
+            control.block_on(async { tokio::task::spawn_blocking(move || join(workers)).await });
         signals.abort();
         control.shutdown_background();
         finished.context("waiting for workers")?
     }
 }
 
-/// A worker that ends by itself takes the others with it.
-fn join(
-    workers: Vec<thread::JoinHandle<anyhow::Result<()>>>,
-    shutdown: &Shutdown,
-) -> anyhow::Result<()> {
-    let mut result = Ok(());
-    for worker in workers {
+/// Waits for all workers; the first error counts.
+fn join(workers: Vec<thread::JoinHandle<anyhow::Result<()>>>) -> anyhow::Result<()> {
+    workers.into_iter().fold(Ok(()), |result, worker| {
         let ended = worker.join().unwrap_or_else(|_| Err(anyhow::anyhow!("worker panicked")));
-        if let Err(error) = ended {
-            shutdown.drain();
-            result = Err(error);
-        }
-    }
-    result
+        result.and(ended)
+    })
 }
 
 fn worker_count(workers: Workers, cpus: usize) -> usize {
@@ -225,6 +216,7 @@ fn start_workers(
     groups: Vec<Group>,
     shared: &Shared,
     count: usize,
+    shutdown: &Shutdown,
 ) -> anyhow::Result<Vec<thread::JoinHandle<anyhow::Result<()>>>> {
     let mut shares: Vec<Vec<Socket>> = (0..count).map(|_| Vec::new()).collect();
     for (listener, group) in config.listeners.iter().zip(groups) {
@@ -240,7 +232,8 @@ fn start_workers(
         .enumerate()
         .map(|(index, sockets)| {
             let cpu = config.workers.is_pinned.then(|| cpus[index % cpus.len()]);
-            worker::spawn(index, cpu, shared.clone(), sockets).context("worker thread")
+            worker::spawn(index, cpu, shared.clone(), sockets, shutdown.clone())
+                .context("worker thread")
         })
         .collect()
 }

@@ -242,16 +242,11 @@ async fn exchange_all(cx: &Rc<ConnectionCx>) -> Lull {
             .max_buf_size(BUFFER_MAX)
             .serve_connection(TokioIo::new(GatedIo(Rc::clone(cx))), service),
     );
-    let mut is_told = false;
     poll_fn(|task| {
         cx.remember(task);
         if cx.order.get() == Order::End {
             cx.record(|record| record.fault(Fault::DrainDeadline));
             return Poll::Ready(Lull::Ended);
-        }
-        if cx.is_draining() && !is_told {
-            is_told = true;
-            http.as_mut().graceful_shutdown();
         }
         loop {
             if let Poll::Ready(result) = http.as_mut().poll(task) {

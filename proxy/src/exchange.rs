@@ -30,6 +30,7 @@ use crate::{
     },
     metrics::{Checkout, UpstreamMetrics},
     pipeline::{Decision, Plan},
+    plugin::{Call, Reply},
     record::RouteIndex,
     upstream::{
         balance::Tried,
@@ -55,10 +56,8 @@ pub(crate) async fn serve(
         return Ok(refuse(&cx, Method::Other, Fault::Internal, After::Close));
     };
     let method = Method::of(head.method());
-    let worker = Rc::clone(&cx.worker);
-    let response = match worker.pipeline.decide(&head, cx.peer.ip()) {
-        Decision::Forward(plan) => {
-            cx.record(|record| record.route(RouteIndex::Http(plan.route.index)));
+    let mut response = match decide(&cx, &head).await {
+        Decided::Forward(plan) => {
             let mut body = Some(body);
             match forward(&cx, &head, &plan, &mut body).await {
                 Ok(response) => response,
@@ -68,18 +67,59 @@ pub(crate) async fn serve(
                 }
             }
         }
-        Decision::Answer { route, answer, fault } => {
-            if let Some(route) = route {
-                cx.record(|record| record.route(RouteIndex::Http(route.index)));
+        Decided::Answer(answer, fault) => match discard(&head, body).await {
+            Ok(after) => own_answer(&cx, method, answer, fault, after),
+            Err(()) => refuse(&cx, method, cx.body_fault().unwrap_or(fault), After::Close),
+        },
+    };
+    if cx.is_draining() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+/// What the pipeline came to when everything its plugins had asked for was done.
+enum Decided<'a> {
+    Forward(Plan<'a>),
+    Answer(Answer, Fault),
+}
+
+async fn decide<'a>(cx: &'a ConnectionCx, head: &'a RequestHead) -> Decided<'a> {
+    let mut decision = cx.worker.pipeline.decide(head, cx.peer.ip());
+    loop {
+        match decision {
+            Decision::Forward(plan) => {
+                cx.record(|record| {
+                    record.route(RouteIndex::Http(plan.route.index));
+                    if let Some(consumer) = &plan.consumer {
+                        record.consumer(Arc::clone(consumer));
+                    }
+                });
+                return Decided::Forward(plan);
             }
-            match discard(&head, body).await {
-                Ok(after) => own_answer(&cx, method, answer, fault, after),
-                Err(()) => refuse(&cx, method, cx.body_fault().unwrap_or(fault), After::Close),
+            Decision::Answer { route, answer, fault } => {
+                if let Some(route) = route {
+                    cx.record(|record| record.route(RouteIndex::Http(route.index)));
+                }
+                return Decided::Answer(answer, fault);
+            }
+            Decision::Call(paused) => {
+                cx.record(|record| record.route(RouteIndex::Http(paused.route().index)));
+                let reply = perform(paused.call).await;
+                decision = paused.resume(reply);
             }
         }
-        Decision::Call(call) => match call {},
-    };
-    Ok(response)
+    }
+}
+
+/// Does what a plugin cannot do itself. Nothing is left behind when the downstream does not wait.
+async fn perform(call: Call) -> Reply {
+    match call {
+        Call::Delay(time) => {
+            tokio::time::sleep(time).await;
+            Reply::Delayed
+        }
+    }
 }
 
 /// Reads what is left of a request that is not forwarded.
@@ -238,8 +278,10 @@ async fn send(
     cx.deadlines.stop(Wait::Upstream);
     let (response_head, response) = sent.map_err(|fault| cx.body_fault().unwrap_or(fault))?;
     cx.record(|record| record.status(response_head.status().as_u16()));
-    let body = ResponseBody::upstream(cx, connection, &upload, response.into_body());
-    message::downstream_response(head, plan, &cx.forwarding, &response_head, body)
+    let filters = plan.route.chain.response_body(&response_head);
+    let is_filtered = !filters.is_empty();
+    let body = ResponseBody::upstream(cx, connection, &upload, response.into_body(), filters);
+    message::downstream_response(head, plan, &cx.forwarding, &response_head, is_filtered, body)
 }
 
 /// Whether the node is overdue: with its response head once the request has left, with taking more

@@ -4,9 +4,16 @@
 //! the guard before a byte of it is read, and served when there is a permit for it. Each socket has
 //! at most one accepted connection that waits for a permit; the others wait in the kernel's queue.
 
-use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
-use anyhow::Context;
+use anyhow::Context as _;
 use socket2::{Domain, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -83,6 +90,7 @@ pub(crate) async fn accept(
     permits: Arc<Semaphore>,
     mut orders: watch::Receiver<Order>,
 ) {
+    let door = Door { worker, listener, permits };
     let mut backoff = ACCEPT_BACKOFF_MIN;
     loop {
         let accepted = tokio::select! {
@@ -92,22 +100,14 @@ pub(crate) async fn accept(
         match accepted {
             Ok((stream, peer)) => {
                 backoff = ACCEPT_BACKOFF_MIN;
-                let Some(peer) = admit(&worker, &listener, peer) else { continue };
-                // Taken only for a connection that is there: a permit that waits for one on a quiet
-                // socket is missing on a busy one.
-                let permit = tokio::select! {
-                    permit = Arc::clone(&permits).acquire_owned() => permit,
-                    () = drain::ordered(&mut orders, Order::Drain) => break,
-                };
-                let Ok(permit) = permit else { break };
-                serve(&worker, &listener, stream, peer, permit);
+                door.enter(stream, peer, &mut orders).await;
             }
             Err(error) => {
-                listener.metrics.accept_error(&error);
+                door.listener.metrics.accept_error(&error);
                 if is_about_one_connection(&error) {
                     continue;
                 }
-                tracing::warn!(listener = &*listener.name, %error, "accept; raise the open-files limit or lower `limits.connections`");
+                tracing::warn!(listener = &*door.listener.name, %error, "accept; raise the open-files limit or lower `limits.connections`");
                 tokio::select! {
                     () = tokio::time::sleep(backoff) => {}
                     () = drain::ordered(&mut orders, Order::Drain) => break,
@@ -116,23 +116,39 @@ pub(crate) async fn accept(
             }
         }
     }
-    take_completed(&worker, &listener, &socket, &permits);
+    // Connections that the kernel completed before the drain are owed an answer.
+    let mut task = Context::from_waker(Waker::noop());
+    for _ in 0..BACKLOG {
+        let Poll::Ready(Ok((stream, peer))) = socket.poll_accept(&mut task) else { break };
+        door.enter(stream, peer, &mut orders).await;
+    }
 }
 
-/// Connections that the kernel completed before the drain are owed an answer.
-fn take_completed(
-    worker: &Rc<Worker>,
-    listener: &Rc<ListenerCx>,
-    socket: &TcpListener,
-    permits: &Arc<Semaphore>,
-) {
-    let mut task = std::task::Context::from_waker(std::task::Waker::noop());
-    while let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
-        let std::task::Poll::Ready(Ok((stream, peer))) = socket.poll_accept(&mut task) else {
-            break;
-        };
-        if let Some(peer) = admit(worker, listener, peer) {
-            serve(worker, listener, stream, peer, permit);
+/// What an accepted connection has to pass.
+struct Door {
+    worker: Rc<Worker>,
+    listener: Rc<ListenerCx>,
+    permits: Arc<Semaphore>,
+}
+
+impl Door {
+    /// Serves the connection once the guard has let it in and there is a permit for it. A permit is
+    /// taken only for a connection that is there: one that waits on a quiet socket is missing on a
+    /// busy one. A drain frees permits for those that wait.
+    async fn enter(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        orders: &mut watch::Receiver<Order>,
+    ) {
+        let Some(peer) = admit(&self.worker, &self.listener, peer) else { return };
+        tokio::select! {
+            permit = Arc::clone(&self.permits).acquire_owned() => {
+                if let Ok(permit) = permit {
+                    serve(&self.worker, &self.listener, stream, peer, permit);
+                }
+            }
+            () = drain::ordered(orders, Order::End) => {}
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::{
         name::Known,
         path::{self, ForwardPath},
     },
-    plugin::{Call, Chain, Consumers, Outcome, RequestContext},
+    plugin::{Call, Chain, Consumers, Reply, RequestContext, Step},
     route::Router,
     upstream::balance::Balancer,
 };
@@ -63,7 +63,25 @@ pub enum Decision<'a> {
         fault: Fault,
     },
     /// A plugin needs something done before the request can go on.
-    Call(Call),
+    Call(Paused<'a>),
+}
+
+/// A request between two steps of its plugin chain.
+#[derive(Debug)]
+pub struct Paused<'a> {
+    /// What has to be done before [`resume`](Self::resume).
+    pub call: Call,
+    at: usize,
+    undecided: Undecided<'a>,
+}
+
+/// A request that has a route and whose plugins are not through.
+#[derive(Debug)]
+struct Undecided<'a> {
+    route: &'a Route,
+    path: &'a str,
+    forward: ForwardPath,
+    cx: RequestContext<'a>,
 }
 
 /// How a request is forwarded.
@@ -74,6 +92,8 @@ pub struct Plan<'a> {
     pub target: Cow<'a, str>,
     pub removed_fields: Vec<Cow<'a, str>>,
     pub set_fields: Vec<(&'static str, Bytes)>,
+    /// Who was authenticated.
+    pub consumer: Option<Arc<str>>,
 }
 
 impl Pipeline {
@@ -126,7 +146,7 @@ impl Pipeline {
             return Decision::no_route();
         };
         let route = &self.routes[index];
-        let mut cx = RequestContext {
+        let cx = RequestContext {
             head,
             source,
             query: query.map(Cow::Borrowed),
@@ -134,17 +154,43 @@ impl Pipeline {
             set_fields: Vec::new(),
             consumer: None,
         };
-        match route.chain.request(&mut cx) {
-            Outcome::Continue => Decision::Forward(Plan {
+        let mut undecided = Undecided { route, path, forward: normalised.forward, cx };
+        let step = route.chain.request(&mut undecided.cx);
+        undecided.after(step)
+    }
+}
+
+impl<'a> Paused<'a> {
+    /// The next decision, after the call.
+    pub fn resume(self, reply: Reply) -> Decision<'a> {
+        let Self { at, mut undecided, call: _ } = self;
+        let step = undecided.route.chain.resume(at, reply, &mut undecided.cx);
+        undecided.after(step)
+    }
+
+    pub fn route(&self) -> &'a Route {
+        self.undecided.route
+    }
+}
+
+impl<'a> Undecided<'a> {
+    fn after(self, step: Step) -> Decision<'a> {
+        let Self { route, path, forward, cx } = self;
+        match step {
+            Step::Continue => Decision::Forward(Plan {
                 route,
-                target: target(path, normalised.forward, cx.query),
+                target: target(path, forward, cx.query),
                 removed_fields: cx.removed_fields,
                 set_fields: cx.set_fields,
+                consumer: cx.consumer,
             }),
-            Outcome::Answer(answer) => {
+            Step::Answer(answer) => {
                 Decision::Answer { route: Some(route), answer, fault: Fault::Denied }
             }
-            Outcome::Call(call) => Decision::Call(call),
+            Step::Call(at, call) => {
+                let undecided = Self { route, path, forward, cx };
+                Decision::Call(Paused { call, at, undecided })
+            }
         }
     }
 }

@@ -7,33 +7,43 @@
 
 mod key_auth;
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 pub use self::key_auth::{KeyAuthConfig, Keyring};
 use crate::{
     config::Consumer,
-    http::{answer::Answer, head::RequestHead},
+    http::{
+        answer::Answer,
+        head::{RequestHead, ResponseHead},
+    },
 };
 
 /// One configured plugin, parsed and checked.
 #[derive(Debug, Clone)]
 pub enum PluginConfig {
     KeyAuth(KeyAuthConfig),
+    /// One that a test brings along, behind all others.
+    #[cfg(feature = "test-support")]
+    Test(Arc<dyn Plugin>),
 }
 
 impl PluginConfig {
     /// APISIX's priorities, so that a chain runs in the order its users know.
-    const fn priority(&self) -> i32 {
+    fn priority(&self) -> i32 {
         match self {
             PluginConfig::KeyAuth(_) => 2500,
+            #[cfg(feature = "test-support")]
+            PluginConfig::Test(_) => i32::MIN,
         }
     }
 
-    fn build(&self, consumers: &Arc<Consumers>) -> Box<dyn Plugin> {
+    fn build(&self, consumers: &Arc<Consumers>) -> Arc<dyn Plugin> {
         match self {
             PluginConfig::KeyAuth(config) => key_auth::build(config, consumers),
+            #[cfg(feature = "test-support")]
+            PluginConfig::Test(plugin) => Arc::clone(plugin),
         }
     }
 }
@@ -50,12 +60,17 @@ pub enum Outcome {
 }
 
 /// Something a plugin needs done and cannot do itself, because hooks do no IO.
-#[derive(Debug)]
-pub enum Call {}
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// Nothing but time to pass.
+    Delay(Duration),
+}
 
 /// What a [`Call`] came to.
-#[derive(Debug)]
-pub enum Reply {}
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    Delayed,
+}
 
 /// The hooks of a plugin; each does nothing by default.
 pub trait Plugin: std::fmt::Debug + Send + Sync {
@@ -63,9 +78,9 @@ pub trait Plugin: std::fmt::Debug + Send + Sync {
         Outcome::Continue
     }
 
-    /// Goes on after the call that the request hook asked for.
-    fn resume(&self, _cx: &mut RequestContext<'_>, reply: Reply) -> Outcome {
-        match reply {}
+    /// Goes on after the call that the request hook, or the last `resume`, asked for.
+    fn resume(&self, _cx: &mut RequestContext<'_>, _reply: Reply) -> Outcome {
+        Outcome::Continue
     }
 
     /// Hooks that a plugin does not have cost nothing: they are not called.
@@ -73,15 +88,65 @@ pub trait Plugin: std::fmt::Debug + Send + Sync {
         Hooks::default()
     }
 
-    fn response_head(&self, _head: &mut ResponseEdits) {}
+    /// Amends the head of a node's response.
+    fn response_head(&self, _head: &ResponseHead, _edits: &mut ResponseEdits) {}
 
-    /// A piece of the response body on its way; `None` passes it on unchanged.
-    fn response_body(&self, _chunk: &Bytes) -> Option<Bytes> {
+    /// What changes the body of this response, if anything does. Its length is unknown then, and
+    /// `content-length` is removed.
+    fn response_body(&self, _head: &ResponseHead) -> Option<Box<dyn BodyFilter>> {
         None
     }
 
-    /// After the last byte, with the status that was sent.
-    fn log(&self, _status: Option<u16>) {}
+    /// After the last byte of a response, be it the node's or the proxy's own.
+    fn log(&self, _exchange: &Finished<'_>) {}
+}
+
+/// Changes one response body, piece by piece.
+pub trait BodyFilter: std::fmt::Debug {
+    /// What is passed on for this piece; may be empty.
+    fn piece(&mut self, piece: Bytes) -> Bytes;
+
+    /// What is still to come behind the last piece.
+    fn end(&mut self) -> Bytes;
+}
+
+/// Everything one response body passes through, in order.
+#[derive(Debug, Default)]
+pub struct BodyFilters(Vec<Box<dyn BodyFilter>>);
+
+impl BodyFilters {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn piece(&mut self, piece: Bytes) -> Bytes {
+        self.0.iter_mut().fold(piece, |piece, filter| filter.piece(piece))
+    }
+
+    /// What is left in all of them; none is asked again.
+    pub fn end(&mut self) -> Bytes {
+        let mut end = BytesMut::new();
+        while !self.0.is_empty() {
+            let left = self.0.remove(0).end();
+            end.extend_from_slice(&self.piece(left));
+        }
+        end.freeze()
+    }
+}
+
+/// An exchange that is over, as the log hooks see it.
+#[derive(Debug)]
+pub struct Finished<'a> {
+    pub head: &'a RequestHead,
+    /// Who was authenticated.
+    pub consumer: Option<&'a str>,
+    /// `None` if no status was sent.
+    pub status: Option<u16>,
+    /// Body bytes to and from the downstream.
+    pub sent_bytes: u64,
+    pub recv_bytes: u64,
+    /// From the first byte of the request to the last of the response.
+    pub total: Duration,
 }
 
 /// Which of the later hooks are worth calling.
@@ -128,7 +193,7 @@ impl Consumers {
 /// The plugins of one route, in order.
 #[derive(Debug)]
 pub struct Chain {
-    plugins: Box<[Box<dyn Plugin>]>,
+    plugins: Box<[Arc<dyn Plugin>]>,
     hooks: Hooks,
 }
 
@@ -147,14 +212,30 @@ impl Chain {
     }
 
     /// Runs the request hooks until one does not continue.
-    pub fn request(&self, cx: &mut RequestContext<'_>) -> Outcome {
-        for plugin in &self.plugins {
-            match plugin.request(cx) {
-                Outcome::Continue => {}
-                stopped @ (Outcome::Answer(_) | Outcome::Call(_)) => return stopped,
+    pub fn request(&self, cx: &mut RequestContext<'_>) -> Step {
+        self.request_from(0, cx)
+    }
+
+    /// Goes on with the plugin that asked for a call, then with those behind it.
+    pub fn resume(&self, paused_at: usize, reply: Reply, cx: &mut RequestContext<'_>) -> Step {
+        let outcome = match self.plugins.get(paused_at) {
+            Some(plugin) => plugin.resume(cx, reply),
+            None => Outcome::Continue,
+        };
+        match Step::of(outcome, paused_at) {
+            Step::Continue => self.request_from(paused_at + 1, cx),
+            stopped @ (Step::Answer(_) | Step::Call(..)) => stopped,
+        }
+    }
+
+    fn request_from(&self, first: usize, cx: &mut RequestContext<'_>) -> Step {
+        for (at, plugin) in self.plugins.iter().enumerate().skip(first) {
+            match Step::of(plugin.request(cx), at) {
+                Step::Continue => {}
+                stopped @ (Step::Answer(_) | Step::Call(..)) => return stopped,
             }
         }
-        Outcome::Continue
+        Step::Continue
     }
 
     pub fn hooks(&self) -> Hooks {
@@ -162,18 +243,40 @@ impl Chain {
     }
 
     /// Runs the response-head hooks, in the reverse order of the request hooks.
-    pub fn response_head(&self, edits: &mut ResponseEdits) {
-        self.plugins.iter().rev().for_each(|plugin| plugin.response_head(edits));
+    pub fn response_head(&self, head: &ResponseHead, edits: &mut ResponseEdits) {
+        self.plugins.iter().rev().for_each(|plugin| plugin.response_head(head, edits));
     }
 
-    pub fn response_body(&self, chunk: Bytes) -> Bytes {
-        self.plugins
-            .iter()
-            .rev()
-            .fold(chunk, |chunk, plugin| plugin.response_body(&chunk).unwrap_or(chunk))
+    /// What the body of this response passes through, in the reverse order of the request hooks.
+    pub fn response_body(&self, head: &ResponseHead) -> BodyFilters {
+        if !self.hooks.response_body {
+            return BodyFilters::default();
+        }
+        let filters = self.plugins.iter().rev().filter_map(|plugin| plugin.response_body(head));
+        BodyFilters(filters.collect())
     }
 
-    pub fn log(&self, status: Option<u16>) {
-        self.plugins.iter().for_each(|plugin| plugin.log(status));
+    pub fn log(&self, exchange: &Finished<'_>) {
+        self.plugins.iter().for_each(|plugin| plugin.log(exchange));
+    }
+}
+
+/// How far the request hooks of a chain have come.
+#[derive(Debug)]
+pub enum Step {
+    /// To the end.
+    Continue,
+    Answer(Answer),
+    /// To the plugin at this position, which waits for the call.
+    Call(usize, Call),
+}
+
+impl Step {
+    fn of(outcome: Outcome, at: usize) -> Self {
+        match outcome {
+            Outcome::Continue => Step::Continue,
+            Outcome::Answer(answer) => Step::Answer(answer),
+            Outcome::Call(call) => Step::Call(at, call),
+        }
     }
 }

@@ -5,6 +5,7 @@
 use std::{
     net::SocketAddr,
     rc::Rc,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -16,6 +17,7 @@ use crate::{
     forward::Via,
     http::head::RequestHead,
     metrics::{Direction, NORMAL_END, RouteMetrics},
+    plugin::Finished,
     worker::{ListenerCx, Worker},
 };
 
@@ -27,6 +29,7 @@ pub(crate) struct RequestRecord {
     started: Instant,
     head: Option<RequestHead>,
     route: Option<RouteIndex>,
+    consumer: Option<Arc<str>>,
     node: Option<SocketAddr>,
     status: Option<u16>,
     connect: Option<Duration>,
@@ -57,6 +60,7 @@ impl RequestRecord {
             started: Instant::now(),
             head: None,
             route: None,
+            consumer: None,
             node: None,
             status: None,
             connect: None,
@@ -73,6 +77,11 @@ impl RequestRecord {
 
     pub(crate) fn route(&mut self, route: RouteIndex) {
         self.route = Some(route);
+    }
+
+    /// Who was authenticated.
+    pub(crate) fn consumer(&mut self, consumer: Arc<str>) {
+        self.consumer = Some(consumer);
     }
 
     /// The node that was tried last, and how long dialling took if it was dialled.
@@ -111,6 +120,7 @@ impl RequestRecord {
         metrics.finished(self.status, end, total);
         metrics.bytes(Direction::Sent, via, sent_bytes);
         metrics.bytes(Direction::Recv, via, recv_bytes);
+        self.log_hooks(sent_bytes, recv_bytes, total);
         let (Some(log), Some(at)) = (&self.worker.access_log, self.at) else { return };
         let (route, upstream) = self.names();
         let head = self.head.as_ref();
@@ -134,6 +144,15 @@ impl RequestRecord {
             via,
             end,
         });
+    }
+
+    fn log_hooks(&self, sent_bytes: u64, recv_bytes: u64, total: Duration) {
+        let (Some(RouteIndex::Http(index)), Some(head)) = (self.route, &self.head) else { return };
+        let chain = &self.worker.pipeline.routes()[index].chain;
+        if chain.hooks().log {
+            let (consumer, status) = (self.consumer.as_deref(), self.status);
+            chain.log(&Finished { head, consumer, status, sent_bytes, recv_bytes, total });
+        }
     }
 
     fn route_metrics(&self) -> &RouteMetrics {

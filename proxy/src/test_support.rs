@@ -12,7 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{app::App, config::Config, drain::Shutdown};
+use crate::{
+    app::App,
+    config::Config,
+    drain::Shutdown,
+    plugin::{Plugin, PluginConfig},
+};
 
 /// How long a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,6 +37,11 @@ impl TestProxy {
     /// Starts a proxy on `yaml`, with the kernel half off, one worker, an admin listener and an
     /// access log unless the text says otherwise.
     pub fn start(yaml: &str) -> TestProxy {
+        Self::start_with(yaml, &[])
+    }
+
+    /// The same with `plugins` on every HTTP route, behind those that are configured.
+    pub fn start_with(yaml: &str, plugins: &[Arc<dyn Plugin>]) -> TestProxy {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let access_log = directory.path().join("access.log");
         let mut text = yaml.to_owned();
@@ -45,7 +55,11 @@ impl TestProxy {
                 text = format!("{text}\n{default}\n");
             }
         }
-        let config = Config::parse(&text, "test.yaml").unwrap_or_else(|errors| panic!("{errors}"));
+        let mut config =
+            Config::parse(&text, "test.yaml").unwrap_or_else(|errors| panic!("{errors}"));
+        for route in &mut config.routes {
+            route.plugins.extend(plugins.iter().cloned().map(PluginConfig::Test));
+        }
         let app = App::start(&config).expect("the proxy starts");
         TestProxy {
             listeners: app.listeners.clone(),

@@ -12,7 +12,7 @@ use tokio::{
 use crate::{
     access_log::AccessLog,
     config::{Limits, Protocol, Timeouts},
-    drain::{self, Live, Order},
+    drain::{self, Live, Order, Shutdown},
     forward::TunnelContext,
     guard::Guard,
     kernel::KernelPlane,
@@ -82,6 +82,15 @@ pub(crate) struct ListenerCx {
     pub(crate) no_route: Arc<RouteMetrics>,
 }
 
+/// Drains the other workers when one ends, for whatever reason.
+struct EndTogether(Shutdown);
+
+impl Drop for EndTogether {
+    fn drop(&mut self) {
+        self.0.drain();
+    }
+}
+
 /// Starts a worker thread, pinned to `cpu` if there is one.
 ///
 /// # Errors
@@ -91,8 +100,10 @@ pub(crate) fn spawn(
     cpu: Option<usize>,
     shared: Shared,
     sockets: Vec<Socket>,
+    shutdown: Shutdown,
 ) -> io::Result<thread::JoinHandle<anyhow::Result<()>>> {
     thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        let _together = EndTogether(shutdown);
         if let Some(cpu) = cpu
             && let Err(error) = affinity::pin_current_thread(cpu)
         {
@@ -127,12 +138,12 @@ async fn run(index: usize, shared: Shared, sockets: Vec<Socket>) -> anyhow::Resu
 
     drain::ordered(&mut orders, Order::Drain).await;
     worker.kernel.drain_worker(index);
+    worker.live.drain();
     for accept in accepting {
         if let Err(error) = accept.await {
             tracing::error!(worker = index, %error, "accept loop");
         }
     }
-    worker.live.drain();
     sweeping.abort();
     worker.pool.borrow_mut().clear();
     tokio::select! {

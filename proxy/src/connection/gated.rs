@@ -32,8 +32,9 @@ use crate::{
     inlet::{Inlet, MessageError, head_limits},
 };
 
-/// Silence after which an idle connection gives its buffers up. Long beside the pause between two
-/// requests of a busy connection, short beside the time that idle ones stay.
+/// Silence after which an idle connection gives its buffers up, and at a drain one that has never
+/// had a request is given up itself. Long beside the pause between two requests of a busy
+/// connection, short beside the time that idle ones stay.
 const REST_AFTER: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,9 +114,6 @@ impl Downstream {
         let timeouts = &cx.worker.timeouts;
         loop {
             let is_empty = self.inlet.buffer().is_empty();
-            if is_empty && cx.is_draining() {
-                return self.end();
-            }
             match self.gate.head(self.inlet.buffer()) {
                 Ok(Some(head)) => {
                     cx.deadlines.stop(Wait::Downstream);
@@ -145,9 +143,10 @@ impl Downstream {
                 Poll::Pending if cx.deadlines.has_expired(Wait::Downstream) => {
                     return self.refuse(cx, Fault::HeadTimedOut);
                 }
+                Poll::Pending if cx.is_draining() && is_idle => return self.end(),
                 Poll::Pending => {
                     cx.deadlines.start(Wait::Downstream, patience);
-                    if is_idle {
+                    if is_idle || cx.is_draining() && is_empty {
                         cx.deadlines.start(Wait::Rest, REST_AFTER);
                     }
                     return Poll::Pending;

@@ -7,7 +7,7 @@ use std::{
     fmt,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -18,14 +18,18 @@ use crate::{
     connection::ConnectionCx,
     deadlines::Wait,
     error::Fault,
+    plugin::BodyFilters,
     upstream::connection::{Detached, UpstreamConnection, driven},
 };
 
 /// How far a request body has come, shared by the body and whoever waits for the response.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Upload {
-    stage: Rc<Cell<Stage>>,
-    has_moved: Rc<Cell<bool>>,
+pub(crate) struct Upload(Rc<UploadState>);
+
+#[derive(Debug, Default)]
+struct UploadState {
+    stage: Cell<Stage>,
+    has_moved: Cell<bool>,
 }
 
 /// Whose turn it is.
@@ -42,17 +46,17 @@ pub(crate) enum Stage {
 
 impl Upload {
     pub(crate) fn stage(&self) -> Stage {
-        self.stage.get()
+        self.0.stage.get()
     }
 
     /// Whether anything was handed over since the last time.
     pub(crate) fn take_moved(&self) -> bool {
-        self.has_moved.take()
+        self.0.has_moved.take()
     }
 
     fn moved_to(&self, stage: Stage) {
-        self.stage.set(stage);
-        self.has_moved.set(true);
+        self.0.stage.set(stage);
+        self.0.has_moved.set(true);
     }
 }
 
@@ -66,7 +70,7 @@ pub(crate) struct RequestBody {
 impl RequestBody {
     pub(crate) fn new(incoming: Option<Incoming>, upload: &Upload) -> Self {
         let incoming = incoming.filter(|incoming| !incoming.is_end_stream());
-        upload.stage.set(if incoming.is_none() { Stage::Complete } else { Stage::Downstream });
+        upload.0.stage.set(if incoming.is_none() { Stage::Complete } else { Stage::Downstream });
         Self { incoming, upload: upload.clone() }
     }
 }
@@ -83,7 +87,7 @@ impl Body for RequestBody {
             return Poll::Ready(None);
         };
         let Poll::Ready(frame) = poll_data(incoming, task) else {
-            upload.stage.set(Stage::Downstream);
+            upload.0.stage.set(Stage::Downstream);
             return Poll::Pending;
         };
         let is_last = frame.is_none() || incoming.is_end_stream();
@@ -128,6 +132,8 @@ struct NodeBody {
     is_complete: bool,
     /// What came before it broke off is still to be written.
     is_breaking_off: bool,
+    /// What plugins do with the body on its way.
+    filters: BodyFilters,
     carrier: Carrier,
 }
 
@@ -152,6 +158,7 @@ impl ResponseBody {
         connection: UpstreamConnection,
         upload: &Upload,
         incoming: Incoming,
+        filters: BodyFilters,
     ) -> Self {
         let carrier = if upload.stage() == Stage::Complete {
             Carrier::Held(connection)
@@ -159,12 +166,38 @@ impl ResponseBody {
             Carrier::Detached(connection.spawn())
         };
         let is_complete = incoming.is_end_stream();
-        let body = NodeBody { incoming, is_complete, is_breaking_off: false, carrier };
+        let filters = if is_complete { BodyFilters::default() } else { filters };
+        let body = NodeBody { incoming, is_complete, is_breaking_off: false, filters, carrier };
         Self { cx: Rc::clone(cx), source: Source::Node(Box::new(body)) }
     }
 }
 
 impl NodeBody {
+    /// The next piece as the plugins want it; those they swallow are no pieces.
+    fn poll_filtered(
+        &mut self,
+        cx: &ConnectionCx,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        loop {
+            if self.filters.is_empty() {
+                return self.poll_data(cx, task);
+            }
+            let piece = match self.is_complete {
+                true => None,
+                false => ready!(self.poll_data(cx, task)).transpose()?,
+            };
+            let piece = match piece.map(Frame::into_data) {
+                Some(Ok(data)) => self.filters.piece(data),
+                Some(Err(_)) => continue,
+                None => self.filters.end(),
+            };
+            if !piece.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+        }
+    }
+
     fn poll_data(
         &mut self,
         cx: &ConnectionCx,
@@ -241,7 +274,7 @@ impl Body for ResponseBody {
         let Self { cx, source } = self.get_mut();
         let frame = match source {
             Source::Own(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
-            Source::Node(body) => body.poll_data(cx, task),
+            Source::Node(body) => body.poll_filtered(cx, task),
         };
         if let Poll::Ready(Some(Ok(frame))) = &frame {
             cx.count_sent(frame.data_ref().map_or(0, Bytes::len));
@@ -252,7 +285,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Own(body) => body.is_none(),
-            Source::Node(body) => body.is_complete,
+            Source::Node(body) => body.is_complete && body.filters.is_empty(),
         }
     }
 
@@ -261,7 +294,8 @@ impl Body for ResponseBody {
             Source::Own(body) => {
                 SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
             }
-            Source::Node(body) => body.incoming.size_hint(),
+            Source::Node(body) if body.filters.is_empty() => body.incoming.size_hint(),
+            Source::Node(_) => SizeHint::default(),
         }
     }
 }

@@ -62,6 +62,7 @@ pub(super) fn downstream_response(
     plan: &Plan<'_>,
     forwarding: &Forwarding,
     response_head: &ResponseHead,
+    length_is_unknown: bool,
     body: ResponseBody,
 ) -> Result<Response<ResponseBody>, Fault> {
     let mut response = Response::new(body);
@@ -70,12 +71,15 @@ pub(super) fn downstream_response(
     fields.reserve(FIELDS_EXPECTED);
     let all = fields::forwarded_response_fields(response_head, forwarding.pseudonym());
     append(fields, response_head.bytes(), all)?;
+    if length_is_unknown {
+        fields.remove(header::CONTENT_LENGTH);
+    }
     if head.version() == Version::Http10 {
         fields.remove(header::TRANSFER_ENCODING);
     }
     if plan.route.chain.hooks().response_head {
         let mut edits = ResponseEdits::default();
-        plan.route.chain.response_head(&mut edits);
+        plan.route.chain.response_head(response_head, &mut edits);
         edits.removed_fields.iter().for_each(|name| drop(fields.remove(*name)));
         for (name, value) in edits.set_fields {
             let value = HeaderValue::from_maybe_shared(value).map_err(|_| Fault::Internal)?;

@@ -79,8 +79,8 @@ struct KeyAuth {
     consumers: Arc<Consumers>,
 }
 
-pub(super) fn build(config: &KeyAuthConfig, consumers: &Arc<Consumers>) -> Box<dyn Plugin> {
-    Box::new(KeyAuth {
+pub(super) fn build(config: &KeyAuthConfig, consumers: &Arc<Consumers>) -> Arc<dyn Plugin> {
+    Arc::new(KeyAuth {
         challenge: challenge(&config.realm),
         anonymous: config.anonymous_consumer.as_deref().map(Arc::from),
         config: config.clone(),

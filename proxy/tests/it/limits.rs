@@ -385,6 +385,25 @@ fn beyond_the_limit_connections_wait() {
 }
 
 #[test]
+fn whoever_waits_for_a_permit_at_a_drain_is_served() {
+    let node = Node::always("x");
+    let proxy = with(&[node.address], "limits: { connections: 1 }");
+    let mut first = proxy.client();
+    first.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nx");
+    proxy.check_metric("tandem_downstream_connections_active{listener=\"web\"}", 1.0);
+    let mut waiting = [proxy.client(), proxy.client()];
+    for client in &mut waiting {
+        client.send(GET);
+    }
+    proxy.shutdown().drain();
+    assert_eq!(first.send("y").response().status, 200);
+    for client in &mut waiting {
+        assert_eq!(client.response().status, 200);
+        client.closed();
+    }
+}
+
+#[test]
 fn a_node_keeps_as_many_idle_connections_as_the_pool_may_have() {
     let node = Node::always("x");
     let idle = "tandem_upstream_pool_idle{upstream=\"app\"}";

@@ -3,6 +3,7 @@
 mod config;
 mod limits;
 mod object;
+mod plugins;
 mod process;
 mod routing;
 mod smuggling;

@@ -57,7 +57,7 @@ fn run(config: &KeyAuthConfig, head: &RequestHead) -> Result {
             }
         }
         Outcome::Answer(answer) => Result::Refused(answer.status.as_u16()),
-        Outcome::Call(call) => match call {},
+        Outcome::Call(call) => panic!("{call:?}"),
     }
 }
 
