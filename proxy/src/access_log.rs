@@ -22,6 +22,7 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 
 use crate::{
     config::{self, LogFormat, LogTarget},
+    connection::Lane,
     forward::Via,
 };
 
@@ -56,6 +57,8 @@ pub struct Entry<'a> {
     pub first_byte: Option<Duration>,
     /// Whether the upstream connection came out of the pool.
     pub is_reused: bool,
+    /// `None` for a tunnel and for what never became a request.
+    pub lane: Option<Lane>,
     pub via: Via,
     /// End code of the fault table, `--` for a normal end.
     pub end: &'a str,

@@ -239,5 +239,11 @@ fn start_workers(
 }
 
 fn one(listener: &Listener, address: SocketAddr, socket: socket2::Socket) -> Socket {
-    Socket { name: Arc::clone(&listener.name), protocol: listener.protocol, address, socket }
+    Socket {
+        name: Arc::clone(&listener.name),
+        protocol: listener.protocol,
+        has_express_lane: listener.has_express_lane,
+        address,
+        socket,
+    }
 }

@@ -80,6 +80,8 @@ pub struct Listener {
     pub name: Arc<str>,
     pub address: SocketAddr,
     pub protocol: Protocol,
+    /// `express_lane`: whether plain HTTP/1.1 requests pass hyper by.
+    pub has_express_lane: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! The life of one downstream HTTP connection, from accept to close.
 //!
 //! ```text
-//! gated bytes ─▶ hyper's server ─▶ exchange (route, plugins, pick, forward) ─▶ hyper ─▶ socket
+//! head ─┬▶ express ────────────────────────────────────────────────────────────▶ socket
+//!       └▶ hyper's server ─▶ exchange (route, plugins, pick, forward) ─▶ hyper ─▶ socket
 //! ```
 //!
 //! [`ConnectionCx`] owns the socket and everything that gate, exchange and record share; [`close`] is
@@ -11,13 +12,15 @@ pub(crate) mod gated;
 
 use std::{
     cell::{Cell, RefCell},
-    future::poll_fn,
+    future::{Future, poll_fn},
     net::SocketAddr,
+    pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
+use bytes::Bytes;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -31,11 +34,12 @@ use crate::{
     deadlines::{Deadlines, Wait},
     drain::{Drained, Order},
     error::Fault,
-    exchange,
+    exchange, express,
     forward::Via,
     http::{
         answer::{After, Answer},
         fields::{Forwarding, Scheme},
+        framing::BodyLength,
         head::RequestHead,
     },
     record::RequestRecord,
@@ -69,6 +73,25 @@ pub(crate) struct ConnectionCx {
     sent_bytes: Cell<u64>,
     order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
+}
+
+/// Who carries a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    Express,
+    Hyper,
+}
+
+impl Lane {
+    pub const ALL: [Lane; 2] = [Lane::Express, Lane::Hyper];
+
+    /// Label in the access log and in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Lane::Express => "express",
+            Lane::Hyper => "hyper",
+        }
+    }
 }
 
 /// Where the connection stands in its current exchange.
@@ -150,12 +173,46 @@ impl ConnectionCx {
         self.phase.set(Phase::Answered);
     }
 
+    /// The next request's head; `None`: no more requests come.
+    pub(crate) fn poll_head(&self, task: &mut Context<'_>) -> Poll<Option<RequestHead>> {
+        match &mut *self.downstream.borrow_mut() {
+            Some(downstream) => downstream.poll_head(self, task),
+            None => Poll::Ready(None),
+        }
+    }
+
+    /// Lets a request in for hyper.
+    pub(crate) fn admit(&self, head: RequestHead) {
+        if let Some(downstream) = &mut *self.downstream.borrow_mut() {
+            downstream.admit(self, head);
+        }
+    }
+
+    /// The body behind a head, if all of it has come with it.
+    pub(crate) fn take_whole_body(&self, length: BodyLength) -> Option<Bytes> {
+        self.downstream.borrow_mut().as_mut()?.take_whole_body(length)
+    }
+
+    /// Lets `use_it` at the downstream's socket.
+    pub(crate) fn with_downstream<T>(
+        &self,
+        use_it: impl FnOnce(&mut TcpStream) -> Poll<Result<T, Fault>>,
+    ) -> Poll<Result<T, Fault>> {
+        match &mut *self.downstream.borrow_mut() {
+            Some(downstream) => use_it(downstream.stream_mut()),
+            None => Poll::Ready(Err(Fault::DownstreamReset)),
+        }
+    }
+
     /// The gate let a request in.
-    fn begin(&self, head: RequestHead) {
+    pub(crate) fn begin(&self, head: RequestHead, lane: Lane) {
         let mut record = RequestRecord::begin(&self.worker, &self.listener, self.peer);
         record.head(&head);
+        record.lane(lane);
         *self.record.borrow_mut() = Some(record);
-        *self.head.borrow_mut() = Some(head);
+        if lane == Lane::Hyper {
+            *self.head.borrow_mut() = Some(head);
+        }
         self.sent_bytes.set(0);
         self.phase.set(Phase::Exchange);
     }
@@ -175,7 +232,7 @@ impl ConnectionCx {
     }
 
     /// Everything is written: the exchange is over and the next request may come in.
-    fn flushed(&self, recv_bytes: u64) {
+    pub(crate) fn flushed(&self, recv_bytes: u64) {
         if self.phase.get() == Phase::Answered {
             self.phase.set(Phase::Between);
             self.finish_record(recv_bytes);
@@ -215,33 +272,66 @@ pub(crate) async fn serve(
 /// Exchanges until there is nothing more to exchange; between bursts of requests the connection is
 /// nothing but a socket that somebody waits on.
 async fn converse(cx: &Rc<ConnectionCx>) {
-    while exchange_all(cx).await == Lull::Resting {
-        cx.deadlines.stop(Wait::Rest);
-        if poll_fn(|task| cx.poll_rested(task)).await == Lull::Ended {
-            return;
+    let first = if cx.listener.has_express_lane { Lane::Express } else { Lane::Hyper };
+    let mut lane = first;
+    loop {
+        let lull = match lane {
+            Lane::Express => attend(cx, Box::pin(express::serve(Rc::clone(cx)))).await,
+            Lane::Hyper => attend(cx, Box::pin(hyper_lane(cx))).await,
+        };
+        lane = match lull {
+            Lull::Turn(other) => other,
+            Lull::Resting => {
+                cx.deadlines.stop(Wait::Rest);
+                if poll_fn(|task| cx.poll_rested(task)).await == Lull::Ended {
+                    return;
+                }
+                first
+            }
+            Lull::Ended => return,
         }
     }
 }
 
-/// Why there is nothing to exchange.
+/// Why a lane has nothing more to exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lull {
+pub(crate) enum Lull {
+    /// The next request is for this one.
+    Turn(Lane),
     /// The downstream has been silent for a while.
     Resting,
     Ended,
 }
 
-/// Runs hyper over the gated bytes. hyper holds two buffers of 8 KiB, which is why it goes when the
-/// downstream falls silent.
-async fn exchange_all(cx: &Rc<ConnectionCx>) -> Lull {
+/// Runs hyper over the gated bytes, until the next request may be for the express lane. hyper holds
+/// two buffers of 8 KiB, which is why it goes when the downstream falls silent.
+async fn hyper_lane(cx: &Rc<ConnectionCx>) -> Lull {
     let service = service_fn(|request| exchange::serve(Rc::clone(cx), request));
-    let mut http = Box::pin(
+    let mut http = std::pin::pin!(
         http1::Builder::new()
             // The gate decides what an end of stream means.
             .half_close(true)
             .max_buf_size(BUFFER_MAX)
             .serve_connection(TokioIo::new(GatedIo(Rc::clone(cx))), service),
     );
+    poll_fn(|task| match http.as_mut().poll(task) {
+        Poll::Ready(result) => {
+            if let Err(error) = result {
+                tracing::debug!(downstream = %cx.peer, %error, "connection ended");
+            }
+            Poll::Ready(Lull::Ended)
+        }
+        Poll::Pending if cx.listener.has_express_lane && cx.awaits_head() => {
+            Poll::Ready(Lull::Turn(Lane::Express))
+        }
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}
+
+/// Drives a lane, and watches what it does not: the order to drain, a reset by the downstream, and
+/// the deadlines.
+async fn attend(cx: &Rc<ConnectionCx>, mut lane: Pin<Box<impl Future<Output = Lull>>>) -> Lull {
     poll_fn(|task| {
         cx.remember(task);
         if cx.order.get() == Order::End {
@@ -249,11 +339,8 @@ async fn exchange_all(cx: &Rc<ConnectionCx>) -> Lull {
             return Poll::Ready(Lull::Ended);
         }
         loop {
-            if let Poll::Ready(result) = http.as_mut().poll(task) {
-                if let Err(error) = result {
-                    tracing::debug!(downstream = %cx.peer, %error, "connection ended");
-                }
-                return Poll::Ready(Lull::Ended);
+            if let Poll::Ready(lull) = lane.as_mut().poll(task) {
+                return Poll::Ready(lull);
             }
             if cx.poll_reset(task).is_ready() {
                 return Poll::Ready(Lull::Ended);
@@ -289,6 +376,10 @@ impl ConnectionCx {
             }
             Some(_) | None => Poll::Ready(Lull::Ended),
         }
+    }
+
+    fn awaits_head(&self) -> bool {
+        self.downstream.borrow().as_ref().is_some_and(Downstream::awaits_head)
     }
 
     /// Reads ahead while an exchange is under way, a head's worth at most. Ready: the downstream has
@@ -327,8 +418,7 @@ async fn answer(cx: &ConnectionCx, stream: &mut TcpStream, fault: Fault) {
     cx.record(|record| record.status(status.as_u16()));
     let answer = Answer::of(status);
     cx.count_sent(answer.body.len());
-    let date = httpdate::fmt_http_date(SystemTime::now());
-    let bytes = answer.to_bytes(None, After::Close, &date);
+    let bytes = answer.to_bytes(None, After::Close, &cx.worker.date());
     let written = timeout(cx.worker.timeouts.send, stream.write_all(&bytes)).await;
     if !matches!(written, Ok(Ok(()))) {
         tracing::debug!(downstream = %cx.peer, "answer not taken");

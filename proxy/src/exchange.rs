@@ -1,4 +1,5 @@
-//! One request and its response on hyper's lane: decide, reach a node, forward, answer.
+//! One request and its response: decide, reach a node, forward, answer. Which node is next, what a
+//! plugin is owed and what may be sent again is decided here for both lanes; the rest is hyper's lane.
 //!
 //! ```text
 //! take head ─▶ pipeline ─┬▶ answer (drain what is left of the request first)
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::{net::TcpStream, time::Instant};
 
 use self::body::{RequestBody, ResponseBody, Stage, Upload};
 use crate::{
@@ -59,7 +60,11 @@ pub(crate) async fn serve(
     let mut response = match decide(&cx, &head).await {
         Decided::Forward(plan) => {
             let mut body = Some(body);
-            match forward(&cx, &head, &plan, &mut body).await {
+            let response = over_nodes(&cx, &plan, async |node| {
+                attempt(&cx, &head, &plan, node, &mut body).await
+            })
+            .await;
+            match response {
                 Ok(response) => response,
                 Err(fault) => {
                     let after = leave(&cx, &head, body).await;
@@ -79,12 +84,12 @@ pub(crate) async fn serve(
 }
 
 /// What the pipeline came to when everything its plugins had asked for was done.
-enum Decided<'a> {
+pub(crate) enum Decided<'a> {
     Forward(Plan<'a>),
     Answer(Answer, Fault),
 }
 
-async fn decide<'a>(cx: &'a ConnectionCx, head: &'a RequestHead) -> Decided<'a> {
+pub(crate) async fn decide<'a>(cx: &'a ConnectionCx, head: &'a RequestHead) -> Decided<'a> {
     let mut decision = cx.worker.pipeline.decide(head, cx.peer.ip());
     loop {
         match decision {
@@ -192,13 +197,13 @@ fn own_answer(
     response
 }
 
-/// Gets a response from one of the upstream's nodes.
-async fn forward(
-    cx: &Rc<ConnectionCx>,
-    head: &RequestHead,
+/// Tries one node after the other, as the balancer picks them, until `attempt` has a response, a
+/// fault that no other node can help, or there is no node left.
+pub(crate) async fn over_nodes<T>(
+    cx: &ConnectionCx,
     plan: &Plan<'_>,
-    body: &mut Option<Incoming>,
-) -> Result<Response<ResponseBody>, Fault> {
+    mut attempt: impl AsyncFnMut(SocketAddr) -> Result<T, Fault>,
+) -> Result<T, Fault> {
     let upstream = &plan.route.upstream;
     let mut tried = Tried::default();
     let mut last = Fault::NoNode;
@@ -207,7 +212,7 @@ async fn forward(
         if !tried.is_empty() {
             cx.worker.upstream_metrics[upstream.index].retry();
         }
-        match attempt(cx, head, plan, upstream.balancer.node(index).address, body).await {
+        match attempt(upstream.balancer.node(index).address).await {
             Ok(response) => return Ok(response),
             Err(fault) => match fault.consequence().retry {
                 Retry::NextNode => last = fault,
@@ -243,24 +248,28 @@ async fn attempt(
         }
     }
     metrics.checkout(Checkout::New);
-    let connection = dial(cx, metrics, node).await?;
+    let stream = dial(cx, metrics, node).await?;
+    let connection = UpstreamConnection::handshake(stream, node, &worker.limits, metrics)
+        .await
+        .map_err(|error| {
+            tracing::error!(%error, "client handshake");
+            Fault::Internal
+        })?;
     send(cx, head, plan, connection, body.take()).await
 }
 
-async fn dial(
+/// Opens a connection to a node and records how long it took.
+pub(crate) async fn dial(
     cx: &ConnectionCx,
-    metrics: &Arc<UpstreamMetrics>,
+    metrics: &UpstreamMetrics,
     node: SocketAddr,
-) -> Result<UpstreamConnection, Fault> {
+) -> Result<TcpStream, Fault> {
     let worker = &cx.worker;
     let started = Instant::now();
     let dialled = connect::dial(node, worker.timeouts.connect, &worker.limits).await;
     cx.record(|record| record.node(node, Some(started.elapsed())));
     metrics.connect(connect::result(&dialled));
-    UpstreamConnection::handshake(dialled?, node, &worker.limits, metrics).await.map_err(|error| {
-        tracing::error!(%error, "client handshake");
-        Fault::Internal
-    })
+    dialled
 }
 
 /// Sends the request over `connection` and waits for the response head.
@@ -299,7 +308,7 @@ fn expired(cx: &ConnectionCx, upload: &Upload) -> bool {
 }
 
 /// RFC 9110 section 9.2.2: idempotent methods may be sent again; a body would have to be kept.
-fn is_replayable(head: &RequestHead) -> bool {
+pub(crate) fn is_replayable(head: &RequestHead) -> bool {
     head.body_length() == BodyLength::Empty
         && matches!(head.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
 }

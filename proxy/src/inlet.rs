@@ -105,6 +105,26 @@ impl Inlet {
         read
     }
 
+    /// The body of a message whose head was taken off the buffer, if all of it is there; the message
+    /// then counts as handed over.
+    pub(crate) fn take_whole_body(&mut self, length: BodyLength) -> Option<Bytes> {
+        let size = match length {
+            BodyLength::Empty => 0,
+            BodyLength::Fixed(size) => usize::try_from(size).ok()?,
+            BodyLength::Chunked | BodyLength::UntilClose => return None,
+        };
+        if size > self.buffer.len() {
+            return None;
+        }
+        let mut reader = BodyReader::new(length);
+        let size = reader.data(size);
+        let body = self.buffer.split_to(size).freeze();
+        self.head = Bytes::new();
+        self.body = Some(reader);
+        self.release_buffer();
+        Some(body)
+    }
+
     /// Hands over what is there of the message let in; reads for more of its body if nothing is.
     /// Ready without having filled anything means the end of the stream.
     pub(crate) fn poll_message(
@@ -164,6 +184,18 @@ impl Inlet {
             self.buffer = BytesMut::new();
         }
     }
+}
+
+/// Reads up to `size` bytes behind what is in `buffer`; 0 is the end of the stream.
+pub(crate) fn poll_read(
+    stream: &mut TcpStream,
+    cx: &mut Context<'_>,
+    buffer: &mut BytesMut,
+    size: usize,
+) -> Poll<io::Result<usize>> {
+    ready!(stream.poll_read_ready(cx))?;
+    buffer.reserve(size);
+    poll_read_buf(Pin::new(stream), cx, buffer)
 }
 
 /// What the gates on both sides allow a head to be.

@@ -20,6 +20,7 @@ pub mod http;
 mod inlet;
 
 mod exchange;
+mod express;
 pub mod pipeline;
 pub mod plugin;
 pub mod route;

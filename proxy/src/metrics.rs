@@ -34,6 +34,7 @@ pub use self::{
     upstream::{Checkout, ConnectResult, UpstreamMetrics},
 };
 use crate::{
+    connection::Lane,
     error::Fault,
     kernel::{self, KernelPlane},
 };
@@ -46,6 +47,7 @@ pub struct Metrics {
     registry: Registry,
     families: Families,
     faults: [Counter; Fault::ALL.len()],
+    lanes: [Counter; Lane::ALL.len()],
     bytes: ByteCounters,
     listeners: Table<Arc<str>, ListenerMetrics>,
     routes: Table<(Arc<str>, Arc<str>), RouteMetrics>,
@@ -70,6 +72,7 @@ struct Families {
     bytes: Family<BytesLabels, Counter>,
     fallbacks: Family<FallbackLabels, Counter>,
     faults: Family<FaultLabels, Counter>,
+    lanes: Family<LaneLabels, Counter>,
 }
 
 type Name = Arc<str>;
@@ -132,6 +135,11 @@ struct FaultLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LaneLabels {
+    lane: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PacketLabels {
     program: &'static str,
     reason: &'static str,
@@ -168,11 +176,14 @@ impl Metrics {
             let fault = fault.consequence().label;
             families.faults.get_or_create_owned(&FaultLabels { fault })
         });
+        let lanes = Lane::ALL
+            .map(|lane| families.lanes.get_or_create_owned(&LaneLabels { lane: lane.label() }));
         let bytes = ByteCounters::new(&families.bytes);
         Metrics {
             registry,
             families,
             faults,
+            lanes,
             bytes,
             listeners: Table::default(),
             routes: Table::default(),
@@ -203,6 +214,11 @@ impl Metrics {
     /// Counts a fault of the data path, wherever it happened.
     pub fn fault(&self, fault: Fault) {
         self.faults[fault as usize].inc();
+    }
+
+    /// Counts a request by who carried it.
+    pub fn lane(&self, lane: Lane) {
+        self.lanes[lane as usize].inc();
     }
 
     /// A tunnel that could not have the datapath its route asks for. Not for the request path: the
@@ -247,6 +263,7 @@ impl Families {
         names::FORWARD_BYTES.register(registry, &self.bytes);
         names::TUNNEL_FALLBACKS.register(registry, &self.fallbacks);
         names::FAULTS.register(registry, &self.faults);
+        names::LANE_REQUESTS.register(registry, &self.lanes);
     }
 }
 

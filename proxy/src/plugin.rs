@@ -178,6 +178,14 @@ pub struct ResponseEdits {
     pub set_fields: Vec<(&'static str, Bytes)>,
 }
 
+impl ResponseEdits {
+    /// Whether the downstream must not see what the node sent under `name`.
+    pub fn replaces(&self, name: &str) -> bool {
+        self.removed_fields.iter().any(|field| field.eq_ignore_ascii_case(name))
+            || self.set_fields.iter().any(|(field, _)| field.eq_ignore_ascii_case(name))
+    }
+}
+
 /// Everybody a plugin may authenticate.
 #[derive(Debug, Default)]
 pub struct Consumers {

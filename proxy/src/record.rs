@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::{
     access_log::Entry,
+    connection::Lane,
     error::Fault,
     forward::Via,
     http::head::RequestHead,
@@ -28,6 +29,7 @@ pub(crate) struct RequestRecord {
     at: Option<SystemTime>,
     started: Instant,
     head: Option<RequestHead>,
+    lane: Option<Lane>,
     route: Option<RouteIndex>,
     consumer: Option<Arc<str>>,
     node: Option<SocketAddr>,
@@ -59,6 +61,7 @@ impl RequestRecord {
             at: worker.access_log.is_some().then(SystemTime::now),
             started: Instant::now(),
             head: None,
+            lane: None,
             route: None,
             consumer: None,
             node: None,
@@ -73,6 +76,10 @@ impl RequestRecord {
 
     pub(crate) fn head(&mut self, head: &RequestHead) {
         self.head = Some(head.clone());
+    }
+
+    pub(crate) fn lane(&mut self, lane: Lane) {
+        self.lane = Some(lane);
     }
 
     pub(crate) fn route(&mut self, route: RouteIndex) {
@@ -116,6 +123,9 @@ impl RequestRecord {
         if let Some(fault) = self.fault {
             self.worker.metrics.fault(fault);
         }
+        if let Some(lane) = self.lane {
+            self.worker.metrics.lane(lane);
+        }
         let metrics = self.route_metrics();
         metrics.finished(self.status, end, total);
         metrics.bytes(Direction::Sent, via, sent_bytes);
@@ -141,6 +151,7 @@ impl RequestRecord {
             connect: self.connect,
             first_byte: self.first_byte,
             is_reused: self.is_reused,
+            lane: self.lane,
             via,
             end,
         });

@@ -5,4 +5,5 @@
 pub mod balance;
 pub mod connect;
 pub mod connection;
+pub(crate) mod plain;
 pub mod pool;

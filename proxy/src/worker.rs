@@ -1,6 +1,14 @@
 //! One worker: a pinned thread, a `LocalRuntime`, its own sockets, pool and pipes.
 
-use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc, thread, time::Duration};
+use std::{
+    cell::RefCell,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::Context;
 use tokio::{
@@ -21,7 +29,7 @@ use crate::{
     pipeline::{Pipeline, Upstream},
     stream::StreamRoute,
     sys::affinity,
-    upstream::pool::Pool,
+    upstream::{connection::UpstreamConnection, plain::PlainConnection, pool::Pool},
 };
 
 /// How often idle upstream connections are looked through.
@@ -50,6 +58,7 @@ pub(crate) struct Shared {
 pub(crate) struct Socket {
     pub(crate) name: Arc<str>,
     pub(crate) protocol: Protocol,
+    pub(crate) has_express_lane: bool,
     pub(crate) address: SocketAddr,
     pub(crate) socket: socket2::Socket,
 }
@@ -66,7 +75,11 @@ pub(crate) struct Worker {
     pub(crate) upstream_metrics: Box<[Arc<UpstreamMetrics>]>,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) kernel: Arc<KernelPlane>,
-    pub(crate) pool: RefCell<Pool>,
+    /// Of the express lane.
+    pub(crate) plain_pool: RefCell<Pool<PlainConnection>>,
+    /// Of hyper's lane.
+    pub(crate) pool: RefCell<Pool<UpstreamConnection>>,
+    date: RefCell<Date>,
     pub(crate) tunnels: TunnelContext,
     pub(crate) live: Live,
 }
@@ -75,6 +88,7 @@ pub(crate) struct Worker {
 pub(crate) struct ListenerCx {
     pub(crate) name: Arc<str>,
     pub(crate) protocol: Protocol,
+    pub(crate) has_express_lane: bool,
     pub(crate) address: SocketAddr,
     pub(crate) metrics: Arc<ListenerMetrics>,
     /// By route index: HTTP routes on an HTTP listener, stream routes on a TCP one.
@@ -146,6 +160,7 @@ async fn run(index: usize, shared: Shared, sockets: Vec<Socket>) -> anyhow::Resu
     }
     sweeping.abort();
     worker.pool.borrow_mut().clear();
+    worker.plain_pool.borrow_mut().clear();
     tokio::select! {
         () = worker.live.emptied() => {}
         () = drain::ordered(&mut orders, Order::End) => {
@@ -162,6 +177,7 @@ async fn sweep(worker: Rc<Worker>) {
     loop {
         ticks.tick().await;
         worker.pool.borrow_mut().sweep();
+        worker.plain_pool.borrow_mut().sweep();
     }
 }
 
@@ -169,8 +185,11 @@ impl Worker {
     fn new(shared: Shared) -> Self {
         let upstream_metrics: Box<[_]> =
             shared.upstreams.iter().map(|upstream| shared.metrics.upstream(&upstream.id)).collect();
+        let (idle_max, pool_idle) = (shared.limits.pool_idle_max, shared.timeouts.pool_idle);
         Self {
-            pool: RefCell::new(Pool::new(shared.limits.pool_idle_max, shared.timeouts.pool_idle)),
+            plain_pool: RefCell::new(Pool::new(idle_max, pool_idle)),
+            pool: RefCell::new(Pool::new(idle_max, pool_idle)),
+            date: RefCell::default(),
             tunnels: TunnelContext::new(
                 Arc::clone(&shared.kernel),
                 &shared.limits,
@@ -190,6 +209,26 @@ impl Worker {
     }
 }
 
+/// The time as `Date` has it, made anew once a second.
+#[derive(Default)]
+struct Date {
+    second: Option<u64>,
+    text: Rc<str>,
+}
+
+impl Worker {
+    /// Now, as an IMF-fixdate (RFC 9110 section 5.6.7).
+    pub(crate) fn date(&self) -> Rc<str> {
+        let now = SystemTime::now();
+        let second = now.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs());
+        let mut date = self.date.borrow_mut();
+        if second.is_none() || date.second != second {
+            *date = Date { second, text: httpdate::fmt_http_date(now).into() };
+        }
+        Rc::clone(&date.text)
+    }
+}
+
 impl ListenerCx {
     fn new(worker: &Worker, socket: &Socket) -> Self {
         let metrics = &worker.metrics;
@@ -201,6 +240,7 @@ impl ListenerCx {
         Self {
             name: Arc::clone(&socket.name),
             protocol: socket.protocol,
+            has_express_lane: socket.has_express_lane,
             address: socket.address,
             metrics: metrics.listener(&socket.name),
             routes,

@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::Entry;
+use crate::connection::Lane;
 
 /// Bytes of a value from the network that are written; the rest is replaced by `...`.
 // A target may be 8 KiB and, escaped, four to six times that; nobody reads it and the queue is
@@ -38,7 +39,8 @@ pub(super) fn text(line: &mut String, entry: &Entry<'_>) {
         push_text_or_dash(line, time.map(Milliseconds));
     }
     let reused = if is_reused { "reused" } else { "-" };
-    push(line, format_args!(" {reused} {} ", entry.via.label()));
+    let lane = entry.lane.map_or("-", Lane::label);
+    push(line, format_args!(" {reused} {lane} {} ", entry.via.label()));
     push_text(line, Some(entry.end));
     line.push('\n');
 }
@@ -67,7 +69,9 @@ pub(super) fn json(line: &mut String, entry: &Entry<'_>) {
     push_json_or_null(line, "total_ms", Some(Milliseconds(entry.total)));
     push_json_or_null(line, "connect_ms", entry.connect.map(Milliseconds));
     push_json_or_null(line, "first_byte_ms", entry.first_byte.map(Milliseconds));
-    push(line, format_args!(",\"reused\":{is_reused},\"via\":\"{}\",\"end\":", entry.via.label()));
+    push(line, format_args!(",\"reused\":{is_reused},\"lane\":"));
+    push_json(line, entry.lane.map(Lane::label));
+    push(line, format_args!(",\"via\":\"{}\",\"end\":", entry.via.label()));
     push_json(line, Some(entry.end));
     line.push_str("}\n");
 }

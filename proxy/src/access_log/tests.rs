@@ -23,6 +23,7 @@ fn entry(path: &str) -> Entry<'_> {
         connect: None,
         first_byte: None,
         is_reused: false,
+        lane: None,
         via: Via::User,
         end: "PF",
     }

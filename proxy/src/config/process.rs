@@ -83,11 +83,25 @@ fn listener<'t>(item: &Value<'t>) -> Option<(Value<'t>, Value<'t>, Listener)> {
         let words = [("http", Protocol::Http), ("tcp", Protocol::Tcp)];
         value.one_of(&words, &["h2c", "http2", "https", "tls", "udp"])
     });
+    let express_lane = section.take("express_lane");
+    let has_express_lane = match (&express_lane, protocol) {
+        (Some(value), Some(Protocol::Tcp)) => {
+            value.error("only a listener with `protocol: http` has lanes");
+            false
+        }
+        (Some(value), _) => value.leaf().unwrap_or(true),
+        (None, _) => true,
+    };
     section.finish(Kind::Listener);
     let (name_leaf, address_leaf) =
         (name.as_ref().and_then(Value::leaf::<Id>), address.as_ref().and_then(Value::leaf));
     let (name, address) = (name?, address?);
-    let listener = Listener { name: name_leaf?.0, address: address_leaf?, protocol: protocol? };
+    let listener = Listener {
+        name: name_leaf?.0,
+        address: address_leaf?,
+        protocol: protocol?,
+        has_express_lane,
+    };
     bounds::refuse_mapped(&address.place, listener.address.ip());
     Some((name, address, listener))
 }

@@ -18,17 +18,18 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
-use super::{ConnectionCx, Phase};
+use super::{ConnectionCx, Lane, Phase};
 use crate::{
     config::Limits,
     deadlines::Wait,
     error::Fault,
-    http::{framing::BodyLength, gate::RequestGate, stand_in},
+    http::{framing::BodyLength, gate::RequestGate, head::RequestHead, stand_in},
     inlet::{Inlet, MessageError, head_limits},
 };
 
@@ -109,26 +110,52 @@ impl Downstream {
         Poll::Pending
     }
 
-    /// Reads on until the next head is whole. `false`: there is none, hyper is to see the end.
-    fn poll_head(&mut self, cx: &ConnectionCx, task: &mut Context<'_>) -> Poll<bool> {
+    /// Lets a message in for hyper, who is to see a stand-in of its head.
+    pub(super) fn admit(&mut self, cx: &ConnectionCx, head: RequestHead) {
+        self.inlet.admit(stand_in::request(&head), head.body_length());
+        self.body_max = match head.body_length() {
+            BodyLength::Chunked => cx.worker.limits.body_size_max.unwrap_or(u64::MAX),
+            // Refused by its length, where the connection can be kept.
+            BodyLength::Empty | BodyLength::Fixed(_) | BodyLength::UntilClose => u64::MAX,
+        };
+        self.reading = Reading::Message;
+        cx.begin(head, Lane::Hyper);
+    }
+
+    /// Takes a message of which everything is there for the express lane.
+    pub(super) fn take_whole_body(&mut self, length: BodyLength) -> Option<Bytes> {
+        let body = self.inlet.take_whole_body(length)?;
+        self.reading = Reading::Hold;
+        Some(body)
+    }
+
+    /// Whether the last message has gone by and the next has not been looked for.
+    pub(super) fn awaits_head(&self) -> bool {
+        self.reading == Reading::Head
+    }
+
+    pub(super) fn stream_mut(&mut self) -> &mut TcpStream {
+        self.inlet.stream_mut()
+    }
+
+    /// Reads on until the next head is whole. `None`: no more requests come.
+    pub(super) fn poll_head(
+        &mut self,
+        cx: &ConnectionCx,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<RequestHead>> {
+        match self.reading {
+            Reading::Head | Reading::Hold => self.reading = Reading::Head,
+            Reading::Message | Reading::Closed => return Poll::Ready(None),
+        }
         let timeouts = &cx.worker.timeouts;
         loop {
             let is_empty = self.inlet.buffer().is_empty();
             match self.gate.head(self.inlet.buffer()) {
                 Ok(Some(head)) => {
                     cx.deadlines.stop(Wait::Downstream);
-                    self.inlet.admit(stand_in::request(&head), head.body_length());
                     self.is_first = false;
-                    self.body_max = match head.body_length() {
-                        BodyLength::Chunked => cx.worker.limits.body_size_max.unwrap_or(u64::MAX),
-                        // Refused by its length, where the connection can be kept.
-                        BodyLength::Empty | BodyLength::Fixed(_) | BodyLength::UntilClose => {
-                            u64::MAX
-                        }
-                    };
-                    self.reading = Reading::Message;
-                    cx.begin(head);
-                    return Poll::Ready(true);
+                    return Poll::Ready(Some(head));
                 }
                 Ok(None) => {}
                 Err(error) => return self.refuse(cx, error.fault()),
@@ -163,12 +190,12 @@ impl Downstream {
         }
     }
 
-    fn end(&mut self) -> Poll<bool> {
+    fn end(&mut self) -> Poll<Option<RequestHead>> {
         self.reading = Reading::Closed;
-        Poll::Ready(false)
+        Poll::Ready(None)
     }
 
-    fn refuse(&mut self, cx: &ConnectionCx, fault: Fault) -> Poll<bool> {
+    fn refuse(&mut self, cx: &ConnectionCx, fault: Fault) -> Poll<Option<RequestHead>> {
         cx.refuse(fault);
         self.end()
     }
@@ -229,11 +256,12 @@ impl AsyncRead for GatedIo {
         let Some(downstream) = &mut *slot else { return Poll::Ready(Ok(())) };
         loop {
             match downstream.reading {
-                Reading::Head => {
-                    if !ready!(downstream.poll_head(cx, task)) {
-                        return Poll::Ready(Ok(()));
-                    }
-                }
+                // The express lane sees the next head first.
+                Reading::Head if cx.listener.has_express_lane => return Poll::Pending,
+                Reading::Head => match ready!(downstream.poll_head(cx, task)) {
+                    Some(head) => downstream.admit(cx, head),
+                    None => return Poll::Ready(Ok(())),
+                },
                 Reading::Message => return downstream.poll_message(cx, task, out),
                 Reading::Hold if cx.phase.get() != Phase::Between => {
                     downstream.is_held = true;
@@ -246,27 +274,26 @@ impl AsyncRead for GatedIo {
     }
 }
 
-impl GatedIo {
+impl ConnectionCx {
     /// Writes with the downstream's patience: not a byte taken in `timeouts.send` ends it.
-    fn poll_send(
+    pub(crate) fn poll_send(
         &self,
         task: &mut Context<'_>,
         write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let cx = &*self.0;
-        let mut slot = cx.downstream.borrow_mut();
+        let mut slot = self.downstream.borrow_mut();
         let Some(downstream) = &mut *slot else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
         let written = write(Pin::new(downstream.inlet.stream_mut()), task);
         match &written {
-            Poll::Ready(Ok(_)) => cx.deadlines.stop(Wait::Send),
-            Poll::Ready(Err(_)) => cx.record(|record| record.fault(Fault::DownstreamReset)),
-            Poll::Pending if cx.deadlines.has_expired(Wait::Send) => {
-                cx.record(|record| record.fault(Fault::SendTimedOut));
+            Poll::Ready(Ok(_)) => self.deadlines.stop(Wait::Send),
+            Poll::Ready(Err(_)) => self.record(|record| record.fault(Fault::DownstreamReset)),
+            Poll::Pending if self.deadlines.has_expired(Wait::Send) => {
+                self.record(|record| record.fault(Fault::SendTimedOut));
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            Poll::Pending => cx.deadlines.start(Wait::Send, cx.worker.timeouts.send),
+            Poll::Pending => self.deadlines.start(Wait::Send, self.worker.timeouts.send),
         }
         written
     }
@@ -278,7 +305,7 @@ impl AsyncWrite for GatedIo {
         task: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_send(task, |stream, task| stream.poll_write(task, bytes))
+        self.0.poll_send(task, |stream, task| stream.poll_write(task, bytes))
     }
 
     fn poll_write_vectored(
@@ -286,7 +313,7 @@ impl AsyncWrite for GatedIo {
         task: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_send(task, |stream, task| stream.poll_write_vectored(task, slices))
+        self.0.poll_send(task, |stream, task| stream.poll_write_vectored(task, slices))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -286,6 +286,48 @@ impl BodyReader {
         }
     }
 
+    /// How many of `bytes`, from the front, are framing and no data: 0 unless chunked.
+    pub fn framing(&mut self, bytes: &[u8]) -> Result<usize, FramingError> {
+        let chunked = match &mut self.state {
+            State::Broken(error) => return Err(*error),
+            State::Chunked(chunked) => chunked,
+            State::Complete | State::Fixed { .. } | State::UntilClose => return Ok(0),
+        };
+        let mut used = 0;
+        for &byte in bytes {
+            if matches!(chunked.at, At::Data { .. } | At::Complete) {
+                break;
+            }
+            if let Err(error) = chunked.step(byte) {
+                self.state = State::Broken(error);
+                return Err(error);
+            }
+            used += 1;
+        }
+        if chunked.at == At::Complete {
+            self.state = State::Complete;
+        }
+        Ok(used)
+    }
+
+    /// Accounts for data among the next `available` bytes: how many of them are, from the front.
+    pub fn data(&mut self, available: usize) -> usize {
+        let count = match &mut self.state {
+            State::UntilClose => available as u64,
+            State::Fixed { .. } | State::Chunked(_) => {
+                self.opaque_remaining().map_or(0, |opaque| opaque.min(available as u64))
+            }
+            State::Complete | State::Broken(_) => 0,
+        };
+        if matches!(self.state, State::UntilClose) {
+            self.payload_bytes = self.payload_bytes.saturating_add(count);
+        } else if count > 0 {
+            self.skip(count);
+        }
+        // At most `available`.
+        count as usize
+    }
+
     /// Accounts for `count` bytes that were moved without being looked at, at most
     /// [`opaque_remaining`](Self::opaque_remaining) of them.
     pub fn skip(&mut self, count: u64) {
@@ -383,21 +425,40 @@ impl Chunked {
                     continue;
                 }
                 At::Complete => break,
-                At::Size { .. } | At::SizeEnd | At::DataCr | At::DataLf => self.line(*byte)?,
-                At::ExtensionName { .. }
+                At::Size { .. }
+                | At::SizeEnd
+                | At::DataCr
+                | At::DataLf
+                | At::ExtensionName { .. }
                 | At::ExtensionValue { .. }
                 | At::Quoted
                 | At::Escaped
-                | At::QuotedEnd => self.extension(*byte)?,
-                At::TrailerStart
+                | At::QuotedEnd
+                | At::TrailerStart
                 | At::TrailerName
                 | At::TrailerValue
                 | At::TrailerEnd
-                | At::LastLf => self.trailer(*byte)?,
+                | At::LastLf => self.step(*byte)?,
             }
             rest = tail;
         }
         Ok(bytes.len() - rest.len())
+    }
+
+    /// One byte that is not data.
+    fn step(&mut self, byte: u8) -> Result<(), FramingError> {
+        match self.at {
+            At::Size { .. } | At::SizeEnd | At::DataCr | At::DataLf => self.line(byte),
+            At::ExtensionName { .. }
+            | At::ExtensionValue { .. }
+            | At::Quoted
+            | At::Escaped
+            | At::QuotedEnd => self.extension(byte),
+            At::TrailerStart | At::TrailerName | At::TrailerValue | At::TrailerEnd | At::LastLf => {
+                self.trailer(byte)
+            }
+            At::Data { .. } | At::Complete => Ok(()),
+        }
     }
 
     fn skip(&mut self, count: u64) {

@@ -84,6 +84,8 @@ metrics! {
         "Tunnels that could not have the datapath their route asks for";
     FAULTS = "tandem_faults_total", Counter, ["fault"], Stable,
         "Faults of the data path";
+    LANE_REQUESTS = "tandem_lane_requests_total", Counter, ["lane"], Unstable,
+        "Requests by who carried them";
     KERNEL_INFO = "tandem_kernel_info", Gauge, ["mode", "xdp_mode", "abi"], Unstable,
         "The mode in which the kernel plane runs";
     KERNEL_PACKETS = "tandem_kernel_packets_total", Counter, ["program", "reason"], Unstable,

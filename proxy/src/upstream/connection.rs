@@ -31,6 +31,7 @@ use tokio::{
     sync::oneshot,
 };
 
+use super::pool::Pooled;
 use crate::{
     config::Limits,
     error::Fault,
@@ -42,8 +43,6 @@ use crate::{
 
 /// How long a node that has answered may take to take the rest of its request.
 const AFTERMATH_MAX: Duration = Duration::from_secs(30);
-/// Interim responses (1xx) swallowed before the final one; a node that sends more is refused.
-const INTERIM_HEADS_MAX: u32 = 16;
 
 /// What the gate below hyper and the exchange above it tell each other.
 #[derive(Debug, Default)]
@@ -200,35 +199,10 @@ impl UpstreamConnection {
         self.state.fault.get()
     }
 
-    /// Counts it as idle; it is taken out of the pool by dropping the guard.
-    pub(crate) fn idle(&mut self) -> GaugeGuard {
-        self.is_reused = true;
-        self.metrics.pool_idle()
-    }
-
     /// Moves the connection on: writes what is buffered, reads what has come.
     pub(crate) fn poll_drive(&mut self, cx: &mut Context<'_>) {
         self.state.driven_by(cx);
         drive(&mut self.driver);
-    }
-
-    /// Lays the connection aside: whether the last response was complete and another request may
-    /// follow. hyper says so only once it was polled past the end of the message; what came behind
-    /// the message, or a close, shows in the same poll.
-    pub(crate) fn rest(&mut self) -> bool {
-        if !self.state.is_reusable.get() {
-            return false;
-        }
-        self.news.0.store(false, Ordering::Relaxed);
-        *self.state.driver.borrow_mut() = Some(Waker::from(Arc::clone(&self.news)));
-        drive(&mut self.driver);
-        self.driver.is_some() && self.sender.is_ready() && self.state.fault.get().is_none()
-    }
-
-    /// Whether it is still what [`rest`](Self::rest) found. Costs nothing if the socket has been
-    /// silent since.
-    pub(crate) fn has_rested(&mut self) -> bool {
-        !self.news.0.load(Ordering::Relaxed) || self.rest()
     }
 
     /// Makes the connection a task, which moves the rest of the request while the response streams
@@ -252,6 +226,34 @@ impl UpstreamConnection {
             });
         }
         Detached { state, _sender: sender, _streaming: streaming }
+    }
+}
+
+impl Pooled for UpstreamConnection {
+    fn node(&self) -> SocketAddr {
+        self.node
+    }
+
+    /// hyper says whether another request may follow only once it was polled past the end of the
+    /// message; what came behind the message, or a close, shows in the same poll.
+    fn rest(&mut self) -> bool {
+        if !self.state.is_reusable.get() {
+            return false;
+        }
+        self.is_reused = true;
+        self.news.0.store(false, Ordering::Relaxed);
+        *self.state.driver.borrow_mut() = Some(Waker::from(Arc::clone(&self.news)));
+        drive(&mut self.driver);
+        self.driver.is_some() && self.sender.is_ready() && self.state.fault.get().is_none()
+    }
+
+    /// Costs nothing if the socket has been silent since.
+    fn has_rested(&mut self) -> bool {
+        !self.news.0.load(Ordering::Relaxed) || self.rest()
+    }
+
+    fn idle(&self) -> GaugeGuard {
+        self.metrics.pool_idle()
     }
 }
 
@@ -294,7 +296,6 @@ enum Reading {
     Idle,
     Head {
         method: Method,
-        interim_heads: u32,
     },
     /// A response is being handed over.
     Message {
@@ -330,14 +331,8 @@ impl GatedUpstream {
     fn poll_head(&mut self, cx: &mut Context<'_>, method: Method) -> Poll<io::Result<usize>> {
         loop {
             match self.gate.head(self.inlet.buffer(), method.as_str()) {
-                Ok(Some(head)) if head.is_interim() => {
-                    if let Reading::Head { interim_heads, .. } = &mut self.reading {
-                        *interim_heads += 1;
-                        if *interim_heads > INTERIM_HEADS_MAX {
-                            return self.refuse(Fault::ResponseMalformed);
-                        }
-                    }
-                }
+                // Swallowed; the gate bounds how many there are.
+                Ok(Some(head)) if head.is_interim() => {}
                 Ok(Some(head)) => {
                     self.inlet.admit(stand_in::response(&head), head.body_length());
                     self.reading = Reading::Message { keeps_alive: head.keeps_alive() };
@@ -393,10 +388,10 @@ impl GatedUpstream {
         loop {
             match self.reading {
                 Reading::Idle => match self.state.expected.take() {
-                    Some(method) => self.reading = Reading::Head { method, interim_heads: 0 },
+                    Some(method) => self.reading = Reading::Head { method },
                     None => return self.poll_idle(cx),
                 },
-                Reading::Head { method, .. } => {
+                Reading::Head { method } => {
                     if ready!(self.poll_head(cx, method))? == 0 {
                         return Poll::Ready(Ok(()));
                     }

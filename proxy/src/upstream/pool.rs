@@ -1,8 +1,7 @@
-//! Idle connections of one worker, by node.
+//! Idle connections of one worker, by node; one pool for each lane.
 //!
-//! A connection comes back only with the gate's word that its last response was complete and that
-//! another may follow (`UpstreamConnection::rest`). The youngest is taken first, so the
-//! old ones can age out.
+//! A connection comes back only when its last response was complete and another may follow
+//! ([`Pooled::rest`]). The youngest is taken first, so the old ones can age out.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,29 +11,39 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::connection::UpstreamConnection;
 use crate::metrics::GaugeGuard;
 
-struct Idle {
-    connection: UpstreamConnection,
+/// A connection that can wait for the next request.
+pub(crate) trait Pooled {
+    fn node(&self) -> SocketAddr;
+    /// Lays it aside: whether another request may follow.
+    fn rest(&mut self) -> bool;
+    /// Whether it is still as it was laid aside.
+    fn has_rested(&mut self) -> bool;
+    /// Counts it as idle until the guard is dropped.
+    fn idle(&self) -> GaugeGuard;
+}
+
+struct Idle<C> {
+    connection: C,
     since: Instant,
     _counted: GaugeGuard,
 }
 
-pub(crate) struct Pool {
-    idle: HashMap<SocketAddr, VecDeque<Idle>>,
+pub(crate) struct Pool<C> {
+    idle: HashMap<SocketAddr, VecDeque<Idle<C>>>,
     /// Kept to one node.
     idle_max: usize,
     timeout: Duration,
 }
 
-impl Pool {
+impl<C: Pooled> Pool<C> {
     pub(crate) fn new(idle_max: usize, timeout: Duration) -> Self {
         Self { idle: HashMap::new(), idle_max, timeout }
     }
 
     /// Takes the youngest idle connection to `node` that is still alive.
-    pub(crate) fn checkout(&mut self, node: SocketAddr) -> Option<UpstreamConnection> {
+    pub(crate) fn checkout(&mut self, node: SocketAddr) -> Option<C> {
         let idle = self.idle.get_mut(&node)?;
         while let Some(Idle { mut connection, .. }) = idle.pop_back() {
             if connection.has_rested() {
@@ -45,11 +54,11 @@ impl Pool {
     }
 
     /// Keeps a connection if it may carry another request and there is room; else it is closed.
-    pub(crate) fn checkin(&mut self, mut connection: UpstreamConnection) {
+    pub(crate) fn checkin(&mut self, mut connection: C) {
         if !connection.rest() {
             return;
         }
-        let idle = self.idle.entry(connection.node).or_default();
+        let idle = self.idle.entry(connection.node()).or_default();
         if idle.len() < self.idle_max {
             let counted = connection.idle();
             idle.push_back(Idle { connection, since: Instant::now(), _counted: counted });

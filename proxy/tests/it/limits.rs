@@ -32,8 +32,8 @@ fn tunnel(node: SocketAddr, datapath: &str, section: &str) -> TestProxy {
 /// The words of an access-log line that say how it ended: status and end code.
 fn outcome(line: &str) -> (String, String) {
     let words: Vec<_> = line.split(' ').collect();
-    assert_eq!(words.len(), 18, "{line}");
-    (words[9].to_owned(), words[17].to_owned())
+    assert_eq!(words.len(), 19, "{line}");
+    (words[9].to_owned(), words[18].to_owned())
 }
 
 #[track_caller]

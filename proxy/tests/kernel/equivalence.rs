@@ -106,7 +106,7 @@ fn plain(bytes: &[u8]) -> String {
 /// Without times, the downstream's port and `via`; whether a time was taken stays.
 fn plain_line(line: &str) -> String {
     let words = line.split(' ').enumerate().map(|(at, word)| match at {
-        0 | 1 | 16 => "*",
+        0 | 1 | 17 => "*",
         12..=14 if word != "-" => "*",
         _ => word,
     });

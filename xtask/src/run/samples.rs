@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn reads_via_from_the_access_log() {
         let line = "2026-11-21T00:00:00.000Z 127.0.0.1:50000 web hello app 127.0.0.1:3000 GET \
-                    127.0.0.1:9080 / 200 12 0 0.412 0.100 0.300 reused user --";
+                    127.0.0.1:9080 / 200 12 0 0.412 0.100 0.300 reused express user --";
         assert_eq!(via_of(line, "127.0.0.1:50000"), Some("user"));
         assert_eq!(via_of(line, "127.0.0.1:50001"), None);
         assert_eq!(via_of("listening", "127.0.0.1:50000"), None);

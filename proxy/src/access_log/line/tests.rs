@@ -20,6 +20,7 @@ fn entry() -> Entry<'static> {
         connect: Some(Duration::from_micros(56)),
         first_byte: Some(Duration::from_millis(1)),
         is_reused: true,
+        lane: Some(Lane::Express),
         via: Via::User,
         end: "--",
     }
@@ -40,6 +41,7 @@ fn early() -> Entry<'static> {
         connect: None,
         first_byte: None,
         is_reused: false,
+        lane: None,
         end: "CR",
         ..entry()
     }
@@ -62,11 +64,11 @@ fn text_lines_read_as_documented() {
     assert_eq!(
         text_of(&entry()),
         "2026-03-01T12:34:56.789Z 192.0.2.7:51000 web api app 127.0.0.1:3000 GET \
-         example.com:9080 /api/v1 200 12 0 1.234 0.056 1.000 reused user --\n"
+         example.com:9080 /api/v1 200 12 0 1.234 0.056 1.000 reused express user --\n"
     );
     assert_eq!(
         text_of(&early()),
-        "2026-03-01T12:34:56.789Z [2001:db8::1]:40000 web - - - - - - - 0 0 1.234 - - - user CR\n"
+        "2026-03-01T12:34:56.789Z [2001:db8::1]:40000 web - - - - - - - 0 0 1.234 - - - - user CR\n"
     );
 }
 
@@ -79,7 +81,7 @@ fn json_lines_read_as_documented() {
             r#""listener":"web","route":"api","upstream":"app","node":"127.0.0.1:3000","#,
             r#""method":"GET","host":"example.com:9080","path":"/api/v1","status":200,"#,
             r#""sent_bytes":12,"recv_bytes":0,"total_ms":1.234,"connect_ms":0.056,"#,
-            r#""first_byte_ms":1.000,"reused":true,"via":"user","end":"--"}"#,
+            r#""first_byte_ms":1.000,"reused":true,"lane":"express","via":"user","end":"--"}"#,
             "\n"
         )
     );
@@ -90,7 +92,7 @@ fn json_lines_read_as_documented() {
             r#""listener":"web","route":null,"upstream":null,"node":null,"#,
             r#""method":null,"host":null,"path":null,"status":null,"#,
             r#""sent_bytes":0,"recv_bytes":0,"total_ms":1.234,"connect_ms":null,"#,
-            r#""first_byte_ms":null,"reused":false,"via":"user","end":"CR"}"#,
+            r#""first_byte_ms":null,"reused":false,"lane":null,"via":"user","end":"CR"}"#,
             "\n"
         )
     );

@@ -1,0 +1,103 @@
+//! Heads as bytes, built in place from what the gates read. The same fields in the same order and
+//! case as hyper's lane sends them.
+
+use std::{borrow::Cow, net::SocketAddr};
+
+use crate::{
+    http::{
+        answer::After,
+        fields::{self, ForwardedField, Forwarding, Pseudonym},
+        head::{RequestHead, ResponseHead},
+        name::Known,
+    },
+    pipeline::Plan,
+    plugin::ResponseEdits,
+    worker::Worker,
+};
+
+/// The request as the node gets it.
+pub(super) fn request(
+    out: &mut Vec<u8>,
+    head: &RequestHead,
+    plan: &Plan<'_>,
+    forwarding: &Forwarding,
+    node: SocketAddr,
+) {
+    push(out, &[head.method().as_bytes(), b" ", plan.target.as_bytes(), b" HTTP/1.1\r\n"]);
+    let host = head.host().map_or_else(|| Cow::Owned(node.to_string()), Cow::Borrowed);
+    for field in fields::forwarded_request_fields(head, forwarding, &host) {
+        if !plan.replaces(field.name.as_str()) {
+            push_field(out, &field);
+        }
+    }
+    for (name, value) in &plan.set_fields {
+        push(out, &[name.as_bytes(), b": ", value, b"\r\n"]);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// How a response leaves, as far as its head has to say it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ResponseEnds {
+    pub(super) is_chunked: bool,
+    /// Its length is not what the node said.
+    pub(super) is_filtered: bool,
+    pub(super) after: After,
+}
+
+/// The node's response as the downstream gets it.
+pub(super) fn response(
+    out: &mut Vec<u8>,
+    head: &ResponseHead,
+    plan: &Plan<'_>,
+    pseudonym: &Pseudonym,
+    worker: &Worker,
+    ends: ResponseEnds,
+) {
+    let status = head.status();
+    let reason = status.canonical_reason().unwrap_or_default();
+    push(out, &[b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
+    let mut edits = ResponseEdits::default();
+    if plan.route.chain.hooks().response_head {
+        plan.route.chain.response_head(head, &mut edits);
+    }
+    let mut has_date = false;
+    for field in fields::forwarded_response_fields(head, pseudonym) {
+        let name = field.name.as_str();
+        let is_framing = is_framing(name);
+        if edits.replaces(name) || is_framing && (ends.is_filtered || ends.is_chunked) {
+            continue;
+        }
+        has_date |= name.eq_ignore_ascii_case("date");
+        push_field(out, &field);
+    }
+    if ends.is_chunked {
+        out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    for (name, value) in &edits.set_fields {
+        has_date |= name.eq_ignore_ascii_case("date");
+        push(out, &[name.as_bytes(), b": ", value, b"\r\n"]);
+    }
+    if ends.after == After::Close {
+        out.extend_from_slice(b"connection: close\r\n");
+    }
+    if !has_date {
+        push(out, &[b"date: ", worker.date().as_bytes(), b"\r\n"]);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn is_framing(name: &str) -> bool {
+    matches!(Known::of(name.as_bytes()), Known::ContentLength | Known::TransferEncoding)
+}
+
+fn push_field(out: &mut Vec<u8>, field: &ForwardedField<'_>) {
+    let start = out.len();
+    out.extend_from_slice(field.name.as_str().as_bytes());
+    out[start..].make_ascii_lowercase();
+    push(out, &[b": ", field.value.as_bytes(), b"\r\n"]);
+}
+
+fn push(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+}

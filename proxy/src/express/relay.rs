@@ -1,0 +1,246 @@
+//! Moves one response body from the node to the downstream, as its framing says.
+//!
+//! | waiting to leave | what it is                                       |
+//! |------------------|--------------------------------------------------|
+//! | `out`            | the head, chunk sizes, and data that is not much |
+//! | `data`           | the front of the input, too much to be copied    |
+//! | `tail`           | the line ending of that chunk                    |
+
+use std::{
+    io::{self, IoSlice, Write as _},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::{io::AsyncWrite, net::TcpStream};
+
+use crate::{
+    error::Fault,
+    http::framing::{BodyLength, BodyReader, FramingError},
+    inlet,
+    plugin::BodyFilters,
+};
+
+/// Data up to this size is copied behind what is to be written before it, which costs less than a
+/// second slice; bytes.
+const COPIED_MAX: usize = 4096;
+/// Read at a time.
+const READ_SIZE: usize = 64 * 1024;
+const CRLF: &[u8] = b"\r\n";
+
+pub(super) struct Relay {
+    reader: BodyReader,
+    /// Whether it has an end before the node closes.
+    is_delimited: bool,
+    /// Whether it leaves in chunks.
+    is_chunked: bool,
+    filters: BodyFilters,
+    out_written: usize,
+    data: usize,
+    tail: &'static [u8],
+    /// Everything there will be is in `out`.
+    is_ended: bool,
+    sent_bytes: usize,
+    waits: Waits,
+}
+
+/// What became of the last poll.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    pub(super) has_moved: bool,
+    /// The downstream is waited for, not the node.
+    pub(super) is_writing: bool,
+}
+
+/// Which side broke it.
+#[derive(Debug)]
+pub(super) enum Broken {
+    Framing(FramingError),
+    Node,
+    Downstream,
+}
+
+impl Broken {
+    pub(super) fn fault(&self) -> Fault {
+        match self {
+            Broken::Framing(error) => error.response_fault(),
+            Broken::Node => Fault::UpstreamReset,
+            Broken::Downstream => Fault::DownstreamReset,
+        }
+    }
+}
+
+impl Relay {
+    pub(super) fn new(length: BodyLength, is_chunked: bool, filters: BodyFilters) -> Self {
+        Self {
+            reader: BodyReader::new(length),
+            is_delimited: length != BodyLength::UntilClose,
+            // What a bodiless response would be filtered to is nothing.
+            filters: if length == BodyLength::Empty { BodyFilters::default() } else { filters },
+            is_chunked,
+            out_written: 0,
+            data: 0,
+            tail: b"",
+            is_ended: false,
+            sent_bytes: 0,
+            waits: Waits::default(),
+        }
+    }
+
+    pub(super) fn is_delimited(&self) -> bool {
+        self.is_delimited
+    }
+
+    /// Body bytes moved since the last time.
+    pub(super) fn take_sent(&mut self) -> usize {
+        std::mem::take(&mut self.sent_bytes)
+    }
+
+    pub(super) fn take_waits(&mut self) -> Waits {
+        std::mem::take(&mut self.waits)
+    }
+
+    /// Moves what can be moved; ready when the last byte is written. What is in `out` leaves first.
+    pub(super) fn poll(
+        &mut self,
+        from: &mut TcpStream,
+        input: &mut BytesMut,
+        out: &mut Vec<u8>,
+        to: &mut TcpStream,
+        task: &mut Context<'_>,
+    ) -> Poll<Result<(), Broken>> {
+        loop {
+            self.frame(input, out).map_err(Broken::Framing)?;
+            ready!(self.poll_write(input, out, to, task))?;
+            if self.is_ended {
+                return Poll::Ready(Ok(()));
+            }
+            if !input.is_empty() {
+                continue;
+            }
+            match ready!(inlet::poll_read(from, task, input, READ_SIZE)) {
+                Ok(0) => {
+                    self.reader.finish_at_eof().map_err(Broken::Framing)?;
+                    self.end(out);
+                }
+                Ok(_) => self.waits.has_moved = true,
+                Err(_) => return Poll::Ready(Err(Broken::Node)),
+            }
+        }
+    }
+
+    /// Takes from the input what it says of the body, until there is enough to write.
+    ///
+    /// # Errors
+    /// The body is not well-formed.
+    pub(super) fn frame(
+        &mut self,
+        input: &mut BytesMut,
+        out: &mut Vec<u8>,
+    ) -> Result<(), FramingError> {
+        while self.data == 0 && !self.is_ended && out.len() < COPIED_MAX {
+            let framing = self.reader.framing(input)?;
+            input.advance(framing);
+            if self.reader.is_complete() {
+                self.end(out);
+                return Ok(());
+            }
+            let count = self.reader.data(input.len());
+            if count == 0 {
+                return Ok(());
+            }
+            self.data(count, input, out);
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, count: usize, input: &mut BytesMut, out: &mut Vec<u8>) {
+        if !self.filters.is_empty() {
+            let piece = self.filters.piece(input.split_to(count).freeze());
+            self.sent_bytes += piece.len();
+            push_chunk(out, &piece);
+            return;
+        }
+        self.sent_bytes += count;
+        if self.is_chunked {
+            push_chunk_size(out, count);
+        }
+        if count <= COPIED_MAX {
+            out.extend_from_slice(&input[..count]);
+            input.advance(count);
+            if self.is_chunked {
+                out.extend_from_slice(CRLF);
+            }
+        } else {
+            self.data = count;
+            self.tail = if self.is_chunked { CRLF } else { b"" };
+        }
+    }
+
+    fn end(&mut self, out: &mut Vec<u8>) {
+        self.is_ended = true;
+        let rest = self.filters.end();
+        self.sent_bytes += rest.len();
+        push_chunk(out, &rest);
+        if self.is_chunked {
+            out.extend_from_slice(b"0\r\n\r\n");
+        }
+    }
+
+    fn poll_write(
+        &mut self,
+        input: &mut BytesMut,
+        out: &mut Vec<u8>,
+        to: &mut TcpStream,
+        task: &mut Context<'_>,
+    ) -> Poll<Result<(), Broken>> {
+        while self.out_written < out.len() || self.data > 0 || !self.tail.is_empty() {
+            let slices = [
+                IoSlice::new(&out[self.out_written..]),
+                IoSlice::new(&input[..self.data]),
+                IoSlice::new(self.tail),
+            ];
+            let written = if self.data == 0 && self.tail.is_empty() {
+                Pin::new(&mut *to).poll_write(task, &out[self.out_written..])
+            } else {
+                Pin::new(&mut *to).poll_write_vectored(task, &slices)
+            };
+            match written {
+                Poll::Ready(Ok(count)) => self.wrote(count, input, out.len()),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Downstream)),
+                Poll::Pending => {
+                    self.waits.is_writing = true;
+                    return Poll::Pending;
+                }
+            }
+        }
+        out.clear();
+        self.out_written = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    fn wrote(&mut self, count: usize, input: &mut BytesMut, out_size: usize) {
+        self.waits.has_moved = true;
+        let of_out = count.min(out_size - self.out_written);
+        self.out_written += of_out;
+        let of_data = (count - of_out).min(self.data);
+        self.data -= of_data;
+        input.advance(of_data);
+        self.tail = &self.tail[count - of_out - of_data..];
+    }
+}
+
+/// Nothing at all if there is no data: an empty chunk would be the last.
+fn push_chunk(out: &mut Vec<u8>, data: &[u8]) {
+    if !data.is_empty() {
+        push_chunk_size(out, data.len());
+        out.extend_from_slice(data);
+        out.extend_from_slice(CRLF);
+    }
+}
+
+fn push_chunk_size(out: &mut Vec<u8>, size: usize) {
+    let written: io::Result<()> = write!(out, "{size:x}\r\n");
+    written.expect("a Vec takes everything");
+}

@@ -1,0 +1,57 @@
+//! One connection to a node that the express lane reads and writes itself.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use tokio::net::TcpStream;
+
+use super::pool::Pooled;
+use crate::metrics::{GaugeGuard, UpstreamMetrics};
+
+/// A connection between two exchanges, or in one. It owns no buffer.
+pub(crate) struct PlainConnection {
+    pub(crate) node: SocketAddr,
+    pub(crate) stream: TcpStream,
+    /// Whether it comes out of the pool and the node has said nothing since.
+    pub(crate) is_reused: bool,
+    metrics: Arc<UpstreamMetrics>,
+}
+
+impl PlainConnection {
+    pub(crate) fn new(stream: TcpStream, node: SocketAddr, metrics: &Arc<UpstreamMetrics>) -> Self {
+        Self { node, stream, is_reused: false, metrics: Arc::clone(metrics) }
+    }
+}
+
+impl Pooled for PlainConnection {
+    fn node(&self) -> SocketAddr {
+        self.node
+    }
+
+    /// Whoever checks it in has read everything the node owed.
+    fn rest(&mut self) -> bool {
+        self.is_reused = true;
+        true
+    }
+
+    /// Anything there is to read, a byte or the end, makes it unfit.
+    fn has_rested(&mut self) -> bool {
+        let mut task = Context::from_waker(Waker::noop());
+        match self.stream.poll_read_ready(&mut task) {
+            Poll::Pending => true,
+            Poll::Ready(Err(_)) => false,
+            // Readiness may be left over from the last response.
+            Poll::Ready(Ok(())) => self
+                .stream
+                .try_read(&mut [0])
+                .is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock),
+        }
+    }
+
+    fn idle(&self) -> GaugeGuard {
+        self.metrics.pool_idle()
+    }
+}
