@@ -143,10 +143,12 @@ impl App {
 
 /// Waits for all workers; the first error counts.
 fn join(workers: Vec<thread::JoinHandle<anyhow::Result<()>>>) -> anyhow::Result<()> {
-    workers.into_iter().fold(Ok(()), |result, worker| {
+    let mut result = Ok(());
+    for worker in workers {
         let ended = worker.join().unwrap_or_else(|_| Err(anyhow::anyhow!("worker panicked")));
-        result.and(ended)
-    })
+        result = result.and(ended);
+    }
+    result
 }
 
 fn worker_count(workers: Workers, cpus: usize) -> usize {

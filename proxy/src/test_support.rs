@@ -21,6 +21,8 @@ use crate::{
 
 /// How long a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+/// `hyper`: proxies are started without the express lane.
+const LANE: &str = "TANDEM_TEST_LANE";
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A proxy in this process, drained when dropped.
@@ -57,6 +59,10 @@ impl TestProxy {
         }
         let mut config =
             Config::parse(&text, "test.yaml").unwrap_or_else(|errors| panic!("{errors}"));
+        let is_without_express = std::env::var_os(LANE).is_some_and(|lane| lane == "hyper");
+        for listener in &mut config.listeners {
+            listener.has_express_lane &= !is_without_express;
+        }
         for route in &mut config.routes {
             route.plugins.extend(plugins.iter().cloned().map(PluginConfig::Test));
         }

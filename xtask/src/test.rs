@@ -58,9 +58,10 @@ enum Verdict {
 type RunRung = fn(&Peers) -> Result<Rung>;
 
 /// Each rung with the file that shows it is there.
-const RUNGS: [(&str, &str, RunRung); 6] = [
+const RUNGS: [(&str, &str, RunRung); 7] = [
     ("unit", "Cargo.toml", unit),
     ("wire", "proxy/tests/it/main.rs", wire),
+    ("hyper lane", "proxy/tests/it/lanes.rs", hyper_lane),
     ("object", "proxy/tests/it/object.rs", object),
     ("kernel", "proxy/tests/kernel/main.rs", kernel),
     ("fuzz", "proxy/fuzz/Cargo.toml", fuzz),
@@ -132,6 +133,16 @@ const OBJECT: &str = "object::";
 fn wire(peers: &Peers) -> Result<Rung> {
     let mut rung = Rung::new("wire");
     rung.cargo_test(peers, &INTEGRATION, &["--skip", OBJECT])?;
+    Ok(rung)
+}
+
+/// Whatever goes through a lane, once more where the express lane is switched off.
+fn hyper_lane(peers: &Peers) -> Result<Rung> {
+    let mut rung = Rung::new("hyper lane");
+    let mut test = command::cargo();
+    test.args(["test", "--no-fail-fast"]).args(INTEGRATION).args(["--", "--show-output"]);
+    test.args(["limits::", "plugins::", "routing::", "smuggling::", "wire::"]);
+    rung.libtest(peers, test.env("TANDEM_TEST_LANE", "hyper"))?;
     Ok(rung)
 }
 

@@ -3,6 +3,7 @@
 use std::{borrow::Cow, net::SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header, uri::PathAndQuery};
+use hyper::ext::ReasonPhrase;
 
 use super::body::{RequestBody, ResponseBody};
 use crate::{
@@ -67,6 +68,9 @@ pub(super) fn downstream_response(
 ) -> Result<Response<ResponseBody>, Fault> {
     let mut response = Response::new(body);
     *response.status_mut() = response_head.status();
+    if response_head.status().canonical_reason().is_none() {
+        response.extensions_mut().insert(ReasonPhrase::from_static(b""));
+    }
     let fields = response.headers_mut();
     fields.reserve(FIELDS_EXPECTED);
     let all = fields::forwarded_response_fields(response_head, forwarding.pseudonym());

@@ -241,6 +241,6 @@ fn push_chunk(out: &mut Vec<u8>, data: &[u8]) {
 }
 
 fn push_chunk_size(out: &mut Vec<u8>, size: usize) {
-    let written: io::Result<()> = write!(out, "{size:x}\r\n");
+    let written: io::Result<()> = write!(out, "{size:X}\r\n");
     written.expect("a Vec takes everything");
 }

@@ -76,14 +76,14 @@ impl Answer {
         let mut push =
             |parts: &[&[u8]]| parts.iter().for_each(|part| bytes.extend_from_slice(part));
         push(&[b"HTTP/1.1 ", self.status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
-        push(&[b"date: ", date.as_bytes(), b"\r\n"]);
         for (name, value) in self.all_fields() {
             push(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
         }
         push(&[match after {
-            After::Close => b"connection: close\r\n\r\n".as_slice(),
-            After::KeepAlive => b"connection: keep-alive\r\n\r\n",
+            After::Close => b"connection: close\r\n".as_slice(),
+            After::KeepAlive => b"",
         }]);
+        push(&[b"date: ", date.as_bytes(), b"\r\n\r\n"]);
         if request_method != Some("HEAD") && !self.is_bodiless() {
             push(&[&self.body]);
         }
@@ -124,8 +124,8 @@ mod tests {
     #[test]
     fn an_answer_is_byte_for_byte_this() {
         let bytes = Answer::of(StatusCode::NOT_FOUND).to_bytes(None, After::Close, DATE);
-        let expected = "HTTP/1.1 404 Not Found\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\nserver: tandem\r\n\
-             content-type: application/json\r\ncontent-length: 29\r\nconnection: close\r\n\r\n\
+        let expected = "HTTP/1.1 404 Not Found\r\nserver: tandem\r\ncontent-type: application/json\r\n\
+             content-length: 29\r\nconnection: close\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n\
              {\"error_msg\":\"404 Not Found\"}";
         assert_eq!(bytes, expected);
     }

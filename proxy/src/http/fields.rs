@@ -12,7 +12,7 @@
 //! Names with an underscore pass.
 
 use bytes::Bytes;
-use http::{HeaderName, header};
+use http::{HeaderName, StatusCode, header};
 
 use super::{
     framing::{BodyLength, Version},
@@ -206,9 +206,10 @@ pub fn forwarded_response_fields<'a>(
 
     let content_length = head.known(Known::ContentLength).next();
     let framing = if head.body_length() == BodyLength::Empty {
-        // To HEAD and in a 304 it says how long the body would be; RFC 9110 section 8.6 forbids it
-        // in 1xx and 204.
-        let is_allowed = !head.is_interim() && head.status() != http::StatusCode::NO_CONTENT;
+        // To HEAD it says how long the body would be; RFC 9110 section 8.6 forbids it in 1xx and
+        // 204, and in a 304 section 15.4.5 has no use for it.
+        let is_allowed = !head.is_interim()
+            && !matches!(head.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let would_be = content_length.filter(|_| is_allowed);
         would_be.map(|length| received(header::CONTENT_LENGTH, length))
     } else {

@@ -179,6 +179,21 @@ fn check_addition(addition: &str, expected: &[&str]) {
 }
 
 #[test]
+fn only_http_has_an_express_lane() {
+    let listeners =
+        |keys: &str| format!("listeners: [{{ name: a, address: \"127.0.0.1:1\", {keys} }}]\n");
+    let check = |keys: &str, expected: &str| {
+        let yaml = listeners(keys);
+        assert!(messages(&yaml).contains(expected), "{}", messages(&yaml));
+    };
+    check(
+        "protocol: tcp, express_lane: true",
+        "listeners[0].express_lane: only a listener with `protocol: http` has lanes",
+    );
+    check("express_lane: maybe", "listeners[0].express_lane: expected `true` or `false`");
+}
+
+#[test]
 fn files_that_are_not_one_yaml_document_are_refused() {
     check_errors("a: [1, 2\nb: c\n", &["2:2: not YAML: illegal placement of ':' indicator"]);
     check_errors("a: b: c\n", &["1:5: not YAML: mapping values are not allowed in this context"]);
