@@ -269,8 +269,8 @@ impl Default for Limits {
             pool_idle_max: 320,
             stream_buffer_max: 256 << 10,
             pipe_size: 256 << 10,
-            send_buffer: 256 << 10,
-            unsent_max: 128 << 10,
+            send_buffer: 1 << 20,
+            unsent_max: 512 << 10,
             sockmap_tunnels: 4096,
         }
     }

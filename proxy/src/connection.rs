@@ -282,7 +282,7 @@ async fn converse(cx: &Rc<ConnectionCx>) {
         lane = match lull {
             Lull::Turn(other) => other,
             Lull::Resting => {
-                cx.deadlines.stop(Wait::Rest);
+                cx.rest();
                 if poll_fn(|task| cx.poll_rested(task)).await == Lull::Ended {
                     return;
                 }
@@ -362,6 +362,13 @@ impl ConnectionCx {
         match &mut *waker {
             Some(known) => known.clone_from(task.waker()),
             None => *waker = Some(task.waker().clone()),
+        }
+    }
+
+    fn rest(&self) {
+        self.deadlines.stop(Wait::Rest);
+        if let Some(downstream) = &mut *self.downstream.borrow_mut() {
+            downstream.rest();
         }
     }
 

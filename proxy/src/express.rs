@@ -42,17 +42,18 @@ use crate::{
 const HEAD_READ_SIZE: usize = 4096;
 
 /// Reused by every exchange of a connection, given up when it rests.
-#[derive(Default)]
 struct Buffers {
     /// What is about to be written, in either direction.
     out: Vec<u8>,
     /// What the node has sent.
     input: BytesMut,
+    gate: ResponseGate,
 }
 
 /// Serves requests until one is not for this lane or the connection has nothing more to say.
 pub(crate) async fn serve(cx: Rc<ConnectionCx>) -> Lull {
-    let mut buffers = Buffers::default();
+    let gate = ResponseGate::new(head_limits(&cx.worker.limits));
+    let mut buffers = Buffers { out: Vec::new(), input: BytesMut::new(), gate };
     loop {
         let Some(head) = poll_fn(|task| cx.poll_head(task)).await else { return Lull::Ended };
         let body = if is_plain(&head) { cx.take_whole_body(head.body_length()) } else { None };
@@ -195,13 +196,14 @@ async fn ask(
     body: &Bytes,
     buffers: &mut Buffers,
 ) -> Result<ResponseHead, Fault> {
-    let Buffers { out, input } = buffers;
+    let Buffers { out, input, gate } = buffers;
     input.clear();
+    gate.restart();
     out.clear();
     heads::request(out, head, plan, &cx.forwarding, connection.node);
     let response = send(cx, &mut connection.stream, out, body).await;
     let response = match response {
-        Ok(()) => response_head(cx, head.method(), connection, input).await,
+        Ok(()) => response_head(cx, head.method(), connection, input, gate).await,
         Err(fault) => Err(fault),
     };
     cx.deadlines.stop(Wait::Upstream);
@@ -257,8 +259,8 @@ async fn response_head(
     method: &str,
     connection: &mut PlainConnection,
     input: &mut BytesMut,
+    gate: &mut ResponseGate,
 ) -> Result<ResponseHead, Fault> {
-    let mut gate = ResponseGate::new(head_limits(&cx.worker.limits));
     poll_fn(|task| {
         loop {
             match gate.head(input, method) {
@@ -293,7 +295,7 @@ async fn respond(
     response: ResponseHead,
     buffers: &mut Buffers,
 ) -> Result<After, Fault> {
-    let Buffers { out, input } = buffers;
+    let Buffers { out, input, .. } = buffers;
     let after = after(cx, head);
     let filters = plan.route.chain.response_body(&response);
     let is_chunked = match response.body_length() {

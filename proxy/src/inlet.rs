@@ -1,7 +1,7 @@
 //! The reading end of one HTTP/1.1 connection: bytes come in, one message at a time goes out.
 //!
 //! Whoever reads behind an [`Inlet`] (hyper) sees the head and the body bytes of the message that
-//! was let in, and never a byte of what follows it. An idle connection owns no buffer.
+//! was let in, and never a byte of what follows it. A connection that rests owns no buffer.
 
 use std::{
     io,
@@ -98,11 +98,7 @@ impl Inlet {
         let size = if self.is_between_messages() { READ_SIZE } else { BODY_READ_SIZE };
         self.buffer.reserve(size);
         self.io.set_limit(u64::MAX);
-        let read = poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buffer);
-        if read.is_pending() {
-            self.release_buffer();
-        }
-        read
+        poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buffer)
     }
 
     /// The body of a message whose head was taken off the buffer, if all of it is there; the message
@@ -121,7 +117,6 @@ impl Inlet {
         let body = self.buffer.split_to(size).freeze();
         self.head = Bytes::new();
         self.body = Some(reader);
-        self.release_buffer();
         Some(body)
     }
 
@@ -175,11 +170,11 @@ impl Inlet {
             out.put_slice(&self.buffer[..taken]);
             self.buffer.advance(taken);
         }
-        self.release_buffer();
         Ok(())
     }
 
-    fn release_buffer(&mut self) {
+    /// Gives the buffer up if there is nothing in it.
+    pub(crate) fn rest(&mut self) {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }

@@ -179,7 +179,7 @@ impl<'a> Undecided<'a> {
         match step {
             Step::Continue => Decision::Forward(Plan {
                 route,
-                target: target(path, forward, cx.query),
+                target: target(cx.head, path, forward, cx.query),
                 removed_fields: cx.removed_fields,
                 set_fields: cx.set_fields,
                 consumer: cx.consumer,
@@ -238,9 +238,23 @@ impl Upstream {
     }
 }
 
-fn target<'a>(path: &'a str, forward: ForwardPath, query: Option<Cow<'a, str>>) -> Cow<'a, str> {
+/// Path and query as the node sees them; as they stand in the head if nothing changed them.
+fn target<'a>(
+    head: &'a RequestHead,
+    path: &'a str,
+    forward: ForwardPath,
+    query: Option<Cow<'a, str>>,
+) -> Cow<'a, str> {
+    let is_query_received = match (&query, head.path_and_query().1) {
+        (None, None) => true,
+        (Some(Cow::Borrowed(query)), Some(received)) => std::ptr::eq(*query, received),
+        (Some(_), _) | (None, Some(_)) => false,
+    };
     let path = match forward {
-        ForwardPath::AsReceived => Cow::Borrowed(path),
+        ForwardPath::AsReceived => match head.path_with_query() {
+            Some(received) if is_query_received => return Cow::Borrowed(received),
+            Some(_) | None => Cow::Borrowed(path),
+        },
         ForwardPath::Rewritten(path) => Cow::Owned(path),
     };
     match query {

@@ -133,6 +133,7 @@ const OBJECT: &str = "object::";
 fn wire(peers: &Peers) -> Result<Rung> {
     let mut rung = Rung::new("wire");
     rung.cargo_test(peers, &INTEGRATION, &["--skip", OBJECT])?;
+    rung.cargo_test(peers, &["--package=proxy", "--all-features", "--test", "alloc"], &[])?;
     Ok(rung)
 }
 

@@ -85,6 +85,12 @@ impl Downstream {
         (self.inlet.into_stream(), recv_bytes, is_owed)
     }
 
+    /// Gives up what an idle connection does not need.
+    pub(super) fn rest(&mut self) {
+        self.inlet.rest();
+        self.gate.rest();
+    }
+
     /// Ready when there is something to read, be it the end.
     pub(super) fn poll_readable(&self, task: &mut Context<'_>) -> Poll<()> {
         self.inlet.poll_readable(task)

@@ -8,8 +8,8 @@
 use bytes::BytesMut;
 
 use super::head::{
-    Flaw, HEAD_SIZE_CEILING, HeadError, HeadLimits, METHOD_SIZE_MAX, RequestHead, ResponseHead,
-    TARGET_SIZE_CEILING, parse,
+    FieldSlots, Flaw, HEAD_SIZE_CEILING, HeadError, HeadLimits, METHOD_SIZE_MAX, RequestHead,
+    ResponseHead, TARGET_SIZE_CEILING, parse,
 };
 
 /// 1xx responses before a final one.
@@ -24,6 +24,7 @@ pub struct RequestGate {
     has_skipped_line: bool,
     /// The request line of a head that is still incomplete has been found good.
     is_line_checked: bool,
+    fields: FieldSlots,
 }
 
 impl RequestGate {
@@ -33,7 +34,13 @@ impl RequestGate {
             scan: Scan::default(),
             has_skipped_line: false,
             is_line_checked: false,
+            fields: FieldSlots::default(),
         }
+    }
+
+    /// Gives up what it keeps for the next head. Only between two heads.
+    pub fn rest(&mut self) {
+        self.fields = FieldSlots::default();
     }
 
     /// Takes the next head off the front of `buf`; `None` if more bytes are needed. Between calls
@@ -58,9 +65,11 @@ impl RequestGate {
         if field_count > self.limits.fields_max {
             return Err(Flaw::TooManyFields);
         }
-        *self = RequestGate::new(self.limits);
+        self.scan = Scan::default();
+        self.has_skipped_line = false;
+        self.is_line_checked = false;
         let bytes = buf.split_to(size).freeze();
-        parse::request(bytes, field_count, self.limits.target_size_max).map(Some)
+        parse::request(bytes, field_count, self.limits.target_size_max, &mut self.fields).map(Some)
     }
 
     /// Whether `buf` begins with a request line, after taking one empty line off it.
@@ -123,11 +132,23 @@ pub struct ResponseGate {
     scan: Scan,
     /// Interim responses since the last final one.
     interim_count: u32,
+    fields: FieldSlots,
 }
 
 impl ResponseGate {
     pub fn new(limits: HeadLimits) -> ResponseGate {
-        ResponseGate { limits: within_ceilings(limits), scan: Scan::default(), interim_count: 0 }
+        ResponseGate {
+            limits: within_ceilings(limits),
+            scan: Scan::default(),
+            interim_count: 0,
+            fields: FieldSlots::default(),
+        }
+    }
+
+    /// Begins anew, with another connection or behind an error.
+    pub fn restart(&mut self) {
+        self.scan = Scan::default();
+        self.interim_count = 0;
     }
 
     /// As [`RequestGate::head`], for responses to a request with `request_method`.
@@ -162,7 +183,7 @@ impl ResponseGate {
         };
         self.scan = Scan::default();
         let bytes = buf.split_to(size).freeze();
-        let head = parse::response(bytes, field_count, request_method)?;
+        let head = parse::response(bytes, field_count, request_method, &mut self.fields)?;
         self.count_interim(&head)?;
         Ok(Some(head))
     }

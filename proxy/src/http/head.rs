@@ -171,7 +171,26 @@ struct FieldSpan {
 #[derive(Clone)]
 struct Lines {
     bytes: Bytes,
-    fields: Arc<[FieldSpan]>,
+    fields: Arc<Vec<FieldSpan>>,
+}
+
+/// Room for the fields of a head, used again when nobody has the last head any more.
+#[derive(Debug, Default)]
+pub(super) struct FieldSlots(Arc<Vec<FieldSpan>>);
+
+impl FieldSlots {
+    fn empty(&mut self) -> &mut Vec<FieldSpan> {
+        if Arc::get_mut(&mut self.0).is_none() {
+            self.0 = Arc::default();
+        }
+        let fields = Arc::make_mut(&mut self.0);
+        fields.clear();
+        fields
+    }
+
+    fn share(&self) -> Arc<Vec<FieldSpan>> {
+        Arc::clone(&self.0)
+    }
 }
 
 impl Lines {
@@ -262,6 +281,12 @@ impl RequestHead {
         } else {
             ("/", query)
         }
+    }
+
+    /// [`path_and_query`](Self::path_and_query) with its `?`, if it stands like that in the target.
+    pub fn path_with_query(&self) -> Option<&str> {
+        let end = self.query.map_or(self.path.end, |query| query.end);
+        (!self.path.is_empty()).then(|| self.lines.text(Span { start: self.path.start, end }))
     }
 
     pub fn version(&self) -> Version {

@@ -375,6 +375,7 @@ impl GatedUpstream {
             self.reading = Reading::Idle;
             // Bytes behind the message belong to no request: the connection ends here.
             self.state.is_reusable.set(keeps_alive && self.inlet.buffer().is_empty());
+            self.inlet.rest();
         } else if out.filled().len() == before {
             self.reading = Reading::Closed;
             if let Err(error) = self.inlet.finish_at_eof() {

@@ -1,15 +1,15 @@
 //! One whole head into spans and decisions. httparse reads the tokens; what it is lenient about
 //! (line endings, empty lines) the gate has refused before.
 
-use std::{mem::MaybeUninit, sync::Arc};
+use std::mem::MaybeUninit;
 
 use bytes::Bytes;
 use http::StatusCode;
 use httparse::{Header, Status};
 
 use super::{
-    CONNECTION_OPTIONS_MAX, FieldSpan, Flaw, Lines, METHOD_SIZE_MAX, RequestHead, ResponseHead,
-    Span, Version,
+    CONNECTION_OPTIONS_MAX, FieldSlots, FieldSpan, Flaw, Lines, METHOD_SIZE_MAX, RequestHead,
+    ResponseHead, Span, Version,
     target::{Authority, Target},
 };
 use crate::http::{
@@ -27,6 +27,7 @@ pub(in crate::http) fn request(
     bytes: Bytes,
     field_count: usize,
     target_size_max: usize,
+    fields: &mut FieldSlots,
 ) -> Result<RequestHead, Flaw> {
     let mut inline = [const { Slot::uninit() }; INLINE_FIELDS];
     let mut heap = Vec::new();
@@ -49,7 +50,7 @@ pub(in crate::http) fn request(
     }
 
     let mut summary = Summary::default();
-    let fields = summary.read(&bytes, request.headers)?;
+    summary.read(&bytes, request.headers, fields.empty())?;
     // A CONNECT is refused for what it is, whatever its target looks like.
     if method == "CONNECT" {
         return Err(Flaw::Method);
@@ -73,7 +74,7 @@ pub(in crate::http) fn request(
         body_length,
         keeps_alive,
         expects_continue,
-        lines: Lines { fields, bytes: bytes.clone() },
+        lines: Lines { fields: fields.share(), bytes: bytes.clone() },
     })
 }
 
@@ -82,6 +83,7 @@ pub(in crate::http) fn response(
     bytes: Bytes,
     field_count: usize,
     request_method: &str,
+    fields: &mut FieldSlots,
 ) -> Result<ResponseHead, Flaw> {
     let mut inline = [const { Slot::uninit() }; INLINE_FIELDS];
     let mut heap = Vec::new();
@@ -101,7 +103,7 @@ pub(in crate::http) fn response(
     }
 
     let mut summary = Summary::default();
-    let fields = summary.read(&bytes, response.headers)?;
+    summary.read(&bytes, response.headers, fields.empty())?;
     let body_length =
         summary.lengths.of_response(version, status, request_method).map_err(Flaw::Length)?;
     let keeps_alive = body_length != BodyLength::UntilClose && summary.keeps_alive(version);
@@ -110,7 +112,7 @@ pub(in crate::http) fn response(
         version,
         body_length,
         keeps_alive,
-        lines: Lines { fields, bytes: bytes.clone() },
+        lines: Lines { fields: fields.share(), bytes: bytes.clone() },
     })
 }
 
@@ -197,29 +199,29 @@ struct Summary<'a> {
 
 impl<'a> Summary<'a> {
     /// One pass over the fields: their spans, and the summary.
-    fn read(&mut self, bytes: &[u8], headers: &[Header<'a>]) -> Result<Arc<[FieldSpan]>, Flaw> {
-        let mut fields: Arc<[FieldSpan]> = headers
-            .iter()
-            .map(|header| {
-                let known = Known::of(header.name.as_bytes());
-                self.see(known, header.value);
-                FieldSpan {
-                    name: Span::of(bytes, header.name.as_bytes()),
-                    value: Span::of(bytes, header.value),
-                    known,
-                    is_connection_option: false,
-                }
-            })
-            .collect();
+    fn read(
+        &mut self,
+        bytes: &[u8],
+        headers: &[Header<'a>],
+        fields: &mut Vec<FieldSpan>,
+    ) -> Result<(), Flaw> {
+        fields.extend(headers.iter().map(|header| {
+            let known = Known::of(header.name.as_bytes());
+            self.see(known, header.value);
+            FieldSpan {
+                name: Span::of(bytes, header.name.as_bytes()),
+                value: Span::of(bytes, header.value),
+                known,
+                is_connection_option: false,
+            }
+        }));
         if self.option_count > CONNECTION_OPTIONS_MAX {
             return Err(Flaw::TooManyOptions);
         }
-        if self.option_count > 0
-            && let Some(fields) = Arc::get_mut(&mut fields)
-        {
+        if self.option_count > 0 {
             mark_options(fields, headers);
         }
-        Ok(fields)
+        Ok(())
     }
 
     fn see(&mut self, known: Known, value: &'a [u8]) {
