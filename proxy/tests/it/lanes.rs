@@ -220,3 +220,36 @@ fn both_lanes_do_the_same() {
         assert!(!express.downstream.is_empty() && !express.metrics.is_empty());
     }
 }
+
+/// Requests of both lanes, one behind the other.
+const MIXED: &str = "GET /1 HTTP/1.1\r\nhost: a\r\n\r\n\
+     POST /2 HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n\
+     POST /3 HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nGET \
+     GET /4 HTTP/1.1\r\nhost: a\r\nupgrade: x\r\n\r\n\
+     GET /5 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+
+#[test]
+fn lanes_change_between_any_two_requests_however_they_are_cut() {
+    // Chunks are cut as they come; what is in them is not.
+    let node = Node::scripted(|seen| {
+        let body = String::from_utf8_lossy(&seen.body);
+        let data: String = body.chars().filter(char::is_ascii_alphabetic).collect();
+        Reply::ok(&format!("{} {data}", seen.line()))
+    });
+    let proxy = TestProxy::to(&[node.address]);
+    let whole = plain(&String::from_utf8_lossy(&proxy.client().send(MIXED).rest()));
+    assert_eq!(whole.matches("HTTP/1.1 200 OK").count(), 5, "{whole}");
+    for cut in 1..MIXED.len() {
+        let (first, second) = MIXED.split_at(cut);
+        let mut client = proxy.client();
+        client.send(first);
+        std::thread::yield_now();
+        let received = plain(&String::from_utf8_lossy(&client.send(second).rest()));
+        assert_eq!(received, whole, "cut at {cut}");
+    }
+    // A body that did not come with its head takes the other lane, so there is no fixed number.
+    for lane in ["express", "hyper"] {
+        let sample = format!("tandem_lane_requests_total{{lane=\"{lane}\"}}");
+        assert!(proxy.metric(&sample) >= (2 * MIXED.len()) as f64, "{lane}");
+    }
+}
