@@ -1,7 +1,7 @@
 //! Idle connections of one worker, by node; one pool for each lane.
 //!
 //! A connection comes back only when its last response was complete and another may follow
-//! ([`Pooled::rest`]). The youngest is taken first, so the old ones can age out.
+//! (`Pooled::rest`). The youngest is taken first, so the old ones can age out.
 
 use std::{
     collections::{HashMap, VecDeque},
