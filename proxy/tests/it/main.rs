@@ -1,5 +1,6 @@
 //! Integration tests that need no privileges: real sockets on loopback, the kernel half off.
 
+mod aborts;
 mod config;
 mod lanes;
 mod limits;
