@@ -1,11 +1,6 @@
 //! Who is measured, and how each is asked to do the same.
 
-use std::{
-    fmt,
-    net::SocketAddr,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Instant};
 
 use anyhow::Context as _;
 use tempfile::TempDir;
@@ -68,8 +63,8 @@ impl fmt::Display for Contestant {
 pub(crate) struct Started {
     /// Where the load goes.
     pub(crate) target: SocketAddr,
-    /// From the start of the process to the first connection it accepted; zero without a process.
-    pub(crate) start_up: Duration,
+    /// When the process was started.
+    pub(crate) since: Instant,
     /// Where Tandem's metrics are.
     pub(crate) admin: Option<SocketAddr>,
     program: Option<Program>,
@@ -120,7 +115,7 @@ impl Contestant {
             Self::Direct => {
                 return Ok(Started {
                     target: first,
-                    start_up: Duration::ZERO,
+                    since: Instant::now(),
                     admin: None,
                     program: None,
                     _directory: directory,
@@ -139,19 +134,13 @@ impl Contestant {
         let log = directory.path().join("log");
         let since = Instant::now();
         let mut program = Program::start(&command, &placement.proxy, &log)?;
-        let start_up = program.wait_until_listening(address, since).with_context(|| {
+        program.wait_until_listening(address, since).with_context(|| {
             let log = std::fs::read_to_string(&log).unwrap_or_default();
             format!("{self}: {}", log.trim())
         })?;
         if let Some(admin) = admin {
             program.wait_until_listening(admin, since)?;
         }
-        Ok(Started {
-            target: address,
-            start_up,
-            admin,
-            program: Some(program),
-            _directory: directory,
-        })
+        Ok(Started { target: address, since, admin, program: Some(program), _directory: directory })
     }
 }

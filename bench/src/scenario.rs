@@ -26,7 +26,7 @@ pub(crate) const SCENARIOS: [(&str, &str); 17] = [
     ("D3", "process memory of an idle connection after one request"),
     ("L1", "TCP stream route: connection rate, echo and download by size"),
     ("M1", "slow readers and slow nodes: memory added to the same transfer without a proxy"),
-    ("S1", "from start to listening, size of the binary"),
+    ("S1", "from start to the first answer, size of the binary"),
     ("X1", "XDP guard on loopback (generic): A1 and D1 with and without"),
 ];
 

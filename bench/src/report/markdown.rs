@@ -59,7 +59,7 @@ const IDLE_CONNECTIONS: [Column; 3] = [
 ];
 
 const START_UP: [Column; 2] = [
-    plain("start to listening ms", "start_up_seconds", 1e-3, 1),
+    plain("start to first answer ms", "start_up_seconds", 1e-3, 1),
     plain("binary MiB", "binary_bytes", MIB, 2),
 ];
 

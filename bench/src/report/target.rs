@@ -154,8 +154,8 @@ fn memory_targets(report: &Report) -> Vec<Target> {
         series.into_iter().flatten().map(|value| value / unit).collect::<Vec<f64>>()
     };
     for (what, limit, contestant) in [
-        ("S1 start to listening without BPF, ms", 100.0, "tandem off"),
-        ("S1 start to listening with BPF, ms", 500.0, "tandem on"),
+        ("S1 start to first answer without BPF, ms", 100.0, "tandem off"),
+        ("S1 start to first answer with BPF, ms", 500.0, "tandem on"),
     ] {
         let values = scaled("S1", "", contestant, "start_up_seconds", 1e-3);
         targets.push(Target { what, bound: Bound::AtMost(limit), values });
