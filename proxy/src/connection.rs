@@ -422,10 +422,15 @@ async fn close(cx: &ConnectionCx) {
 /// The proxy's answer to a head that never became a request.
 async fn answer(cx: &ConnectionCx, stream: &mut TcpStream, fault: Fault) {
     let Some(status) = fault.consequence().status else { return };
-    cx.record(|record| record.status(status.as_u16()));
     let answer = Answer::of(status);
-    cx.count_sent(answer.body.len());
-    let bytes = answer.to_bytes(None, After::Close, &cx.worker.date());
+    let mut is_head = false;
+    cx.record(|record| {
+        record.status(status.as_u16());
+        is_head = record.method() == Some("HEAD");
+    });
+    let method = is_head.then_some("HEAD");
+    cx.count_sent(answer.body_for(method).len());
+    let bytes = answer.to_bytes(method, After::Close, &cx.worker.date());
     let written = timeout(cx.worker.timeouts.send, stream.write_all(&bytes)).await;
     if !matches!(written, Ok(Ok(()))) {
         tracing::debug!(downstream = %cx.peer, "answer not taken");

@@ -139,9 +139,7 @@ async fn own_answer(
         Poll::Ready(Ok(()))
     })
     .await?;
-    if head.method() != "HEAD" {
-        cx.count_sent(answer.body.len());
-    }
+    cx.count_sent(answer.body_for(Some(head.method())).len());
     Ok(after)
 }
 

@@ -78,6 +78,11 @@ impl RequestRecord {
         self.head = Some(head.clone());
     }
 
+    /// `None` if no head ever came.
+    pub(crate) fn method(&self) -> Option<&str> {
+        self.head.as_ref().map(RequestHead::method)
+    }
+
     pub(crate) fn lane(&mut self, lane: Lane) {
         self.lane = Some(lane);
     }

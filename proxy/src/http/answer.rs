@@ -84,10 +84,13 @@ impl Answer {
             After::KeepAlive => b"",
         }]);
         push(&[b"date: ", date.as_bytes(), b"\r\n\r\n"]);
-        if request_method != Some("HEAD") && !self.is_bodiless() {
-            push(&[&self.body]);
-        }
+        push(&[self.body_for(request_method)]);
         bytes.into()
+    }
+
+    /// The body as far as it is sent to a request with `request_method`.
+    pub fn body_for(&self, request_method: Option<&str>) -> &[u8] {
+        if request_method == Some("HEAD") || self.is_bodiless() { b"" } else { &self.body }
     }
 
     /// RFC 9112 section 6.3: statuses that never have a body.

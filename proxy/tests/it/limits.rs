@@ -196,6 +196,16 @@ fn a_head_that_breaks_off_is_logged() {
 }
 
 #[test]
+fn a_refused_head_request_gets_no_body() {
+    let node = Node::always("x");
+    let proxy = TestProxy::to(&[node.address]);
+    let broken = "HEAD / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n";
+    let answer = String::from_utf8(proxy.client().send(broken).rest()).expect("text");
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.ends_with("\r\n\r\n"), "{answer}");
+    check_outcome(&proxy, 0, "400", "PD");
+}
+
+#[test]
 fn a_request_body_has_a_deadline() {
     let node = Node::always("x");
     let proxy = with(&[node.address], "timeouts: { body: 100ms }");
