@@ -1,7 +1,7 @@
 //! The binary as an operator meets it: exit codes, signals, messages, and what the process is made of.
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -385,6 +385,52 @@ fn the_log_has_a_level_and_a_format() {
     silent.signal(Signal::TERM);
     assert_eq!(silent.exit().code(), Some(0));
     assert_eq!(silent.log(), Vec::<String>::new());
+}
+
+#[test]
+fn the_access_log_may_go_to_stderr() {
+    let node = Node::always("ok");
+    let tandem = Tandem::start(&yaml(node.address, "log: { access: { target: stderr } }"));
+    assert_eq!(tandem.client().ask(GET).status, 200);
+    let line = tandem.line(&[" web ", " GET ", " 200 "]);
+    assert!(line.ends_with(" express user --"), "{line}");
+}
+
+/// Peak of resident memory while one tunnel moves as much as it can at a time, bytes.
+fn peak_with_buffers_of(size: &str) -> u64 {
+    const BYTES: usize = 256 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let node = listener.local_addr().expect("an address");
+    let sending = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("the proxy connects");
+        let piece = vec![7; 1 << 20];
+        for _ in 0..BYTES / piece.len() {
+            stream.write_all(&piece).expect("the proxy reads");
+        }
+    });
+    let sections = format!(
+        "limits: {{ stream_buffer_max: {size} }}\n\
+         stream_routes: [{{ id: l4, datapath: user, upstream_id: app }}]"
+    );
+    let text = yaml(node, &sections).replace(
+        "listeners: [",
+        "listeners: [{ name: l4, address: \"127.0.0.1:0\", protocol: tcp }, ",
+    );
+    let tandem = Tandem::start(&text);
+    let client = std::net::TcpStream::connect(tandem.address(&["listening", "l4"]));
+    let received = std::io::copy(&mut client.expect("it listens"), &mut std::io::sink());
+    assert_eq!(received.expect("all of it"), BYTES as u64);
+    sending.join().expect("a node");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", tandem.child.id()));
+    let status = status.expect("our child");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
+    peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+}
+
+#[test]
+fn a_copied_tunnel_has_a_buffer_no_larger_than_asked_for() {
+    let (small, large) = (peak_with_buffers_of("64KiB"), peak_with_buffers_of("8MiB"));
+    assert!(large > small + (1 << 20), "{small} and {large}");
 }
 
 /// Names and affinities of the worker threads.
