@@ -139,7 +139,8 @@ impl Relay {
         input: &mut BytesMut,
         out: &mut Vec<u8>,
     ) -> Result<(), FramingError> {
-        while self.data == 0 && !self.is_ended && out.len() < COPIED_MAX {
+        // What is put into `out` must not overtake what is behind it already.
+        while self.data == 0 && self.tail.is_empty() && !self.is_ended && out.len() < COPIED_MAX {
             let framing = self.reader.framing(input)?;
             input.advance(framing);
             if self.reader.is_complete() {
@@ -195,16 +196,12 @@ impl Relay {
         to: &mut TcpStream,
         task: &mut Context<'_>,
     ) -> Poll<Result<(), Broken>> {
-        while self.out_written < out.len() || self.data > 0 || !self.tail.is_empty() {
-            let slices = [
-                IoSlice::new(&out[self.out_written..]),
-                IoSlice::new(&input[..self.data]),
-                IoSlice::new(self.tail),
-            ];
-            let written = if self.data == 0 && self.tail.is_empty() {
-                Pin::new(&mut *to).poll_write(task, &out[self.out_written..])
-            } else {
-                Pin::new(&mut *to).poll_write_vectored(task, &slices)
+        loop {
+            let slices = self.slices(input, out);
+            let written = match slices.each_ref().map(|slice| slice.is_empty()) {
+                [true, true, true] => break,
+                [false, true, true] => Pin::new(&mut *to).poll_write(task, &slices[0]),
+                _ => Pin::new(&mut *to).poll_write_vectored(task, &slices),
             };
             match written {
                 Poll::Ready(Ok(count)) => self.wrote(count, input, out.len()),
@@ -218,6 +215,11 @@ impl Relay {
         out.clear();
         self.out_written = 0;
         Poll::Ready(Ok(()))
+    }
+
+    /// What is to be written, in this order.
+    fn slices<'s>(&self, input: &'s [u8], out: &'s [u8]) -> [IoSlice<'s>; 3] {
+        [&out[self.out_written..], &input[..self.data], self.tail].map(IoSlice::new)
     }
 
     fn wrote(&mut self, count: usize, input: &mut BytesMut, out_size: usize) {
@@ -243,4 +245,92 @@ fn push_chunk(out: &mut Vec<u8>, data: &[u8]) {
 fn push_chunk_size(out: &mut Vec<u8>, size: usize) {
     let written: io::Result<()> = write!(out, "{size:X}\r\n");
     written.expect("a Vec takes everything");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Passes a body on with reads and writes of these sizes, over and over; what leaves.
+    fn pass(
+        length: BodyLength,
+        is_chunked: bool,
+        received: &[u8],
+        reads: &[usize],
+        writes: &[usize],
+    ) -> Vec<u8> {
+        let mut relay = Relay::new(length, is_chunked, BodyFilters::default());
+        let (mut input, mut out) = (BytesMut::new(), b"head|".to_vec());
+        let (mut left, mut sent) = (received, Vec::new());
+        let mut reads = reads.iter().copied().cycle();
+        for write in writes.iter().copied().cycle() {
+            relay.frame(&mut input, &mut out).expect("well-formed");
+            let waiting = relay.slices(&input, &out).map(|slice| slice.to_vec()).concat();
+            if waiting.is_empty() {
+                if relay.is_ended {
+                    break;
+                }
+                out.clear();
+                relay.out_written = 0;
+                if !input.is_empty() {
+                    continue;
+                }
+                let read = reads.next().expect("endless").min(left.len());
+                if read == 0 {
+                    relay.reader.finish_at_eof().expect("whole");
+                    relay.end(&mut out);
+                }
+                input.extend_from_slice(&left[..read]);
+                left = &left[read..];
+                continue;
+            }
+            let count = write.min(waiting.len());
+            sent.extend_from_slice(&waiting[..count]);
+            relay.wrote(count, &mut input, out.len());
+        }
+        assert_eq!((left.len(), input.len()), (0, 0));
+        sent
+    }
+
+    /// The data of a chunked body that is made as ours are.
+    fn dechunked(mut body: &[u8]) -> Vec<u8> {
+        let mut data = Vec::new();
+        loop {
+            let end = body.windows(2).position(|pair| pair == CRLF).expect("a size line");
+            let size = std::str::from_utf8(&body[..end]).expect("ASCII");
+            let size = usize::from_str_radix(size, 16).expect("hex");
+            let (piece, rest) = body[end + 2..].split_at(size);
+            data.extend_from_slice(piece);
+            body = rest.strip_prefix(CRLF).expect("a line ending");
+            if size == 0 {
+                assert!(body.is_empty());
+                return data;
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_leaves_as_it_came_however_it_is_cut() {
+        let data: Vec<u8> = (0..20_000_u32).map(|at| (at % 251) as u8).collect();
+        let mut chunked = Vec::new();
+        for piece in data.chunks(9000) {
+            push_chunk(&mut chunked, piece);
+        }
+        chunked.extend_from_slice(b"0\r\n\r\n");
+        let sizes: [&[usize]; 5] = [&[1], &[2, 3], &[4096, 1], &[5000, 7, 4], &[100_000]];
+        for reads in sizes {
+            for writes in sizes {
+                let fixed = BodyLength::Fixed(data.len() as u64);
+                let sent = pass(fixed, false, &data, reads, writes);
+                assert_eq!(sent.strip_prefix(b"head|"), Some(&data[..]), "{reads:?} {writes:?}");
+                for (length, received) in
+                    [(BodyLength::Chunked, &chunked), (BodyLength::UntilClose, &data)]
+                {
+                    let sent = pass(length, true, received, reads, writes);
+                    let body = sent.strip_prefix(b"head|").expect("the head first");
+                    assert_eq!(dechunked(body), data, "{length:?} {reads:?} {writes:?}");
+                }
+            }
+        }
+    }
 }
