@@ -121,6 +121,8 @@ pub(crate) struct Live {
     running: RefCell<HashMap<u64, Rc<dyn Drained>>>,
     next: Cell<u64>,
     order: Cell<Option<Order>>,
+    /// From when a connection is accepted, so before its task first runs and registers.
+    tasks: Cell<usize>,
     emptied: Notify,
 }
 
@@ -153,9 +155,20 @@ impl Live {
         self.running.borrow().values().for_each(|running| running.end());
     }
 
-    /// Waits until nothing runs any more.
+    pub(crate) fn task_begins(&self) {
+        self.tasks.set(self.tasks.get() + 1);
+    }
+
+    pub(crate) fn task_ends(&self) {
+        self.tasks.set(self.tasks.get() - 1);
+        if self.tasks.get() == 0 {
+            self.emptied.notify_one();
+        }
+    }
+
+    /// Waits until no task runs any more.
     pub(crate) async fn emptied(&self) {
-        while !self.running.borrow().is_empty() {
+        while self.tasks.get() > 0 {
             self.emptied.notified().await;
         }
     }
@@ -163,10 +176,6 @@ impl Live {
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
-        let mut running = self.live.running.borrow_mut();
-        running.remove(&self.id);
-        if running.is_empty() {
-            self.live.emptied.notify_one();
-        }
+        self.live.running.borrow_mut().remove(&self.id);
     }
 }

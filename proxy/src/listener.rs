@@ -4,14 +4,7 @@
 //! the guard before a byte of it is read, and served when there is a permit for it. Each socket has
 //! at most one accepted connection that waits for a permit; the others wait in the kernel's queue.
 
-use std::{
-    io,
-    net::SocketAddr,
-    rc::Rc,
-    sync::Arc,
-    task::{Context, Poll, Waker},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use socket2::{Domain, Socket, Type};
@@ -116,12 +109,28 @@ pub(crate) async fn accept(
             }
         }
     }
-    // Connections that the kernel completed before the drain are owed an answer.
-    let mut task = Context::from_waker(Waker::noop());
-    for _ in 0..BACKLOG {
-        let Poll::Ready(Ok((stream, peer))) = socket.poll_accept(&mut task) else { break };
-        door.enter(stream, peer, &mut orders).await;
+    if let Err(error) = take_completed(&door, socket, &mut orders).await {
+        tracing::debug!(listener = &*door.listener.name, %error, "last connections");
     }
+}
+
+/// Connections that the kernel completed before the drain are owed an answer. The kernel itself is
+/// asked: the runtime may not have heard of them yet.
+async fn take_completed(
+    door: &Door,
+    socket: TcpListener,
+    orders: &mut watch::Receiver<Order>,
+) -> io::Result<()> {
+    let socket = socket.into_std()?;
+    for _ in 0..BACKLOG {
+        let (stream, peer) = match socket.accept() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            accepted => accepted?,
+        };
+        stream.set_nonblocking(true)?;
+        door.enter(TcpStream::from_std(stream)?, peer, orders).await;
+    }
+    Ok(())
 }
 
 /// What an accepted connection has to pass.
@@ -173,6 +182,22 @@ fn admit(worker: &Worker, listener: &ListenerCx, peer: SocketAddr) -> Option<Soc
     }
 }
 
+/// A connection that the worker waits for when it drains.
+struct Task(Rc<Worker>);
+
+impl Task {
+    fn begin(worker: &Rc<Worker>) -> Self {
+        worker.live.task_begins();
+        Self(Rc::clone(worker))
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.live.task_ends();
+    }
+}
+
 fn serve(
     worker: &Rc<Worker>,
     listener: &Rc<ListenerCx>,
@@ -180,7 +205,7 @@ fn serve(
     peer: SocketAddr,
     permit: OwnedSemaphorePermit,
 ) {
-    let counted = listener.metrics.connection();
+    let counted = (listener.metrics.connection(), Task::begin(worker));
     let (worker, listener) = (Rc::clone(worker), Rc::clone(listener));
     tokio::task::spawn_local(async move {
         match listener.protocol {

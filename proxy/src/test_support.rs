@@ -7,7 +7,11 @@ use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU16, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -175,6 +179,21 @@ pub fn within_patience<T>(mut probe: impl FnMut() -> Option<T>) -> Option<T> {
         }
         thread::park_timeout(POLL_INTERVAL);
     }
+}
+
+/// An address that nobody listens on and that nobody is given by chance: its port lies below those
+/// that the kernel chooses from (`net.ipv4.ip_local_port_range`), and each is returned once.
+pub fn unused_address() -> SocketAddr {
+    const PORTS: std::ops::Range<u16> = 20_000..30_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let size = PORTS.end - PORTS.start;
+    // Test processes run side by side.
+    let first = (std::process::id() % u32::from(size)) as u16;
+    let free = (0..size).find_map(|_| {
+        let offset = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % size;
+        TcpListener::bind(("127.0.0.1", PORTS.start + offset)).and_then(|it| it.local_addr()).ok()
+    });
+    free.expect("one of many ports is free")
 }
 
 /// A client that says exactly what it is told.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use proxy::test_support::{Node, Reply, TestProxy};
+use proxy::test_support::{Node, Reply, TestProxy, unused_address};
 
 /// Requests on one connection, and what the node says to each; behind `!` it closes.
 struct Case {
@@ -124,7 +124,6 @@ fn run(case: &'static Case, is_express: bool) -> Seen {
             None => Reply::Bytes(reply.into()),
         }
     });
-    let dead = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
     let yaml = format!(
         "listeners: [{{ name: web, address: \"127.0.0.1:0\", express_lane: {is_express} }}]\n\
          consumers: [{{ username: alice, plugins: {{ key-auth: {{ key: k }} }} }}]\n\
@@ -136,7 +135,7 @@ fn run(case: &'static Case, is_express: bool) -> Seen {
          - {{ id: app, type: roundrobin, nodes: {{ \"{}\": 1 }} }}\n\
          - {{ id: dead, type: roundrobin, nodes: {{ \"{}\": 1 }} }}\n",
         node.address,
-        dead.expect("a port nobody listens on"),
+        unused_address(),
     );
     let proxy = TestProxy::start(&yaml);
     let mut client = proxy.client();

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proxy::test_support::{Client, Node, PATIENCE, Reply, TestProxy, eventually};
+use proxy::test_support::{Client, Node, PATIENCE, Reply, TestProxy, eventually, unused_address};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -534,8 +534,7 @@ fn every_kind_of_end_is_one_valid_line_of_json() {
 /// What a node behind a TCP route sees of a connection that is refused, and what the client does.
 #[test]
 fn a_tunnel_to_nowhere_is_refused() {
-    let dead = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
-    let proxy = tunnel(dead, "splice", "");
+    let proxy = tunnel(unused_address(), "splice", "");
     let mut stream = TcpStream::connect(proxy.address("l4")).expect("the proxy accepts");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let error = stream.read(&mut [0]).expect_err("a reset");

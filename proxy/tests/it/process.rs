@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use proxy::test_support::{Client, Node, TestProxy, eventually};
+use proxy::test_support::{Client, Node, TestProxy, eventually, unused_address};
 use rustix::process::{Pid, Signal, kill_process};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tandem");
@@ -161,7 +161,7 @@ fn a_signal_drains_and_a_request_under_way_is_finished() {
 /// Whoever starts a process may want it gone before it says that it is there.
 #[test]
 fn a_signal_that_comes_early_drains_as_well() {
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+    let free = unused_address();
     let text = yaml(free, "").replace("127.0.0.1:0", &free.to_string());
     for _ in 0..5 {
         let mut tandem = Tandem::start(&text);
@@ -377,7 +377,7 @@ fn the_log_has_a_level_and_a_format() {
     for line in json.log() {
         serde_json::from_str::<serde_json::Value>(&line).expect(&line);
     }
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+    let free = unused_address();
     let text =
         yaml(node.address, "log: { level: error }").replace("127.0.0.1:0", &free.to_string());
     let mut silent = Tandem::start(&text);

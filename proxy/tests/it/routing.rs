@@ -1,12 +1,8 @@
 //! The keys that say where a request or a tunnel goes, and who may send it.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
-use proxy::test_support::{Client, Node, TestProxy};
-
-fn dead() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port")
-}
+use proxy::test_support::{Client, Node, TestProxy, unused_address};
 
 #[test]
 fn hosts_methods_priority_and_status_choose_the_route() {
@@ -60,7 +56,7 @@ fn weights_are_exact_and_retries_are_as_many_as_allowed() {
     }
     assert_eq!((one.seen().len(), three.seen().len()), (10, 30));
 
-    let yaml = TestProxy::yaml(&[dead(), one.address]);
+    let yaml = TestProxy::yaml(&[unused_address(), one.address]);
     let proxy = TestProxy::start(&yaml.replace("type: roundrobin", "retries: 0"));
     let mut client = proxy.client();
     let mut statuses: Vec<_> =
@@ -117,7 +113,7 @@ fn a_key_is_looked_for_where_configured_and_hidden_if_asked() {
 #[test]
 fn a_tunnel_goes_where_its_ends_say() {
     let [near, far] = ["near", "far"].map(Node::always);
-    let (first, second) = (dead(), dead());
+    let (first, second) = (unused_address(), unused_address());
     let proxy = TestProxy::start(&format!(
         "listeners:\n\
          - {{ name: first, address: \"{first}\", protocol: tcp }}\n\

@@ -1,15 +1,10 @@
 //! What goes over the wire, on both sides.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 
-use proxy::test_support::{Client, Node, Reply, TestProxy};
+use proxy::test_support::{Client, Node, Reply, TestProxy, unused_address};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: example.com\r\n\r\n";
-
-/// An address that refuses connections.
-fn dead_node() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port")
-}
 
 #[test]
 fn forwards_a_request_and_its_response() {
@@ -133,12 +128,12 @@ fn head_and_bodyless_statuses_have_no_body() {
 #[test]
 fn a_dead_node_is_passed_over_and_none_left_is_502() {
     let node = Node::always("alive");
-    let proxy = TestProxy::to(&[dead_node(), node.address]);
+    let proxy = TestProxy::to(&[unused_address(), node.address]);
     let mut client = proxy.client();
     for _ in 0..4 {
         assert_eq!(client.ask(GET).text(), "alive");
     }
-    let proxy = TestProxy::to(&[dead_node(), dead_node()]);
+    let proxy = TestProxy::to(&[unused_address(), unused_address()]);
     let response = proxy.client().ask(GET);
     assert_eq!(response.status, 502);
     assert_eq!(response.text(), r#"{"error_msg":"502 Bad Gateway"}"#);
@@ -289,7 +284,7 @@ fn a_listener_is_drained_without_losing_a_request() {
 
 #[test]
 fn our_own_answers_keep_the_connection() {
-    let yaml = TestProxy::yaml(&[dead_node()]).replace("uri: /*", "uri: /only");
+    let yaml = TestProxy::yaml(&[unused_address()]).replace("uri: /*", "uri: /only");
     let proxy = TestProxy::start(&yaml);
     let mut client = proxy.client();
     let response = client.ask(GET);

@@ -3,9 +3,9 @@
 use std::{
     collections::HashSet,
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     os::fd::{AsFd as _, AsRawFd as _},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -19,7 +19,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use crate::{
     limits, load, required, skip_without_privileges,
-    topology::{Namespace, Pair, run_in},
+    topology::{Namespace, Pair},
 };
 
 const LISTENER: &str = "127.0.0.1:80";
@@ -273,20 +273,25 @@ fn dropping_the_plane_leaves_nothing() {
     check_gone(&ids);
 }
 
-/// Names the namespace for [`hold_the_plane_until_killed`].
-const HOLD_IN: &str = "TANDEM_TEST_HOLD_IN";
+/// A proxy with everything in the kernel; the admin address is fixed, it is alone in its namespace.
+const KILLED: &str = "\
+listeners:
+- { name: web, address: \"127.0.0.1:80\" }
+- { name: l4, address: \"127.0.0.1:81\", protocol: tcp }
+admin: { address: \"127.0.0.1:82\" }
+kernel: { mode: require, xdp: { interfaces: [lo], mode: generic } }
+upstreams: [{ id: app, type: roundrobin, nodes: { \"127.0.0.1:83\": 1 } }]
+routes: [{ id: all, uri: /*, upstream_id: app }]
+stream_routes: [{ id: l4, server_port: 81, datapath: sockmap, upstream_id: app }]
+";
 
-#[test]
-#[ignore = "run by `kill_9_leaves_nothing`, in a process of its own"]
-fn hold_the_plane_until_killed() {
-    let namespace = std::env::var(HOLD_IN).unwrap();
-    let plane = run_in(&namespace, || load(&on_lo(), &[LISTENER.parse().unwrap()], 2));
-    for program in plane.status().programs {
-        println!("holds {}", program.id);
-    }
-    println!("ready");
-    loop {
-        std::thread::park();
+/// Not left behind by a test that fails.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
     }
 }
 
@@ -295,22 +300,26 @@ fn kill_9_leaves_nothing() {
     if skip_without_privileges() {
         return;
     }
+    let binary = env!("CARGO_BIN_EXE_tandem");
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(KILLED.as_bytes()).unwrap();
     let namespace = Namespace::new();
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "load::hold_the_plane_until_killed", "--nocapture"])
-        .env(HOLD_IN, namespace.name())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let said = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let ids: HashSet<u32> = said
-        .take_while(|line| line != "ready")
-        .filter_map(|line| line.strip_prefix("holds ").map(|id| id.parse().unwrap()))
-        .collect();
-    assert_eq!(ids.len(), 2, "the child did not come up");
+    let mut child = Killed(namespace.run(|| {
+        let mut command = Command::new(binary);
+        command.args(["run", "-c"]).arg(file.path()).stderr(Stdio::piped()).spawn().unwrap()
+    }));
+    let mut said = BufReader::new(child.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.any(|line| line.contains(" serving ")), "it did not come up");
+    let status = namespace.run(|| {
+        Command::new(binary).args(["bpf", "status", "--admin", "127.0.0.1:82"]).output().unwrap()
+    });
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    let programs = status["programs"].as_array().unwrap();
+    let ids: HashSet<u32> =
+        programs.iter().map(|program| program["id"].as_u64().unwrap() as u32).collect();
+    assert_eq!(ids.len(), 3, "{status}");
     assert!(namespace.ip("link show lo").contains("xdpgeneric"));
-    child.kill().unwrap();
-    child.wait().unwrap();
+    drop(child);
     check_gone(&ids);
     assert!(!namespace.ip("link show lo").contains("xdp"));
 }

@@ -37,7 +37,14 @@ impl Namespace {
     /// Runs a closure on a thread of this namespace. Sockets and BPF links made there stay in it.
     #[track_caller]
     pub(crate) fn run<T: Send>(&self, in_it: impl FnOnce() -> T + Send) -> T {
-        run_in(&self.name, in_it)
+        let file = File::open(format!("/run/netns/{}", self.name)).unwrap();
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+                in_it()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 }
 
@@ -45,19 +52,6 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
     }
-}
-
-/// Runs a closure on a thread of the named namespace.
-#[track_caller]
-pub(crate) fn run_in<T: Send>(namespace: &str, in_it: impl FnOnce() -> T + Send) -> T {
-    let file = File::open(format!("/run/netns/{namespace}")).unwrap();
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            in_it()
-        });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
 }
 
 /// ```text
