@@ -132,11 +132,12 @@ impl TestProxy {
         assert!(reached.is_some(), "{sample} is {}, not {value}", self.metric(sample));
     }
 
-    /// The access log once it has `count` lines.
+    /// The access log once it has `count` lines; a line that is still being written is none.
     pub fn access_log(&self, count: usize) -> Vec<String> {
         eventually("access-log lines", || {
             let text = std::fs::read_to_string(&self.access_log).unwrap_or_default();
-            let lines: Vec<_> = text.lines().map(str::to_owned).collect();
+            let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+            let lines: Vec<_> = whole.map(str::to_owned).collect();
             (lines.len() >= count).then_some(lines)
         })
     }
