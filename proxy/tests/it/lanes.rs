@@ -148,6 +148,7 @@ fn run(case: &'static Case, is_express: bool) -> Seen {
     let log = proxy.access_log(requests.sum::<usize>() + 1);
     let lane = format!("tandem_lane_requests_total{{lane=\"{}\"}}", lane(is_express));
     proxy.check_metric(&lane, log.len() as f64);
+    proxy.check_metric("tandem_downstream_connections_active{listener=\"web\"}", 0.0);
     let page = proxy.admin("/metrics").text();
     Seen {
         downstream: plain(&String::from_utf8_lossy(&downstream)),
