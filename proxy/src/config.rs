@@ -250,6 +250,9 @@ pub struct Limits {
     pub stream_buffer_max: usize,
     /// Capacity asked for each `splice` pipe, bytes.
     pub pipe_size: usize,
+    /// As much of an HTTP body, or of its chunk, must be due to be spliced instead of copied, bytes;
+    /// `u64::MAX` (`none`) copies all.
+    pub splice_min: u64,
     /// `SO_SNDBUF` asked for on our ends, bytes.
     pub send_buffer: usize,
     /// `TCP_NOTSENT_LOWAT` on our ends, bytes.
@@ -269,6 +272,7 @@ impl Default for Limits {
             pool_idle_max: 320,
             stream_buffer_max: 256 << 10,
             pipe_size: 256 << 10,
+            splice_min: 64 << 10,
             send_buffer: 1 << 20,
             unsent_max: 512 << 10,
             sockmap_tunnels: 4096,

@@ -20,7 +20,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -39,9 +38,9 @@ use crate::{
     http::{
         answer::{After, Answer},
         fields::{Forwarding, Scheme},
-        framing::BodyLength,
         head::RequestHead,
     },
+    inlet::BodySource,
     record::RequestRecord,
     worker::{ListenerCx, Worker},
 };
@@ -164,8 +163,8 @@ impl ConnectionCx {
         self.downstream.borrow().as_ref().is_none_or(Downstream::is_message_owed)
     }
 
-    pub(crate) fn count_sent(&self, bytes: usize) {
-        self.sent_bytes.set(self.sent_bytes.get() + bytes as u64);
+    pub(crate) fn count_sent(&self, bytes: u64) {
+        self.sent_bytes.set(self.sent_bytes.get() + bytes);
     }
 
     /// The last byte of the response is in hyper's hands, or never will be.
@@ -188,9 +187,31 @@ impl ConnectionCx {
         }
     }
 
-    /// The body behind a head, if all of it has come with it.
-    pub(crate) fn take_whole_body(&self, length: BodyLength) -> Option<Bytes> {
-        self.downstream.borrow_mut().as_mut()?.take_whole_body(length)
+    /// Lets a request in for the express lane; `false`: what came of its body with the head is
+    /// broken, and the connection ends with the answer to that.
+    pub(crate) fn admit_plain(&self, head: &RequestHead) -> bool {
+        let admitted = match &mut *self.downstream.borrow_mut() {
+            Some(downstream) => downstream.admit_plain(self, head),
+            None => Err(Fault::DownstreamReset),
+        };
+        self.begin(head.clone(), Lane::Express);
+        match admitted {
+            Ok(()) => true,
+            Err(fault) => {
+                self.refuse_begun(fault);
+                false
+            }
+        }
+    }
+
+    /// Lets `use_it` at the body of the request in the express lane; `None`: the connection is gone.
+    pub(crate) fn with_body<T>(&self, use_it: impl FnOnce(BodySource<'_>) -> T) -> Option<T> {
+        self.downstream.borrow_mut().as_mut()?.with_body(use_it)
+    }
+
+    /// Body bytes of the request under way that have been taken so far.
+    pub(crate) fn recv_bytes(&self) -> u64 {
+        self.downstream.borrow().as_ref().map_or(0, Downstream::recv_bytes)
     }
 
     /// Lets `use_it` at the downstream's socket.
@@ -429,7 +450,7 @@ async fn answer(cx: &ConnectionCx, stream: &mut TcpStream, fault: Fault) {
         is_head = record.method() == Some("HEAD");
     });
     let method = is_head.then_some("HEAD");
-    cx.count_sent(answer.body_for(method).len());
+    cx.count_sent(answer.body_for(method).len() as u64);
     let bytes = answer.to_bytes(method, After::Close, &cx.worker.date());
     let written = timeout(cx.worker.timeouts.send, stream.write_all(&bytes)).await;
     if !matches!(written, Ok(Ok(()))) {

@@ -20,13 +20,15 @@ pub(crate) enum Wait {
     Downstream,
     /// Room in the downstream's socket.
     Send,
+    /// Room in the node's socket, for a request that the express lane sends.
+    Upload,
     /// The node: a response head, more of a response body.
     Upstream,
     /// For the downstream to have been silent long enough to give its buffers up.
     Rest,
 }
 
-const WAITS: usize = 4;
+const WAITS: usize = 5;
 
 #[derive(Debug)]
 struct Armed {

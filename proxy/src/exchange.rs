@@ -15,6 +15,7 @@ use std::{convert::Infallible, net::SocketAddr, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::{net::TcpStream, time::Instant};
@@ -42,7 +43,7 @@ use crate::{
 
 /// What is left of a request body is read and thrown away before the proxy's own answer, up to this
 /// size, so that the connection stays usable; a longer one is answered at once and closed.
-const DISCARDED_BODY_MAX: u64 = 64 * 1024;
+pub(crate) const DISCARDED_BODY_MAX: u64 = 64 * 1024;
 
 /// Serves one request that the gate let in. Dropping the future cancels the exchange: the upstream
 /// connection closes and the record says who left.
@@ -127,23 +128,31 @@ async fn perform(call: Call) -> Reply {
     }
 }
 
+/// Whether it is worth reading what is left of a request that is not forwarded, so that its
+/// connection can be used again.
+pub(crate) fn is_discardable(head: &RequestHead) -> bool {
+    match head.body_length() {
+        BodyLength::Empty => true,
+        // Reading would invite the body; the answer tells the downstream to keep it.
+        _ if head.expects_continue() => false,
+        BodyLength::Fixed(length) => length <= DISCARDED_BODY_MAX,
+        BodyLength::Chunked | BodyLength::UntilClose => true,
+    }
+}
+
 /// Reads what is left of a request that is not forwarded.
 ///
 /// # Errors
 /// The body did not come, or not well-formed; `ConnectionCx::body_fault` says which.
 async fn discard(head: &RequestHead, mut body: Incoming) -> Result<After, ()> {
-    match head.body_length() {
-        BodyLength::Empty => return Ok(After::KeepAlive),
-        // Reading would invite the body; the answer tells the downstream to keep it.
-        _ if head.expects_continue() => return Ok(After::Close),
-        BodyLength::Fixed(length) if length > DISCARDED_BODY_MAX => return Ok(After::Close),
-        BodyLength::Fixed(_) | BodyLength::Chunked | BodyLength::UntilClose => {}
+    if !is_discardable(head) {
+        return Ok(After::Close);
     }
     let mut left = DISCARDED_BODY_MAX;
     while let Some(frame) = body.frame().await {
         let length = frame.map_err(|_| ())?.data_ref().map_or(0, |data| data.len() as u64);
         left = left.saturating_sub(length);
-        if left == 0 {
+        if left == 0 && !body.is_end_stream() {
             return Ok(After::Close);
         }
     }

@@ -3,38 +3,48 @@
 //!
 //! ```text
 //! head ─▶ is it for here? ─▶ pipeline ─┬▶ own answer
-//!   ▲         │ no: hyper's lane       └▶ node: head and body out, head in ─▶ relay ─▶ record
-//!   └─────────┴──────────────────────────────────────────────────────────────────────────┘
+//!   ▲         │ no: hyper's lane       └▶ node: upload ─▶ response head ─▶ relay ─▶ record
+//!   └─────────┴──────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! It serves requests without expectation, upgrade or trailers whose body, if there is one, came
-//! with the head. What decides about a request, and what is counted, is what hyper's lane uses too.
+//! It serves requests without expectation, upgrade or trailers. What decides about a request, and
+//! what is counted, is what hyper's lane uses too.
 
 mod heads;
 mod relay;
+mod upload;
 
-use std::{future::poll_fn, io, net::SocketAddr, pin::Pin, rc::Rc, task::Poll};
+use std::{
+    future::poll_fn,
+    net::SocketAddr,
+    rc::Rc,
+    task::{Context, Poll},
+};
 
-use bytes::{Bytes, BytesMut};
-use http::StatusCode;
-use tokio::{io::AsyncWrite, net::TcpStream};
+use bytes::BytesMut;
+use tokio::io::AsyncWrite;
 
-use self::relay::{Broken, Relay, Waits};
+use self::{
+    relay::{Broken, News, Relay, Splicing},
+    upload::Upload,
+};
 use crate::{
     connection::{ConnectionCx, Lane, Lull},
     deadlines::Wait,
     error::Fault,
     exchange::{self, Decided},
+    forward::Fallback,
     http::{
         answer::{After, Answer},
-        framing::{BodyLength, Version},
+        framing::{BodyLength, BodyReader, Version},
         gate::ResponseGate,
         head::{RequestHead, ResponseHead},
         name::Known,
     },
-    inlet::{self, head_limits},
-    metrics::Checkout,
+    inlet::{self, BodySource, head_limits},
+    metrics::{Checkout, Direction},
     pipeline::Plan,
+    plugin::BodyFilters,
     upstream::plain::PlainConnection,
 };
 
@@ -43,8 +53,10 @@ const HEAD_READ_SIZE: usize = 4096;
 
 /// Reused by every exchange of a connection, given up when it rests.
 struct Buffers {
-    /// What is about to be written, in either direction.
-    out: Vec<u8>,
+    /// What is about to be written to the node.
+    request: Vec<u8>,
+    /// What is about to be written to the downstream.
+    response: Vec<u8>,
     /// What the node has sent.
     input: BytesMut,
     gate: ResponseGate,
@@ -53,17 +65,24 @@ struct Buffers {
 /// Serves requests until one is not for this lane or the connection has nothing more to say.
 pub(crate) async fn serve(cx: Rc<ConnectionCx>) -> Lull {
     let gate = ResponseGate::new(head_limits(&cx.worker.limits));
-    let mut buffers = Buffers { out: Vec::new(), input: BytesMut::new(), gate };
+    let mut buffers =
+        Buffers { request: Vec::new(), response: Vec::new(), input: BytesMut::new(), gate };
     loop {
         let Some(head) = poll_fn(|task| cx.poll_head(task)).await else { return Lull::Ended };
-        let body = if is_plain(&head) { cx.take_whole_body(head.body_length()) } else { None };
-        let Some(body) = body else {
+        if !is_plain(&head) {
             cx.admit(head);
             return Lull::Turn(Lane::Hyper);
-        };
-        cx.begin(head.clone(), Lane::Express);
-        if exchange(&cx, &head, &body, &mut buffers).await == After::Close {
+        }
+        if !cx.admit_plain(&head) {
             return Lull::Ended;
+        }
+        match exchange(&cx, &head, &mut buffers).await {
+            Ok(After::KeepAlive) => {}
+            Ok(After::Close) => return Lull::Ended,
+            Err(fault) => {
+                cx.record(|record| record.fault(fault));
+                return Lull::Ended;
+            }
         }
     }
 }
@@ -76,30 +95,34 @@ fn is_plain(head: &RequestHead) -> bool {
 }
 
 /// One request, from its head to the last byte of its response.
+///
+/// # Errors
+/// The response is not, or not wholly, where it belongs.
 async fn exchange(
     cx: &ConnectionCx,
     head: &RequestHead,
-    body: &Bytes,
     buffers: &mut Buffers,
-) -> After {
-    let served = match exchange::decide(cx, head).await {
-        Decided::Forward(plan) => match ask_nodes(cx, head, &plan, body, buffers).await {
-            Ok((connection, response)) => {
-                respond(cx, head, &plan, connection, response, buffers).await
-            }
-            Err(fault) => refuse(cx, head, fault).await,
-        },
-        Decided::Answer(answer, fault) => own_answer(cx, head, answer, fault).await,
+) -> Result<After, Fault> {
+    let plan = match exchange::decide(cx, head).await {
+        Decided::Forward(plan) => plan,
+        Decided::Answer(answer, fault) => return refuse(cx, head, answer, fault).await,
     };
-    match served {
-        Ok(after) => {
-            cx.response_over();
-            cx.flushed(body.len() as u64);
-            after
+    let mut upload = Upload::new(head);
+    let asked = exchange::over_nodes(cx, &plan, async |node| {
+        attempt(cx, head, &plan, node, &mut upload, buffers).await
+    });
+    match asked.await {
+        Ok((connection, response)) => {
+            respond(cx, head, &plan, connection, response, upload, buffers).await
         }
         Err(fault) => {
-            cx.record(|record| record.fault(fault));
-            After::Close
+            let Some(status) = fault.consequence().status else { return Err(fault) };
+            let answer = Answer::of(status);
+            if upload.is_untouched() {
+                refuse(cx, head, answer, fault).await
+            } else {
+                own_answer(cx, head, answer, fault, after(cx, head)).await
+            }
         }
     }
 }
@@ -109,10 +132,24 @@ fn after(cx: &ConnectionCx, head: &RequestHead) -> After {
     if head.keeps_alive() && !cx.is_draining() { After::KeepAlive } else { After::Close }
 }
 
-async fn refuse(cx: &ConnectionCx, head: &RequestHead, fault: Fault) -> Result<After, Fault> {
-    // A fault without a status of its own never gets here with a downstream that still listens.
-    let status = fault.consequence().status.unwrap_or(StatusCode::BAD_GATEWAY);
-    own_answer(cx, head, Answer::of(status), fault).await
+/// Answers a request of which no node has seen anything, and whose body nobody wants.
+async fn refuse(
+    cx: &ConnectionCx,
+    head: &RequestHead,
+    answer: Answer,
+    fault: Fault,
+) -> Result<After, Fault> {
+    if !exchange::is_discardable(head) {
+        return own_answer(cx, head, answer, fault, After::Close).await;
+    }
+    match upload::discard(cx).await {
+        Ok(After::KeepAlive) => own_answer(cx, head, answer, fault, after(cx, head)).await,
+        Ok(After::Close) => own_answer(cx, head, answer, fault, After::Close).await,
+        Err(fault) => {
+            let Some(status) = fault.consequence().status else { return Err(fault) };
+            own_answer(cx, head, Answer::of(status), fault, After::Close).await
+        }
+    }
 }
 
 async fn own_answer(
@@ -120,12 +157,13 @@ async fn own_answer(
     head: &RequestHead,
     answer: Answer,
     fault: Fault,
+    after: After,
 ) -> Result<After, Fault> {
     cx.record(|record| {
         record.fault(fault);
         record.status(answer.status.as_u16());
     });
-    let after = after(cx, head);
+    let after = if cx.is_body_owed() { After::Close } else { after };
     let bytes = answer.to_bytes(Some(head.method()), after, &cx.worker.date());
     let mut left = &bytes[..];
     poll_fn(|task| {
@@ -139,20 +177,9 @@ async fn own_answer(
         Poll::Ready(Ok(()))
     })
     .await?;
-    cx.count_sent(answer.body_for(Some(head.method())).len());
+    cx.count_sent(answer.body_for(Some(head.method())).len() as u64);
+    cx.answered();
     Ok(after)
-}
-
-/// Gets a response head from one of the upstream's nodes.
-async fn ask_nodes(
-    cx: &ConnectionCx,
-    head: &RequestHead,
-    plan: &Plan<'_>,
-    body: &Bytes,
-    buffers: &mut Buffers,
-) -> Result<(PlainConnection, ResponseHead), Fault> {
-    exchange::over_nodes(cx, plan, async |node| attempt(cx, head, plan, node, body, buffers).await)
-        .await
 }
 
 /// One node: over a pooled connection if there is one, over a new one if there is none or the
@@ -162,7 +189,7 @@ async fn attempt(
     head: &RequestHead,
     plan: &Plan<'_>,
     node: SocketAddr,
-    body: &Bytes,
+    upload: &mut Upload,
     buffers: &mut Buffers,
 ) -> Result<(PlainConnection, ResponseHead), Fault> {
     let metrics = &cx.worker.upstream_metrics[plan.route.upstream.index];
@@ -170,10 +197,11 @@ async fn attempt(
     if let Some(mut connection) = pooled {
         metrics.checkout(Checkout::Reused);
         cx.record(|record| record.node(node, None));
-        match ask(cx, head, plan, &mut connection, body, buffers).await {
+        match ask(cx, head, plan, &mut connection, upload, buffers).await {
             Err(Fault::StaleConnection) if exchange::is_replayable(head) => {
                 metrics.checkout(Checkout::Stale);
                 metrics.retry();
+                *upload = Upload::new(head);
             }
             result => return result.map(|response| (connection, response)),
         }
@@ -181,29 +209,36 @@ async fn attempt(
     metrics.checkout(Checkout::New);
     let stream = exchange::dial(cx, metrics, node).await?;
     let mut connection = PlainConnection::new(stream, node, metrics);
-    let response = ask(cx, head, plan, &mut connection, body, buffers).await?;
+    let response = ask(cx, head, plan, &mut connection, upload, buffers).await?;
     Ok((connection, response))
 }
 
-/// Sends the request and waits for the final response head.
+/// Sends the request, as far as the node wants it, and waits for the final response head.
 async fn ask(
     cx: &ConnectionCx,
     head: &RequestHead,
     plan: &Plan<'_>,
     connection: &mut PlainConnection,
-    body: &Bytes,
+    upload: &mut Upload,
     buffers: &mut Buffers,
 ) -> Result<ResponseHead, Fault> {
-    let Buffers { out, input, gate } = buffers;
+    let Buffers { request, input, gate, .. } = buffers;
     input.clear();
     gate.restart();
-    out.clear();
-    heads::request(out, head, plan, &cx.forwarding, connection.node);
-    let response = send(cx, &mut connection.stream, out, body).await;
-    let response = match response {
-        Ok(()) => response_head(cx, head.method(), connection, input, gate).await,
-        Err(fault) => Err(fault),
-    };
+    request.clear();
+    heads::request(request, head, plan, &cx.forwarding, connection.node);
+    let response = poll_fn(|task| {
+        upload.advance(cx, &mut connection.stream, request, task)?;
+        let response = poll_response_head(head.method(), connection, input, gate, task);
+        if response.is_pending() && upload.is_over() {
+            if cx.deadlines.has_expired(Wait::Upstream) {
+                return Poll::Ready(Err(Fault::ResponseTimedOut));
+            }
+            cx.deadlines.start(Wait::Upstream, cx.worker.timeouts.response);
+        }
+        response
+    })
+    .await;
     cx.deadlines.stop(Wait::Upstream);
     match response {
         // Nothing was heard on a connection that had rested: the node had given it up.
@@ -214,89 +249,45 @@ async fn ask(
     }
 }
 
-async fn send(
-    cx: &ConnectionCx,
-    stream: &mut TcpStream,
-    head: &[u8],
-    body: &[u8],
-) -> Result<(), Fault> {
-    let (mut head, mut body) = (head, body);
-    poll_fn(|task| {
-        while !(head.is_empty() && body.is_empty()) {
-            let slices = [io::IoSlice::new(head), io::IoSlice::new(body)];
-            let written = if body.is_empty() {
-                Pin::new(&mut *stream).poll_write(task, head)
-            } else {
-                Pin::new(&mut *stream).poll_write_vectored(task, &slices)
-            };
-            match written {
-                Poll::Ready(Ok(count)) => {
-                    cx.deadlines.stop(Wait::Upstream);
-                    let of_head = count.min(head.len());
-                    head = &head[of_head..];
-                    body = &body[count - of_head..];
-                }
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Fault::UpstreamClosed)),
-                Poll::Pending if cx.deadlines.has_expired(Wait::Upstream) => {
-                    return Poll::Ready(Err(Fault::ResponseTimedOut));
-                }
-                Poll::Pending => {
-                    cx.deadlines.start(Wait::Upstream, cx.worker.timeouts.send);
-                    return Poll::Pending;
-                }
-            }
-        }
-        Poll::Ready(Ok(()))
-    })
-    .await
-}
-
 /// Reads until a final head is whole. Interim ones are swallowed; the gate bounds how many.
-async fn response_head(
-    cx: &ConnectionCx,
+fn poll_response_head(
     method: &str,
     connection: &mut PlainConnection,
     input: &mut BytesMut,
     gate: &mut ResponseGate,
-) -> Result<ResponseHead, Fault> {
-    poll_fn(|task| {
-        loop {
-            match gate.head(input, method) {
-                Ok(Some(head)) if head.is_interim() => continue,
-                Ok(Some(head)) => return Poll::Ready(Ok(head)),
-                Ok(None) => {}
-                Err(error) => return Poll::Ready(Err(error.fault())),
-            }
-            match inlet::poll_read(&mut connection.stream, task, input, HEAD_READ_SIZE) {
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Fault::UpstreamClosed)),
-                // From here on, whatever happens is about this request.
-                Poll::Ready(Ok(_)) => connection.is_reused = false,
-                Poll::Pending if cx.deadlines.has_expired(Wait::Upstream) => {
-                    return Poll::Ready(Err(Fault::ResponseTimedOut));
-                }
-                Poll::Pending => {
-                    cx.deadlines.start(Wait::Upstream, cx.worker.timeouts.response);
-                    return Poll::Pending;
-                }
-            }
+    task: &mut Context<'_>,
+) -> Poll<Result<ResponseHead, Fault>> {
+    loop {
+        match gate.head(input, method) {
+            Ok(Some(head)) if head.is_interim() => continue,
+            Ok(Some(head)) => return Poll::Ready(Ok(head)),
+            Ok(None) => {}
+            Err(error) => return Poll::Ready(Err(error.fault())),
         }
-    })
-    .await
+        let read = inlet::poll_read(&mut connection.stream, task, input, HEAD_READ_SIZE);
+        match std::task::ready!(read) {
+            Ok(0) | Err(_) => return Poll::Ready(Err(Fault::UpstreamClosed)),
+            // From here on, whatever happens is about this request.
+            Ok(_) => connection.is_reused = false,
+        }
+    }
 }
 
-/// Passes the response on and gives the node's connection back.
+/// Passes the response on, beside what is left of the request, and gives the node's connection back.
 async fn respond(
     cx: &ConnectionCx,
     head: &RequestHead,
     plan: &Plan<'_>,
     mut connection: PlainConnection,
     response: ResponseHead,
+    mut upload: Upload,
     buffers: &mut Buffers,
 ) -> Result<After, Fault> {
-    let Buffers { out, input, .. } = buffers;
+    let Buffers { request, response: out, input, .. } = buffers;
     let after = after(cx, head);
+    let length = response.body_length();
     let filters = plan.route.chain.response_body(&response);
-    let is_chunked = match response.body_length() {
+    let is_chunked = match length {
         BodyLength::Empty => false,
         BodyLength::Fixed(_) => !filters.is_empty(),
         BodyLength::Chunked | BodyLength::UntilClose => true,
@@ -304,49 +295,64 @@ async fn respond(
     out.clear();
     let ends = heads::ResponseEnds { is_chunked, is_filtered: !filters.is_empty(), after };
     heads::response(out, &response, plan, cx.forwarding.pseudonym(), &cx.worker, ends);
-    let keeps_alive = response.keeps_alive();
-    let mut relay = Relay::new(response.body_length(), is_chunked, filters);
+    let keeps_alive = response.keeps_alive() && length != BodyLength::UntilClose;
+    // What a bodiless response would be filtered to is nothing.
+    let filters = if length == BodyLength::Empty { BodyFilters::default() } else { filters };
+    let mut relay = Relay::new(is_chunked, filters);
+    let mut reader = BodyReader::new(length);
     // What came with the head is judged before the head leaves.
-    if let Err(error) = relay.frame(input, out) {
-        return refuse(cx, head, error.response_fault()).await;
+    if let Err(error) = relay.frame(&mut reader, input, out) {
+        let fault = error.response_fault();
+        let Some(status) = fault.consequence().status else { return Err(fault) };
+        return own_answer(cx, head, Answer::of(status), fault, after).await;
     }
     cx.record(|record| record.status(response.status().as_u16()));
     // Its bytes lie in `input`, which can be used again only when nobody else holds them.
     drop(response);
-    let relayed = poll_fn(|task| {
+    poll_fn(|task| {
+        upload.advance(cx, &mut connection.stream, request, task)?;
         cx.with_downstream(|downstream| {
-            let moved = relay.poll(&mut connection.stream, input, out, downstream, task);
-            cx.count_sent(relay.take_sent());
-            watch(cx, moved, &relay.take_waits())
+            let stream = &mut connection.stream;
+            let mut source = BodySource { stream, input, reader: &mut reader };
+            let moved = relay.poll(&mut source, out, downstream, cx.splicing(), task);
+            watch(cx, moved, &relay.take_news())
         })
     })
-    .await;
+    .await?;
     cx.deadlines.stop(Wait::Send);
     cx.deadlines.stop(Wait::Upstream);
-    relayed?;
-    if keeps_alive && input.is_empty() && relay.is_delimited() {
+    cx.answered();
+    if !upload.is_over() && keeps_alive && after == After::KeepAlive {
+        return Ok(upload.finish(cx, connection.stream, request).await);
+    }
+    let is_reusable = keeps_alive && input.is_empty() && upload.is_complete();
+    if is_reusable {
         cx.worker.plain_pool.borrow_mut().checkin(connection);
     }
-    Ok(after)
+    Ok(if cx.is_body_owed() { After::Close } else { after })
 }
 
 /// Keeps the deadlines of a relay: whoever is waited for has its own.
 fn watch(
     cx: &ConnectionCx,
     moved: Poll<Result<(), Broken>>,
-    waits: &Waits,
+    news: &News,
 ) -> Poll<Result<(), Fault>> {
-    if waits.has_moved {
+    cx.count_sent(news.copied + news.spliced);
+    cx.count_spliced(Direction::Sent, news);
+    if news.has_moved {
         cx.deadlines.stop(Wait::Send);
         cx.deadlines.stop(Wait::Upstream);
     }
     match moved {
         Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
-        Poll::Ready(Err(broken)) => Poll::Ready(Err(broken.fault())),
-        Poll::Pending if waits.is_writing && cx.deadlines.has_expired(Wait::Send) => {
+        Poll::Ready(Err(Broken::Framing(error))) => Poll::Ready(Err(error.response_fault())),
+        Poll::Ready(Err(Broken::Source)) => Poll::Ready(Err(Fault::UpstreamReset)),
+        Poll::Ready(Err(Broken::Target)) => Poll::Ready(Err(Fault::DownstreamReset)),
+        Poll::Pending if news.is_writing && cx.deadlines.has_expired(Wait::Send) => {
             Poll::Ready(Err(Fault::SendTimedOut))
         }
-        Poll::Pending if waits.is_writing => {
+        Poll::Pending if news.is_writing => {
             cx.deadlines.start(Wait::Send, cx.worker.timeouts.send);
             Poll::Pending
         }
@@ -357,5 +363,26 @@ fn watch(
             cx.deadlines.start(Wait::Upstream, cx.worker.timeouts.response_body);
             Poll::Pending
         }
+    }
+}
+
+impl ConnectionCx {
+    fn splicing(&self) -> Splicing<'_> {
+        Splicing { pipes: &self.worker.tunnels.pipes, min: self.worker.limits.splice_min }
+    }
+
+    fn count_spliced(&self, direction: Direction, news: &News) {
+        if news.spliced > 0 {
+            self.record(|record| record.spliced(direction, news.spliced));
+        }
+        if news.has_fallen_back {
+            self.worker.metrics.forward_fallback(Fallback::NoPipe);
+        }
+    }
+
+    /// The last byte of the response is written.
+    fn answered(&self) {
+        self.response_over();
+        self.flushed(self.recv_bytes());
     }
 }

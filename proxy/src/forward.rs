@@ -32,6 +32,7 @@ mod splice;
 mod tests;
 
 use direction::{Activity, Direction, Progress, Side};
+pub(crate) use pipes::PooledPipe;
 pub use pipes::{PipeLimits, PipePool};
 
 /// How long bytes that arrived before a reset may take to leave before the reset is passed on.

@@ -19,7 +19,7 @@ use tokio_util::io::poll_read_buf;
 use crate::{
     config::Limits,
     http::{
-        framing::{BodyLength, BodyReader, FramingError},
+        framing::{BodyReader, FramingError},
         head::HeadLimits,
     },
 };
@@ -62,9 +62,9 @@ impl Inlet {
     }
 
     /// Lets a message in, whose head was taken off the buffer.
-    pub(crate) fn admit(&mut self, head: Bytes, body: BodyLength) {
+    pub(crate) fn admit(&mut self, head: Bytes, body: BodyReader) {
         self.head = head;
-        self.body = Some(BodyReader::new(body));
+        self.body = Some(body);
     }
 
     /// Whether the message let in has been handed over to its last byte, or there is none.
@@ -101,23 +101,23 @@ impl Inlet {
         poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buffer)
     }
 
-    /// The body of a message whose head was taken off the buffer, if all of it is there; the message
-    /// then counts as handed over.
-    pub(crate) fn take_whole_body(&mut self, length: BodyLength) -> Option<Bytes> {
-        let size = match length {
-            BodyLength::Empty => 0,
-            BodyLength::Fixed(size) => usize::try_from(size).ok()?,
-            BodyLength::Chunked | BodyLength::UntilClose => return None,
-        };
-        if size > self.buffer.len() {
-            return None;
-        }
-        let mut reader = BodyReader::new(length);
-        let size = reader.data(size);
-        let body = self.buffer.split_to(size).freeze();
+    /// Lets in the body of a message whose head has been dealt with: it is taken from its
+    /// [`source`](Self::source).
+    ///
+    /// # Errors
+    /// What is there of it already is not well-formed.
+    pub(crate) fn admit_body(&mut self, body: BodyReader) -> Result<(), FramingError> {
+        let mut ahead = body.clone();
+        let judged = ahead.advance(&self.buffer);
         self.head = Bytes::new();
-        self.body = Some(reader);
-        Some(body)
+        self.body = Some(if judged.is_ok() { body } else { ahead });
+        judged.map(|_| ())
+    }
+
+    /// Where the body that was let in comes from; `None` before the first message.
+    pub(crate) fn source(&mut self) -> Option<BodySource<'_>> {
+        let Inlet { io, buffer, body, .. } = self;
+        body.as_mut().map(|reader| BodySource { stream: io.get_mut(), input: buffer, reader })
     }
 
     /// Hands over what is there of the message let in; reads for more of its body if nothing is.
@@ -179,6 +179,14 @@ impl Inlet {
             self.buffer = BytesMut::new();
         }
     }
+}
+
+/// A body under way, as far as it has not been taken.
+pub(crate) struct BodySource<'a> {
+    pub(crate) stream: &'a mut TcpStream,
+    /// What has been read of it, and maybe of what follows it.
+    pub(crate) input: &'a mut BytesMut,
+    pub(crate) reader: &'a mut BodyReader,
 }
 
 /// Reads up to `size` bytes behind what is in `buffer`; 0 is the end of the stream.

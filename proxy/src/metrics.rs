@@ -36,6 +36,7 @@ pub use self::{
 use crate::{
     connection::Lane,
     error::Fault,
+    forward::Fallback,
     kernel::{self, KernelPlane},
 };
 
@@ -221,9 +222,10 @@ impl Metrics {
         self.lanes[lane as usize].inc();
     }
 
-    /// A tunnel that could not have the datapath its route asks for. Not for the request path: the
+    /// A tunnel or a body that could not have the path it was meant for. Not for every request: the
     /// series is looked up by a hash.
-    pub fn tunnel_fallback(&self, reason: &'static str) {
+    pub fn forward_fallback(&self, fallback: Fallback) {
+        let reason = fallback.label();
         self.families.fallbacks.get_or_create(&FallbackLabels { reason }).inc();
     }
 

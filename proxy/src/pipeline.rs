@@ -4,7 +4,6 @@
 
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
-use bytes::Bytes;
 use http::StatusCode;
 
 use crate::{
@@ -18,7 +17,7 @@ use crate::{
         name::Known,
         path::{self, ForwardPath},
     },
-    plugin::{Call, Chain, Consumers, Reply, RequestContext, Step},
+    plugin::{self, Call, Chain, Consumers, FieldEdits, Reply, RequestContext, Step},
     route::Router,
     upstream::balance::Balancer,
 };
@@ -90,8 +89,7 @@ pub struct Plan<'a> {
     pub route: &'a Route,
     /// Path and query as the node sees them.
     pub target: Cow<'a, str>,
-    pub removed_fields: Vec<Cow<'a, str>>,
-    pub set_fields: Vec<(&'static str, Bytes)>,
+    pub edits: FieldEdits<'a>,
     /// Who was authenticated.
     pub consumer: Option<Arc<str>>,
 }
@@ -150,8 +148,7 @@ impl Pipeline {
             head,
             source,
             query: query.map(Cow::Borrowed),
-            removed_fields: Vec::new(),
-            set_fields: Vec::new(),
+            edits: FieldEdits::default(),
             consumer: None,
         };
         let mut undecided = Undecided { route, path, forward: normalised.forward, cx };
@@ -180,8 +177,7 @@ impl<'a> Undecided<'a> {
             Step::Continue => Decision::Forward(Plan {
                 route,
                 target: target(cx.head, path, forward, cx.query),
-                removed_fields: cx.removed_fields,
-                set_fields: cx.set_fields,
+                edits: cx.edits,
                 consumer: cx.consumer,
             }),
             Step::Answer(answer) => {
@@ -203,9 +199,8 @@ const IDENTITY_FIELDS: [&str; 3] =
 impl Plan<'_> {
     /// Whether the node must not see what the downstream sent under `name`.
     pub fn replaces(&self, name: &str) -> bool {
-        IDENTITY_FIELDS.iter().any(|field| field.eq_ignore_ascii_case(name))
-            || self.removed_fields.iter().any(|field| field.eq_ignore_ascii_case(name))
-            || self.set_fields.iter().any(|(field, _)| field.eq_ignore_ascii_case(name))
+        IDENTITY_FIELDS.iter().any(|field| plugin::is_alike(field, name))
+            || self.edits.replaces(name)
     }
 }
 

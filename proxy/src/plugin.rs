@@ -17,6 +17,7 @@ use crate::{
     http::{
         answer::Answer,
         head::{RequestHead, ResponseHead},
+        name::Known,
     },
 };
 
@@ -89,7 +90,7 @@ pub trait Plugin: std::fmt::Debug + Send + Sync {
     }
 
     /// Amends the head of a node's response.
-    fn response_head(&self, _head: &ResponseHead, _edits: &mut ResponseEdits) {}
+    fn response_head(&self, _head: &ResponseHead, _edits: &mut FieldEdits<'_>) {}
 
     /// What changes the body of this response, if anything does. Its length is unknown then, and
     /// `content-length` is removed.
@@ -164,26 +165,60 @@ pub struct RequestContext<'a> {
     pub source: IpAddr,
     /// The query as the node would see it, without `?`.
     pub query: Option<Cow<'a, str>>,
-    /// Fields that the node must not see, lower-case.
-    pub removed_fields: Vec<Cow<'a, str>>,
-    /// Fields that the node sees instead of whatever the downstream sent under these names.
-    pub set_fields: Vec<(&'static str, Bytes)>,
+    /// What the node sees instead of what the downstream sent.
+    pub edits: FieldEdits<'a>,
     pub consumer: Option<Arc<str>>,
 }
 
-/// What a response hook may change.
+/// Changes to the fields of a message on its way.
+///
+/// What the proxy makes itself cannot be changed ([`is_editable`]): a message without its framing,
+/// `Host` or `Via` would be another message.
 #[derive(Debug, Default)]
-pub struct ResponseEdits {
-    pub removed_fields: Vec<&'static str>,
-    pub set_fields: Vec<(&'static str, Bytes)>,
+pub struct FieldEdits<'a> {
+    removed: Vec<Cow<'a, str>>,
+    set: Vec<(&'static str, Bytes)>,
 }
 
-impl ResponseEdits {
-    /// Whether the downstream must not see what the node sent under `name`.
-    pub fn replaces(&self, name: &str) -> bool {
-        self.removed_fields.iter().any(|field| field.eq_ignore_ascii_case(name))
-            || self.set_fields.iter().any(|(field, _)| field.eq_ignore_ascii_case(name))
+/// Whether plugins may remove or set fields of this name: it is not one that frames a message, is
+/// meant for one connection, or tells of the downstream.
+pub fn is_editable(name: &str) -> bool {
+    Known::of(name.as_bytes()) == Known::Other
+}
+
+impl<'a> FieldEdits<'a> {
+    /// Whoever comes next does not see what was received under `name`.
+    pub fn remove(&mut self, name: impl Into<Cow<'a, str>>) {
+        let name = name.into();
+        debug_assert!(is_editable(&name), "{name}");
+        self.removed.push(name);
     }
+
+    /// Whoever comes next sees this instead of what was received under `name`, which is in lower
+    /// case. The value has passed no check but the plugin's.
+    pub fn set(&mut self, name: &'static str, value: Bytes) {
+        debug_assert!(is_editable(name), "{name}");
+        self.set.retain(|(other, _)| *other != name);
+        self.set.push((name, value));
+    }
+
+    pub fn set_fields(&self) -> impl Iterator<Item = (&'static str, &Bytes)> {
+        self.set.iter().filter(|(name, _)| is_editable(name)).map(|(name, value)| (*name, value))
+    }
+
+    /// Whether what was received under `name` stays behind. Nodes that read fields as CGI variables
+    /// cannot tell `_` from `-`, so neither is told here.
+    pub fn replaces(&self, name: &str) -> bool {
+        let removed = self.removed.iter().map(|field| &**field);
+        removed.chain(self.set.iter().map(|(field, _)| *field)).any(|field| is_alike(field, name))
+            && is_editable(name)
+    }
+}
+
+/// Whether two field names are one to a CGI node.
+pub(crate) fn is_alike(one: &str, other: &str) -> bool {
+    let folded = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    one.len() == other.len() && one.bytes().map(folded).eq(other.bytes().map(folded))
 }
 
 /// Everybody a plugin may authenticate.
@@ -251,7 +286,7 @@ impl Chain {
     }
 
     /// Runs the response-head hooks, in the reverse order of the request hooks.
-    pub fn response_head(&self, head: &ResponseHead, edits: &mut ResponseEdits) {
+    pub fn response_head(&self, head: &ResponseHead, edits: &mut FieldEdits<'_>) {
         self.plugins.iter().rev().for_each(|plugin| plugin.response_head(head, edits));
     }
 

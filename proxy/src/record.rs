@@ -38,6 +38,8 @@ pub(crate) struct RequestRecord {
     first_byte: Option<Duration>,
     is_reused: bool,
     fault: Option<Fault>,
+    /// Body bytes by [`Direction`].
+    spliced: [u64; 2],
     is_finished: bool,
 }
 
@@ -70,6 +72,7 @@ impl RequestRecord {
             first_byte: None,
             is_reused: false,
             fault: None,
+            spliced: [0; 2],
             is_finished: false,
         }
     }
@@ -111,6 +114,11 @@ impl RequestRecord {
         self.first_byte = Some(self.started.elapsed());
     }
 
+    /// Body bytes that were not copied on their way.
+    pub(crate) fn spliced(&mut self, direction: Direction, bytes: u64) {
+        self.spliced[direction as usize] += bytes;
+    }
+
     /// Why it did not go well; the first reason stays.
     pub(crate) fn fault(&mut self, fault: Fault) {
         self.fault.get_or_insert(fault);
@@ -121,7 +129,7 @@ impl RequestRecord {
         self.emit(sent_bytes, recv_bytes, via);
     }
 
-    fn emit(&mut self, sent_bytes: u64, recv_bytes: u64, via: Via) {
+    fn emit(&mut self, sent_bytes: u64, recv_bytes: u64, carried: Via) {
         self.is_finished = true;
         let total = self.started.elapsed();
         let end = self.fault.map_or(NORMAL_END, |fault| fault.consequence().end);
@@ -133,8 +141,12 @@ impl RequestRecord {
         }
         let metrics = self.route_metrics();
         metrics.finished(self.status, end, total);
-        metrics.bytes(Direction::Sent, via, sent_bytes);
-        metrics.bytes(Direction::Recv, via, recv_bytes);
+        let via = if self.spliced == [0; 2] { carried } else { Via::Splice };
+        for (direction, bytes) in [(Direction::Sent, sent_bytes), (Direction::Recv, recv_bytes)] {
+            let spliced = self.spliced[direction as usize];
+            metrics.bytes(direction, Via::Splice, spliced);
+            metrics.bytes(direction, carried, bytes.saturating_sub(spliced));
+        }
         self.log_hooks(sent_bytes, recv_bytes, total);
         let (Some(log), Some(at)) = (&self.worker.access_log, self.at) else { return };
         let (route, upstream) = self.names();

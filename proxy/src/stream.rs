@@ -98,7 +98,7 @@ pub(crate) async fn serve(
         forward::run(&mut downstream, &mut upstream, route.datapath, &worker.tunnels, deadline)
             .await;
     if let Some(fallback) = fallback {
-        worker.metrics.tunnel_fallback(fallback.label());
+        worker.metrics.forward_fallback(fallback);
     }
     if let Some(fault) = end {
         record.fault(fault);

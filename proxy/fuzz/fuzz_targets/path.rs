@@ -39,7 +39,7 @@ fn check_one_spelling(path: &str) {
     assert!(inner.iter().all(|segment| !segment.is_empty()), "{path}");
     for segment in segments {
         assert!(![".", ".."].contains(&segment), "{path}");
-        assert!(!segment.starts_with(".;") && !segment.starts_with("..;"), "{path}");
+        assert!(![";", ".;", "..;"].iter().any(|start| segment.starts_with(start)), "{path}");
         let lower = segment.to_ascii_lowercase();
         assert!(
             ["%2f", "%5c", "%2e", "%00", "\\"].iter().all(|hidden| !lower.contains(hidden)),

@@ -49,6 +49,7 @@ pub(super) const BUFFER_SIZE: RangeInclusive<Size> = kib(4)..=kib(64 << 10);
 /// The kernel's own ceiling for an unprivileged pipe is 1 MiB; with CAP_SYS_RESOURCE 2 GiB. Smaller
 /// ones than these are not used, copying is cheaper (`forward::pipes`).
 pub(super) const PIPE_SIZE: RangeInclusive<Size> = kib(64)..=kib(64 << 10);
+pub(super) const SPLICE_MIN: RangeInclusive<Size> = Size(1)..=kib(1 << 30);
 pub(super) const SOCKMAP_TUNNELS: RangeInclusive<u32> = 1..=65_536;
 
 const fn kib(n: u64) -> Size {

@@ -8,7 +8,7 @@ use super::{
     planned::Kind,
     reader::{Section, Value},
 };
-use crate::plugin::{KeyAuthConfig, PluginConfig};
+use crate::plugin::{self, KeyAuthConfig, PluginConfig};
 
 /// `plugins` of a route.
 pub(super) fn of_route(value: &Value<'_>, consumers: &Names) -> Vec<PluginConfig> {
@@ -20,7 +20,13 @@ pub(super) fn of_route(value: &Value<'_>, consumers: &Names) -> Vec<PluginConfig
 
 /// `key-auth` of a route; names and defaults are APISIX's.
 fn key_auth(mut section: Section<'_>, consumers: &Names) -> KeyAuthConfig {
-    let header = section.take("header").and_then(|value| token(&value));
+    let header = section.take("header").and_then(|value| {
+        let name = token(&value)?;
+        if !plugin::is_editable(&name) {
+            value.error("is a field that the proxy makes itself; a key needs one of its own");
+        }
+        Some(name)
+    });
     let query = section.take("query").and_then(|value| {
         checked(&value, "is not the name of a query argument", |name| {
             !name.is_empty() && !name.contains(['&', '=', '#']) && is_visible(name)

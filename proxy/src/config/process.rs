@@ -301,6 +301,10 @@ pub(super) fn limits(root: &mut Section<'_>) -> Limits {
         .take("body_size_max")
         .and_then(|value| value.word_or("none", &bounds::BODY_SIZE)?)
         .map(|Size(bytes)| bytes);
+    let splice_min = section
+        .take("splice_min")
+        .and_then(|value| value.word_or("none", &bounds::SPLICE_MIN))
+        .map_or(d.splice_min, |least| least.map_or(u64::MAX, |Size(bytes)| bytes));
     let head_fields_max =
         section.within_or("head_fields_max", bounds::HEAD_FIELDS, d.head_fields_max);
     let pool_idle_max = section.within_or("pool_idle_max", bounds::POOL_IDLE, d.pool_idle_max);
@@ -316,6 +320,7 @@ pub(super) fn limits(root: &mut Section<'_>) -> Limits {
         pool_idle_max,
         stream_buffer_max: size("stream_buffer_max", bounds::BUFFER_SIZE, d.stream_buffer_max),
         pipe_size: size("pipe_size", bounds::PIPE_SIZE, d.pipe_size),
+        splice_min,
         send_buffer: size("send_buffer", bounds::BUFFER_SIZE, d.send_buffer),
         unsent_max: size("unsent_max", bounds::BUFFER_SIZE, d.unsent_max),
         sockmap_tunnels,

@@ -18,7 +18,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -29,8 +28,13 @@ use crate::{
     config::Limits,
     deadlines::Wait,
     error::Fault,
-    http::{framing::BodyLength, gate::RequestGate, head::RequestHead, stand_in},
-    inlet::{Inlet, MessageError, head_limits},
+    http::{
+        framing::{BodyReader, FramingError},
+        gate::RequestGate,
+        head::RequestHead,
+        stand_in,
+    },
+    inlet::{BodySource, Inlet, MessageError, head_limits},
 };
 
 /// Silence after which an idle connection gives its buffers up, and at a drain one that has never
@@ -56,8 +60,6 @@ pub(super) struct Downstream {
     is_at_eof: bool,
     /// Whether a request has been let in before: then there is an idle time between requests.
     is_first: bool,
-    /// Bytes that the body may have, as far as it has to be counted to know.
-    body_max: u64,
     /// Bytes read ahead while an exchange is under way.
     ahead_max: usize,
     /// hyper has asked for the next request before this one's response was flushed.
@@ -72,7 +74,6 @@ impl Downstream {
             reading: Reading::Head,
             is_at_eof: false,
             is_first: true,
-            body_max: u64::MAX,
             ahead_max: limits.head_size_max,
             is_held: false,
         }
@@ -118,21 +119,41 @@ impl Downstream {
 
     /// Lets a message in for hyper, who is to see a stand-in of its head.
     pub(super) fn admit(&mut self, cx: &ConnectionCx, head: RequestHead) {
-        self.inlet.admit(stand_in::request(&head), head.body_length());
-        self.body_max = match head.body_length() {
-            BodyLength::Chunked => cx.worker.limits.body_size_max.unwrap_or(u64::MAX),
-            // Refused by its length, where the connection can be kept.
-            BodyLength::Empty | BodyLength::Fixed(_) | BodyLength::UntilClose => u64::MAX,
-        };
+        self.inlet.admit(stand_in::request(&head), body_reader(cx, &head));
         self.reading = Reading::Message;
         cx.begin(head, Lane::Hyper);
     }
 
-    /// Takes a message of which everything is there for the express lane.
-    pub(super) fn take_whole_body(&mut self, length: BodyLength) -> Option<Bytes> {
-        let body = self.inlet.take_whole_body(length)?;
-        self.reading = Reading::Hold;
-        Some(body)
+    /// Lets a message in for the express lane.
+    ///
+    /// # Errors
+    /// What came of its body with the head is malformed or too large.
+    pub(super) fn admit_plain(
+        &mut self,
+        cx: &ConnectionCx,
+        head: &RequestHead,
+    ) -> Result<(), Fault> {
+        let admitted = self.inlet.admit_body(body_reader(cx, head));
+        self.reading = match admitted {
+            Ok(()) if self.inlet.is_between_messages() => Reading::Hold,
+            Ok(()) => Reading::Message,
+            Err(_) => Reading::Closed,
+        };
+        admitted.map_err(FramingError::request_fault)
+    }
+
+    /// Lets `use_it` at the body that was let in for the express lane.
+    pub(super) fn with_body<T>(&mut self, use_it: impl FnOnce(BodySource<'_>) -> T) -> Option<T> {
+        let used = self.inlet.source().map(use_it);
+        if self.inlet.is_between_messages() {
+            self.reading = Reading::Hold;
+        }
+        used
+    }
+
+    /// Body bytes of the last request so far.
+    pub(super) fn recv_bytes(&self) -> u64 {
+        self.inlet.payload_bytes()
     }
 
     /// Whether the last message has gone by and the next has not been looked for.
@@ -156,7 +177,6 @@ impl Downstream {
         }
         let timeouts = &cx.worker.timeouts;
         loop {
-            let is_empty = self.inlet.buffer().is_empty();
             match self.gate.head(self.inlet.buffer()) {
                 Ok(Some(head)) => {
                     cx.deadlines.stop(Wait::Downstream);
@@ -166,6 +186,8 @@ impl Downstream {
                 Ok(None) => {}
                 Err(error) => return self.refuse(cx, error.fault()),
             }
+            // The gate has taken an empty line that there may have been.
+            let is_empty = self.inlet.buffer().is_empty();
             let is_idle = is_empty && !self.is_first;
             let patience = if is_idle { timeouts.idle } else { timeouts.head };
             let read = if self.is_at_eof { Poll::Ready(Ok(0)) } else { self.inlet.poll_fill(task) };
@@ -186,12 +208,13 @@ impl Downstream {
                 }
                 Poll::Ready(Ok(0) | Err(_)) if is_empty => return self.end(),
                 Poll::Ready(Ok(0) | Err(_)) => return self.refuse(cx, Fault::HeadClosed),
-                // The idle time is over, the head's has begun.
-                Poll::Ready(Ok(_)) if is_idle => {
-                    cx.deadlines.stop(Wait::Downstream);
+                Poll::Ready(Ok(_)) => {
                     cx.deadlines.stop(Wait::Rest);
+                    if is_idle {
+                        // The idle time is over, the head's has begun.
+                        cx.deadlines.stop(Wait::Downstream);
+                    }
                 }
-                Poll::Ready(Ok(_)) => {}
             }
         }
     }
@@ -222,9 +245,6 @@ impl Downstream {
             }
             Poll::Ready(Err(MessageError::Framing(error))) => error.request_fault(),
             Poll::Ready(Err(MessageError::Io(_))) => Fault::DownstreamReset,
-            Poll::Ready(Ok(())) if self.inlet.payload_bytes() > self.body_max => {
-                Fault::BodyTooLarge
-            }
             Poll::Ready(Ok(())) if self.inlet.is_between_messages() => {
                 self.reading = Reading::Hold;
                 cx.deadlines.stop(Wait::Downstream);
@@ -246,6 +266,13 @@ impl Downstream {
         cx.body_fault.set(Some(fault));
         Poll::Ready(Err(io::ErrorKind::InvalidData.into()))
     }
+}
+
+/// Follows the body of a request; one of known length that is too large is refused by its length,
+/// where the connection can be kept.
+fn body_reader(cx: &ConnectionCx, head: &RequestHead) -> BodyReader {
+    let max = cx.worker.limits.body_size_max.unwrap_or(u64::MAX);
+    BodyReader::new(head.body_length()).at_most(max)
 }
 
 /// What hyper reads and writes.
@@ -332,7 +359,7 @@ impl AsyncWrite for GatedIo {
         if let Some(downstream) = &mut *cx.downstream.borrow_mut()
             && cx.phase.get() == Phase::Answered
         {
-            cx.flushed(downstream.inlet.payload_bytes());
+            cx.flushed(downstream.recv_bytes());
             if std::mem::take(&mut downstream.is_held) {
                 task.waker().wake_by_ref();
             }

@@ -277,7 +277,7 @@ impl Body for ResponseBody {
             Source::Node(body) => body.poll_filtered(cx, task),
         };
         if let Poll::Ready(Some(Ok(frame))) = &frame {
-            cx.count_sent(frame.data_ref().map_or(0, Bytes::len));
+            cx.count_sent(frame.data_ref().map_or(0, |data| data.len() as u64));
         }
         frame
     }

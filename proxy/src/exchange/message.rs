@@ -14,7 +14,7 @@ use crate::{
         head::{RequestHead, ResponseHead},
     },
     pipeline::Plan,
-    plugin::ResponseEdits,
+    plugin::FieldEdits,
 };
 
 /// Room that most heads fit in, so that the map is laid out once.
@@ -47,7 +47,7 @@ pub(super) fn upstream_request(
     let fields = request.headers_mut();
     fields.reserve(FIELDS_EXPECTED);
     append(fields, head.bytes(), kept)?;
-    for (name, value) in &plan.set_fields {
+    for (name, value) in plan.edits.set_fields() {
         let value = HeaderValue::from_maybe_shared(value.clone()).map_err(|_| Fault::Internal)?;
         fields.insert(HeaderName::from_static(name), value);
     }
@@ -73,22 +73,22 @@ pub(super) fn downstream_response(
     }
     let fields = response.headers_mut();
     fields.reserve(FIELDS_EXPECTED);
+    let mut edits = FieldEdits::default();
+    if plan.route.chain.hooks().response_head {
+        plan.route.chain.response_head(response_head, &mut edits);
+    }
     let all = fields::forwarded_response_fields(response_head, forwarding.pseudonym());
-    append(fields, response_head.bytes(), all)?;
+    let kept = all.filter(|field| !edits.replaces(field.name.as_str()));
+    append(fields, response_head.bytes(), kept)?;
     if length_is_unknown {
         fields.remove(header::CONTENT_LENGTH);
     }
     if head.version() == Version::Http10 {
         fields.remove(header::TRANSFER_ENCODING);
     }
-    if plan.route.chain.hooks().response_head {
-        let mut edits = ResponseEdits::default();
-        plan.route.chain.response_head(response_head, &mut edits);
-        edits.removed_fields.iter().for_each(|name| drop(fields.remove(*name)));
-        for (name, value) in edits.set_fields {
-            let value = HeaderValue::from_maybe_shared(value).map_err(|_| Fault::Internal)?;
-            fields.insert(HeaderName::from_static(name), value);
-        }
+    for (name, value) in edits.set_fields() {
+        let value = HeaderValue::from_maybe_shared(value.clone()).map_err(|_| Fault::Internal)?;
+        fields.insert(HeaderName::from_static(name), value);
     }
     Ok(response)
 }

@@ -11,7 +11,7 @@ use crate::{
         name::Known,
     },
     pipeline::Plan,
-    plugin::ResponseEdits,
+    plugin::FieldEdits,
     worker::Worker,
 };
 
@@ -30,7 +30,7 @@ pub(super) fn request(
             push_field(out, &field);
         }
     }
-    for (name, value) in &plan.set_fields {
+    for (name, value) in plan.edits.set_fields() {
         push(out, &[name.as_bytes(), b": ", value, b"\r\n"]);
     }
     out.extend_from_slice(b"\r\n");
@@ -57,7 +57,7 @@ pub(super) fn response(
     let status = head.status();
     let reason = status.canonical_reason().unwrap_or_default();
     push(out, &[b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
-    let mut edits = ResponseEdits::default();
+    let mut edits = FieldEdits::default();
     if plan.route.chain.hooks().response_head {
         plan.route.chain.response_head(head, &mut edits);
     }
@@ -74,7 +74,7 @@ pub(super) fn response(
     if ends.is_chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }
-    for (name, value) in &edits.set_fields {
+    for (name, value) in edits.set_fields() {
         has_date |= name.eq_ignore_ascii_case("date");
         push(out, &[name.as_bytes(), b": ", value, b"\r\n"]);
     }

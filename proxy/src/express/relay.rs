@@ -1,10 +1,11 @@
-//! Moves one response body from the node to the downstream, as its framing says.
+//! Moves one body from one side to the other, as its framing says.
 //!
-//! | waiting to leave | what it is                                       |
-//! |------------------|--------------------------------------------------|
-//! | `out`            | the head, chunk sizes, and data that is not much |
-//! | `data`           | the front of the input, too much to be copied    |
-//! | `tail`           | the line ending of that chunk                    |
+//! | waiting to leave | what it is                                           |
+//! |------------------|------------------------------------------------------|
+//! | `out`            | the head, chunk sizes, and data that is not much     |
+//! | `data` or `pipe` | the front of the input, too much to be copied; or    |
+//! |                  | what was spliced, too much to be read                |
+//! | `tail`           | the line ending of that chunk                        |
 
 use std::{
     io::{self, IoSlice, Write as _},
@@ -13,12 +14,15 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use tokio::{io::AsyncWrite, net::TcpStream};
+use tokio::{
+    io::{AsyncWrite, Interest},
+    net::TcpStream,
+};
 
 use crate::{
-    error::Fault,
-    http::framing::{BodyLength, BodyReader, FramingError},
-    inlet,
+    forward::{PipePool, PooledPipe},
+    http::framing::{BodyReader, FramingError},
+    inlet::{self, BodySource},
     plugin::BodyFilters,
 };
 
@@ -27,105 +31,103 @@ use crate::{
 const COPIED_MAX: usize = 4096;
 /// Read at a time.
 const READ_SIZE: usize = 64 * 1024;
+/// Spliced at a time. What a pipe takes is limited by its slots, one for each piece of a page.
+const SPLICE_SIZE: u64 = 1 << 20;
 const CRLF: &[u8] = b"\r\n";
 
+/// What large bodies are spliced through.
+#[derive(Clone, Copy)]
+pub(super) struct Splicing<'a> {
+    pub(super) pipes: &'a PipePool,
+    /// As much of a body must be due for its bytes not to be read; bytes.
+    pub(super) min: u64,
+}
+
 pub(super) struct Relay {
-    reader: BodyReader,
-    /// Whether it has an end before the node closes.
-    is_delimited: bool,
     /// Whether it leaves in chunks.
     is_chunked: bool,
     filters: BodyFilters,
     out_written: usize,
     data: usize,
+    /// Held only while there is something in it.
+    pipe: Option<PooledPipe>,
+    /// There was none to be had: the rest is copied.
+    lacks_pipe: bool,
     tail: &'static [u8],
     /// Everything there will be is in `out`.
     is_ended: bool,
-    sent_bytes: usize,
-    waits: Waits,
+    news: News,
 }
 
-/// What became of the last poll.
+/// What became of the last polls.
 #[derive(Debug, Default)]
-pub(super) struct Waits {
+pub(super) struct News {
     pub(super) has_moved: bool,
-    /// The downstream is waited for, not the node.
+    /// The target is waited for, not the source.
     pub(super) is_writing: bool,
+    /// Body bytes on their way, spliced ones not included.
+    pub(super) copied: u64,
+    pub(super) spliced: u64,
+    /// What was to be spliced from here on is copied: there was no pipe to be had.
+    pub(super) has_fallen_back: bool,
 }
 
 /// Which side broke it.
 #[derive(Debug)]
 pub(super) enum Broken {
     Framing(FramingError),
-    Node,
-    Downstream,
-}
-
-impl Broken {
-    pub(super) fn fault(&self) -> Fault {
-        match self {
-            Broken::Framing(error) => error.response_fault(),
-            Broken::Node => Fault::UpstreamReset,
-            Broken::Downstream => Fault::DownstreamReset,
-        }
-    }
+    Source,
+    Target,
 }
 
 impl Relay {
-    pub(super) fn new(length: BodyLength, is_chunked: bool, filters: BodyFilters) -> Self {
+    pub(super) fn new(is_chunked: bool, filters: BodyFilters) -> Self {
         Self {
-            reader: BodyReader::new(length),
-            is_delimited: length != BodyLength::UntilClose,
-            // What a bodiless response would be filtered to is nothing.
-            filters: if length == BodyLength::Empty { BodyFilters::default() } else { filters },
             is_chunked,
+            filters,
             out_written: 0,
             data: 0,
+            pipe: None,
+            lacks_pipe: false,
             tail: b"",
             is_ended: false,
-            sent_bytes: 0,
-            waits: Waits::default(),
+            news: News::default(),
         }
     }
 
-    pub(super) fn is_delimited(&self) -> bool {
-        self.is_delimited
-    }
-
-    /// Body bytes moved since the last time.
-    pub(super) fn take_sent(&mut self) -> usize {
-        std::mem::take(&mut self.sent_bytes)
-    }
-
-    pub(super) fn take_waits(&mut self) -> Waits {
-        std::mem::take(&mut self.waits)
+    pub(super) fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
     }
 
     /// Moves what can be moved; ready when the last byte is written. What is in `out` leaves first.
+    /// Whoever puts a head there calls [`frame`](Self::frame) for the body to leave with it.
     pub(super) fn poll(
         &mut self,
-        from: &mut TcpStream,
-        input: &mut BytesMut,
+        source: &mut BodySource<'_>,
         out: &mut Vec<u8>,
         to: &mut TcpStream,
+        splicing: Splicing<'_>,
         task: &mut Context<'_>,
     ) -> Poll<Result<(), Broken>> {
         loop {
-            self.frame(input, out).map_err(Broken::Framing)?;
-            ready!(self.poll_write(input, out, to, task))?;
+            if out.is_empty() {
+                self.frame(source.reader, source.input, out).map_err(Broken::Framing)?;
+            }
+            let written = self.poll_write(source.input, out, to, splicing.pipes, task);
+            ready!(written).map_err(|_| Broken::Target)?;
             if self.is_ended {
                 return Poll::Ready(Ok(()));
             }
-            if !input.is_empty() {
+            if !source.input.is_empty() || source.reader.is_complete() {
                 continue;
             }
-            match ready!(inlet::poll_read(from, task, input, READ_SIZE)) {
+            match ready!(self.poll_read(source, out, splicing, task)) {
                 Ok(0) => {
-                    self.reader.finish_at_eof().map_err(Broken::Framing)?;
+                    source.reader.finish_at_eof().map_err(Broken::Framing)?;
                     self.end(out);
                 }
-                Ok(_) => self.waits.has_moved = true,
-                Err(_) => return Poll::Ready(Err(Broken::Node)),
+                Ok(_) => self.news.has_moved = true,
+                Err(_) => return Poll::Ready(Err(Broken::Source)),
             }
         }
     }
@@ -136,57 +138,115 @@ impl Relay {
     /// The body is not well-formed.
     pub(super) fn frame(
         &mut self,
+        reader: &mut BodyReader,
         input: &mut BytesMut,
         out: &mut Vec<u8>,
     ) -> Result<(), FramingError> {
+        let enough = out.len() + COPIED_MAX;
         // What is put into `out` must not overtake what is behind it already.
-        while self.data == 0 && self.tail.is_empty() && !self.is_ended && out.len() < COPIED_MAX {
-            let framing = self.reader.framing(input)?;
+        while self.is_plain() && out.len() < enough {
+            let framing = reader.framing(input)?;
             input.advance(framing);
-            if self.reader.is_complete() {
-                self.end(out);
-                return Ok(());
-            }
-            let count = self.reader.data(input.len());
+            let count = reader.data(input.len());
             if count == 0 {
-                return Ok(());
+                break;
             }
             self.data(count, input, out);
         }
+        // Nobody waits for bytes behind the last one.
+        if reader.is_complete() && !self.is_ended && (self.is_plain() || !self.is_chunked) {
+            self.end(out);
+        }
         Ok(())
+    }
+
+    /// Whether everything that waits is in `out`.
+    fn is_plain(&self) -> bool {
+        self.data == 0 && self.pipe.is_none() && self.tail.is_empty()
     }
 
     fn data(&mut self, count: usize, input: &mut BytesMut, out: &mut Vec<u8>) {
         if !self.filters.is_empty() {
             let piece = self.filters.piece(input.split_to(count).freeze());
-            self.sent_bytes += piece.len();
+            self.news.copied += piece.len() as u64;
             push_chunk(out, &piece);
             return;
         }
-        self.sent_bytes += count;
-        if self.is_chunked {
-            push_chunk_size(out, count);
-        }
+        self.news.copied += count as u64;
+        self.chunk(count, out);
         if count <= COPIED_MAX {
             out.extend_from_slice(&input[..count]);
             input.advance(count);
-            if self.is_chunked {
-                out.extend_from_slice(CRLF);
-            }
+            out.extend_from_slice(std::mem::take(&mut self.tail));
         } else {
             self.data = count;
-            self.tail = if self.is_chunked { CRLF } else { b"" };
+        }
+    }
+
+    /// Announces data, as far as it has to be.
+    fn chunk(&mut self, size: usize, out: &mut Vec<u8>) {
+        if self.is_chunked {
+            push_chunk_size(out, size);
+            self.tail = CRLF;
         }
     }
 
     fn end(&mut self, out: &mut Vec<u8>) {
         self.is_ended = true;
         let rest = self.filters.end();
-        self.sent_bytes += rest.len();
+        self.news.copied += rest.len() as u64;
         push_chunk(out, &rest);
         if self.is_chunked {
             out.extend_from_slice(b"0\r\n\r\n");
         }
+    }
+
+    /// Reads into the input, or past it into a pipe; 0 is the end of the stream.
+    fn poll_read(
+        &mut self,
+        source: &mut BodySource<'_>,
+        out: &mut Vec<u8>,
+        splicing: Splicing<'_>,
+        task: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let due = source.reader.opaque_remaining().unwrap_or(0);
+        if due >= splicing.min && self.filters.is_empty() && !self.lacks_pipe {
+            loop {
+                ready!(source.stream.poll_read_ready(task))?;
+                let Some(pipe) = splicing.pipes.checkout() else {
+                    self.lacks_pipe = true;
+                    self.news.has_fallen_back = true;
+                    break;
+                };
+                match self.splice(pipe, due.min(SPLICE_SIZE) as usize, source, out, splicing) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    read => return Poll::Ready(read),
+                }
+            }
+        }
+        inlet::poll_read(source.stream, task, source.input, READ_SIZE)
+    }
+
+    fn splice(
+        &mut self,
+        mut pipe: PooledPipe,
+        size: usize,
+        source: &mut BodySource<'_>,
+        out: &mut Vec<u8>,
+        splicing: Splicing<'_>,
+    ) -> io::Result<usize> {
+        let stream = &*source.stream;
+        let read = stream.try_io(Interest::READABLE, || pipe.fill(stream, size));
+        match read {
+            Ok(count @ 1..) => {
+                source.reader.skip(count as u64);
+                self.news.spliced += count as u64;
+                self.chunk(count, out);
+                self.pipe = Some(pipe);
+            }
+            Ok(0) | Err(_) => splicing.pipes.checkin(pipe),
+        }
+        read
     }
 
     fn poll_write(
@@ -194,42 +254,70 @@ impl Relay {
         input: &mut BytesMut,
         out: &mut Vec<u8>,
         to: &mut TcpStream,
+        pipes: &PipePool,
         task: &mut Context<'_>,
-    ) -> Poll<Result<(), Broken>> {
+    ) -> Poll<io::Result<()>> {
+        self.news.is_writing = true;
         loop {
             let slices = self.slices(input, out);
             let written = match slices.each_ref().map(|slice| slice.is_empty()) {
-                [true, true, true] => break,
+                [true, true, true] => match self.pipe.take() {
+                    Some(pipe) => {
+                        ready!(self.poll_empty(pipe, to, pipes, task))?;
+                        continue;
+                    }
+                    None => break,
+                },
                 [false, true, true] => Pin::new(&mut *to).poll_write(task, &slices[0]),
                 _ => Pin::new(&mut *to).poll_write_vectored(task, &slices),
             };
-            match written {
-                Poll::Ready(Ok(count)) => self.wrote(count, input, out.len()),
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Downstream)),
-                Poll::Pending => {
-                    self.waits.is_writing = true;
-                    return Poll::Pending;
-                }
-            }
+            self.wrote(ready!(written)?, input, out.len());
         }
+        self.news.is_writing = false;
         out.clear();
         self.out_written = 0;
         Poll::Ready(Ok(()))
     }
 
-    /// What is to be written, in this order.
+    /// What is to be written, in this order; what is behind the pipe comes when that is empty.
     fn slices<'s>(&self, input: &'s [u8], out: &'s [u8]) -> [IoSlice<'s>; 3] {
-        [&out[self.out_written..], &input[..self.data], self.tail].map(IoSlice::new)
+        let tail = if self.pipe.is_some() { b"" } else { self.tail };
+        [&out[self.out_written..], &input[..self.data], tail].map(IoSlice::new)
     }
 
     fn wrote(&mut self, count: usize, input: &mut BytesMut, out_size: usize) {
-        self.waits.has_moved = true;
+        self.news.has_moved = true;
         let of_out = count.min(out_size - self.out_written);
         self.out_written += of_out;
         let of_data = (count - of_out).min(self.data);
         self.data -= of_data;
         input.advance(of_data);
         self.tail = &self.tail[count - of_out - of_data..];
+    }
+
+    fn poll_empty(
+        &mut self,
+        mut pipe: PooledPipe,
+        to: &TcpStream,
+        pipes: &PipePool,
+        task: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while pipe.holds() > 0 {
+            match to.poll_write_ready(task) {
+                Poll::Ready(ready) => ready?,
+                Poll::Pending => {
+                    self.pipe = Some(pipe);
+                    return Poll::Pending;
+                }
+            }
+            match to.try_io(Interest::WRITABLE, || pipe.empty_into(to)) {
+                Ok(_) => self.news.has_moved = true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        pipes.checkin(pipe);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -249,7 +337,12 @@ fn push_chunk_size(out: &mut Vec<u8>, size: usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+    use crate::{forward::PipeLimits, http::framing::BodyLength};
 
     /// Passes a body on with reads and writes of these sizes, over and over; what leaves.
     fn pass(
@@ -259,12 +352,15 @@ mod tests {
         reads: &[usize],
         writes: &[usize],
     ) -> Vec<u8> {
-        let mut relay = Relay::new(length, is_chunked, BodyFilters::default());
+        let mut relay = Relay::new(is_chunked, BodyFilters::default());
+        let mut reader = BodyReader::new(length);
         let (mut input, mut out) = (BytesMut::new(), b"head|".to_vec());
         let (mut left, mut sent) = (received, Vec::new());
         let mut reads = reads.iter().copied().cycle();
         for write in writes.iter().copied().cycle() {
-            relay.frame(&mut input, &mut out).expect("well-formed");
+            if out.is_empty() || sent.is_empty() {
+                relay.frame(&mut reader, &mut input, &mut out).expect("well-formed");
+            }
             let waiting = relay.slices(&input, &out).map(|slice| slice.to_vec()).concat();
             if waiting.is_empty() {
                 if relay.is_ended {
@@ -272,12 +368,13 @@ mod tests {
                 }
                 out.clear();
                 relay.out_written = 0;
-                if !input.is_empty() {
+                if !input.is_empty() || reader.is_complete() {
                     continue;
                 }
                 let read = reads.next().expect("endless").min(left.len());
                 if read == 0 {
-                    relay.reader.finish_at_eof().expect("whole");
+                    assert_eq!(length, BodyLength::UntilClose, "nothing more is due");
+                    reader.finish_at_eof().expect("whole");
                     relay.end(&mut out);
                 }
                 input.extend_from_slice(&left[..read]);
@@ -305,6 +402,79 @@ mod tests {
             if size == 0 {
                 assert!(body.is_empty());
                 return data;
+            }
+        }
+    }
+
+    /// Two ends of a connection, the first with as little room as can be had.
+    async fn connection() -> (TcpStream, TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (near, (far, _)) = (near.expect("connected"), far.expect("accepted"));
+        socket2::SockRef::from(&near).set_send_buffer_size(1).expect("an option");
+        (near, far)
+    }
+
+    /// Passes a body on between sockets; what leaves, and what is said of it.
+    async fn relayed(
+        length: BodyLength,
+        received: Vec<u8>,
+        open_max: usize,
+        min: u64,
+    ) -> (Vec<u8>, News) {
+        let ((mut node, mut from), (mut to, mut client)) = (connection().await, connection().await);
+        let pipes = PipePool::new(PipeLimits { capacity: 64 << 10, open_max, idle_max: 1 });
+        let sending = tokio::spawn(async move {
+            node.write_all(&received).await.expect("sent");
+            node
+        });
+        let receiving = tokio::spawn(async move {
+            let mut sent = Vec::new();
+            client.read_to_end(&mut sent).await.expect("received");
+            sent
+        });
+        let mut relay = Relay::new(length == BodyLength::Chunked, BodyFilters::default());
+        let (mut reader, mut input) = (BodyReader::new(length), BytesMut::new());
+        let (mut out, mut all) = (b"head|".to_vec(), News::default());
+        poll_fn(|task| {
+            let mut source =
+                BodySource { stream: &mut from, input: &mut input, reader: &mut reader };
+            let splicing = Splicing { pipes: &pipes, min };
+            let moved = relay.poll(&mut source, &mut out, &mut to, splicing, task);
+            let news = relay.take_news();
+            all.copied += news.copied;
+            all.spliced += news.spliced;
+            all.has_fallen_back |= news.has_fallen_back;
+            moved
+        })
+        .await
+        .expect("relayed");
+        assert!(pipes.open() <= 1 && relay.pipe.is_none(), "pipes are given back");
+        drop((to, sending.await.expect("no panic")));
+        let sent = receiving.await.expect("no panic");
+        (sent.strip_prefix(b"head|").expect("the head first").to_vec(), all)
+    }
+
+    #[tokio::test]
+    async fn what_is_much_is_spliced() {
+        let data: Vec<u8> = (0..1_000_000_u32).map(|at| (at % 251) as u8).collect();
+        let mut chunked = Vec::new();
+        for piece in data.chunks(300_000) {
+            push_chunk(&mut chunked, piece);
+        }
+        chunked.extend_from_slice(b"0\r\n\r\n");
+        let fixed = BodyLength::Fixed(data.len() as u64);
+        for (open_max, min) in [(1, 1), (1, 64 << 10), (1, u64::MAX), (0, 1)] {
+            let (sent, of_fixed) = relayed(fixed, data.clone(), open_max, min).await;
+            assert!(sent == data, "{open_max} {min}");
+            let (sent, of_chunked) =
+                relayed(BodyLength::Chunked, chunked.clone(), open_max, min).await;
+            assert!(dechunked(&sent) == data, "{open_max} {min}");
+            for news in [of_fixed, of_chunked] {
+                assert_eq!(news.copied + news.spliced, data.len() as u64);
+                assert_eq!(news.spliced > 0, open_max > 0 && min < u64::MAX, "{min}: {news:?}");
+                assert_eq!(news.has_fallen_back, open_max == 0, "{news:?}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A worker's pipes for `splice(2)`: few, shared by all its tunnels, held only while bytes are in
+//! A worker's pipes for `splice(2)`: few, shared by its tunnels and bodies, held only while bytes are in
 //! them.
 
 use std::{
@@ -53,13 +53,13 @@ impl PipePool {
     }
 
     /// An empty pipe; `None`: the limit is reached, or process, user or system have none to give.
-    pub(super) fn checkout(&self) -> Option<PooledPipe> {
+    pub(crate) fn checkout(&self) -> Option<PooledPipe> {
         let idle = self.idle.borrow_mut().pop();
         idle.or_else(|| self.open_another())
     }
 
     /// Takes an empty pipe back, or closes it if there are enough.
-    pub(super) fn checkin(&self, pipe: PooledPipe) {
+    pub(crate) fn checkin(&self, pipe: PooledPipe) {
         let mut idle = self.idle.borrow_mut();
         // Bytes left in a pipe would come out in another tunnel.
         if pipe.holds == 0 && idle.len() < self.limits.idle_max {
@@ -82,7 +82,7 @@ impl PipePool {
 }
 
 /// A pipe and how much is in it. Dropping it closes it and makes room for another.
-pub(super) struct PooledPipe {
+pub(crate) struct PooledPipe {
     pipe: Pipe,
     /// Bytes in the pipe.
     holds: usize,
@@ -90,13 +90,13 @@ pub(super) struct PooledPipe {
 }
 
 impl PooledPipe {
-    pub(super) fn holds(&self) -> usize {
+    pub(crate) fn holds(&self) -> usize {
         self.holds
     }
 
     /// Moves what the socket has, up to `len` bytes and as far as it fits. Returns 0 at the end of
     /// stream. Only for an empty pipe: then `WouldBlock` means that the socket is empty.
-    pub(super) fn fill(&mut self, socket: impl AsFd, len: usize) -> io::Result<usize> {
+    pub(crate) fn fill(&mut self, socket: impl AsFd, len: usize) -> io::Result<usize> {
         debug_assert_eq!(self.holds, 0, "full pipe and empty socket would look the same");
         self.holds = self.pipe.fill(socket, len)?;
         Ok(self.holds)
@@ -104,7 +104,7 @@ impl PooledPipe {
 
     /// Moves what the socket takes. Only for a pipe that holds something: then `WouldBlock` means
     /// that the socket takes nothing now.
-    pub(super) fn empty_into(&mut self, socket: impl AsFd) -> io::Result<usize> {
+    pub(crate) fn empty_into(&mut self, socket: impl AsFd) -> io::Result<usize> {
         debug_assert_ne!(self.holds, 0, "empty pipe and full socket would look the same");
         let moved = self.pipe.empty_into(socket, self.holds)?;
         self.holds -= moved;

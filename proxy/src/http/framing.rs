@@ -82,6 +82,8 @@ pub enum FramingError {
     LineEnding,
     Trailer,
     TrailersTooLarge,
+    /// The chunks announce more than [`BodyReader::at_most`] allows.
+    ContentTooLarge,
     /// The peer closed inside the body.
     Truncated,
 }
@@ -96,6 +98,7 @@ impl FramingError {
             | FramingError::LineEnding
             | FramingError::Trailer
             | FramingError::TrailersTooLarge => Fault::BodyMalformed,
+            FramingError::ContentTooLarge => Fault::BodyTooLarge,
             FramingError::Truncated => Fault::DownstreamReset,
         }
     }
@@ -108,7 +111,8 @@ impl FramingError {
             | FramingError::ChunkExtensionsTooLarge
             | FramingError::LineEnding
             | FramingError::Trailer
-            | FramingError::TrailersTooLarge => Fault::ResponseMalformed,
+            | FramingError::TrailersTooLarge
+            | FramingError::ContentTooLarge => Fault::ResponseMalformed,
             FramingError::Truncated => Fault::ResponseTruncated,
         }
     }
@@ -240,6 +244,15 @@ impl BodyReader {
         BodyReader { state, payload_bytes: 0 }
     }
 
+    /// Allows a chunked body no more than `max` bytes of content, which its size lines tell before
+    /// any of it has come. One of known length is judged by its head.
+    pub fn at_most(mut self, max: u64) -> BodyReader {
+        if let State::Chunked(chunked) = &mut self.state {
+            chunked.allowance = max;
+        }
+        self
+    }
+
     /// How many of `bytes`, from the front, belong to this body; fewer than all only when it is
     /// complete. Data of a body is counted, never looked at.
     pub fn advance(&mut self, bytes: &[u8]) -> Result<usize, FramingError> {
@@ -365,6 +378,8 @@ struct Chunked {
     at: At,
     /// Size of the chunk whose size line is being read.
     size: u64,
+    /// Bytes of content that may still be announced.
+    allowance: u64,
     /// Bytes of extensions, this chunk's and the message's.
     extension_bytes: u32,
     extensions_bytes: u32,
@@ -405,6 +420,7 @@ impl Chunked {
         Chunked {
             at: At::Size { digits: 0 },
             size: 0,
+            allowance: u64::MAX,
             extension_bytes: 0,
             extensions_bytes: 0,
             trailer_bytes: 0,
@@ -488,7 +504,12 @@ impl Chunked {
             }
             (At::Size { .. }, _) => return Err(FramingError::ChunkSize),
             (At::SizeEnd, b'\n') if self.size == 0 => At::TrailerStart,
-            (At::SizeEnd, b'\n') => At::Data { remaining: std::mem::take(&mut self.size) },
+            (At::SizeEnd, b'\n') => {
+                let size = std::mem::take(&mut self.size);
+                let left = self.allowance.checked_sub(size);
+                self.allowance = left.ok_or(FramingError::ContentTooLarge)?;
+                At::Data { remaining: size }
+            }
             (At::DataCr, b'\r') => At::DataLf,
             (At::DataLf, b'\n') => At::Size { digits: 0 },
             (_, _) => return Err(FramingError::LineEnding),

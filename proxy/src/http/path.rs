@@ -12,7 +12,7 @@
 //! | `%2F`, `%5C`, a bare `\` | `/` | rewritten |
 //! | `%2E` | `.` | rewritten |
 //! | empty segments, `.` and `..` (in any spelling) | removed (RFC 3986 section 5.2.4) | rewritten |
-//! | `.` or `..` followed by `;` | refused: a servlet container reads a dot segment | |
+//! | a segment that is `;…`, `.;…` or `..;…` | refused: a servlet container reads an empty or a dot segment | |
 //! | `%00`, `%` without two hex digits | refused | |
 //! | other `;` parameters | kept, they are part of the segment | as received |
 //!
@@ -47,8 +47,8 @@ pub enum PathError {
     Encoding,
     /// `%00`.
     Nul,
-    /// `..;`: a name to some, a dot segment with a parameter to others.
-    DotSegmentParameter,
+    /// `;` or `..;`: a name to some, an empty or a dot segment with a parameter to others.
+    NamelessParameter,
 }
 
 impl PathError {
@@ -57,7 +57,7 @@ impl PathError {
             PathError::Relative
             | PathError::Encoding
             | PathError::Nul
-            | PathError::DotSegmentParameter => Fault::HeadMalformed,
+            | PathError::NamelessParameter => Fault::HeadMalformed,
         }
     }
 }
@@ -106,14 +106,14 @@ pub fn canonical_literal(literal: &str) -> String {
     canonical
 }
 
-/// Whether nothing has to be decoded or removed. A segment that begins with a dot is looked at by
-/// the slow way.
+/// Whether nothing has to be decoded or removed. A segment that begins with a dot or a parameter is
+/// looked at by the slow way.
 fn is_plain(path: &[u8]) -> bool {
     let mut previous = 0;
     for &byte in path {
         match byte {
             b'%' | b'\\' => return false,
-            b'/' | b'.' if previous == b'/' => return false,
+            b'/' | b'.' | b';' if previous == b'/' => return false,
             _ => previous = byte,
         }
     }
@@ -241,8 +241,8 @@ impl Rewrite {
                 self.matched.drop_last_two();
                 self.forward.drop_last_two();
             }
-            name if name.starts_with(".;") || name.starts_with("..;") => {
-                return Err(PathError::DotSegmentParameter);
+            name if [";", ".;", "..;"].iter().any(|start| name.starts_with(start)) => {
+                return Err(PathError::NamelessParameter);
             }
             _ => return Ok(true),
         }

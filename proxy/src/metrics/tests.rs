@@ -9,7 +9,7 @@ use super::{
     route::{CLASSES, ENDS, class_index, end_index},
     *,
 };
-use crate::forward::Via;
+use crate::forward::{Fallback, Via};
 
 fn page(metrics: &Metrics) -> String {
     let counters = vec![kernel::Counter { program: "ingress", reason: "blocked", packets: 7 }];
@@ -40,7 +40,7 @@ fn exercised() -> Metrics {
     upstream.checkout(Checkout::New);
     upstream.retry();
     drop(upstream.pool_idle());
-    metrics.tunnel_fallback("map_full");
+    metrics.forward_fallback(Fallback::NoPipe);
     metrics
 }
 

@@ -128,12 +128,12 @@ impl Plugin for KeyAuth {
 impl KeyAuth {
     fn attach(&self, cx: &mut RequestContext<'_>, username: Arc<str>) -> Outcome {
         if self.config.hide_credentials {
-            cx.removed_fields.push(Cow::Owned(self.config.header.clone()));
+            cx.edits.remove(self.config.header.clone());
             cx.query =
                 cx.query.take().and_then(|query| without_argument(query, &self.config.query));
         }
         let name = Bytes::copy_from_slice(username.as_bytes());
-        cx.set_fields.push(("x-consumer-username", name));
+        cx.edits.set("x-consumer-username", name);
         cx.consumer = Some(username);
         Outcome::Continue
     }

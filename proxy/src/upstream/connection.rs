@@ -36,13 +36,13 @@ use crate::{
     config::Limits,
     error::Fault,
     exchange::body::RequestBody,
-    http::{gate::ResponseGate, head::ResponseHead, stand_in},
+    http::{framing::BodyReader, gate::ResponseGate, head::ResponseHead, stand_in},
     inlet::{Inlet, MessageError, head_limits},
     metrics::{GaugeGuard, UpstreamMetrics},
 };
 
 /// How long a node that has answered may take to take the rest of its request.
-const AFTERMATH_MAX: Duration = Duration::from_secs(30);
+pub(crate) const AFTERMATH_MAX: Duration = Duration::from_secs(30);
 
 /// What the gate below hyper and the exchange above it tell each other.
 #[derive(Debug, Default)]
@@ -296,6 +296,8 @@ enum Reading {
     Idle,
     Head {
         method: Method,
+        /// An interim head has come.
+        has_begun: bool,
     },
     /// A response is being handed over.
     Message {
@@ -309,13 +311,15 @@ struct GatedUpstream {
     inlet: Inlet,
     gate: ResponseGate,
     reading: Reading,
+    /// The node takes no more. It may have answered all the same, so hyper is not told.
+    is_refusing: bool,
     state: Rc<ResponseState>,
 }
 
 impl GatedUpstream {
     fn new(stream: TcpStream, limits: &Limits, state: Rc<ResponseState>) -> Self {
         let gate = ResponseGate::new(head_limits(limits));
-        Self { inlet: Inlet::new(stream), gate, reading: Reading::Idle, state }
+        Self { inlet: Inlet::new(stream), gate, reading: Reading::Idle, is_refusing: false, state }
     }
 
     fn refuse<T>(&mut self, fault: Fault) -> Poll<io::Result<T>> {
@@ -328,19 +332,28 @@ impl GatedUpstream {
     }
 
     /// Reads until a final head is whole; the inlet then holds the message.
-    fn poll_head(&mut self, cx: &mut Context<'_>, method: Method) -> Poll<io::Result<usize>> {
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        method: Method,
+        mut has_begun: bool,
+    ) -> Poll<io::Result<usize>> {
         loop {
             match self.gate.head(self.inlet.buffer(), method.as_str()) {
                 // Swallowed; the gate bounds how many there are.
-                Ok(Some(head)) if head.is_interim() => {}
+                Ok(Some(head)) if head.is_interim() => {
+                    has_begun = true;
+                    self.reading = Reading::Head { method, has_begun };
+                }
                 Ok(Some(head)) => {
-                    self.inlet.admit(stand_in::response(&head), head.body_length());
+                    let body = BodyReader::new(head.body_length());
+                    self.inlet.admit(stand_in::response(&head), body);
                     self.reading = Reading::Message { keeps_alive: head.keeps_alive() };
                     *self.state.head.borrow_mut() = Some(head);
                     return Poll::Ready(Ok(1));
                 }
                 Ok(None) => {
-                    let has_begun = !self.inlet.buffer().is_empty();
+                    let has_begun = has_begun || !self.inlet.buffer().is_empty();
                     match ready!(self.inlet.poll_fill(cx)) {
                         Ok(0) | Err(_) if has_begun => {
                             return self.refuse(Fault::UpstreamClosed);
@@ -374,7 +387,8 @@ impl GatedUpstream {
         if self.inlet.is_between_messages() {
             self.reading = Reading::Idle;
             // Bytes behind the message belong to no request: the connection ends here.
-            self.state.is_reusable.set(keeps_alive && self.inlet.buffer().is_empty());
+            let is_reusable = keeps_alive && !self.is_refusing && self.inlet.buffer().is_empty();
+            self.state.is_reusable.set(is_reusable);
             self.inlet.rest();
         } else if out.filled().len() == before {
             self.reading = Reading::Closed;
@@ -389,11 +403,11 @@ impl GatedUpstream {
         loop {
             match self.reading {
                 Reading::Idle => match self.state.expected.take() {
-                    Some(method) => self.reading = Reading::Head { method },
+                    Some(method) => self.reading = Reading::Head { method, has_begun: false },
                     None => return self.poll_idle(cx),
                 },
-                Reading::Head { method } => {
-                    if ready!(self.poll_head(cx, method))? == 0 {
+                Reading::Head { method, has_begun } => {
+                    if ready!(self.poll_head(cx, method, has_begun))? == 0 {
                         return Poll::Ready(Ok(()));
                     }
                 }
@@ -401,6 +415,12 @@ impl GatedUpstream {
                 Reading::Closed => return Poll::Ready(Ok(())),
             }
         }
+    }
+
+    /// What a node does not take is forgotten.
+    fn taken(&mut self, written: Poll<io::Result<usize>>, size: usize) -> Poll<io::Result<usize>> {
+        self.is_refusing |= matches!(written, Poll::Ready(Err(_)));
+        if self.is_refusing { Poll::Ready(Ok(size)) } else { written }
     }
 
     /// Nothing is due; the end of the stream is fine, bytes are not.
@@ -431,7 +451,9 @@ impl AsyncWrite for GatedUpstream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let state = Rc::clone(&self.state);
-        state.poll_io(cx, |cx| Pin::new(self.inlet.stream_mut()).poll_write(cx, bytes))
+        let written =
+            state.poll_io(cx, |cx| Pin::new(self.inlet.stream_mut()).poll_write(cx, bytes));
+        self.taken(written, bytes.len())
     }
 
     fn poll_write_vectored(
@@ -440,7 +462,9 @@ impl AsyncWrite for GatedUpstream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let state = Rc::clone(&self.state);
-        state.poll_io(cx, |cx| Pin::new(self.inlet.stream_mut()).poll_write_vectored(cx, slices))
+        let written = state
+            .poll_io(cx, |cx| Pin::new(self.inlet.stream_mut()).poll_write_vectored(cx, slices));
+        self.taken(written, slices.iter().map(|slice| slice.len()).sum())
     }
 
     fn is_write_vectored(&self) -> bool {

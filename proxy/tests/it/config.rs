@@ -92,7 +92,7 @@ fn every_scalar_key_acts() {
          timeouts: { head: 250ms, body: 1s, idle: 2m, connect: 3s, response: 4s, response_body: 5s, \
            send: 6s, pool_idle: 7s, stream_idle: 1h }\n\
          limits: { connections: 7, head_size_max: 8KiB, head_fields_max: 50, target_size_max: 4KiB, \
-           body_size_max: 1GiB, pool_idle_max: 0, stream_buffer_max: 64KiB, pipe_size: 1MiB, \
+           body_size_max: 1GiB, pool_idle_max: 0, stream_buffer_max: 64KiB, pipe_size: 1MiB, splice_min: 5KiB, \
            send_buffer: 128KiB, unsent_max: 16KiB, sockmap_tunnels: 9 }\n\
          drain: { timeout: 0s }\n",
     ));
@@ -129,8 +129,8 @@ fn every_scalar_key_acts() {
         [8192, 50, 4096, 0]
     );
     assert_eq!(
-        [l.stream_buffer_max, l.pipe_size, l.send_buffer, l.unsent_max],
-        [65_536, 1 << 20, 131_072, 16_384]
+        [l.splice_min as usize, l.stream_buffer_max, l.pipe_size, l.send_buffer, l.unsent_max],
+        [5120, 65_536, 1 << 20, 131_072, 16_384]
     );
     assert_eq!((l.sockmap_tunnels, config.drain.timeout), (9, Duration::ZERO));
 }
@@ -783,6 +783,15 @@ fn key_auth_takes_what_apisix_takes() {
             "7:114: routes[0].plugins.key-auth.anonymous_consumer: no consumer is named ``",
         ],
     );
+    for header in ["Content-Length", "transfer-encoding", "host", "via", "x-forwarded-for"] {
+        check_route(
+            &format!("    uri: /\n    plugins: {{ key-auth: {{ header: {header} }} }}\n"),
+            &[
+                "7:36: routes[0].plugins.key-auth.header: is a field that the proxy makes itself; a \
+               key needs one of its own",
+            ],
+        );
+    }
     check_route(
         "    uri: /\n    plugins: { key-auth: }\n",
         &["7:24: routes[0].plugins.key-auth: expected a mapping, found nothing"],

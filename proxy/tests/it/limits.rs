@@ -233,6 +233,35 @@ fn an_idle_connection_is_closed_without_a_word() {
 }
 
 #[test]
+fn an_empty_line_behind_a_request_is_no_request() {
+    let node = Node::always("x");
+    let proxy = with(&[node.address], "timeouts: { idle: 100ms, head: 1h }");
+    let mut client = proxy.client();
+    assert_eq!(
+        client.ask("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx\r\n").status,
+        200
+    );
+    client.closed();
+    assert_eq!(proxy.access_log(1).len(), 1);
+    check_outcome(&proxy, 0, "200", "--");
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "silence is what is tested")]
+fn a_first_request_that_comes_in_pieces_is_served_at_a_drain() {
+    let node = Node::always("x");
+    let proxy = with(&[node.address], "");
+    let mut client = proxy.client();
+    proxy.check_metric("tandem_downstream_connections_active{listener=\"web\"}", 1.0);
+    proxy.shutdown().drain();
+    std::thread::sleep(Duration::from_millis(300));
+    client.send("GET / HT");
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(client.ask("TP/1.1\r\nhost: a\r\n\r\n").status, 200);
+    client.closed();
+}
+
+#[test]
 fn a_response_has_a_deadline() {
     let node = Node::scripted(|seen| match seen.line() {
         "GET / HTTP/1.1" => Reply::ok("quick"),

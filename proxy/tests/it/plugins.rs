@@ -10,7 +10,7 @@ use http::StatusCode;
 use proxy::{
     http::{answer::Answer, head::ResponseHead},
     plugin::{
-        BodyFilter, Call, Finished, Hooks, Outcome, Plugin, Reply, RequestContext, ResponseEdits,
+        BodyFilter, Call, FieldEdits, Finished, Hooks, Outcome, Plugin, Reply, RequestContext,
     },
     test_support::{Node, PATIENCE, Reply as NodeReply, TestProxy},
 };
@@ -45,9 +45,9 @@ impl Plugin for Probe {
         Hooks { response_head: true, response_body: true, log: true }
     }
 
-    fn response_head(&self, head: &ResponseHead, edits: &mut ResponseEdits) {
-        edits.set_fields.push(("x-node-status", head.status().as_u16().to_string().into()));
-        edits.removed_fields.push("x-secret");
+    fn response_head(&self, head: &ResponseHead, edits: &mut FieldEdits<'_>) {
+        edits.set("x-node-status", head.status().as_u16().to_string().into());
+        edits.remove("x-secret");
     }
 
     fn response_body(&self, head: &ResponseHead) -> Option<Box<dyn BodyFilter>> {

@@ -423,7 +423,7 @@ fn fields_of_the_connection_do_not_cross() {
     });
     let proxy = TestProxy::to(&[node.address]);
     let response = proxy.client().ask(
-        "GET / HTTP/1.1\r\nhost: a\r\nconnection: x-one, content-length, host, via, x-forwarded-for\r\nConnection: X-Two, close\r\nx-one: 1\r\nx-two: 2\r\nkeep-alive: x\r\nproxy-connection: x\r\nproxy-authorization: x\r\nte: trailers\r\ntrailer: x\r\nupgrade: x\r\nhttp2-settings: x\r\nx-forwarded-for: 1.2.3.4\r\nx-forwarded-proto: https\r\nx-real-ip: 1.2.3.4\r\nx-consumer-username: root\r\nx-end: 3\r\ncontent-length: 0\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: a\r\nconnection: x-one, content-length, host, via, x-forwarded-for\r\nConnection: X-Two, close\r\nx-one: 1\r\nx-two: 2\r\nkeep-alive: x\r\nproxy-connection: x\r\nproxy-authorization: x\r\nte: trailers\r\ntrailer: x\r\nupgrade: x\r\nhttp2-settings: x\r\nx-forwarded-for: 1.2.3.4\r\nx-forwarded-proto: https\r\nx-real-ip: 1.2.3.4\r\nx-consumer-username: root\r\nX_Consumer_Username: root\r\nx-end: 3\r\ncontent-length: 0\r\n\r\n",
     );
     for name in ["x-hop", "keep-alive", "proxy-authenticate", "upgrade"] {
         assert_eq!(response.field(name), None, "{name}");
@@ -442,6 +442,7 @@ fn fields_of_the_connection_do_not_cross() {
         "upgrade",
         "http2-settings",
         "x-consumer-username",
+        "x_consumer_username",
     ] {
         assert_eq!(seen.field(name), None, "{name}");
     }
@@ -507,7 +508,7 @@ fn every_spelling_of_a_protected_path_needs_the_key() {
         ("/x/%2e%2e%2fapi%2fx", "/api/x"),
         ("/%2e%2e%2f%61pi/%20?q", "/api/%20?q"),
         ("/api/x;a=b", "/api/x;a=b"),
-        ("/api/;a=b/x", "/api/;a=b/x"),
+        ("/api/y;a=b/x", "/api/y;a=b/x"),
         ("/api/%2561", "/api/%2561"),
         ("http://a/api/x", "/api/x"),
         ("http://a//%61pi/./x", "/api/x"),
@@ -532,14 +533,21 @@ fn every_spelling_of_a_protected_path_needs_the_key() {
         ("/%2561pi/x", "/%2561pi/x"),
         ("/x?/../api", "/x?/../api"),
         ("/api;a=b/x", "/api;a=b/x"),
-        ("/;a/api/x", "/;a/api/x"),
+        ("/a;b/api/x", "/a;b/api/x"),
     ] {
         assert_eq!(ask(target, ""), (200, Some(forwarded.to_owned())), "{target}");
     }
     // No reading at all.
-    for target in
-        ["/api/%00", "/api%", "/api/%zz", "/%2", "/x/..;/api/x", "/.;/api/x", "/x/%2e.;a/api"]
-    {
+    for target in [
+        "/api/%00",
+        "/api%",
+        "/api/%zz",
+        "/%2",
+        "/x/..;/api/x",
+        "/;/api/x",
+        "/.;/api/x",
+        "/x/%2e.;a/api",
+    ] {
         assert_eq!(ask(target, "apikey: secret\r\n"), (400, None), "{target}");
     }
 }

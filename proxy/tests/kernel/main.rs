@@ -61,6 +61,7 @@ pub(crate) fn limits() -> Limits {
         pool_idle_max: 320,
         stream_buffer_max: 256 << 10,
         pipe_size: 256 << 10,
+        splice_min: u64::MAX,
         send_buffer: 256 << 10,
         unsent_max: 128 << 10,
         sockmap_tunnels: 0,

@@ -1,0 +1,212 @@
+//! A request on its way to a node: the head, then the body as the downstream sends it.
+
+use std::{
+    future::poll_fn,
+    io,
+    task::{Context, Poll},
+};
+
+use bytes::Buf;
+use tokio::{net::TcpStream, time::timeout};
+
+use super::relay::{Broken, Relay, Splicing};
+use crate::{
+    connection::ConnectionCx,
+    deadlines::Wait,
+    error::Fault,
+    exchange::DISCARDED_BODY_MAX,
+    http::{
+        answer::After,
+        framing::{BodyLength, FramingError},
+        head::RequestHead,
+    },
+    inlet::{self, BodySource},
+    metrics::Direction,
+    plugin::BodyFilters,
+    upstream::connection::AFTERMATH_MAX,
+};
+
+/// Read at a time of a body that nobody wants.
+const DISCARD_SIZE: usize = 4096;
+
+pub(super) struct Upload {
+    relay: Relay,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// No byte of the body has been taken.
+    Untouched,
+    Moving,
+    Complete,
+    /// The node takes no more. It may have answered all the same.
+    Refused,
+}
+
+impl Upload {
+    pub(super) fn new(head: &RequestHead) -> Upload {
+        let is_chunked = head.body_length() == BodyLength::Chunked;
+        let relay = Relay::new(is_chunked, BodyFilters::default());
+        Upload { relay, stage: Stage::Untouched }
+    }
+
+    pub(super) fn is_untouched(&self) -> bool {
+        self.stage == Stage::Untouched
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.stage == Stage::Complete
+    }
+
+    /// Whether nothing more will be moved.
+    pub(super) fn is_over(&self) -> bool {
+        match self.stage {
+            Stage::Untouched | Stage::Moving => false,
+            Stage::Complete | Stage::Refused => true,
+        }
+    }
+
+    /// Moves what can be moved: what is in `out`, then the body.
+    ///
+    /// # Errors
+    /// The body did not come, or not well-formed; the node was too slow with taking it.
+    pub(super) fn advance(
+        &mut self,
+        cx: &ConnectionCx,
+        node: &mut TcpStream,
+        out: &mut Vec<u8>,
+        task: &mut Context<'_>,
+    ) -> Result<(), Fault> {
+        if self.is_over() {
+            return Ok(());
+        }
+        let moved = cx
+            .with_body(|source| self.poll(source, node, out, cx.splicing(), task))
+            .unwrap_or(Poll::Ready(Err(Broken::Source)));
+        let news = self.relay.take_news();
+        cx.count_spliced(Direction::Recv, &news);
+        let timeouts = &cx.worker.timeouts;
+        let (wait, patience, late) = if news.is_writing {
+            (Wait::Upload, timeouts.send, Fault::ResponseTimedOut)
+        } else {
+            (Wait::Downstream, timeouts.body, Fault::BodyTimedOut)
+        };
+        if news.has_moved || moved.is_ready() {
+            cx.deadlines.stop(Wait::Upload);
+            cx.deadlines.stop(Wait::Downstream);
+        }
+        match moved {
+            Poll::Ready(Ok(())) => self.stage = Stage::Complete,
+            Poll::Ready(Err(Broken::Target)) => self.stage = Stage::Refused,
+            Poll::Ready(Err(Broken::Source)) => return Err(Fault::DownstreamReset),
+            Poll::Ready(Err(Broken::Framing(error))) => return Err(error.request_fault()),
+            Poll::Pending if cx.deadlines.has_expired(wait) => return Err(late),
+            Poll::Pending => cx.deadlines.start(wait, patience),
+        }
+        Ok(())
+    }
+
+    fn poll(
+        &mut self,
+        mut source: BodySource<'_>,
+        node: &mut TcpStream,
+        out: &mut Vec<u8>,
+        splicing: Splicing<'_>,
+        task: &mut Context<'_>,
+    ) -> Poll<Result<(), Broken>> {
+        if self.is_untouched() {
+            self.stage = Stage::Moving;
+            // What has come of the body leaves with the head.
+            let framed = self.relay.frame(source.reader, source.input, out);
+            framed.map_err(Broken::Framing)?;
+        }
+        self.relay.poll(&mut source, out, node, splicing, task)
+    }
+
+    /// Moves the rest, for a node that has answered before it had it all, as long as that keeps its
+    /// end open. What the connection to the downstream is good for afterwards.
+    pub(super) async fn finish(
+        mut self,
+        cx: &ConnectionCx,
+        mut node: TcpStream,
+        out: &mut Vec<u8>,
+    ) -> After {
+        let moved = poll_fn(|task| match self.advance(cx, &mut node, out, task) {
+            Ok(()) if self.is_over() || has_said_more(&node, task) => Poll::Ready(Ok(())),
+            Ok(()) => Poll::Pending,
+            Err(fault) => Poll::Ready(Err(fault)),
+        });
+        match timeout(AFTERMATH_MAX, moved).await {
+            Ok(Ok(())) if self.is_complete() => After::KeepAlive,
+            Ok(_) | Err(_) => After::Close,
+        }
+    }
+}
+
+/// Whether there is anything to read behind a response, be it the end.
+fn has_said_more(node: &TcpStream, task: &mut Context<'_>) -> bool {
+    while node.poll_read_ready(task).is_ready() {
+        match node.try_read(&mut [0]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(_) | Err(_) => return true,
+        }
+    }
+    false
+}
+
+/// Reads what is left of a request that is not forwarded, and forgets it.
+///
+/// # Errors
+/// The body did not come, or not well-formed.
+pub(super) async fn discard(cx: &ConnectionCx) -> Result<After, Fault> {
+    poll_fn(|task| {
+        let discarded = cx
+            .with_body(|source| poll_discard(source, task))
+            .unwrap_or(Poll::Ready(Err(Fault::DownstreamReset)));
+        match discarded {
+            Poll::Ready(Ok(Discarded::Some)) => {
+                cx.deadlines.stop(Wait::Downstream);
+                task.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Ready(Ok(Discarded::All(after))) => {
+                cx.deadlines.stop(Wait::Downstream);
+                Poll::Ready(Ok(after))
+            }
+            Poll::Ready(Err(fault)) => Poll::Ready(Err(fault)),
+            Poll::Pending if cx.deadlines.has_expired(Wait::Downstream) => {
+                Poll::Ready(Err(Fault::BodyTimedOut))
+            }
+            Poll::Pending => {
+                cx.deadlines.start(Wait::Downstream, cx.worker.timeouts.body);
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
+enum Discarded {
+    Some,
+    /// All there is, or all that is worth it.
+    All(After),
+}
+
+fn poll_discard(
+    BodySource { stream, input, reader }: BodySource<'_>,
+    task: &mut Context<'_>,
+) -> Poll<Result<Discarded, Fault>> {
+    let discarded = reader.advance(input).map_err(FramingError::request_fault)?;
+    input.advance(discarded);
+    if reader.is_complete() {
+        return Poll::Ready(Ok(Discarded::All(After::KeepAlive)));
+    }
+    if reader.payload_bytes() >= DISCARDED_BODY_MAX {
+        return Poll::Ready(Ok(Discarded::All(After::Close)));
+    }
+    inlet::poll_read(stream, task, input, DISCARD_SIZE).map(|read| match read {
+        Ok(1..) => Ok(Discarded::Some),
+        Ok(0) | Err(_) => Err(Fault::DownstreamReset),
+    })
+}
