@@ -84,8 +84,8 @@ fn serve(path: &Path) -> anyhow::Result<ExitCode> {
         Err(errors) => return complain_about(&errors),
     };
     logging::init(&config.log)?;
-    for warning in &config.warnings.list {
-        tracing::warn!("{}", warning.message);
+    for warning in config.warnings.lines() {
+        tracing::warn!("{warning}");
     }
     let app = App::start(&config)?;
     for (name, address) in &app.listeners {

@@ -106,9 +106,8 @@ impl Fault {
         Fault::TunnelTimedOut,
     ];
 
-    /// The table. End codes: first letter `C` downstream, `S` upstream, `P` proxy by policy, `R` a
-    /// resource ran out, `I` internal, `K` operator, lower case `c`, `s` their timeout; second letter
-    /// `A` accept, `R` request head, `F` plugin, `P` pick, `C` connect, `H` response head, `D` data,
+    /// The table. End codes: first letter `C` downstream, `S` upstream, `P` proxy by policy, `I`
+    /// internal, `K` operator, lower case `c`, `s` their timeout; second letter `A` accept, `R` request head, `F` plugin, `P` pick, `C` connect, `H` response head, `D` data,
     /// `L` last bytes downstream.
     pub const fn consequence(self) -> Consequence {
         use Retry::{FreshConnection, Never, NextNode};

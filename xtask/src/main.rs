@@ -44,7 +44,8 @@ enum Task {
         /// Sends the README's sample requests, prints what became of them, and stops.
         #[arg(long)]
         check: bool,
-        /// Arguments for `tandem run`; `-c FILE` replaces examples/quickstart.yaml.
+        /// Arguments for `tandem run`; `-c FILE`, not with `--check`, replaces
+        /// examples/quickstart.yaml.
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },

@@ -64,6 +64,7 @@ struct Demo {
 }
 
 pub(crate) fn run(purpose: Purpose, arguments: &[OsString]) -> Result<ExitCode> {
+    require_own_samples(purpose, arguments)?;
     let signals = signals()?;
     ports::require_free(&addresses(arguments))?;
     if let Err(error) = build_ebpf::run() {
@@ -104,6 +105,19 @@ pub(crate) fn run(purpose: Purpose, arguments: &[OsString]) -> Result<ExitCode> 
             outcome?;
             stopped
         }
+    }
+}
+
+/// The samples are those of one file: on another one they would fail, or ask whoever has its
+/// addresses.
+fn require_own_samples(purpose: Purpose, arguments: &[OsString]) -> Result<()> {
+    match purpose {
+        Purpose::Check if names_configuration(arguments) => {
+            bail!(
+                "`--check` sends the samples of {CONFIGURATION}; leave out `--check` or `-c FILE`"
+            )
+        }
+        Purpose::Check | Purpose::Serve => Ok(()),
     }
 }
 
@@ -248,4 +262,24 @@ fn print_invitation() {
         STREAM.port(),
         key = samples::KEY,
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(purpose: Purpose, arguments: &[&str], is_refused: bool) {
+        let words: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+        let outcome = require_own_samples(purpose, &words);
+        assert_eq!(outcome.is_err(), is_refused, "{arguments:?}: {outcome:?}");
+    }
+
+    #[test]
+    fn samples_are_sent_to_the_quick_start_only() {
+        for words in [&["-c", "other.yaml"][..], &["-cother.yaml"], &["--config=other.yaml"]] {
+            check(Purpose::Check, words, true);
+            check(Purpose::Serve, words, false);
+        }
+        check(Purpose::Check, &[], false);
+    }
 }

@@ -1,11 +1,12 @@
 //! How much of everything a file may ask for, and which addresses get in each other's way.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
     time::Duration,
 };
 
+use ipnet::IpNet;
 use proxy_common::limits;
 
 use super::{leaf::Size, reader::Place};
@@ -78,8 +79,26 @@ pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> Overlap {
     }
 }
 
+/// Refuses an address that no end of a TCP connection has.
+pub(super) fn check_address(place: &Place<'_>, address: IpAddr) {
+    refuse_mapped(place, address);
+    if address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        place.error(format!(
+            "`{address}` is a multicast or broadcast address; write the address of one host"
+        ));
+    }
+}
+
+/// Refuses a prefix whose text says more or something else than it means.
+pub(super) fn check_prefix(place: &Place<'_>, prefix: IpNet) {
+    if prefix != prefix.trunc() {
+        place.error(format!("bits are set behind the prefix; write `{}`", prefix.trunc()));
+    }
+    refuse_mapped(place, prefix.addr());
+}
+
 /// Refuses an IPv4 address in IPv6 clothes: it would be another key in every table.
-pub(super) fn refuse_mapped(place: &Place<'_>, address: IpAddr) {
+fn refuse_mapped(place: &Place<'_>, address: IpAddr) {
     if let IpAddr::V6(address) = address
         && let Some(v4) = address.to_ipv4_mapped()
     {

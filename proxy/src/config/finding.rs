@@ -13,6 +13,8 @@ pub struct Mark {
 }
 
 impl Mark {
+    pub(super) const START: Mark = Mark { line: 1, column: 1 };
+
     /// The place of a byte offset that is a character boundary of the text. Lines end as in YAML 1.2
     /// section 5.4: at a line feed, a carriage return, or both.
     pub(super) fn at(text: &str, offset: usize) -> Mark {
@@ -63,29 +65,27 @@ impl Findings {
         self.list.len() + self.omitted
     }
 
-    /// One line, `file:line:column: path: message`.
-    fn write_line(&self, f: &mut fmt::Formatter<'_>, label: &str, one: &Finding) -> fmt::Result {
-        f.write_str(&self.source)?;
-        if let Some(Mark { line, column }) = one.mark {
-            write!(f, ":{line}:{column}")?;
-        }
-        f.write_str(": ")?;
-        f.write_str(label)?;
-        if !one.path.is_empty() {
-            write!(f, "{}: ", one.path)?;
-        }
-        writeln!(f, "{}", one.message)
+    /// One line for each, `file:line:column: path: message`.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.labelled("")
     }
 
-    pub(super) fn write_lines(&self, f: &mut fmt::Formatter<'_>, label: &str) -> fmt::Result {
-        self.list.iter().try_for_each(|finding| self.write_line(f, label, finding))
+    /// [`lines`](Self::lines) with `label` before the path.
+    pub(super) fn labelled(&self, label: &str) -> impl Iterator<Item = String> {
+        self.list.iter().map(move |finding| {
+            let place = finding
+                .mark
+                .map_or_else(String::new, |Mark { line, column }| format!(":{line}:{column}"));
+            let path = if finding.path.is_empty() { "" } else { ": " };
+            format!("{}{place}: {label}{}{path}{}", self.source, finding.path, finding.message)
+        })
     }
 }
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let findings = &self.0;
-        findings.write_lines(f, "")?;
+        findings.lines().try_for_each(|line| writeln!(f, "{line}"))?;
         let count = findings.count();
         let noun = if count == 1 { "error" } else { "errors" };
         write!(f, "{count} {noun} in {}", findings.source)?;

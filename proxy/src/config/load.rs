@@ -25,10 +25,9 @@ impl Config {
     /// Reads and validates a file of at most 8 MiB.
     pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
         let source = path.display().to_string();
-        let bytes = read(path).map_err(|error| whole_file(&source, error.to_string()))?;
+        let bytes = read(path).map_err(|error| whole_file(None, &source, error.to_string()))?;
         if bytes.len() as u64 > bounds::FILE_SIZE_MAX {
-            let message = format!("more than {} bytes", bounds::FILE_SIZE_MAX);
-            return Err(whole_file(&source, message));
+            return Err(too_large(&source));
         }
         match std::str::from_utf8(&bytes) {
             Ok(text) => Config::parse(text, &source),
@@ -47,8 +46,7 @@ impl Config {
         lookup: Lookup<'_>,
     ) -> Result<Config, ConfigErrors> {
         if text.len() as u64 > bounds::FILE_SIZE_MAX {
-            let message = format!("more than {} bytes", bounds::FILE_SIZE_MAX);
-            return Err(whole_file(source, message));
+            return Err(too_large(source));
         }
         let sink = Sink::default();
         // The tree borrows nothing from the sink once it is read, the config nothing from the tree.
@@ -69,17 +67,21 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn whole_file(source: &str, message: String) -> ConfigErrors {
+fn whole_file(mark: Option<Mark>, source: &str, message: String) -> ConfigErrors {
     let sink = Sink::default();
-    sink.error(None, "", message);
+    sink.error(mark, "", message);
     ConfigErrors(sink.into_findings(source).0)
 }
 
+fn too_large(source: &str) -> ConfigErrors {
+    let message = format!("more than {} bytes; is it a configuration?", bounds::FILE_SIZE_MAX);
+    whole_file(Some(Mark::START), source, message)
+}
+
 fn not_utf8(bytes: &[u8], valid: usize, source: &str) -> ConfigErrors {
-    let sink = Sink::default();
     let before = String::from_utf8_lossy(&bytes[..valid]);
-    sink.error(Mark::at(&before, before.len()), "", "not UTF-8".to_owned());
-    ConfigErrors(sink.into_findings(source).0)
+    let mark = Mark::at(&before, before.len());
+    whole_file(Some(mark), source, "not UTF-8; save the file in that encoding".to_owned())
 }
 
 /// Reads all sections in the order in which they need each other. With errors in the sink the result
@@ -88,7 +90,7 @@ fn read_config(mut root: Section<'_>) -> Config {
     let workers = process::workers(&mut root);
     let listeners = process::listeners(&mut root);
     let kernel = process::kernel(&mut root);
-    let admin = process::admin(&mut root, &listeners);
+    let admin = process::admin(&mut root, &listeners.list);
     let log = process::log(&mut root);
     let timeouts = process::timeouts(&mut root);
     let limits = process::limits(&mut root);
@@ -96,10 +98,10 @@ fn read_config(mut root: Section<'_>) -> Config {
     let mut upstreams = Upstreams::read(&mut root);
     let (consumers, names) = consumers::read(&mut root);
     let routes = routes::routes(&mut root, &mut upstreams, &names);
-    let stream_routes = routes::stream_routes(&mut root, &mut upstreams, &listeners);
+    let stream_routes = routes::stream_routes(&mut root, &mut upstreams, &listeners, kernel.mode);
     let config = Config {
         workers,
-        listeners,
+        listeners: listeners.list,
         kernel,
         admin,
         log,
@@ -172,7 +174,7 @@ impl fmt::Display for Report {
         match &self.errors {
             Some(errors) => errors.fmt(f),
             None => {
-                self.warnings.write_lines(f, "warning: ")?;
+                self.warnings.labelled("warning: ").try_for_each(|line| writeln!(f, "{line}"))?;
                 write!(f, "{}: valid", self.source)
             }
         }

@@ -1,5 +1,7 @@
 //! The forms of what a route matches on: paths, hosts, methods.
 
+use std::net::Ipv6Addr;
+
 use super::{bounds, reader::Value};
 use crate::http::path;
 
@@ -43,8 +45,11 @@ fn has_dot_segment(literal: &str, is_prefix: bool) -> bool {
 /// A host pattern: exact, `*.suffix`, or `*`. Lower-case.
 pub(super) fn host(value: &Value<'_>) -> Option<String> {
     let host = value.leaf::<String>()?.to_ascii_lowercase();
+    if let Some(address) = ip_literal(&host) {
+        return Some(address);
+    }
     let literal = host.strip_prefix("*.").unwrap_or(&host);
-    let problem = if host == "*" || is_ip_literal(&host) {
+    let problem = if host == "*" {
         return Some(host);
     } else if literal.contains('*') {
         "has a `*` that is not a whole first label; write `*.example.com`"
@@ -63,10 +68,13 @@ pub(super) fn host(value: &Value<'_>) -> Option<String> {
     None
 }
 
-/// `[::1]`, as a `Host` field spells it.
-fn is_ip_literal(host: &str) -> bool {
-    let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    inner.is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok())
+/// `[::1]`, as clients spell it in `Host`, however the file does (RFC 5952).
+fn ip_literal(host: &str) -> Option<String> {
+    let inner = host.strip_prefix('[')?.strip_suffix(']')?;
+    let address: Ipv6Addr = inner.parse().ok()?;
+    // Of an IPv4-mapped address clients have two spellings.
+    let is_mapped = address.to_ipv4_mapped().is_some();
+    Some(if is_mapped { host.to_owned() } else { format!("[{address}]") })
 }
 
 /// One of the methods that APISIX knows.

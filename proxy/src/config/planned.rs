@@ -58,6 +58,7 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
             "services",
             "ssl",
             "ssls",
+            "tls",
             "tracing",
         ],
         Kind::Listener => &["http2", "limits", "proxy_protocol", "ssl", "timeouts", "tls"],

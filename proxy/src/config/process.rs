@@ -36,26 +36,37 @@ fn worker_count(value: &Value<'_>) -> Option<NonZeroUsize> {
     value.word_or("auto", &(1..=bounds::WORKERS_MAX))?.and_then(NonZeroUsize::new)
 }
 
+/// The listeners of a file, while stream routes are compared with them.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    pub(super) list: Vec<Listener>,
+    /// None was left out for an error, so that what seems to be missing really is.
+    pub(super) is_whole: bool,
+}
+
 /// At least one; each name and each address once.
-pub(super) fn listeners(root: &mut Section<'_>) -> Vec<Listener> {
-    let Some(value) = root.require("listeners") else { return Vec::new() };
-    let Some(items) = value.items() else { return Vec::new() };
+pub(super) fn listeners(root: &mut Section<'_>) -> Listeners {
+    let Some(value) = root.require("listeners") else { return Listeners::default() };
+    let Some(items) = value.items() else { return Listeners::default() };
     if items.is_empty() {
         value.error("is empty; a proxy needs at least one listener");
     }
     if items.len() > bounds::LISTENERS_MAX {
         value.error(format!("{} listeners; at most {}", items.len(), bounds::LISTENERS_MAX));
-        return Vec::new();
+        return Listeners::default();
     }
     let mut lines = HashMap::new();
-    let mut listeners: Vec<Listener> = Vec::new();
+    let mut listeners = Listeners { list: Vec::new(), is_whole: !items.is_empty() };
     for item in items {
-        let Some((name, address, listener)) = listener(&item) else { continue };
+        let Some((name, address, listener)) = listener(&item) else {
+            listeners.is_whole = false;
+            continue;
+        };
         if let Some(line) = lines.insert(Arc::clone(&listener.name), name.place.line()) {
             name.error(format!("the listener of line {line} has this name; names are unique"));
         }
-        report_overlap(&address, &listener, &listeners);
-        listeners.push(listener);
+        report_overlap(&address, &listener, &listeners.list);
+        listeners.list.push(listener);
     }
     listeners
 }
@@ -102,7 +113,7 @@ fn listener<'t>(item: &Value<'t>) -> Option<(Value<'t>, Value<'t>, Listener)> {
         protocol: protocol?,
         has_express_lane,
     };
-    bounds::refuse_mapped(&address.place, listener.address.ip());
+    bounds::check_address(&address.place, listener.address.ip());
     Some((name, address, listener))
 }
 
@@ -117,18 +128,25 @@ pub(super) fn kernel(root: &mut Section<'_>) -> Kernel {
         ];
         value.one_of(&words, &[])
     });
+    let mode = mode.unwrap_or(default.mode);
     let kernel = Kernel {
-        mode: mode.unwrap_or(default.mode),
-        xdp: section.section("xdp").map_or(default.xdp, xdp),
+        mode,
+        xdp: section.section("xdp").map_or(default.xdp, |section| xdp(section, mode)),
         guard: section.section("guard").map_or(default.guard, guard),
     };
     section.finish(Kind::Kernel);
     kernel
 }
 
-fn xdp(mut section: Section<'_>) -> Xdp {
+fn xdp(mut section: Section<'_>, kernel: KernelMode) -> Xdp {
     let default = Xdp::default();
-    let interfaces = section.take("interfaces").and_then(|value| interfaces(&value));
+    let interfaces = section.take("interfaces").and_then(|value| {
+        let names = interfaces(&value)?;
+        if kernel == KernelMode::Off && !names.is_empty() {
+            value.place.warning("no XDP program is attached under `kernel.mode: off`");
+        }
+        Some(names)
+    });
     let mode = section.take("mode").and_then(|value| {
         let words =
             [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
@@ -151,7 +169,7 @@ fn interfaces(value: &Value<'_>) -> Option<Vec<String>> {
         // linux/netdevice.h, dev_valid_name: 15 bytes, no slash, colon or blank.
         let is_valid = (1..=15).contains(&name.len())
             && !matches!(&*name, "." | "..")
-            && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
+            && !name.contains(|c: char| matches!(c, '/' | ':' | '\0') || c.is_whitespace());
         if !is_valid {
             item.error("not the name of an interface; at most 15 bytes, no `/`, `:` or blank");
         } else if names.contains(&name) {
@@ -184,10 +202,7 @@ fn prefixes(value: &Value<'_>) -> Vec<IpNet> {
     let mut prefixes = Vec::with_capacity(items.len());
     for item in items {
         let Some(prefix) = item.leaf::<IpNet>() else { continue };
-        if prefix != prefix.trunc() {
-            item.error(format!("bits are set behind the prefix; write `{}`", prefix.trunc()));
-        }
-        bounds::refuse_mapped(&item.place, prefix.addr());
+        bounds::check_prefix(&item.place, prefix);
         if let Some(line) = lines.insert(prefix, item.place.line()) {
             item.error(format!("`{prefix}` is in line {line} already"));
         }
@@ -210,7 +225,7 @@ pub(super) fn admin(root: &mut Section<'_>, listeners: &[Listener]) -> Admin {
     section.finish(Kind::Admin);
     let address = value.as_ref().and_then(Value::leaf::<SocketAddr>);
     if let (Some(value), Some(address)) = (value, address) {
-        bounds::refuse_mapped(&value.place, address.ip());
+        bounds::check_address(&value.place, address.ip());
         let taken = listeners
             .iter()
             .find(|listener| bounds::overlap(address, listener.address) != Overlap::None);
@@ -264,6 +279,10 @@ fn log_target(value: &Value<'_>) -> Option<LogTarget> {
     match text.as_str() {
         "stdout" => Some(LogTarget::Stdout),
         "stderr" => Some(LogTarget::Stderr),
+        path if path.contains('\0') => {
+            value.error("contains U+0000, which no path has; remove it");
+            None
+        }
         path if path.starts_with('/') => Some(LogTarget::File(PathBuf::from(path))),
         _ => {
             value.error("expected `stdout`, `stderr` or a file as an absolute path");

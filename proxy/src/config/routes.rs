@@ -5,14 +5,15 @@ use std::{net::IpAddr, sync::Arc};
 use ipnet::IpNet;
 
 use super::{
-    Datapath, Listener, Protocol, Route, StreamRoute, bounds,
+    Datapath, KernelMode, Listener, Protocol, Route, StreamRoute, bounds,
     consumers::Names,
     pattern,
     planned::Kind,
     plugins,
+    process::Listeners,
     reader::{Section, Value},
     resource,
-    upstream::Upstreams,
+    upstream::{Owner, Upstreams},
 };
 
 /// Reads `routes`; those with `status: 0` are checked and left out.
@@ -52,7 +53,7 @@ fn route<'t>(
     let status = section.take("status").and_then(|value| value.within(&(0..=1u16)));
     let plugins = section.take("plugins");
     let plugins = plugins.map(|value| plugins::of_route(&value, consumers)).unwrap_or_default();
-    let upstream = upstreams.resolve(&mut section, "route", id.as_deref());
+    let upstream = upstreams.resolve(&mut section, Owner::Route, id.as_deref());
     section.finish(Kind::Route);
     if status == Some(0) {
         return None;
@@ -72,11 +73,12 @@ fn route<'t>(
 pub(super) fn stream_routes<'t>(
     root: &mut Section<'t>,
     upstreams: &mut Upstreams<'t>,
-    listeners: &[Listener],
+    listeners: &Listeners,
+    kernel: KernelMode,
 ) -> Vec<StreamRoute> {
     let mut routes = Vec::new();
     resource::each(root, "stream_routes", |section, id| {
-        routes.extend(stream_route(section, id, upstreams, listeners));
+        routes.extend(stream_route(section, id, upstreams, listeners, kernel));
     });
     routes
 }
@@ -85,48 +87,73 @@ fn stream_route<'t>(
     mut section: Section<'t>,
     id: Option<Arc<str>>,
     upstreams: &mut Upstreams<'t>,
-    listeners: &[Listener],
+    listeners: &Listeners,
+    kernel: KernelMode,
 ) -> Option<StreamRoute> {
     resource::described(&mut section);
-    let server_port = section.take("server_port");
-    let port = server_port.as_ref().and_then(|value| value.within(&(1..=u16::MAX)));
-    let server_addr = section.take("server_addr");
-    let address = server_addr.as_ref().and_then(Value::leaf::<IpAddr>);
-    if let (Some(value), Some(address)) = (&server_addr, address) {
-        bounds::refuse_mapped(&value.place, address);
-    }
-    if let Some(value) = server_port.as_ref().filter(|_| port.is_some()).or(server_addr.as_ref())
-        && !listeners.iter().any(|listener| leads_to(listener, port, address))
-    {
-        value.error("no listener with `protocol: tcp` is bound there");
-    }
-    let remote_addr = section.take("remote_addr").and_then(|value| value.leaf::<IpNet>());
-    let datapath = section.take("datapath").map_or(Some(Datapath::Splice), |value| {
-        let words = [
-            ("user", Datapath::User),
-            ("splice", Datapath::Splice),
-            ("sockmap", Datapath::Sockmap),
-        ];
-        value.one_of(&words, &["local", "xdp"])
+    let (server_port, server_addr) = local_end(&mut section, listeners);
+    let remote_addr = section.take("remote_addr").and_then(|value| {
+        let prefix = value.leaf::<IpNet>()?;
+        bounds::check_prefix(&value.place, prefix);
+        Some(prefix)
     });
-    let upstream = upstreams.resolve(&mut section, "stream_route", id.as_deref());
+    let datapath =
+        section.take("datapath").map_or(Some(Datapath::Splice), |value| datapath(&value, kernel));
+    let upstream = upstreams.resolve(&mut section, Owner::StreamRoute, id.as_deref());
     section.finish(Kind::StreamRoute);
     Some(StreamRoute {
         id: id?,
-        server_port: port,
-        server_addr: address,
-        remote_addr: remote_addr.map(|prefix| prefix.trunc()),
+        server_port,
+        server_addr,
+        remote_addr,
         datapath: datapath?,
         upstream: upstream?,
     })
+}
+
+/// `server_port` and `server_addr`, to which some listener has to be able to lead.
+fn local_end(section: &mut Section<'_>, listeners: &Listeners) -> (Option<u16>, Option<IpAddr>) {
+    let (server_port, server_addr) = (section.take("server_port"), section.take("server_addr"));
+    let port = server_port.as_ref().and_then(|value| value.within(&(1..=u16::MAX)));
+    let address = server_addr.as_ref().and_then(local_address);
+    let given =
+        server_port.filter(|_| port.is_some()).or(server_addr.filter(|_| address.is_some()));
+    if let Some(value) = given
+        && listeners.is_whole
+        && !listeners.list.iter().any(|listener| leads_to(listener, port, address))
+    {
+        value.error("no listener with `protocol: tcp` is bound there");
+    }
+    (port, address)
+}
+
+fn local_address(value: &Value<'_>) -> Option<IpAddr> {
+    let address = value.leaf::<IpAddr>()?;
+    if address.is_unspecified() {
+        value.error(format!("no connection has the address `{address}`; without the key any fits"));
+        return None;
+    }
+    bounds::check_address(&value.place, address);
+    Some(address)
+}
+
+fn datapath(value: &Value<'_>, kernel: KernelMode) -> Option<Datapath> {
+    let words =
+        [("user", Datapath::User), ("splice", Datapath::Splice), ("sockmap", Datapath::Sockmap)];
+    let datapath = value.one_of(&words, &["local", "xdp"])?;
+    if datapath == Datapath::Sockmap && kernel == KernelMode::Off {
+        value.place.warning("`sockmap` becomes `splice` under `kernel.mode: off`");
+    }
+    Some(datapath)
 }
 
 /// Whether a connection of this listener can have this local port and address.
 fn leads_to(listener: &Listener, port: Option<u16>, address: Option<IpAddr>) -> bool {
     let bound = listener.address;
     let is_on = |address: IpAddr| {
-        let is_wildcard = bound.ip().is_unspecified() && bound.is_ipv4() == address.is_ipv4();
-        bound.ip() == address || is_wildcard
+        // `[::]` takes IPv4 too, unless the system says otherwise (ipv6(7), `bindv6only`).
+        let is_of_family = bound.is_ipv6() || address.is_ipv4();
+        bound.ip() == address || (bound.ip().is_unspecified() && is_of_family)
     };
     listener.protocol == Protocol::Tcp
         && port.is_none_or(|port| bound.port() == port)

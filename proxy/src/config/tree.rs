@@ -98,7 +98,7 @@ pub(super) fn read(text: &str, lookup: Lookup<'_>, sink: &Sink) -> Option<Node> 
         }
     }
     if builder.root.is_none() {
-        sink.error(None, "", "the file is empty; it needs at least `listeners`".to_owned());
+        sink.error(Mark::START, "", "the file is empty; it needs at least `listeners`".to_owned());
     }
     builder.root
 }

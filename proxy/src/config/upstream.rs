@@ -20,9 +20,54 @@ use super::{
 pub(super) struct Upstreams<'t> {
     list: Vec<Arc<Upstream>>,
     /// `None`: has an error, so that a reference to it is not another one.
-    by_id: HashMap<Arc<str>, Option<Arc<Upstream>>>,
+    by_id: HashMap<Arc<str>, Option<Listed>>,
     places: Vec<(Arc<str>, Place<'t>)>,
     referred: HashSet<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Listed {
+    upstream: Arc<Upstream>,
+    scheme: Option<Scheme>,
+}
+
+/// What an upstream serves; one without `scheme` serves either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    Http,
+    Tcp,
+}
+
+impl Scheme {
+    fn word(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Tcp => "tcp",
+        }
+    }
+}
+
+/// Who leads to an upstream.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Owner {
+    Route,
+    StreamRoute,
+}
+
+impl Owner {
+    fn word(self) -> &'static str {
+        match self {
+            Owner::Route => "route",
+            Owner::StreamRoute => "stream_route",
+        }
+    }
+
+    fn scheme(self) -> Scheme {
+        match self {
+            Owner::Route => Scheme::Http,
+            Owner::StreamRoute => Scheme::Tcp,
+        }
+    }
 }
 
 impl<'t> Upstreams<'t> {
@@ -33,9 +78,13 @@ impl<'t> Upstreams<'t> {
             let place = section.place().clone();
             let fields = fields(section);
             let Some(id) = id else { return };
-            let upstream = fields.map(|fields| Arc::new(fields.with_id(Arc::clone(&id))));
-            upstreams.list.extend(upstream.clone());
-            upstreams.by_id.insert(Arc::clone(&id), upstream);
+            let listed = fields.map(|fields| {
+                let scheme = fields.scheme.as_ref().map(|(scheme, _)| *scheme);
+                let upstream = Arc::new(fields.with_id(Arc::clone(&id)));
+                upstreams.list.push(Arc::clone(&upstream));
+                Listed { upstream, scheme }
+            });
+            upstreams.by_id.insert(Arc::clone(&id), listed);
             upstreams.places.push((id, place));
         });
         upstreams
@@ -47,7 +96,7 @@ impl<'t> Upstreams<'t> {
     pub(super) fn resolve(
         &mut self,
         section: &mut Section<'t>,
-        owner: &str,
+        owner: Owner,
         owner_id: Option<&str>,
     ) -> Option<Arc<Upstream>> {
         let (reference, inline) = (section.take("upstream_id"), section.take("upstream"));
@@ -60,19 +109,23 @@ impl<'t> Upstreams<'t> {
                 section.error("`upstream_id` or `upstream` is missing");
                 None
             }
-            (Some(reference), None) => self.refer(&reference),
+            (Some(reference), None) => self.refer(&reference, owner),
             (None, Some(inline)) => {
                 let fields = fields(inline.section()?)?;
-                let upstream = Arc::new(fields.with_id(format!("{owner}:{}", owner_id?).into()));
+                if let Some((scheme, place)) = &fields.scheme {
+                    check_scheme(place, *scheme, owner);
+                }
+                let id = format!("{}:{}", owner.word(), owner_id?);
+                let upstream = Arc::new(fields.with_id(id.into()));
                 self.list.push(Arc::clone(&upstream));
                 Some(upstream)
             }
         }
     }
 
-    fn refer(&mut self, reference: &Value<'_>) -> Option<Arc<Upstream>> {
+    fn refer(&mut self, reference: &Value<'_>, owner: Owner) -> Option<Arc<Upstream>> {
         let Id(id) = reference.leaf()?;
-        let Some(upstream) = self.by_id.get(&id) else {
+        let Some(listed) = self.by_id.get(&id) else {
             let ids = self.by_id.keys().map(AsRef::as_ref);
             let near = (self.by_id.len() <= bounds::SUGGESTED_FROM_MAX)
                 .then(|| reader::nearest(&id, ids))
@@ -82,7 +135,11 @@ impl<'t> Upstreams<'t> {
             return None;
         };
         self.referred.insert(id);
-        upstream.clone()
+        let listed = listed.as_ref()?;
+        if let Some(scheme) = listed.scheme {
+            check_scheme(&reference.place, scheme, owner);
+        }
+        Some(Arc::clone(&listed.upstream))
     }
 
     /// All of them, listed and in place; warns of those that nothing refers to.
@@ -96,19 +153,31 @@ impl<'t> Upstreams<'t> {
     }
 }
 
-/// An upstream before it has an id.
-struct Fields {
-    nodes: Vec<Node>,
-    retries: usize,
+fn check_scheme(place: &Place<'_>, scheme: Scheme, owner: Owner) {
+    if scheme != owner.scheme() {
+        place.error(format!(
+            "the upstream has `scheme: {}`, a {} needs `{}`; change or remove the scheme",
+            scheme.word(),
+            owner.word(),
+            owner.scheme().word()
+        ));
+    }
 }
 
-impl Fields {
+/// An upstream before it has an id.
+struct Fields<'t> {
+    nodes: Vec<Node>,
+    retries: usize,
+    scheme: Option<(Scheme, Place<'t>)>,
+}
+
+impl Fields<'_> {
     fn with_id(self, id: Arc<str>) -> Upstream {
         Upstream { id, nodes: self.nodes, retries: self.retries }
     }
 }
 
-fn fields(mut section: Section<'_>) -> Option<Fields> {
+fn fields(mut section: Section<'_>) -> Option<Fields<'_>> {
     resource::described(&mut section);
     // Only the values that say what Tandem does anyway.
     let only = |value: Option<Value<'_>>, words: &[&'static str], planned: &[&str]| {
@@ -116,11 +185,7 @@ fn fields(mut section: Section<'_>) -> Option<Fields> {
         value.and_then(|value| value.one_of(&words, planned));
     };
     only(section.take("type"), &["roundrobin"], &["chash", "ewma", "least_conn"]);
-    only(
-        section.take("scheme"),
-        &["http", "tcp"],
-        &["grpc", "grpcs", "h2c", "https", "kafka", "tls", "udp"],
-    );
+    let scheme = section.take("scheme").and_then(|value| scheme(&value));
     only(section.take("pass_host"), &["pass"], &["node", "rewrite"]);
     let retries = section.take("retries").map(|value| value.within(&(0..=u16::MAX)));
     let nodes = section.require("nodes").and_then(|value| nodes(&value));
@@ -132,7 +197,13 @@ fn fields(mut section: Section<'_>) -> Option<Fields> {
         Some(retries) => usize::from(retries?).min(others),
         None => others,
     };
-    Some(Fields { nodes, retries })
+    Some(Fields { nodes, retries, scheme })
+}
+
+fn scheme<'t>(value: &Value<'t>) -> Option<(Scheme, Place<'t>)> {
+    let words = [Scheme::Http, Scheme::Tcp].map(|scheme| (scheme.word(), scheme));
+    let planned = ["grpc", "grpcs", "h2c", "https", "kafka", "tls", "udp"];
+    Some((value.one_of(&words, &planned)?, value.place.clone()))
 }
 
 /// `{"127.0.0.1:80": 1}` or `[{host: 127.0.0.1, port: 80, weight: 1}]`.
@@ -199,7 +270,7 @@ fn address(place: &Place<'_>, text: &str) -> Option<SocketAddr> {
             place.error(format!("`{}` is no address of a node", address.ip()));
         }
         Ok(address) => {
-            bounds::refuse_mapped(place, address.ip());
+            bounds::check_address(place, address.ip());
             return Some(address);
         }
         Err(_) => place.error(not_an_address(text)),

@@ -207,10 +207,7 @@ fn files_that_are_not_one_yaml_document_are_refused() {
     check_errors("a: \0b\n", &["1:4: the character U+0000 is not allowed in YAML"]);
     check_errors("a: x\u{1b}[31m\n", &["1:5: the character U+001B is not allowed in YAML"]);
     for empty in ["", "\n\n", "# nothing\n"] {
-        assert_eq!(
-            messages(empty),
-            "t.yaml: the file is empty; it needs at least `listeners`\n1 error in t.yaml"
-        );
+        check_errors(empty, &["1:1: the file is empty; it needs at least `listeners`"]);
     }
     check_errors("--- ~\n", &["1:5: expected a mapping, found nothing"]);
 }
@@ -301,6 +298,36 @@ fn listeners_have_their_own_names_and_addresses() {
 }
 
 #[test]
+fn no_end_of_a_connection_is_a_group_of_hosts() {
+    check_errors(
+        "listeners:\n\
+         \x20 - { name: a, address: 224.0.0.1:80 }\n\
+         \x20 - { name: b, address: 255.255.255.255:80 }\n\
+         \x20 - { name: c, address: '[ff02::1]:80' }\n\
+         \x20 - { name: l4, address: 0.0.0.0:9100, protocol: tcp }\n\
+         admin: { address: 224.0.0.1:9180 }\n\
+         upstreams: [{ id: u, nodes: { 239.1.2.3:80: 1, 255.255.255.255:80: 1 } }]\n\
+         stream_routes: [{ id: s, server_addr: 224.0.0.1, upstream_id: u }]\n",
+        &[
+            "2:25: listeners[0].address: `224.0.0.1` is a multicast or broadcast address; write \
+             the address of one host",
+            "3:25: listeners[1].address: `255.255.255.255` is a multicast or broadcast address; \
+             write the address of one host",
+            "4:25: listeners[2].address: `ff02::1` is a multicast or broadcast address; write the \
+             address of one host",
+            "6:19: admin.address: `224.0.0.1` is a multicast or broadcast address; write the \
+             address of one host",
+            "7:31: upstreams[0].nodes[\"239.1.2.3:80\"]: `239.1.2.3` is a multicast or broadcast \
+             address; write the address of one host",
+            "7:48: upstreams[0].nodes[\"255.255.255.255:80\"]: `255.255.255.255` is a multicast \
+             or broadcast address; write the address of one host",
+            "8:39: stream_routes[0].server_addr: `224.0.0.1` is a multicast or broadcast address; \
+             write the address of one host",
+        ],
+    );
+}
+
+#[test]
 fn the_kernel_section_is_checked() {
     check_addition(
         "kernel:\n\
@@ -373,6 +400,10 @@ fn admin_and_log_are_checked() {
     check_addition(
         "log: { access: { target: logs/access.log } }\n",
         &["4:26: log.access.target: expected `stdout`, `stderr` or a file as an absolute path"],
+    );
+    check_addition(
+        "log: { access: { target: \"/tmp/a\\0b\" } }\n",
+        &["4:26: log.access.target: contains U+0000, which no path has; remove it"],
     );
 }
 
@@ -503,17 +534,25 @@ fn hosts_and_methods_of_routes_are_ones_that_can_match() {
     );
     let config = valid(&with(
         "routes:\n  - { id: a, uri: /, host: '*', upstream_id: u }\n  \
-         - { id: b, uri: /, hosts: [A.Example.com, '*.b.c', '[::1]'], upstream_id: u }\n\
+         - { id: b, uri: /, hosts: [A.Example.com, '*.b.c', '[0:0:0:0:0:0:0:1]', \
+         '[2001:DB8::0:1]', '[::ffff:102:304]'], upstream_id: u }\n\
          upstreams: [{ id: u, nodes: { \"127.0.0.1:80\": 1 } }]\n",
     ));
     assert!(config.routes[0].hosts.is_empty(), "any host");
-    assert_eq!(config.routes[1].hosts, ["a.example.com", "*.b.c", "[::1]"]);
+    assert_eq!(
+        config.routes[1].hosts,
+        ["a.example.com", "*.b.c", "[::1]", "[2001:db8::1]", "[::ffff:102:304]"]
+    );
+    check_route(
+        "    uri: /\n    hosts: ['[::1]', '[::0:1]']\n",
+        &["7:22: routes[0].hosts[1]: is in the list already"],
+    );
 }
 
 #[test]
 fn what_is_planned_is_refused_by_name() {
     check_addition(
-        "ssl: []\nglobal_rules: []\nplugin_configs: []\nservices: []\n\
+        "ssl: []\nglobal_rules: []\nplugin_configs: []\ntls: {}\n\
          routes:\n\
          \x20 - id: r\n\
          \x20   uri: /\n\
@@ -537,7 +576,7 @@ fn what_is_planned_is_refused_by_name() {
             "4:1: ssl: not built yet; remove it",
             "5:1: global_rules: not built yet; remove it",
             "6:1: plugin_configs: not built yet; remove it",
-            "7:1: services: not built yet; remove it",
+            "7:1: tls: not built yet; remove it",
             "11:5: routes[0].vars: not built yet; remove it",
             "12:5: routes[0].filter_func: runs Lua, which Tandem does not; remove it",
             "13:5: routes[0].remote_addrs: not built yet; remove it",
@@ -705,6 +744,89 @@ fn stream_routes_have_a_listener() {
 }
 
 #[test]
+fn conditions_of_stream_routes_are_ones_that_can_match() {
+    check_errors(
+        "listeners:\n\
+         \x20 - { name: v4, address: 0.0.0.0:9100, protocol: tcp }\n\
+         \x20 - { name: v6, address: '[::]:9101', protocol: tcp }\n\
+         stream_routes:\n\
+         \x20 - { id: a, server_addr: 0.0.0.0, upstream_id: u }\n\
+         \x20 - { id: b, server_port: 9101, server_addr: '::', upstream_id: u }\n\
+         \x20 - { id: c, server_addr: '::ffff:127.0.0.1', upstream_id: u }\n\
+         \x20 - { id: d, remote_addr: '::ffff:10.0.0.0/104', upstream_id: u }\n\
+         \x20 - { id: e, remote_addr: 1.2.3.4/8, upstream_id: u }\n\
+         \x20 - { id: f, server_port: 9100, server_addr: '::1', upstream_id: u }\n\
+         \x20 - { id: g, server_port: 9101, server_addr: 127.0.0.1, upstream_id: u }\n\
+         upstreams: [{ id: u, nodes: { \"127.0.0.1:80\": 1 } }]\n",
+        &[
+            "5:27: stream_routes[0].server_addr: no connection has the address `0.0.0.0`; without \
+             the key any fits",
+            "6:46: stream_routes[1].server_addr: no connection has the address `::`; without the \
+             key any fits",
+            "7:27: stream_routes[2].server_addr: an IPv4-mapped address; write it as `127.0.0.1`",
+            "8:27: stream_routes[3].remote_addr: an IPv4-mapped address; write it as `10.0.0.0`",
+            "9:27: stream_routes[4].remote_addr: bits are set behind the prefix; write `1.0.0.0/8`",
+            "10:27: stream_routes[5].server_port: no listener with `protocol: tcp` is bound there",
+        ],
+    );
+}
+
+#[test]
+fn a_listener_with_an_error_is_not_missed_by_stream_routes() {
+    let yaml = |listeners: &str| {
+        format!(
+            "listeners: {listeners}\n\
+             stream_routes: [{{ id: a, server_port: 9100, upstream_id: u }}]\n\
+             upstreams: [{{ id: u, nodes: {{ \"127.0.0.1:80\": 1 }} }}]\n"
+        )
+    };
+    check_errors(
+        &yaml("[{ name: l4, address: localhost:9100, protocol: tcp }]"),
+        &["1:34: listeners[0].address: expected an address with a port, such as \
+           `127.0.0.1:9080` or `[::1]:9080`, found `localhost:9100`"],
+    );
+    check_errors(&yaml("[]"), &["1:12: listeners: is empty; a proxy needs at least one listener"]);
+}
+
+#[test]
+fn a_scheme_is_that_of_who_uses_the_upstream() {
+    let nodes = "nodes: { \"127.0.0.1:80\": 1 }";
+    let yaml = |of_route: &str, of_stream_route: &str| {
+        with(&format!(
+            "upstreams:\n\
+             \x20 - {{ id: http, scheme: http, {nodes} }}\n\
+             \x20 - {{ id: tcp, scheme: tcp, {nodes} }}\n\
+             \x20 - {{ id: both, {nodes} }}\n\
+             routes: [{{ id: r, uri: /, {of_route} }}]\n\
+             stream_routes: [{{ id: s, {of_stream_route} }}]\n"
+        ))
+    };
+    valid(&yaml("upstream_id: http", "upstream_id: tcp"));
+    valid(&yaml("upstream_id: both", "upstream_id: both"));
+    check_errors(
+        &yaml("upstream_id: tcp", "upstream_id: http"),
+        &[
+            "8:40: routes[0].upstream_id: the upstream has `scheme: tcp`, a route needs `http`; \
+             change or remove the scheme",
+            "9:39: stream_routes[0].upstream_id: the upstream has `scheme: http`, a stream_route \
+             needs `tcp`; change or remove the scheme",
+        ],
+    );
+    check_errors(
+        &yaml(
+            &format!("upstream: {{ scheme: tcp, {nodes} }}"),
+            &format!("upstream: {{ scheme: http, {nodes} }}"),
+        ),
+        &[
+            "8:47: routes[0].upstream.scheme: the upstream has `scheme: tcp`, a route needs \
+             `http`; change or remove the scheme",
+            "9:46: stream_routes[0].upstream.scheme: the upstream has `scheme: http`, a \
+             stream_route needs `tcp`; change or remove the scheme",
+        ],
+    );
+}
+
+#[test]
 fn a_route_that_is_switched_off_is_checked_and_left_out() {
     let yaml = "upstreams: [{ id: u, nodes: { \"127.0.0.1:80\": 1 } }]\n\
                 routes:\n  - { id: a, uri: /, status: 0, upstream_id: u }\n\
@@ -819,6 +941,22 @@ fn what_is_valid_and_hardly_meant_is_a_warning() {
             "upstreams[0]: no route refers to upstream `u`",
         ]
     );
+    let of_kernel = |mode: &str| {
+        warnings(&format!(
+            "listeners: [{{ name: l4, address: 127.0.0.1:9100, protocol: tcp }}]\n\
+             kernel: {{ mode: {mode}, xdp: {{ interfaces: [lo] }} }}\n\
+             stream_routes:\n\
+             \x20 - {{ id: a, datapath: sockmap, upstream: {{ nodes: {{ \"127.0.0.1:80\": 1 }} }} }}\n"
+        ))
+    };
+    assert_eq!(
+        of_kernel("off"),
+        [
+            "kernel.xdp.interfaces: no XDP program is attached under `kernel.mode: off`",
+            "stream_routes[0].datapath: `sockmap` becomes `splice` under `kernel.mode: off`",
+        ]
+    );
+    assert_eq!(of_kernel("auto"), [""; 0]);
 }
 
 #[test]
@@ -837,7 +975,10 @@ fn limits_stop_what_only_an_attack_has() {
     let text = messages("a: &a [*a]\n");
     assert!(text.contains("alias inside of what it stands for"), "{text}");
     let text = messages(&format!("a: {}\n", "x".repeat(9 << 20)));
-    assert_eq!(text, "t.yaml: more than 8388608 bytes\n1 error in t.yaml");
+    assert_eq!(
+        text,
+        "t.yaml:1:1: more than 8388608 bytes; is it a configuration?\n1 error in t.yaml"
+    );
 }
 
 #[test]
@@ -877,7 +1018,9 @@ fn a_file_that_cannot_be_read_is_one_error() {
     let text = Config::load(&latin).unwrap_err().to_string();
     assert!(text.starts_with(&format!("{}:2:8: not UTF-8", latin.display())), "{text}");
     let endless = Config::load(Path::new("/dev/zero")).unwrap_err().to_string();
-    assert!(endless.starts_with("/dev/zero: more than 8388608 bytes"), "{endless}");
+    assert!(endless.starts_with("/dev/zero:1:1: more than 8388608 bytes"), "{endless}");
+    let empty = Config::load(Path::new("/dev/null")).unwrap_err().to_string();
+    assert!(empty.starts_with("/dev/null:1:1: the file is empty"), "{empty}");
 }
 
 #[test]

@@ -59,7 +59,7 @@ fn stderr(output: &Output) -> String {
 struct Tandem {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
-    _file: File,
+    file: File,
 }
 
 impl Tandem {
@@ -81,7 +81,7 @@ impl Tandem {
                 lines.lock().expect("no panic").push(line);
             }
         });
-        Tandem { child, log, _file: file }
+        Tandem { child, log, file }
     }
 
     fn log(&self) -> Vec<String> {
@@ -256,6 +256,14 @@ fn a_file_that_is_wrong_is_said_to_be_with_its_lines() {
     assert_eq!(output.status.code(), Some(0));
     let expected = format!("{}: valid\n", right.path.display());
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+}
+
+#[test]
+fn a_warning_in_the_log_has_its_place() {
+    let node = Node::always("ok");
+    let tandem = Tandem::start(&yaml(node.address, "admin: { address: \"0.0.0.0:0\" }"));
+    let place = format!("{}:4:19: admin.address: reachable", tandem.file.path.display());
+    tandem.line(&["WARN", &place]);
 }
 
 #[test]

@@ -12,11 +12,13 @@ use proxy::{
     forward::{self, Fallback, PipeLimits, PipePool, Transfer, TunnelContext, Via},
     kernel::{KernelPlane, TunnelRefused},
     sys,
+    test_support::{Client, Node, TestProxy},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
     sync::RwLock,
+    task::spawn_blocking,
     time::{Instant, timeout},
 };
 
@@ -439,6 +441,40 @@ async fn a_tunnel_beyond_the_limit_is_spliced() {
         })
         .await;
     assert_eq!((first.via, first.fallback), (Via::Sockmap, None));
+}
+
+#[tokio::test]
+async fn a_tunnel_beyond_the_limit_is_counted() {
+    if skip_without_privileges() {
+        return;
+    }
+    let _machine = MACHINE.read().await;
+    let node = Node::always("ok");
+    let yaml = format!(
+        "listeners: [{{ name: l4, address: \"127.0.0.1:0\", protocol: tcp }}]\n\
+         kernel: {{ mode: require }}\n\
+         limits: {{ sockmap_tunnels: 1 }}\n\
+         stream_routes:\n\
+         - {{ id: s, datapath: sockmap, upstream: {{ nodes: {{ \"{}\": 1 }} }} }}\n",
+        node.address
+    );
+    // It brings runtimes of its own.
+    let proxy = spawn_blocking(move || TestProxy::start(&yaml)).await.unwrap();
+    // As above: the self-test's place stays empty for a moment.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let connect = || Client::connect(proxy.address("l4"));
+    let (mut first, mut second) = (connect(), connect());
+    for client in [&mut first, &mut second] {
+        assert_eq!(client.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").status, 200);
+    }
+    drop(second);
+    assert!(proxy.access_log(1)[0].ends_with(" splice --"));
+    drop(first);
+    assert!(proxy.access_log(2)[1].ends_with(" sockmap --"));
+    let page = proxy.admin("/metrics").text();
+    let fallbacks: Vec<_> =
+        page.lines().filter(|line| line.starts_with("tandem_forward_fallbacks_total{")).collect();
+    assert_eq!(fallbacks, ["tandem_forward_fallbacks_total{reason=\"full\"} 1"]);
 }
 
 /// Two equal halves of 64 KiB: the stream that [`stuff`] writes repeats the first.
