@@ -426,7 +426,7 @@ impl ConnectionCx {
 /// Ends the connection: answers what the gate refused, finishes the record, closes.
 async fn close(cx: &ConnectionCx) {
     let Some(downstream) = cx.downstream.take() else { return };
-    let (mut stream, recv_bytes, is_owed) = downstream.into_parts();
+    let (mut stream, recv_bytes, is_unread) = downstream.into_parts();
     let has_reset = cx.order.get() == Order::End;
     if let Some(fault) = cx.refusal.get() {
         answer(cx, &mut stream, fault).await;
@@ -435,7 +435,7 @@ async fn close(cx: &ConnectionCx) {
         cx.record(|record| record.fault(fault));
     }
     cx.finish_record(recv_bytes);
-    if !has_reset && (is_owed || cx.refusal.get().is_some()) {
+    if !has_reset && (is_unread || cx.refusal.get().is_some()) {
         linger(&mut stream).await;
     }
 }

@@ -35,6 +35,7 @@ use crate::{
         stand_in,
     },
     inlet::{BodySource, Inlet, MessageError, head_limits},
+    sys::socket,
 };
 
 /// Silence after which an idle connection gives its buffers up, and at a drain one that has never
@@ -79,11 +80,14 @@ impl Downstream {
         }
     }
 
-    /// The socket, the body bytes of the last request, and whether more of that request is owed.
+    /// The socket, the body bytes of the last request, and whether there is more to read: of that
+    /// request, or behind it.
     pub(super) fn into_parts(self) -> (TcpStream, u64, bool) {
-        let is_owed = !self.inlet.is_between_messages() && !self.is_at_eof;
+        let is_owed = !self.inlet.is_between_messages();
         let recv_bytes = self.inlet.payload_bytes();
-        (self.inlet.into_stream(), recv_bytes, is_owed)
+        let stream = self.inlet.into_stream();
+        let is_unread = is_owed || socket::has_unread(&stream);
+        (stream, recv_bytes, is_unread && !self.is_at_eof)
     }
 
     /// Gives up what an idle connection does not need.

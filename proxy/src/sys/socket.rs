@@ -52,6 +52,11 @@ pub fn cookie(socket: impl AsFd) -> io::Result<u64> {
     Ok(sockopt::socket_cookie(socket)?)
 }
 
+/// Whether there are bytes to read that nobody has read.
+pub fn has_unread(socket: impl AsFd) -> bool {
+    rustix::io::ioctl_fionread(socket).is_ok_and(|unread| unread > 0)
+}
+
 /// Bytes written to a TCP socket that the other end has not acknowledged yet (`SIOCOUTQ`).
 ///
 /// # Errors

@@ -240,6 +240,21 @@ fn a_request_goes_on_after_its_response() {
 }
 
 #[test]
+fn what_is_pipelined_behind_the_last_request_does_not_reset_its_response() {
+    const SIZE: usize = 300_000;
+    let node = Node::scripted(|_| Reply::ok(&"x".repeat(SIZE)));
+    let proxy = TestProxy::to(&[node.address]);
+    for _ in 0..10 {
+        let mut client = proxy.client();
+        let mut request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".to_vec();
+        request.resize(100_000, b'z');
+        client.send(request);
+        assert_eq!(client.response().body.len(), SIZE);
+        client.closed();
+    }
+}
+
+#[test]
 fn a_request_that_was_heard_of_is_not_sent_again() {
     let node = Node::scripted(|seen| match seen.line() {
         "DELETE / HTTP/1.1" => Reply::Close(b"HTTP/1.1 102 Processing\r\n\r\n".to_vec()),
