@@ -463,7 +463,8 @@ async fn answer(cx: &ConnectionCx, stream: &mut TcpStream, fault: Fault) {
 async fn linger(stream: &mut TcpStream) {
     let drained = async {
         stream.shutdown().await?;
-        let mut scratch = [0; 4096];
+        // Not in the future, which every connection would carry around for it.
+        let mut scratch = vec![0; 4096];
         while stream.read(&mut scratch).await? > 0 {}
         std::io::Result::Ok(())
     };

@@ -210,7 +210,8 @@ fn serve(
     tokio::task::spawn_local(async move {
         match listener.protocol {
             Protocol::Http => connection::serve(worker, listener, stream, peer).await,
-            Protocol::Tcp => stream::serve(worker, listener, stream, peer).await,
+            // Boxed, for the future of every HTTP connection not to be as large.
+            Protocol::Tcp => Box::pin(stream::serve(worker, listener, stream, peer)).await,
         }
         drop((counted, permit));
     });

@@ -32,6 +32,9 @@ const STALL: Duration = Duration::from_secs(2);
 /// The client of a slow download reads this much before it stops.
 const READ_BEFORE_STALL: u64 = 64 * 1024;
 
+/// How long the last connection has been idle when memory is looked at.
+const IDLE_FOR: Duration = Duration::from_secs(2);
+
 /// Between two looks at memory.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -122,6 +125,10 @@ impl Bench {
             let answer = client.get("/", &[]).with_context(|| format!("connection {index}"))?;
             ensure!(answer.status == 200, "status {}", answer.status);
             idle.push(client);
+        }
+        let until = Instant::now() + IDLE_FOR;
+        while let Some(rest) = until.checked_duration_since(Instant::now()) {
+            std::thread::park_timeout(rest);
         }
         let held = Held::now(started.pid())?;
         for (index, client) in idle.iter_mut().enumerate().step_by(connections.div_ceil(16)) {
