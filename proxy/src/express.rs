@@ -11,7 +11,7 @@
 //! what is counted, is what hyper's lane uses too.
 
 mod heads;
-mod relay;
+pub(crate) mod relay;
 mod upload;
 
 use std::{

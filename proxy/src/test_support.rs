@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use crate::express::relay::dry;
 use crate::{
     app::App,
     config::Config,

@@ -335,59 +335,81 @@ fn push_chunk_size(out: &mut Vec<u8>, size: usize) {
     written.expect("a Vec takes everything");
 }
 
+/// Without sockets: what the relay makes of bytes that come and go in pieces of any size.
+#[cfg(any(test, feature = "test-support"))]
+pub mod dry {
+    use bytes::BytesMut;
+
+    use super::Relay;
+    use crate::{
+        http::framing::{BodyLength, BodyReader, FramingError},
+        plugin::BodyFilters,
+    };
+
+    /// A body that was passed on whole.
+    #[derive(Debug, PartialEq, Eq)]
+    pub struct Passed {
+        pub sent: Vec<u8>,
+        /// Bytes of `received` that belong to the body.
+        pub taken: usize,
+    }
+
+    /// Passes on the body at the front of `received`, behind a head, with reads and writes of these
+    /// sizes, over and over. One of known length leaves as it is, any other in chunks.
+    ///
+    /// # Errors
+    /// The body is not well-formed, or not whole.
+    pub fn pass(
+        length: BodyLength,
+        received: &[u8],
+        reads: &[usize],
+        writes: &[usize],
+    ) -> Result<Passed, FramingError> {
+        let is_chunked = matches!(length, BodyLength::Chunked | BodyLength::UntilClose);
+        let mut relay = Relay::new(is_chunked, BodyFilters::default());
+        let mut reader = BodyReader::new(length);
+        let (mut input, mut out) = (BytesMut::new(), b"head|".to_vec());
+        let (mut left, mut sent) = (received, Vec::new());
+        let (mut reads, mut writes) = (reads.iter().cycle(), writes.iter().cycle());
+        relay.frame(&mut reader, &mut input, &mut out)?;
+        loop {
+            let waiting = relay.slices(&input, &out).map(|slice| slice.to_vec()).concat();
+            if !waiting.is_empty() {
+                let count = (*writes.next().unwrap_or(&1)).clamp(1, waiting.len());
+                sent.extend_from_slice(&waiting[..count]);
+                relay.wrote(count, &mut input, out.len());
+                continue;
+            }
+            out.clear();
+            relay.out_written = 0;
+            if relay.is_ended {
+                return Ok(Passed { sent, taken: received.len() - left.len() - input.len() });
+            }
+            if input.is_empty() && !reader.is_complete() {
+                let count = (*reads.next().unwrap_or(&1)).max(1).min(left.len());
+                if count == 0 {
+                    reader.finish_at_eof()?;
+                    relay.end(&mut out);
+                }
+                input.extend_from_slice(&left[..count]);
+                left = &left[count..];
+            }
+            relay.frame(&mut reader, &mut input, &mut out)?;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    use super::*;
+    use super::{
+        dry::{Passed, pass},
+        *,
+    };
     use crate::{forward::PipeLimits, http::framing::BodyLength};
-
-    /// Passes a body on with reads and writes of these sizes, over and over; what leaves.
-    fn pass(
-        length: BodyLength,
-        is_chunked: bool,
-        received: &[u8],
-        reads: &[usize],
-        writes: &[usize],
-    ) -> Vec<u8> {
-        let mut relay = Relay::new(is_chunked, BodyFilters::default());
-        let mut reader = BodyReader::new(length);
-        let (mut input, mut out) = (BytesMut::new(), b"head|".to_vec());
-        let (mut left, mut sent) = (received, Vec::new());
-        let mut reads = reads.iter().copied().cycle();
-        for write in writes.iter().copied().cycle() {
-            if out.is_empty() || sent.is_empty() {
-                relay.frame(&mut reader, &mut input, &mut out).expect("well-formed");
-            }
-            let waiting = relay.slices(&input, &out).map(|slice| slice.to_vec()).concat();
-            if waiting.is_empty() {
-                if relay.is_ended {
-                    break;
-                }
-                out.clear();
-                relay.out_written = 0;
-                if !input.is_empty() || reader.is_complete() {
-                    continue;
-                }
-                let read = reads.next().expect("endless").min(left.len());
-                if read == 0 {
-                    assert_eq!(length, BodyLength::UntilClose, "nothing more is due");
-                    reader.finish_at_eof().expect("whole");
-                    relay.end(&mut out);
-                }
-                input.extend_from_slice(&left[..read]);
-                left = &left[read..];
-                continue;
-            }
-            let count = write.min(waiting.len());
-            sent.extend_from_slice(&waiting[..count]);
-            relay.wrote(count, &mut input, out.len());
-        }
-        assert_eq!((left.len(), input.len()), (0, 0));
-        sent
-    }
 
     /// The data of a chunked body that is made as ours are.
     fn dechunked(mut body: &[u8]) -> Vec<u8> {
@@ -404,6 +426,13 @@ mod tests {
                 return data;
             }
         }
+    }
+
+    /// The next message, which is nobody's business here.
+    const SURPLUS: &[u8] = b"HTTP/1.1 200 OK";
+
+    fn surplus(body: &[u8]) -> Vec<u8> {
+        [body, SURPLUS].concat()
     }
 
     /// Two ends of a connection, the first with as little room as can be had.
@@ -491,12 +520,17 @@ mod tests {
         for reads in sizes {
             for writes in sizes {
                 let fixed = BodyLength::Fixed(data.len() as u64);
-                let sent = pass(fixed, false, &data, reads, writes);
+                let Passed { sent, taken } =
+                    pass(fixed, &surplus(&data), reads, writes).expect("whole");
                 assert_eq!(sent.strip_prefix(b"head|"), Some(&data[..]), "{reads:?} {writes:?}");
-                for (length, received) in
-                    [(BodyLength::Chunked, &chunked), (BodyLength::UntilClose, &data)]
-                {
-                    let sent = pass(length, true, received, reads, writes);
+                assert_eq!(taken, data.len());
+                for (length, received) in [
+                    (BodyLength::Chunked, surplus(&chunked)),
+                    (BodyLength::UntilClose, data.clone()),
+                ] {
+                    let Passed { sent, taken } =
+                        pass(length, &received, reads, writes).expect("whole");
+                    assert!([received.len(), received.len() - SURPLUS.len()].contains(&taken));
                     let body = sent.strip_prefix(b"head|").expect("the head first");
                     assert_eq!(dechunked(body), data, "{length:?} {reads:?} {writes:?}");
                 }
