@@ -69,8 +69,7 @@ pub(super) async fn pump(direction: &mut Direction<'_>, tunnel: &Tunnel) -> Resu
                     return Err(out_of_step(direction));
                 }
                 write_all(direction, &buffer[..count]).await?;
-                tunnel.deliver(from, count as u64);
-                is_behind = tunnel.delivered(from) != tunnel.passed(from);
+                is_behind = tunnel.deliver(from, count as u64);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // Tunnels of which the kernel leaves us nothing cost no buffer.

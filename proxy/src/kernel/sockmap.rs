@@ -307,11 +307,17 @@ impl Tunnel {
     }
 
     /// Notes that passed bytes have been written to the other end. Once all have been, the kernel
-    /// goes on by itself.
-    pub fn deliver(&self, from: End, bytes: u64) {
+    /// goes on by itself. Returns whether there are more: the kernel redirects nothing before them.
+    #[must_use]
+    pub fn deliver(&self, from: End, bytes: u64) -> bool {
         let word = self.control(from, offset_of!(Control, delivered));
         // Nobody else writes it.
-        word.store(word.load(Ordering::Relaxed).wrapping_add(bytes), Ordering::Release);
+        let delivered = word.load(Ordering::Relaxed).wrapping_add(bytes);
+        // Read before the kernel is told: from then on it may redirect, and what it passes later
+        // comes after that.
+        let passed = self.passed(from);
+        word.store(delivered, Ordering::Release);
+        delivered != passed
     }
 
     /// Redirected bytes from this end that have not been written to the other, whose socket `peer`
