@@ -149,6 +149,11 @@ pub async fn run(
     cx: &TunnelContext,
     deadline: impl Future<Output = ()>,
 ) -> Transfer {
+    for socket in [&*downstream, &*upstream] {
+        // The kernel moves urgent bytes like any others, and so the other paths do. Only a socket
+        // that is not there refuses.
+        let _ = sys::socket::keep_urgent_inline(socket);
+    }
     let (path, refused) = Path::choose(datapath, cx, downstream, upstream);
     let activity = Activity::now();
     let (recv, sent) = (Progress::new(path.via(), &activity), Progress::new(path.via(), &activity));

@@ -187,6 +187,55 @@ async fn a_tunnel_in_which_nothing_moved_ends_in_order() {
     }
 }
 
+/// Writes bytes of which the last is urgent.
+async fn send_urgent(to: &TcpStream, bytes: &[u8]) {
+    to.writable().await.unwrap();
+    let sent = SockRef::from(to).send_out_of_band(bytes).unwrap();
+    assert_eq!(sent, bytes.len());
+}
+
+#[tokio::test]
+async fn bytes_behind_an_urgent_mark_arrive() {
+    for path in PATHS {
+        let (transfer, ()) = Ends::connect()
+            .await
+            .run(path, &context(), async |mut client, mut node| {
+                client.write_all(b"abc").await.unwrap();
+                send_urgent(&client, b"D").await;
+                client.write_all(b"efgh").await.unwrap();
+                let mut received = [0; 8];
+                node.read_exact(&mut received).await.unwrap();
+                assert_eq!(&received, b"abcDefgh", "{path:?}");
+                send_urgent(&client, b"ij").await;
+                send(&mut client, b"kl", 1).await;
+                assert_eq!(receive(&mut node).await, b"ijkl", "{path:?}");
+            })
+            .await;
+        assert_eq!((transfer.recv_bytes, transfer.end), (12, None), "{path:?}");
+    }
+}
+
+/// All of it is there before the tunnel, so no event comes later.
+#[tokio::test]
+async fn an_urgent_mark_in_what_is_queued_is_passed() {
+    for path in PATHS {
+        let mut ends = Ends::connect().await;
+        ends.client.write_all(b"abc").await.unwrap();
+        send_urgent(&ends.client, b"D").await;
+        ends.client.write_all(b"efgh").await.unwrap();
+        while ends.downstream.peek(&mut [0; 3]).await.unwrap() < 3 {}
+        let (transfer, ()) = ends
+            .run(path, &context(), async |client, mut node| {
+                let mut received = [0; 8];
+                node.read_exact(&mut received).await.unwrap();
+                assert_eq!(&received, b"abcDefgh", "{path:?}");
+                drop(client);
+            })
+            .await;
+        assert_eq!((transfer.recv_bytes, transfer.end), (8, None), "{path:?}");
+    }
+}
+
 async fn is_reset(mut socket: TcpStream) -> bool {
     let mut rest = Vec::new();
     socket

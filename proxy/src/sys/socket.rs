@@ -36,6 +36,14 @@ pub fn make_room(socket: impl AsFd, window: u32) -> io::Result<()> {
     SockRef::from(&socket).set_tcp_notsent_lowat(window.saturating_mul(2))
 }
 
+/// Leaves urgent bytes where they stand in the stream. Otherwise each of them is taken out of it.
+///
+/// # Errors
+/// None on a socket.
+pub fn keep_urgent_inline(socket: impl AsFd) -> io::Result<()> {
+    Ok(sockopt::set_socket_oobinline(socket, true)?)
+}
+
 /// Makes the next close send RST and forget what is queued.
 ///
 /// # Errors

@@ -14,6 +14,7 @@ use proxy::{
     sys,
     test_support::{Client, Node, TestProxy},
 };
+use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -358,6 +359,34 @@ async fn a_reset_is_passed_on_in_either_direction() {
         })
         .await;
     assert_eq!((transfer.end, transfer.via), (Some(Fault::UpstreamReset), Via::Sockmap));
+}
+
+#[tokio::test]
+async fn urgent_bytes_are_bytes() {
+    if skip_without_privileges() {
+        return;
+    }
+    let _machine = MACHINE.read().await;
+    let cx = context(4);
+    let mut ends = Ends::connect().await;
+    let urgent = |socket: &TcpStream, bytes: &[u8]| {
+        assert_eq!(SockRef::from(socket).send_out_of_band(bytes).unwrap(), bytes.len());
+    };
+    ends.client.write_all(b"abc").await.unwrap();
+    urgent(&ends.client, b"D");
+    ends.client.write_all(b"efgh").await.unwrap();
+    let (transfer, ()) = ends
+        .run(&cx, async |mut client, mut node| {
+            let mut received = [0; 8];
+            node.read_exact(&mut received).await.unwrap();
+            assert_eq!(&received, b"abcDefgh");
+            urgent(&client, b"ij");
+            send(&mut client, b"kl", 1).await;
+            assert_eq!(receive(&mut node, 1).await, b"ijkl");
+        })
+        .await;
+    assert_eq!((transfer.recv_bytes, transfer.end), (12, None));
+    assert_kernel_is_content();
 }
 
 async fn is_reset(socket: &mut TcpStream) -> bool {
