@@ -5,10 +5,11 @@
 //! logged or measured here, and the sockets are closed by whoever owns them.
 //!
 //! Each direction ends by itself: end of stream on one side is passed on as such once everything
-//! before it has been written. An error ends both: the other side is then set up to be reset when
-//! it is closed, as it would have been without us in between.
+//! before it has been written. A side that fails ends both, but not before what it sent has been
+//! written: the other side is then set up to be reset when it is closed, as it would have been
+//! without us in between.
 
-use std::{os::fd::AsFd as _, sync::Arc, time::Duration};
+use std::{cell::Cell, os::fd::AsFd as _, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpStream,
@@ -35,9 +36,11 @@ use direction::{Activity, Direction, Progress, Side};
 pub(crate) use pipes::PooledPipe;
 pub use pipes::{PipeLimits, PipePool};
 
-/// How long bytes that arrived before a reset may take to leave before the reset is passed on.
-/// Without it, a node that answers and closes with unread input would lose its answer here.
-const RESET_GRACE: Duration = Duration::from_millis(250);
+/// How long none of the bytes that arrived before a reset may have moved before the reset is passed
+/// on. Without it, a node that answers and closes with unread input would lose its answer here.
+const RESET_GRACE: Duration = Duration::from_secs(1);
+/// Longest pause between two looks at whether they have.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Which path carried the bytes, ascending by how much of the work the kernel does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -165,20 +168,24 @@ pub async fn run(
         &path,
         cx,
     );
+    let mut deadline = pin!(deadline);
     let end = tokio::select! {
         ended = both_ways => match ended {
             Ok(()) => None,
-            Err(Side::Downstream) => {
-                pass_reset_on(upstream, || path.backlog(End::Downstream, upstream)).await;
-                Some(Fault::DownstreamReset)
-            }
-            Err(Side::Upstream) => {
-                pass_reset_on(downstream, || path.backlog(End::Upstream, downstream)).await;
-                Some(Fault::UpstreamReset)
+            Err(failed) => {
+                let (other, from, fault) = match failed {
+                    Side::Downstream => (&*upstream, End::Downstream, Fault::DownstreamReset),
+                    Side::Upstream => (&*downstream, End::Upstream, Fault::UpstreamReset),
+                };
+                tokio::select! {
+                    () = pass_reset_on(other, || path.backlog(from, other)) => {}
+                    () = deadline => {}
+                }
+                Some(fault)
             }
         },
         () = activity.idle_for(cx.idle, || path.kernel_idle()) => Some(Fault::TunnelTimedOut),
-        () = deadline => Some(Fault::DrainDeadline),
+        () = &mut deadline => Some(Fault::DrainDeadline),
     };
     let (recv_redirected, sent_redirected) = path.redirected();
     Transfer {
@@ -268,54 +275,104 @@ impl Path {
     }
 }
 
-/// Runs both directions to their ends, or to the first error.
+/// What each direction of a tunnel has to know of the other.
+struct Pair {
+    both_ended: Barrier,
+    has_one_ended: Cell<bool>,
+    /// The side that the first write that failed was to.
+    failed: Cell<Option<Side>>,
+}
+
+/// Runs both directions to their ends, or until a side has failed and what it sent has been written.
 async fn both_ways(
     recv: Direction<'_>,
     sent: Direction<'_>,
     path: &Path,
     cx: &TunnelContext,
 ) -> Result<(), Side> {
-    let both_ended = Barrier::new(2);
-    tokio::try_join!(one_way(recv, path, cx, &both_ended), one_way(sent, path, cx, &both_ended))?;
-    Ok(())
+    let pair = Pair {
+        both_ended: Barrier::new(2),
+        has_one_ended: Cell::new(false),
+        failed: Cell::new(None),
+    };
+    tokio::try_join!(one_way(recv, path, cx, &pair), one_way(sent, path, cx, &pair))
+        .map(|_| ())
+        .map_err(|side| pair.failed.get().unwrap_or(side))
 }
 
 async fn one_way(
     mut direction: Direction<'_>,
     path: &Path,
     cx: &TunnelContext,
-    both_ended: &Barrier,
+    pair: &Pair,
 ) -> Result<(), Side> {
-    match path {
-        Path::Copy => copy::pump(&mut direction, cx.buffer_max).await?,
-        Path::Kernel(tunnel) => sockmap::pump(&mut direction, tunnel).await?,
-        Path::Splice => match splice::pump(&direction, &cx.pipes).await? {
-            splice::Ended::EndOfStream => {}
-            splice::Ended::NoPipe => {
-                direction.progress.fall_back(Fallback::NoPipe);
-                copy::pump(&mut direction, cx.buffer_max).await?;
-            }
-        },
+    if let Err(side) = pump(&mut direction, path, cx).await {
+        if side != direction.from {
+            last_words(&direction, side, pair).await;
+        }
+        return Err(side);
     }
+    if let Some(side) = pair.failed.get() {
+        // The end of its stream is where it was cut off.
+        return Err(side);
+    }
+    pair.has_one_ended.set(true);
     direction.end_target();
     // The source is no longer read, so a reset of it would go unnoticed until the other direction
     // has something to write.
     tokio::select! {
-        _ = both_ended.wait() => Ok(()),
+        _ = pair.both_ended.wait() => Ok(()),
         side = direction.source_reset() => Err(side),
     }
 }
 
-/// Gives what was written before the other side's reset a last chance to leave, then arranges for
-/// the close to send RST.
-async fn pass_reset_on(socket: &TcpStream, backlog: impl Fn() -> u64) {
-    let deadline = Instant::now() + RESET_GRACE;
-    let mut pause = Duration::from_millis(1);
-    let is_empty = || backlog() == 0 && sys::socket::send_queue(socket).is_ok_and(|n| n == 0);
-    while Instant::now() < deadline && !is_empty() {
-        sleep(pause).await;
-        pause *= 2;
+/// Carries a direction's bytes until its stream has ended and everything has been written.
+async fn pump(
+    direction: &mut Direction<'_>,
+    path: &Path,
+    cx: &TunnelContext,
+) -> Result<(), Side> {
+    match path {
+        Path::Copy => copy::pump(direction, cx.buffer_max).await,
+        Path::Kernel(tunnel) => sockmap::pump(direction, tunnel).await,
+        Path::Splice => match splice::pump(direction, &cx.pipes).await? {
+            splice::Ended::EndOfStream => Ok(()),
+            splice::Ended::NoPipe => {
+                direction.progress.fall_back(Fallback::NoPipe);
+                copy::pump(direction, cx.buffer_max).await
+            }
+        },
     }
+}
+
+/// The target takes nothing more, but what it sent may not all have been read: leaves that to the
+/// other direction, whose end is the tunnel's, while it moves.
+async fn last_words(direction: &Direction<'_>, failed: Side, pair: &Pair) {
+    if pair.has_one_ended.get() || pair.failed.get().is_some() {
+        return;
+    }
+    pair.failed.set(Some(failed));
+    // Whatever comes in between, the source's bytes did not arrive. Fails only where there is no
+    // connection left to reset.
+    let _ = sys::socket::reset_on_close(direction.source.as_ref());
+    direction.progress.stalls(RESET_GRACE).await;
+}
+
+/// Arranges for the close to send RST, and gives what was written before the other side's reset a
+/// chance to leave while it does.
+async fn pass_reset_on(socket: &TcpStream, backlog: impl Fn() -> u64) {
     // Fails only where there is no connection left to reset.
     let _ = sys::socket::reset_on_close(socket);
+    let queued = || backlog() + sys::socket::send_queue(socket).map_or(0, u64::from);
+    let (mut left, mut moved_at) = (queued(), Instant::now());
+    let mut pause = Duration::from_millis(1);
+    while left > 0 && moved_at.elapsed() < RESET_GRACE {
+        sleep(pause).await;
+        pause = (pause * 2).min(LOOK_PAUSE);
+        let now_left = queued();
+        if now_left < left {
+            moved_at = Instant::now();
+        }
+        left = now_left;
+    }
 }

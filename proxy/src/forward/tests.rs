@@ -312,6 +312,69 @@ async fn an_answer_before_a_reset_arrives() {
     }
 }
 
+/// Reads slowly, up to a reset.
+async fn receive_slowly(from: &mut TcpStream) -> Vec<u8> {
+    let (mut bytes, mut piece) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        match from.read(&mut piece).await {
+            Ok(0) => panic!("the stream was cut off, and ended as if it was not"),
+            Ok(count) => bytes.extend(&piece[..count]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return bytes,
+            Err(error) => panic!("{error}"),
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// One side fills the tunnel and leaves with unread input, which resets it; the other one writes on
+/// before it reads.
+async fn leave_early(leaving: TcpStream, mut staying: TcpStream) {
+    let pattern = periodic(9);
+    staying.write_all(b"never read").await.unwrap();
+    leaving.peek(&mut [0]).await.unwrap();
+    let taken = stuff(&leaving, &pattern).await;
+    let arrived = taken - sys::socket::send_queue(&leaving).unwrap() as usize;
+    drop(leaving);
+    staying.write_all(b"on and on").await.unwrap();
+    let received = receive_slowly(&mut staying).await;
+    assert!(received.iter().enumerate().all(|(at, byte)| *byte == pattern[at % 65_536]));
+    assert!(received.len() >= arrived, "{} of {arrived}", received.len());
+}
+
+#[tokio::test]
+async fn what_a_side_sent_before_it_left_arrives() {
+    for path in PATHS {
+        let ends = Ends::connect().await;
+        let (transfer, ()) =
+            ends.run(path, &context(), async |client, node| leave_early(node, client).await).await;
+        assert_eq!(transfer.end, Some(Fault::UpstreamReset), "{path:?}");
+        let ends = Ends::connect().await;
+        let (transfer, ()) =
+            ends.run(path, &context(), async |client, node| leave_early(client, node).await).await;
+        assert_eq!(transfer.end, Some(Fault::DownstreamReset), "{path:?}");
+    }
+}
+
+/// Nobody reads what the side that left had sent.
+#[tokio::test]
+async fn a_side_that_left_is_not_waited_for_long() {
+    for path in PATHS {
+        let ends = Ends::connect().await;
+        let (transfer, client) = ends
+            .run(path, &context(), async |mut client, node| {
+                client.write_all(b"never read").await.unwrap();
+                node.peek(&mut [0]).await.unwrap();
+                stuff(&node, &periodic(9)).await;
+                drop(node);
+                client.write_all(b"on and on").await.unwrap();
+                client
+            })
+            .await;
+        assert_eq!(transfer.end, Some(Fault::UpstreamReset), "{path:?}");
+        assert!(is_reset(client).await, "{path:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_tunnel_in_which_nothing_moves_times_out() {
     for path in PATHS {
