@@ -195,7 +195,9 @@ pub async fn run(
             Path::Kernel(_) if recv_redirected + sent_redirected > 0 => Via::Sockmap,
             Path::Kernel(_) => Via::User,
             // A tunnel in which nothing moved counts under the path that stood ready.
-            Path::Splice | Path::Copy => recv.via().max(sent.via()).unwrap_or(path.via()),
+            Path::Splice | Path::Copy | Path::Stranded(_) => {
+                recv.via().max(sent.via()).unwrap_or(path.via())
+            }
         },
         fallback: refused.or(recv.fallback()).or(sent.fallback()),
         end,
@@ -207,6 +209,8 @@ enum Path {
     Copy,
     Splice,
     Kernel(Tunnel),
+    /// Only the upstream is in the kernel's map.
+    Stranded(Tunnel),
 }
 
 impl Path {
@@ -221,6 +225,10 @@ impl Path {
             Datapath::User => return (Path::Copy, None),
             Datapath::Splice => return (Path::Splice, None),
             Datapath::Sockmap => match cx.kernel.tunnel(downstream.as_fd(), upstream.as_fd()) {
+                Ok(tunnel) if tunnel.is_stranded() => {
+                    let refused = Fallback::Refused(TunnelRefused::Stranded);
+                    return (Path::Stranded(tunnel), Some(refused));
+                }
                 Ok(tunnel) => return (Path::Kernel(tunnel), None),
                 Err(refused) => refused,
             },
@@ -230,28 +238,20 @@ impl Path {
             // refuses ours; what is lost then is a memory bound.
             let _ = sys::socket::bound_send_queue(socket, cx.send_buffer, cx.unsent_max);
         }
-        let path = match refused {
-            TunnelRefused::Stranded => Path::Copy,
-            TunnelRefused::KernelOff
-            | TunnelRefused::Full
-            | TunnelRefused::HalfClosed
-            | TunnelRefused::Busy
-            | TunnelRefused::Failed => Path::Splice,
-        };
-        (path, Some(Fallback::Refused(refused)))
+        (Path::Splice, Some(Fallback::Refused(refused)))
     }
 
     /// What userspace moves itself on this path.
     const fn via(&self) -> Via {
         match self {
-            Path::Copy | Path::Kernel(_) => Via::User,
+            Path::Copy | Path::Kernel(_) | Path::Stranded(_) => Via::User,
             Path::Splice => Via::Splice,
         }
     }
 
     fn kernel_idle(&self) -> Option<Duration> {
         match self {
-            Path::Copy | Path::Splice => None,
+            Path::Copy | Path::Splice | Path::Stranded(_) => None,
             Path::Kernel(tunnel) => tunnel.idle(),
         }
     }
@@ -259,7 +259,7 @@ impl Path {
     /// Bytes that the kernel moved from the downstream, from the upstream.
     fn redirected(&self) -> (u64, u64) {
         match self {
-            Path::Copy | Path::Splice => (0, 0),
+            Path::Copy | Path::Splice | Path::Stranded(_) => (0, 0),
             Path::Kernel(tunnel) => {
                 (tunnel.redirected(End::Downstream), tunnel.redirected(End::Upstream))
             }
@@ -269,7 +269,7 @@ impl Path {
     /// Bytes of a direction that the kernel has queued on the peer and not written to it.
     fn backlog(&self, from: End, peer: &TcpStream) -> u64 {
         match self {
-            Path::Copy | Path::Splice => 0,
+            Path::Copy | Path::Splice | Path::Stranded(_) => 0,
             Path::Kernel(tunnel) => tunnel.backlog(from, peer.as_fd()).unwrap_or(0),
         }
     }
@@ -327,14 +327,14 @@ async fn one_way(
 }
 
 /// Carries a direction's bytes until its stream has ended and everything has been written.
-async fn pump(
-    direction: &mut Direction<'_>,
-    path: &Path,
-    cx: &TunnelContext,
-) -> Result<(), Side> {
+async fn pump(direction: &mut Direction<'_>, path: &Path, cx: &TunnelContext) -> Result<(), Side> {
     match path {
         Path::Copy => copy::pump(direction, cx.buffer_max).await,
         Path::Kernel(tunnel) => sockmap::pump(direction, tunnel).await,
+        Path::Stranded(tunnel) => match direction.from {
+            Side::Upstream => sockmap::pump(direction, tunnel).await,
+            Side::Downstream => copy::pump(direction, cx.buffer_max).await,
+        },
         Path::Splice => match splice::pump(direction, &cx.pipes).await? {
             splice::Ended::EndOfStream => Ok(()),
             splice::Ended::NoPipe => {
