@@ -56,6 +56,9 @@ pub(super) async fn pump(direction: &mut Direction<'_>, tunnel: &Tunnel) -> Resu
     // The backlog is waited for once: while we have bytes that are later, nothing is added to it.
     let mut is_behind = false;
     loop {
+        if received.is_ok() && tunnel.is_out_of_step(from) {
+            return Err(out_of_step(direction));
+        }
         match received {
             // What was passed while the socket's queue was not empty comes by way of the worker, and
             // the end of the stream may overtake it.
@@ -64,9 +67,6 @@ pub(super) async fn pump(direction: &mut Direction<'_>, tunnel: &Tunnel) -> Resu
             Ok(count) => {
                 if !is_behind {
                     backlog_written(direction, tunnel).await?;
-                }
-                if tunnel.is_out_of_step(from) {
-                    return Err(out_of_step(direction));
                 }
                 write_all(direction, &buffer[..count]).await?;
                 is_behind = tunnel.deliver(from, count as u64);
