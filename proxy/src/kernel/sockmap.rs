@@ -331,11 +331,11 @@ impl Tunnel {
     /// is. Exact while the kernel redirects nothing: passed bytes wait, or the stream has ended.
     ///
     /// # Errors
-    /// None on a TCP socket.
+    /// See [`sys::socket::written`].
     pub fn backlog(&self, from: End, peer: BorrowedFd<'_>) -> io::Result<u64> {
         let moved = self.redirected(from) + self.delivered(from);
-        let written = sys::socket::written(peer)? - self.socket(from.other()).written;
-        Ok(moved.saturating_sub(written))
+        let written = sys::socket::written(peer)?;
+        Ok(moved.saturating_sub(written.saturating_sub(self.socket(from.other()).written)))
     }
 
     /// How long nothing has arrived at either end; `None`: nothing ever has.
