@@ -395,6 +395,51 @@ async fn is_reset(socket: &mut TcpStream) -> bool {
     read.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
 }
 
+/// Reads slowly, up to a reset.
+async fn receive_slowly(from: &mut TcpStream) -> Vec<u8> {
+    let (mut bytes, mut piece) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        match from.read(&mut piece).await {
+            Ok(0) => panic!("the stream was cut off, and ended as if it was not"),
+            Ok(count) => bytes.extend(&piece[..count]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return bytes,
+            Err(error) => panic!("{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// One side fills the tunnel and leaves with unread input, which resets it; the other one writes on
+/// before it reads.
+async fn leave_early(leaving: TcpStream, mut staying: TcpStream) {
+    let pattern = periodic(9);
+    staying.write_all(b"never read").await.unwrap();
+    leaving.peek(&mut [0]).await.unwrap();
+    let taken = stuff(&leaving, &pattern).await;
+    let arrived = taken - sys::socket::send_queue(&leaving).unwrap() as usize;
+    drop(leaving);
+    staying.write_all(b"on and on").await.unwrap();
+    let received = receive_slowly(&mut staying).await;
+    assert!(received.iter().enumerate().all(|(at, byte)| *byte == pattern[at % 65_536]));
+    assert!(received.len() >= arrived, "{} of {arrived}", received.len());
+}
+
+#[tokio::test]
+async fn what_a_side_sent_before_it_left_arrives() {
+    if skip_without_privileges() {
+        return;
+    }
+    let _machine = MACHINE.read().await;
+    let cx = context(4);
+    let ends = Ends::connect().await;
+    let (transfer, ()) = ends.run(&cx, async |client, node| leave_early(node, client).await).await;
+    assert_eq!((transfer.end, transfer.via), (Some(Fault::UpstreamReset), Via::Sockmap));
+    let ends = Ends::connect().await;
+    let (transfer, ()) = ends.run(&cx, async |client, node| leave_early(client, node).await).await;
+    assert_eq!((transfer.end, transfer.via), (Some(Fault::DownstreamReset), Via::Sockmap));
+    assert_kernel_is_content();
+}
+
 #[tokio::test]
 async fn bytes_moved_by_the_kernel_keep_a_tunnel_alive() {
     if skip_without_privileges() {
