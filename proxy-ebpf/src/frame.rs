@@ -16,8 +16,16 @@ pub const RST: u8 = 0x04;
 pub struct Frame {
     bytes: Vec<u8>,
     next: Next,
-    /// Where the last IP or fragment header starts.
+    /// Where the last IP header starts.
     header: usize,
+    length: Option<Length>,
+}
+
+/// Where an IP header says how long it is, and where that length starts to count.
+#[derive(Debug, Clone, Copy)]
+struct Length {
+    at: usize,
+    from: usize,
 }
 
 /// Where the number of the next layer belongs.
@@ -31,7 +39,7 @@ enum Next {
 pub fn eth() -> Frame {
     let mut bytes = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2];
     bytes.extend([0xff, 0xff]);
-    Frame { bytes, next: Next::EtherType(12), header: 0 }
+    Frame { bytes, next: Next::EtherType(12), header: 0, length: None }
 }
 
 impl Frame {
@@ -57,8 +65,9 @@ impl Frame {
         let mut frame = self.ether_type(0x0800);
         frame.header = frame.bytes.len();
         frame.next = Next::Protocol(frame.header + 9);
+        frame.length = Some(Length { at: frame.header + 2, from: frame.header });
         frame
-            .append(&[0x45, 0, 0, 40, 0, 1, 0, 0, 64, 0xff, 0, 0])
+            .append(&[0x45, 0, 0, 0, 0, 1, 0, 0, 64, 0xff, 0, 0])
             .append(&source.octets())
             .append(&destination.octets())
     }
@@ -97,8 +106,9 @@ impl Frame {
         let mut frame = self.ether_type(0x86dd);
         frame.header = frame.bytes.len();
         frame.next = Next::Protocol(frame.header + 6);
+        frame.length = Some(Length { at: frame.header + 4, from: frame.header + 40 });
         frame
-            .append(&[0x60, 0, 0, 0, 0, 20, 0xff, 64])
+            .append(&[0x60, 0, 0, 0, 0, 0, 0xff, 64])
             .append(&source.octets())
             .append(&destination.octets())
     }
@@ -133,11 +143,31 @@ impl Frame {
             .append(&[0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0])
     }
 
+    /// The first eight bytes of TCP, which is the least that a fragment has.
+    pub fn tcp_start(self, port: u16) -> Self {
+        self.protocol(6)
+            .append(&40_000_u16.to_be_bytes())
+            .append(&port.to_be_bytes())
+            .append(&[0, 0, 0, 1])
+    }
+
     pub fn udp(self, port: u16) -> Self {
         self.protocol(17)
             .append(&40_000_u16.to_be_bytes())
             .append(&port.to_be_bytes())
             .append(&[0, 8, 0, 0])
+    }
+
+    /// Bytes behind the packet, which its length leaves out.
+    pub fn padding(mut self, bytes: &[u8]) -> Self {
+        self.bytes.extend_from_slice(bytes);
+        self
+    }
+
+    /// The length that the last IP header says.
+    pub fn length(self, length: u16) -> Self {
+        let at = self.length.expect("an IP header").at;
+        self.write(at, &length.to_be_bytes())
     }
 
     /// Only the first bytes of it.
@@ -177,7 +207,14 @@ impl Frame {
 
     fn append(mut self, bytes: &[u8]) -> Self {
         self.bytes.extend_from_slice(bytes);
-        self
+        match self.length {
+            Some(Length { at, from }) => {
+                // Shorter than its header while that is written.
+                let length = self.bytes.len().saturating_sub(from) as u16;
+                self.write(at, &length.to_be_bytes())
+            }
+            None => self,
+        }
     }
 }
 

@@ -117,7 +117,7 @@ headers! {
     Ipv4, size = 20 {
         version_and_length: u8,
         _service: u8,
-        _total_length: [u8; 2],
+        total_length: [u8; 2],
         _identification: [u8; 2],
         flags_and_fragment: [u8; 2],
         _time_to_live: u8,
@@ -130,7 +130,7 @@ headers! {
     Ipv6, size = 40 {
         version_and_class: u8,
         _class_and_flow: [u8; 3],
-        _payload_length: [u8; 2],
+        payload_length: [u8; 2],
         next_header: u8,
         _hop_limit: u8,
         source: [u8; 16],
@@ -138,10 +138,11 @@ headers! {
     }
     /// The start of every IPv6 extension header that is read (RFC 8200 section 4, RFC 4302).
     Extension, size = 4 { next_header: u8, length: u8, fragment: [u8; 2], }
+    /// What TCP starts with.
+    Ports, size = 4 { _source: [u8; 2], destination: [u8; 2], }
     /// RFC 9293 section 3.1, without options.
     Tcp, size = 20 {
-        _source_port: [u8; 2],
-        destination_port: [u8; 2],
+        _ports: [u8; 4],
         _sequence: [u8; 4],
         _acknowledgment: [u8; 4],
         _data_offset: u8,
@@ -154,8 +155,8 @@ headers! {
 
 /// Reads a frame down to TCP.
 ///
-/// A first fragment is read like a whole packet, so that fragmenting a SYN does not hide it; the
-/// fragments that follow carry no ports and cannot be told from those of other services.
+/// A first fragment is read like a whole packet, so that fragmenting a SYN does not hide it, and one
+/// too short to have flags counts as a SYN. The fragments that follow carry no ports and cannot be told from those of other services.
 #[inline(always)]
 pub fn parse(frame: Frame<'_>) -> Result<Segment, Reason> {
     let (ether_type, offset) = link(frame)?;
@@ -196,7 +197,9 @@ fn ipv4(frame: Frame<'_>, offset: usize) -> Result<Segment, Reason> {
     if u16::from_be_bytes(header.flags_and_fragment) & 0x1fff != 0 {
         return Err(Reason::LaterFragment);
     }
-    tcp(frame, offset + header_length, Address::v4(header.source), Address::v4(header.destination))
+    let end = end(offset, header.total_length);
+    let (source, destination) = (Address::v4(header.source), Address::v4(header.destination));
+    tcp(frame, offset + header_length, end, source, destination)
 }
 
 #[inline(always)]
@@ -205,8 +208,21 @@ fn ipv6(frame: Frame<'_>, offset: usize) -> Result<Segment, Reason> {
     if header.version_and_class >> 4 != 6 {
         return Err(Reason::Malformed);
     }
-    let offset = transport(frame, header.next_header, offset + size_of::<Ipv6>())?;
-    tcp(frame, offset, Address::v6(header.source), Address::v6(header.destination))
+    let offset = offset + size_of::<Ipv6>();
+    let end = end(offset, header.payload_length);
+    let offset = transport(frame, header.next_header, offset)?;
+    let (source, destination) = (Address::v6(header.source), Address::v6(header.destination));
+    tcp(frame, offset, end, source, destination)
+}
+
+/// Where a packet ends in its frame: what comes after that is padding. A length of 0 stands for one
+/// that 16 bits cannot say, of segments that were merged.
+#[inline(always)]
+fn end(offset: usize, length: [u8; 2]) -> usize {
+    match u16::from_be_bytes(length) {
+        0 => usize::MAX,
+        length => offset + usize::from(length),
+    }
 }
 
 /// Skips extension headers: where TCP starts.
@@ -260,18 +276,24 @@ fn extension(frame: Frame<'_>, kind: u8, offset: usize) -> Result<(u8, usize), R
 fn tcp(
     frame: Frame<'_>,
     offset: usize,
+    end: usize,
     source: Address,
     destination: Address,
 ) -> Result<Segment, Reason> {
+    if offset + size_of::<Ports>() > end {
+        return Err(Reason::TooShort);
+    }
+    let ports: Ports = frame.read(offset)?;
+    let kind = if offset + size_of::<Tcp>() > end { Kind::Opening } else { kind(frame, offset)? };
+    Ok(Segment { source, destination: Destination::new(destination, ports.destination), kind })
+}
+
+#[inline(always)]
+fn kind(frame: Frame<'_>, offset: usize) -> Result<Kind, Reason> {
     const SYN: u8 = 0x02;
     const ACK: u8 = 0x10;
     let header: Tcp = frame.read(offset)?;
-    let kind = if header.flags & (SYN | ACK) == SYN { Kind::Opening } else { Kind::Following };
-    Ok(Segment {
-        source,
-        destination: Destination::new(destination, header.destination_port),
-        kind,
-    })
+    Ok(if header.flags & (SYN | ACK) == SYN { Kind::Opening } else { Kind::Following })
 }
 
 #[cfg(test)]

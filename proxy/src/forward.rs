@@ -5,10 +5,11 @@
 //! logged or measured here, and the sockets are closed by whoever owns them.
 //!
 //! Each direction ends by itself: end of stream on one side is passed on as such once everything
-//! before it has been written. An error ends both: the other side is then set up to be reset when
-//! it is closed, as it would have been without us in between.
+//! before it has been written. A side that fails ends both, but not before what it sent has been
+//! written: the other side is then set up to be reset when it is closed, as it would have been
+//! without us in between.
 
-use std::{os::fd::AsFd as _, sync::Arc, time::Duration};
+use std::{cell::Cell, os::fd::AsFd as _, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpStream,
@@ -35,9 +36,11 @@ use direction::{Activity, Direction, Progress, Side};
 pub(crate) use pipes::PooledPipe;
 pub use pipes::{PipeLimits, PipePool};
 
-/// How long bytes that arrived before a reset may take to leave before the reset is passed on.
-/// Without it, a node that answers and closes with unread input would lose its answer here.
-const RESET_GRACE: Duration = Duration::from_millis(250);
+/// How long none of the bytes that arrived before a reset may have moved before the reset is passed
+/// on. Without it, a node that answers and closes with unread input would lose its answer here.
+const RESET_GRACE: Duration = Duration::from_secs(1);
+/// Longest pause between two looks at whether they have.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Which path carried the bytes, ascending by how much of the work the kernel does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -149,6 +152,11 @@ pub async fn run(
     cx: &TunnelContext,
     deadline: impl Future<Output = ()>,
 ) -> Transfer {
+    for socket in [&*downstream, &*upstream] {
+        // The kernel moves urgent bytes like any others, and so the other paths do. Only a socket
+        // that is not there refuses.
+        let _ = sys::socket::keep_urgent_inline(socket);
+    }
     let (path, refused) = Path::choose(datapath, cx, downstream, upstream);
     let activity = Activity::now();
     let (recv, sent) = (Progress::new(path.via(), &activity), Progress::new(path.via(), &activity));
@@ -160,20 +168,24 @@ pub async fn run(
         &path,
         cx,
     );
+    let mut deadline = pin!(deadline);
     let end = tokio::select! {
         ended = both_ways => match ended {
             Ok(()) => None,
-            Err(Side::Downstream) => {
-                pass_reset_on(upstream, || path.backlog(End::Downstream, upstream)).await;
-                Some(Fault::DownstreamReset)
-            }
-            Err(Side::Upstream) => {
-                pass_reset_on(downstream, || path.backlog(End::Upstream, downstream)).await;
-                Some(Fault::UpstreamReset)
+            Err(failed) => {
+                let (other, from, fault) = match failed {
+                    Side::Downstream => (&*upstream, End::Downstream, Fault::DownstreamReset),
+                    Side::Upstream => (&*downstream, End::Upstream, Fault::UpstreamReset),
+                };
+                tokio::select! {
+                    () = pass_reset_on(other, || path.backlog(from, other)) => {}
+                    () = deadline => {}
+                }
+                Some(fault)
             }
         },
         () = activity.idle_for(cx.idle, || path.kernel_idle()) => Some(Fault::TunnelTimedOut),
-        () = deadline => Some(Fault::DrainDeadline),
+        () = &mut deadline => Some(Fault::DrainDeadline),
     };
     let (recv_redirected, sent_redirected) = path.redirected();
     Transfer {
@@ -183,7 +195,9 @@ pub async fn run(
             Path::Kernel(_) if recv_redirected + sent_redirected > 0 => Via::Sockmap,
             Path::Kernel(_) => Via::User,
             // A tunnel in which nothing moved counts under the path that stood ready.
-            Path::Splice | Path::Copy => recv.via().max(sent.via()).unwrap_or(path.via()),
+            Path::Splice | Path::Copy | Path::Stranded(_) => {
+                recv.via().max(sent.via()).unwrap_or(path.via())
+            }
         },
         fallback: refused.or(recv.fallback()).or(sent.fallback()),
         end,
@@ -195,6 +209,8 @@ enum Path {
     Copy,
     Splice,
     Kernel(Tunnel),
+    /// Only the upstream is in the kernel's map.
+    Stranded(Tunnel),
 }
 
 impl Path {
@@ -209,6 +225,10 @@ impl Path {
             Datapath::User => return (Path::Copy, None),
             Datapath::Splice => return (Path::Splice, None),
             Datapath::Sockmap => match cx.kernel.tunnel(downstream.as_fd(), upstream.as_fd()) {
+                Ok(tunnel) if tunnel.is_stranded() => {
+                    let refused = Fallback::Refused(TunnelRefused::Stranded);
+                    return (Path::Stranded(tunnel), Some(refused));
+                }
                 Ok(tunnel) => return (Path::Kernel(tunnel), None),
                 Err(refused) => refused,
             },
@@ -218,28 +238,20 @@ impl Path {
             // refuses ours; what is lost then is a memory bound.
             let _ = sys::socket::bound_send_queue(socket, cx.send_buffer, cx.unsent_max);
         }
-        let path = match refused {
-            TunnelRefused::Stranded => Path::Copy,
-            TunnelRefused::KernelOff
-            | TunnelRefused::Full
-            | TunnelRefused::HalfClosed
-            | TunnelRefused::Busy
-            | TunnelRefused::Failed => Path::Splice,
-        };
-        (path, Some(Fallback::Refused(refused)))
+        (Path::Splice, Some(Fallback::Refused(refused)))
     }
 
     /// What userspace moves itself on this path.
     const fn via(&self) -> Via {
         match self {
-            Path::Copy | Path::Kernel(_) => Via::User,
+            Path::Copy | Path::Kernel(_) | Path::Stranded(_) => Via::User,
             Path::Splice => Via::Splice,
         }
     }
 
     fn kernel_idle(&self) -> Option<Duration> {
         match self {
-            Path::Copy | Path::Splice => None,
+            Path::Copy | Path::Splice | Path::Stranded(_) => None,
             Path::Kernel(tunnel) => tunnel.idle(),
         }
     }
@@ -247,7 +259,7 @@ impl Path {
     /// Bytes that the kernel moved from the downstream, from the upstream.
     fn redirected(&self) -> (u64, u64) {
         match self {
-            Path::Copy | Path::Splice => (0, 0),
+            Path::Copy | Path::Splice | Path::Stranded(_) => (0, 0),
             Path::Kernel(tunnel) => {
                 (tunnel.redirected(End::Downstream), tunnel.redirected(End::Upstream))
             }
@@ -257,60 +269,110 @@ impl Path {
     /// Bytes of a direction that the kernel has queued on the peer and not written to it.
     fn backlog(&self, from: End, peer: &TcpStream) -> u64 {
         match self {
-            Path::Copy | Path::Splice => 0,
+            Path::Copy | Path::Splice | Path::Stranded(_) => 0,
             Path::Kernel(tunnel) => tunnel.backlog(from, peer.as_fd()).unwrap_or(0),
         }
     }
 }
 
-/// Runs both directions to their ends, or to the first error.
+/// What each direction of a tunnel has to know of the other.
+struct Pair {
+    both_ended: Barrier,
+    has_one_ended: Cell<bool>,
+    /// The side that the first write that failed was to.
+    failed: Cell<Option<Side>>,
+}
+
+/// Runs both directions to their ends, or until a side has failed and what it sent has been written.
 async fn both_ways(
     recv: Direction<'_>,
     sent: Direction<'_>,
     path: &Path,
     cx: &TunnelContext,
 ) -> Result<(), Side> {
-    let both_ended = Barrier::new(2);
-    tokio::try_join!(one_way(recv, path, cx, &both_ended), one_way(sent, path, cx, &both_ended))?;
-    Ok(())
+    let pair = Pair {
+        both_ended: Barrier::new(2),
+        has_one_ended: Cell::new(false),
+        failed: Cell::new(None),
+    };
+    tokio::try_join!(one_way(recv, path, cx, &pair), one_way(sent, path, cx, &pair))
+        .map(|_| ())
+        .map_err(|side| pair.failed.get().unwrap_or(side))
 }
 
 async fn one_way(
     mut direction: Direction<'_>,
     path: &Path,
     cx: &TunnelContext,
-    both_ended: &Barrier,
+    pair: &Pair,
 ) -> Result<(), Side> {
-    match path {
-        Path::Copy => copy::pump(&mut direction, cx.buffer_max).await?,
-        Path::Kernel(tunnel) => sockmap::pump(&mut direction, tunnel).await?,
-        Path::Splice => match splice::pump(&direction, &cx.pipes).await? {
-            splice::Ended::EndOfStream => {}
-            splice::Ended::NoPipe => {
-                direction.progress.fall_back(Fallback::NoPipe);
-                copy::pump(&mut direction, cx.buffer_max).await?;
-            }
-        },
+    if let Err(side) = pump(&mut direction, path, cx).await {
+        if side != direction.from {
+            last_words(&direction, side, pair).await;
+        }
+        return Err(side);
     }
+    if let Some(side) = pair.failed.get() {
+        // The end of its stream is where it was cut off.
+        return Err(side);
+    }
+    pair.has_one_ended.set(true);
     direction.end_target();
     // The source is no longer read, so a reset of it would go unnoticed until the other direction
     // has something to write.
     tokio::select! {
-        _ = both_ended.wait() => Ok(()),
+        _ = pair.both_ended.wait() => Ok(()),
         side = direction.source_reset() => Err(side),
     }
 }
 
-/// Gives what was written before the other side's reset a last chance to leave, then arranges for
-/// the close to send RST.
-async fn pass_reset_on(socket: &TcpStream, backlog: impl Fn() -> u64) {
-    let deadline = Instant::now() + RESET_GRACE;
-    let mut pause = Duration::from_millis(1);
-    let is_empty = || backlog() == 0 && sys::socket::send_queue(socket).is_ok_and(|n| n == 0);
-    while Instant::now() < deadline && !is_empty() {
-        sleep(pause).await;
-        pause *= 2;
+/// Carries a direction's bytes until its stream has ended and everything has been written.
+async fn pump(direction: &mut Direction<'_>, path: &Path, cx: &TunnelContext) -> Result<(), Side> {
+    match path {
+        Path::Copy => copy::pump(direction, cx.buffer_max).await,
+        Path::Kernel(tunnel) => sockmap::pump(direction, tunnel).await,
+        Path::Stranded(tunnel) => match direction.from {
+            Side::Upstream => sockmap::pump(direction, tunnel).await,
+            Side::Downstream => copy::pump(direction, cx.buffer_max).await,
+        },
+        Path::Splice => match splice::pump(direction, &cx.pipes).await? {
+            splice::Ended::EndOfStream => Ok(()),
+            splice::Ended::NoPipe => {
+                direction.progress.fall_back(Fallback::NoPipe);
+                copy::pump(direction, cx.buffer_max).await
+            }
+        },
     }
+}
+
+/// The target takes nothing more, but what it sent may not all have been read: leaves that to the
+/// other direction, whose end is the tunnel's, while it moves.
+async fn last_words(direction: &Direction<'_>, failed: Side, pair: &Pair) {
+    if pair.has_one_ended.get() || pair.failed.get().is_some() {
+        return;
+    }
+    pair.failed.set(Some(failed));
+    // Whatever comes in between, the source's bytes did not arrive. Fails only where there is no
+    // connection left to reset.
+    let _ = sys::socket::reset_on_close(direction.source.as_ref());
+    direction.progress.stalls(RESET_GRACE).await;
+}
+
+/// Arranges for the close to send RST, and gives what was written before the other side's reset a
+/// chance to leave while it does.
+async fn pass_reset_on(socket: &TcpStream, backlog: impl Fn() -> u64) {
     // Fails only where there is no connection left to reset.
     let _ = sys::socket::reset_on_close(socket);
+    let queued = || backlog() + sys::socket::send_queue(socket).map_or(0, u64::from);
+    let (mut left, mut moved_at) = (queued(), Instant::now());
+    let mut pause = Duration::from_millis(1);
+    while left > 0 && moved_at.elapsed() < RESET_GRACE {
+        sleep(pause).await;
+        pause = (pause * 2).min(LOOK_PAUSE);
+        let now_left = queued();
+        if now_left < left {
+            moved_at = Instant::now();
+        }
+        left = now_left;
+    }
 }

@@ -10,6 +10,7 @@
 mod btf;
 mod disabled;
 mod ingress;
+mod interface;
 mod loaded;
 mod loader;
 mod log;
@@ -18,7 +19,6 @@ mod sockmap;
 mod stats;
 mod status;
 mod steering;
-mod xdp_owner;
 
 use std::{fmt, net::SocketAddr, os::fd::BorrowedFd};
 

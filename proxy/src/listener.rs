@@ -95,18 +95,10 @@ pub(crate) async fn accept(
                 backoff = ACCEPT_BACKOFF_MIN;
                 door.enter(stream, peer, &mut orders).await;
             }
-            Err(error) => {
-                door.listener.metrics.accept_error(&error);
-                if is_about_one_connection(&error) {
-                    continue;
-                }
-                tracing::warn!(listener = &*door.listener.name, %error, "accept; raise the open-files limit or lower `limits.connections`");
-                tokio::select! {
-                    () = tokio::time::sleep(backoff) => {}
-                    () = drain::ordered(&mut orders, Order::Drain) => break,
-                }
-                backoff = (backoff * 2).min(ACCEPT_BACKOFF_MAX);
-            }
+            Err(error) => tokio::select! {
+                () = door.recover(&error, &mut backoff) => {}
+                () = drain::ordered(&mut orders, Order::Drain) => break,
+            },
         }
     }
     if let Err(error) = take_completed(&door, socket, &mut orders).await {
@@ -122,15 +114,34 @@ async fn take_completed(
     orders: &mut watch::Receiver<Order>,
 ) -> io::Result<()> {
     let socket = socket.into_std()?;
-    for _ in 0..BACKLOG {
-        let (stream, peer) = match socket.accept() {
+    let mut backoff = ACCEPT_BACKOFF_MIN;
+    let mut taken = 0;
+    while taken < BACKLOG {
+        match accept_now(&socket) {
+            Ok((stream, peer)) => {
+                backoff = ACCEPT_BACKOFF_MIN;
+                door.enter(stream, peer, orders).await;
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            accepted => accepted?,
-        };
-        stream.set_nonblocking(true)?;
-        door.enter(TcpStream::from_std(stream)?, peer, orders).await;
+            Err(error) => {
+                tokio::select! {
+                    () = door.recover(&error, &mut backoff) => {}
+                    () = drain::ordered(orders, Order::End) => break,
+                }
+                if !is_about_one_connection(&error) {
+                    continue;
+                }
+            }
+        }
+        taken += 1;
     }
     Ok(())
+}
+
+fn accept_now(socket: &std::net::TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (stream, peer) = socket.accept()?;
+    stream.set_nonblocking(true)?;
+    Ok((TcpStream::from_std(stream)?, peer))
 }
 
 /// What an accepted connection has to pass.
@@ -141,6 +152,17 @@ struct Door {
 }
 
 impl Door {
+    /// Counts an accept that failed; if it was for want of something, waits before the next.
+    async fn recover(&self, error: &io::Error, backoff: &mut Duration) {
+        self.listener.metrics.accept_error(error);
+        if is_about_one_connection(error) {
+            return;
+        }
+        tracing::warn!(listener = &*self.listener.name, %error, "accept; raise the open-files limit or lower `limits.connections`");
+        tokio::time::sleep(*backoff).await;
+        *backoff = (*backoff * 2).min(ACCEPT_BACKOFF_MAX);
+    }
+
     /// Serves the connection once the guard has let it in and there is a permit for it. A permit is
     /// taken only for a connection that is there: one that waits on a quiet socket is missing on a
     /// busy one. A drain frees permits for those that wait.

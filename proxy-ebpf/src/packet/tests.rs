@@ -90,6 +90,29 @@ fn a_first_fragment_is_read_and_later_ones_are_not() {
 }
 
 #[test]
+fn a_first_fragment_without_flags_may_be_a_syn() {
+    let (v4, v6) = (v4().fragment(0, More::Follow), v6().fragment_header(0, More::Follow));
+    for (fragment, pair) in [
+        (v4.tcp_start(80), segment(V4, Kind::Opening)),
+        (v6.tcp_start(80), segment(V6, Kind::Opening)),
+    ] {
+        check(fragment.clone(), Ok(pair));
+        // As to an Ethernet frame that is too short, and with the flags where they would be.
+        check(fragment.padding(&[0, 0, 0, 0, 0x50, ACK, 0, 0, 0, 0, 0, 0]), Ok(pair));
+    }
+}
+
+#[test]
+fn padding_is_not_read() {
+    check(v4().tcp(80, SYN).length(22), Err(Reason::TooShort));
+    check(v6().tcp(80, SYN).length(2), Err(Reason::TooShort));
+    check(v4().tcp(80, ACK).padding(&[0xff; 6]), Ok(segment(V4, Kind::Following)));
+    // Segments that were merged to more than 64 KiB.
+    check(v4().tcp(80, ACK).length(0), Ok(segment(V4, Kind::Following)));
+    check(v6().extension(0, 0).tcp(80, ACK).length(0), Ok(segment(V6, Kind::Following)));
+}
+
+#[test]
 fn what_is_not_tcp_is_named() {
     check(eth().arp(), Err(Reason::NotIp));
     check(v4().udp(80), Err(Reason::NotTcp));

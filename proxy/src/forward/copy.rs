@@ -5,9 +5,9 @@
 
 use std::io;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use super::direction::{Direction, Side};
+use super::direction::{Direction, Side, readable};
 
 const BUFFER_FIRST: usize = 1 << 10;
 const BUFFER_SECOND: usize = 16 << 10;
@@ -33,12 +33,23 @@ pub(super) async fn pump(direction: &mut Direction<'_>, buffer_max: usize) -> Re
         buffer.clear();
         // `read_buf` fills the spare capacity; with none it would read 64 bytes at a time.
         buffer.reserve_exact(buffer_size(carried, buffer_max));
-        let read = direction.source.read_buf(&mut buffer).await;
+        let read = read(direction.source.as_ref(), &mut buffer).await;
         match read.map_err(|error| direction.source_failed(error))? {
             0 => return Ok(()),
             count => carried += count as u64,
         }
         write_all(direction, &buffer).await?;
+    }
+}
+
+/// Reads what fits. Only "would block" says that the socket is empty: a read ends at an urgent mark
+/// as well, where tokio's own would wait for an event that what lies behind the mark has had.
+async fn read(source: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    loop {
+        match source.try_read_buf(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => readable(source).await?,
+            read => return read,
+        }
     }
 }
 

@@ -66,6 +66,12 @@ impl<'a> Progress<'a> {
         self.activity.0.set(Instant::now());
     }
 
+    /// Completes once nothing has moved for `grace` from now on, in either direction.
+    pub(super) async fn stalls(&self, grace: Duration) {
+        self.touch();
+        self.activity.idle_for(grace, || None).await;
+    }
+
     pub(super) fn fall_back(&self, why: Fallback) {
         self.fallback.set(Some((why, self.moved.get())));
     }

@@ -4,9 +4,11 @@
 use std::{
     cell::{Cell, RefCell},
     io,
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     rc::Rc,
 };
+
+use rustix::net::{RecvFlags, recv};
 
 use crate::sys::pipe::Pipe;
 
@@ -19,6 +21,10 @@ const IDLE_MAX: usize = 64;
 /// A smaller pipe moves less with two system calls than a copy does. pipe(7) gives 8 KiB to a user
 /// whose quota is used up.
 const CAPACITY_MIN: usize = 64 << 10;
+
+/// Bytes copied to get past an urgent mark: little to clear where there is none, and no more than a
+/// pipe takes whole (`PIPE_BUF`).
+const STEP: usize = 1 << 10;
 
 /// How many pipes, how large.
 #[derive(Debug, Clone, Copy)]
@@ -98,8 +104,26 @@ impl PooledPipe {
     /// stream. Only for an empty pipe: then `WouldBlock` means that the socket is empty.
     pub(crate) fn fill(&mut self, socket: impl AsFd, len: usize) -> io::Result<usize> {
         debug_assert_eq!(self.holds, 0, "full pipe and empty socket would look the same");
-        self.holds = self.pipe.fill(socket, len)?;
+        let socket = socket.as_fd();
+        self.holds = match self.pipe.fill(socket, len) {
+            // An urgent mark may look like either.
+            Ok(0) => self.step(socket, len)?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.step(socket, len)?,
+            filled => filled?,
+        };
         Ok(self.holds)
+    }
+
+    /// Copies a little of what the socket has: recv(2) gets past an urgent mark, and so removes it.
+    fn step(&self, socket: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
+        let mut bytes = [0; STEP];
+        let (count, _) = recv(socket, &mut bytes[..len.min(STEP)], RecvFlags::DONTWAIT)?;
+        if count == 0 {
+            return Ok(0);
+        }
+        let written = self.pipe.write(&bytes[..count])?;
+        debug_assert_eq!(written, count, "an empty pipe takes so little whole");
+        Ok(written)
     }
 
     /// Moves what the socket takes. Only for a pipe that holds something: then `WouldBlock` means

@@ -56,6 +56,9 @@ pub(super) async fn pump(direction: &mut Direction<'_>, tunnel: &Tunnel) -> Resu
     // The backlog is waited for once: while we have bytes that are later, nothing is added to it.
     let mut is_behind = false;
     loop {
+        if received.is_ok() && tunnel.is_out_of_step(from) {
+            return Err(out_of_step(direction));
+        }
         match received {
             // What was passed while the socket's queue was not empty comes by way of the worker, and
             // the end of the stream may overtake it.
@@ -65,12 +68,8 @@ pub(super) async fn pump(direction: &mut Direction<'_>, tunnel: &Tunnel) -> Resu
                 if !is_behind {
                     backlog_written(direction, tunnel).await?;
                 }
-                if tunnel.is_out_of_step(from) {
-                    return Err(out_of_step(direction));
-                }
                 write_all(direction, &buffer[..count]).await?;
-                tunnel.deliver(from, count as u64);
-                is_behind = tunnel.delivered(from) != tunnel.passed(from);
+                is_behind = tunnel.deliver(from, count as u64);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // Tunnels of which the kernel leaves us nothing cost no buffer.

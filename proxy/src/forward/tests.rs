@@ -187,6 +187,55 @@ async fn a_tunnel_in_which_nothing_moved_ends_in_order() {
     }
 }
 
+/// Writes bytes of which the last is urgent.
+async fn send_urgent(to: &TcpStream, bytes: &[u8]) {
+    to.writable().await.unwrap();
+    let sent = SockRef::from(to).send_out_of_band(bytes).unwrap();
+    assert_eq!(sent, bytes.len());
+}
+
+#[tokio::test]
+async fn bytes_behind_an_urgent_mark_arrive() {
+    for path in PATHS {
+        let (transfer, ()) = Ends::connect()
+            .await
+            .run(path, &context(), async |mut client, mut node| {
+                client.write_all(b"abc").await.unwrap();
+                send_urgent(&client, b"D").await;
+                client.write_all(b"efgh").await.unwrap();
+                let mut received = [0; 8];
+                node.read_exact(&mut received).await.unwrap();
+                assert_eq!(&received, b"abcDefgh", "{path:?}");
+                send_urgent(&client, b"ij").await;
+                send(&mut client, b"kl", 1).await;
+                assert_eq!(receive(&mut node).await, b"ijkl", "{path:?}");
+            })
+            .await;
+        assert_eq!((transfer.recv_bytes, transfer.end), (12, None), "{path:?}");
+    }
+}
+
+/// All of it is there before the tunnel, so no event comes later.
+#[tokio::test]
+async fn an_urgent_mark_in_what_is_queued_is_passed() {
+    for path in PATHS {
+        let mut ends = Ends::connect().await;
+        ends.client.write_all(b"abc").await.unwrap();
+        send_urgent(&ends.client, b"D").await;
+        ends.client.write_all(b"efgh").await.unwrap();
+        while ends.downstream.peek(&mut [0; 3]).await.unwrap() < 3 {}
+        let (transfer, ()) = ends
+            .run(path, &context(), async |client, mut node| {
+                let mut received = [0; 8];
+                node.read_exact(&mut received).await.unwrap();
+                assert_eq!(&received, b"abcDefgh", "{path:?}");
+                drop(client);
+            })
+            .await;
+        assert_eq!((transfer.recv_bytes, transfer.end), (8, None), "{path:?}");
+    }
+}
+
 async fn is_reset(mut socket: TcpStream) -> bool {
     let mut rest = Vec::new();
     socket
@@ -260,6 +309,69 @@ async fn an_answer_before_a_reset_arrives() {
             })
             .await;
         assert!(transfer.sent_bytes <= answer.len() as u64);
+    }
+}
+
+/// Reads slowly, up to a reset.
+async fn receive_slowly(from: &mut TcpStream) -> Vec<u8> {
+    let (mut bytes, mut piece) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        match from.read(&mut piece).await {
+            Ok(0) => panic!("the stream was cut off, and ended as if it was not"),
+            Ok(count) => bytes.extend(&piece[..count]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return bytes,
+            Err(error) => panic!("{error}"),
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// One side fills the tunnel and leaves with unread input, which resets it; the other one writes on
+/// before it reads.
+async fn leave_early(leaving: TcpStream, mut staying: TcpStream) {
+    let pattern = periodic(9);
+    staying.write_all(b"never read").await.unwrap();
+    leaving.peek(&mut [0]).await.unwrap();
+    let taken = stuff(&leaving, &pattern).await;
+    let arrived = taken - sys::socket::send_queue(&leaving).unwrap() as usize;
+    drop(leaving);
+    staying.write_all(b"on and on").await.unwrap();
+    let received = receive_slowly(&mut staying).await;
+    assert!(received.iter().enumerate().all(|(at, byte)| *byte == pattern[at % 65_536]));
+    assert!(received.len() >= arrived, "{} of {arrived}", received.len());
+}
+
+#[tokio::test]
+async fn what_a_side_sent_before_it_left_arrives() {
+    for path in PATHS {
+        let ends = Ends::connect().await;
+        let (transfer, ()) =
+            ends.run(path, &context(), async |client, node| leave_early(node, client).await).await;
+        assert_eq!(transfer.end, Some(Fault::UpstreamReset), "{path:?}");
+        let ends = Ends::connect().await;
+        let (transfer, ()) =
+            ends.run(path, &context(), async |client, node| leave_early(client, node).await).await;
+        assert_eq!(transfer.end, Some(Fault::DownstreamReset), "{path:?}");
+    }
+}
+
+/// Nobody reads what the side that left had sent.
+#[tokio::test]
+async fn a_side_that_left_is_not_waited_for_long() {
+    for path in PATHS {
+        let ends = Ends::connect().await;
+        let (transfer, client) = ends
+            .run(path, &context(), async |mut client, node| {
+                client.write_all(b"never read").await.unwrap();
+                node.peek(&mut [0]).await.unwrap();
+                stuff(&node, &periodic(9)).await;
+                drop(node);
+                client.write_all(b"on and on").await.unwrap();
+                client
+            })
+            .await;
+        assert_eq!(transfer.end, Some(Fault::UpstreamReset), "{path:?}");
+        assert!(is_reset(client).await, "{path:?}");
     }
 }
 

@@ -7,7 +7,7 @@ use aya::programs::{
     xdp::{XdpLink, XdpMode as AyaMode},
 };
 
-use super::xdp_owner;
+use super::interface::Interface;
 use crate::config::{self, XdpMode};
 
 /// `ingress` on one interface, until dropped.
@@ -63,7 +63,7 @@ pub(super) fn attach(program: &mut Xdp, xdp: &config::Xdp) -> anyhow::Result<Vec
 }
 
 fn attach_one(program: &mut Xdp, interface: &str, mode: XdpMode) -> anyhow::Result<Attached> {
-    let index = index_of(interface).with_context(|| format!("interface `{interface}`"))?;
+    let index = readable_index_of(interface).with_context(|| format!("interface `{interface}`"))?;
     let modes: &[Mode] = match mode {
         XdpMode::Auto => &[Mode::Native, Mode::Generic],
         XdpMode::Native => &[Mode::Native],
@@ -80,7 +80,7 @@ fn attach_one(program: &mut Xdp, interface: &str, mode: XdpMode) -> anyhow::Resu
                 failed = error.context(format!("attach xdp to `{interface}`, {}", mode.label()));
             }
         }
-        if let Some(owner) = xdp_owner::describe(index).ok().flatten() {
+        if let Some(owner) = Interface::ask(index).ok().and_then(|known| known.xdp_program()) {
             return Err(anyhow!(
                 "attach xdp to `{interface}`: it already runs XDP program {owner}; detach that one or take the interface out of `kernel.xdp.interfaces`"
             ));
@@ -95,6 +95,13 @@ fn try_attach(program: &mut Xdp, interface_index: u32, mode: Mode) -> anyhow::Re
     let id = program.attach_to_if_index(interface_index, mode.of_aya())?;
     let link: XdpLink = program.take_link(id).map_err(|error: ProgramError| error)?;
     FdLink::try_from(link).context("the kernel gave no link for it")
+}
+
+/// The index of an interface whose frames `ingress` can read.
+fn readable_index_of(interface: &str) -> anyhow::Result<u32> {
+    let index = index_of(interface)?;
+    Interface::ask(index)?.check_ethernet()?;
+    Ok(index)
 }
 
 fn index_of(interface: &str) -> anyhow::Result<u32> {

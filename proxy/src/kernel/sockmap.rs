@@ -83,8 +83,7 @@ pub enum TunnelRefused {
     Busy,
     /// The kernel gave another reason.
     Failed,
-    /// One socket is in the map, the other was refused. The first works by reading and writing, but
-    /// `splice(2)` finds nothing on it.
+    /// The upstream is in the map, the downstream was refused: see [`Tunnel::is_stranded`].
     Stranded,
 }
 
@@ -109,6 +108,7 @@ pub struct Tunnel {
     place: Place,
     /// Of the downstream, of the upstream.
     sockets: [Socket; 2],
+    is_stranded: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -194,14 +194,14 @@ impl Tunnels {
     ) -> Result<Tunnel, TunnelRefused> {
         let sockets = [Socket::new(downstream)?, Socket::new(upstream)?];
         let place = Place::take(&self.shared).ok_or(TunnelRefused::Full)?;
-        let tunnel = Tunnel { shared: Arc::clone(&self.shared), place, sockets };
+        let shared = Arc::clone(&self.shared);
+        let mut tunnel = Tunnel { shared, place, sockets, is_stranded: false };
         tunnel.describe()?;
         // The upstream first: a node seldom speaks before it is spoken to, so little of what comes
         // next finds no peer and takes the way through userspace.
         self.shared.insert(tunnel.socket(End::Upstream).cookie, upstream)?;
-        self.shared
-            .insert(tunnel.socket(End::Downstream).cookie, downstream)
-            .map_err(|_| TunnelRefused::Stranded)?;
+        let downstream = self.shared.insert(tunnel.socket(End::Downstream).cookie, downstream);
+        tunnel.is_stranded = downstream.is_err();
         Ok(tunnel)
     }
 }
@@ -272,6 +272,13 @@ impl Socket {
 }
 
 impl Tunnel {
+    /// Whether the kernel took the upstream and refused the downstream: it redirects nothing then.
+    /// What comes from the upstream still passes the program, which cuts off what comes twice, and
+    /// `splice(2)` finds nothing on that socket.
+    pub const fn is_stranded(&self) -> bool {
+        self.is_stranded
+    }
+
     /// Bytes from this end that the kernel has queued on the other.
     pub fn redirected(&self, from: End) -> u64 {
         self.flow(from, offset_of!(Flow, redirected)).load(Ordering::Acquire)
@@ -307,22 +314,28 @@ impl Tunnel {
     }
 
     /// Notes that passed bytes have been written to the other end. Once all have been, the kernel
-    /// goes on by itself.
-    pub fn deliver(&self, from: End, bytes: u64) {
+    /// goes on by itself. Returns whether there are more: the kernel redirects nothing before them.
+    #[must_use]
+    pub fn deliver(&self, from: End, bytes: u64) -> bool {
         let word = self.control(from, offset_of!(Control, delivered));
         // Nobody else writes it.
-        word.store(word.load(Ordering::Relaxed).wrapping_add(bytes), Ordering::Release);
+        let delivered = word.load(Ordering::Relaxed).wrapping_add(bytes);
+        // Read before the kernel is told: from then on it may redirect, and what it passes later
+        // comes after that.
+        let passed = self.passed(from);
+        word.store(delivered, Ordering::Release);
+        delivered != passed
     }
 
     /// Redirected bytes from this end that have not been written to the other, whose socket `peer`
     /// is. Exact while the kernel redirects nothing: passed bytes wait, or the stream has ended.
     ///
     /// # Errors
-    /// None on a TCP socket.
+    /// See [`sys::socket::written`].
     pub fn backlog(&self, from: End, peer: BorrowedFd<'_>) -> io::Result<u64> {
         let moved = self.redirected(from) + self.delivered(from);
-        let written = sys::socket::written(peer)? - self.socket(from.other()).written;
-        Ok(moved.saturating_sub(written))
+        let written = sys::socket::written(peer)?;
+        Ok(moved.saturating_sub(written.saturating_sub(self.socket(from.other()).written)))
     }
 
     /// How long nothing has arrived at either end; `None`: nothing ever has.

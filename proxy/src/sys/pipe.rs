@@ -42,14 +42,23 @@ impl Pipe {
         Ok(fcntl_getpipe_size(&self.write)?)
     }
 
-    /// Moves up to `len` bytes from a socket into the pipe; 0 is end of stream.
+    /// Moves up to `len` bytes from a socket into the pipe; 0 is end of stream, **or** a FIN behind
+    /// an urgent mark.
     ///
     /// # Errors
-    /// `WouldBlock`: the pipe is full, **or** the socket is empty. Only with an empty pipe does it
-    /// tell which. Others are the socket's.
+    /// `WouldBlock`: the pipe is full, the socket is empty, **or** next is an urgent mark. Others are
+    /// the socket's.
     pub fn fill(&self, socket: impl AsFd, len: usize) -> io::Result<usize> {
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
         Ok(splice(socket, None, &self.write, None, len, flags)?)
+    }
+
+    /// Copies bytes into the pipe: all of them, if it is empty and they are at most `PIPE_BUF`.
+    ///
+    /// # Errors
+    /// `WouldBlock`: the pipe is full.
+    pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::io::write(&self.write, bytes)?)
     }
 
     /// Moves up to `len` bytes from the pipe into a socket.

@@ -36,6 +36,14 @@ pub fn make_room(socket: impl AsFd, window: u32) -> io::Result<()> {
     SockRef::from(&socket).set_tcp_notsent_lowat(window.saturating_mul(2))
 }
 
+/// Leaves urgent bytes where they stand in the stream. Otherwise each of them is taken out of it.
+///
+/// # Errors
+/// None on a socket.
+pub fn keep_urgent_inline(socket: impl AsFd) -> io::Result<()> {
+    Ok(sockopt::set_socket_oobinline(socket, true)?)
+}
+
 /// Makes the next close send RST and forget what is queued.
 ///
 /// # Errors
@@ -76,11 +84,22 @@ pub fn send_queue(socket: impl AsFd) -> io::Result<u32> {
 /// connection, so differences are bytes written to it, by whomever.
 ///
 /// # Errors
-/// None on a TCP socket.
+/// `TimedOut`: acknowledgements came so fast that what is counted by them could not be told from
+/// what is still queued.
 pub fn written(socket: impl AsFd) -> io::Result<u64> {
-    // In this order: what is acknowledged in between is missing from the sum, never counted twice.
-    let acknowledged = tcp_info(socket.as_fd())?.tcpi_bytes_acked;
-    Ok(acknowledged + u64::from(send_queue(socket)?))
+    /// A look takes a microsecond; that one comes in each of so many in a row does not happen.
+    const LOOKS_MAX: usize = 64;
+    let socket = socket.as_fd();
+    let mut acknowledged = tcp_info(socket)?.tcpi_bytes_acked;
+    for _ in 0..LOOKS_MAX {
+        let queued = send_queue(socket)?;
+        let before = mem::replace(&mut acknowledged, tcp_info(socket)?.tcpi_bytes_acked);
+        // Otherwise bytes that were acknowledged in between are missing from the sum.
+        if before == acknowledged {
+            return Ok(acknowledged + u64::from(queued));
+        }
+    }
+    Err(io::ErrorKind::TimedOut.into())
 }
 
 /// Whether both directions of a TCP connection are open.
@@ -119,6 +138,7 @@ mod tests {
     use std::{
         io::{Read, Write},
         net::{TcpListener, TcpStream},
+        thread,
     };
 
     use super::*;
@@ -137,6 +157,32 @@ mod tests {
         drop(server);
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
         assert!(!is_established(&client).unwrap());
+    }
+
+    #[test]
+    fn written_does_not_depend_on_what_is_acknowledged_meanwhile() {
+        const BYTES: usize = 64 << 20;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut server = listener.accept().unwrap().0;
+        client.set_nonblocking(true).unwrap();
+        let before = written(&client).unwrap();
+        let reader = thread::spawn(move || {
+            let (mut left, mut buffer) = (BYTES, vec![0; 4 << 10]);
+            while left > 0 {
+                left -= server.read(&mut buffer).unwrap();
+            }
+        });
+        let (mut total, piece) = (0, vec![0; 256 << 10]);
+        while total < BYTES {
+            let rest = (BYTES - total).min(piece.len());
+            match client.write(&piece[..rest]) {
+                Ok(count) => total += count,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+            assert_eq!(written(&client).unwrap() - before, total as u64);
+        }
+        reader.join().unwrap();
     }
 
     #[test]

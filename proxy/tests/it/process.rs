@@ -347,6 +347,28 @@ fn running_out_of_files_never_stops_accepting() {
 }
 
 #[test]
+fn running_out_of_files_in_a_drain_refuses_nobody_who_has_connected() {
+    const FILES: usize = 64;
+    let node = Node::always("ok");
+    let wrapper = ["prlimit", &format!("--nofile={FILES}:{FILES}")];
+    let mut tandem =
+        Tandem::start_with(&wrapper, &yaml(node.address, "limits: { connections: 10000 }"));
+    let mut accepted: Vec<_> = (0..2 * FILES).map(|_| tandem.client()).collect();
+    for client in &mut accepted {
+        client.send("GET / HTTP/1.1\r\n");
+    }
+    tandem.line(&["WARN", "accept", "open-files limit"]);
+    let mut waiting = accepted.split_off(FILES);
+    tandem.signal(Signal::TERM);
+    tandem.line(&["draining"]);
+    drop(accepted);
+    for client in &mut waiting {
+        assert_eq!(client.ask("host: a\r\n\r\n").status, 200);
+    }
+    assert_eq!(tandem.exit().code(), Some(0));
+}
+
+#[test]
 fn nobody_waits_for_whoever_reads_the_access_log() {
     // Several times what a pipe holds, about 100 bytes each.
     const REQUESTS: usize = 3000;

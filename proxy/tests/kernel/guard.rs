@@ -13,7 +13,7 @@ use proxy::{
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    check_counters_of, load, required, skip_without_privileges,
+    check_counters_of, limits, load, required, skip_without_privileges,
     topology::{Namespace, Pair},
 };
 
@@ -147,6 +147,19 @@ fn auto_prefers_native_and_falls_back_to_generic() {
     let kernel = required(&["lo"], XdpMode::Auto, Guard::default());
     let generic = namespace.run(|| load(&kernel, &ours, 1));
     assert_eq!(generic.status().xdp_mode, Some("generic"));
+}
+
+#[test]
+fn an_interface_without_ethernet_headers_is_refused_by_name() {
+    if skip_without_privileges() {
+        return;
+    }
+    let namespace = Namespace::new();
+    namespace.ip("tuntap add mode tun name bare");
+    let kernel = required(&["lo", "bare"], XdpMode::Auto, Guard::default());
+    let refused = namespace.run(|| KernelPlane::load(&kernel, &limits(), &[], 1).map(drop));
+    let error = format!("{:#}", refused.unwrap_err());
+    assert!(error.contains("interface `bare`: its frames have no Ethernet header"), "{error}");
 }
 
 #[test]

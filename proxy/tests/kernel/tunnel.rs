@@ -14,6 +14,7 @@ use proxy::{
     sys,
     test_support::{Client, Node, TestProxy},
 };
+use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -360,10 +361,83 @@ async fn a_reset_is_passed_on_in_either_direction() {
     assert_eq!((transfer.end, transfer.via), (Some(Fault::UpstreamReset), Via::Sockmap));
 }
 
+#[tokio::test]
+async fn urgent_bytes_are_bytes() {
+    if skip_without_privileges() {
+        return;
+    }
+    let _machine = MACHINE.read().await;
+    let cx = context(4);
+    let mut ends = Ends::connect().await;
+    let urgent = |socket: &TcpStream, bytes: &[u8]| {
+        assert_eq!(SockRef::from(socket).send_out_of_band(bytes).unwrap(), bytes.len());
+    };
+    ends.client.write_all(b"abc").await.unwrap();
+    urgent(&ends.client, b"D");
+    ends.client.write_all(b"efgh").await.unwrap();
+    let (transfer, ()) = ends
+        .run(&cx, async |mut client, mut node| {
+            let mut received = [0; 8];
+            node.read_exact(&mut received).await.unwrap();
+            assert_eq!(&received, b"abcDefgh");
+            urgent(&client, b"ij");
+            send(&mut client, b"kl", 1).await;
+            assert_eq!(receive(&mut node, 1).await, b"ijkl");
+        })
+        .await;
+    assert_eq!((transfer.recv_bytes, transfer.end), (12, None));
+    assert_kernel_is_content();
+}
+
 async fn is_reset(socket: &mut TcpStream) -> bool {
     let mut rest = Vec::new();
     let read = socket.read_to_end(&mut rest).await;
     read.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+}
+
+/// Reads slowly, up to a reset.
+async fn receive_slowly(from: &mut TcpStream) -> Vec<u8> {
+    let (mut bytes, mut piece) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        match from.read(&mut piece).await {
+            Ok(0) => panic!("the stream was cut off, and ended as if it was not"),
+            Ok(count) => bytes.extend(&piece[..count]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return bytes,
+            Err(error) => panic!("{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// One side fills the tunnel and leaves with unread input, which resets it; the other one writes on
+/// before it reads.
+async fn leave_early(leaving: TcpStream, mut staying: TcpStream) {
+    let pattern = periodic(9);
+    staying.write_all(b"never read").await.unwrap();
+    leaving.peek(&mut [0]).await.unwrap();
+    let taken = stuff(&leaving, &pattern).await;
+    let arrived = taken - sys::socket::send_queue(&leaving).unwrap() as usize;
+    drop(leaving);
+    staying.write_all(b"on and on").await.unwrap();
+    let received = receive_slowly(&mut staying).await;
+    assert!(received.iter().enumerate().all(|(at, byte)| *byte == pattern[at % 65_536]));
+    assert!(received.len() >= arrived, "{} of {arrived}", received.len());
+}
+
+#[tokio::test]
+async fn what_a_side_sent_before_it_left_arrives() {
+    if skip_without_privileges() {
+        return;
+    }
+    let _machine = MACHINE.read().await;
+    let cx = context(4);
+    let ends = Ends::connect().await;
+    let (transfer, ()) = ends.run(&cx, async |client, node| leave_early(node, client).await).await;
+    assert_eq!((transfer.end, transfer.via), (Some(Fault::UpstreamReset), Via::Sockmap));
+    let ends = Ends::connect().await;
+    let (transfer, ()) = ends.run(&cx, async |client, node| leave_early(client, node).await).await;
+    assert_eq!((transfer.end, transfer.via), (Some(Fault::DownstreamReset), Via::Sockmap));
+    assert_kernel_is_content();
 }
 
 #[tokio::test]

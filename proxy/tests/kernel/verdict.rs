@@ -120,6 +120,7 @@ fn each_frame_has_its_verdict_and_reason() {
     check("blocked, behind tags",    eth().vlan(7).vlan(8).ipv4(BLOCKED.into(), OUR_V4).tcp(80, SYN), DROP, Blocked);
     check("blocked, with options",   v4(BLOCKED).ihl(15).tcp(80, SYN),               DROP, Blocked);
     check("blocked, first fragment", v4(BLOCKED).fragment(0, More::Follow).tcp(80, SYN), DROP, Blocked);
+    check("blocked, no flags",       v4(BLOCKED).fragment(0, More::Follow).tcp_start(80), DROP, Blocked);
     check("blocked, later fragment", v4(BLOCKED).fragment(3, More::Last).tcp(80, SYN), PASS, LaterFragment);
     check("blocked v6",              v6("2001:db8:bad::9").tcp(80, SYN),             DROP, Blocked);
     check("blocked v6, extensions",  v6("2001:db8:bad::9").extension(0, 1).extension(60, 9).tcp(80, SYN), DROP, Blocked);

@@ -103,6 +103,38 @@ fn option(socket: &TcpStream, name: i32, set: Option<i32>) -> io::Result<i32> {
     if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Another program has a verdict on the downstream's socket, so that the kernel refuses it after it
+/// has taken the upstream's.
+#[tokio::test]
+async fn overlapping_segments_are_delivered_once_to_a_socket_that_was_refused() {
+    if skip_without_privileges() {
+        return;
+    }
+    let _machine = MACHINE.read().await;
+    let (cx, other) = (context(4), context(4));
+    let (ends, elsewhere) = (Ends::connect().await, Ends::connect().await);
+    let taken = other.kernel.tunnel(ends.downstream.as_fd(), elsewhere.upstream.as_fd());
+    drop(taken.map_err(|refused| format!("{refused:?}")).unwrap());
+    let text: Vec<u8> = Noise::bytes(17, 20_000);
+    let case = async |mut client: TcpStream, mut node: TcpStream| {
+        client.write_all(b"question").await.unwrap();
+        node.read_exact(&mut [0; 8]).await.unwrap();
+        let forger = Forger::of(&node);
+        for (from, to) in [(0, 8), (4, 12), (10, 10_000), (100, 20_000)] {
+            forger.send(from as u32, &text[from..to]);
+        }
+        let mut received = vec![0; text.len()];
+        client.read_exact(&mut received).await.unwrap();
+        assert!(received == text);
+        node.set_zero_linger().unwrap();
+    };
+    let (transfer, ()) = ends.run(&cx, case).await;
+    let refused = Some(Fallback::Refused(TunnelRefused::Stranded));
+    assert_eq!((transfer.sent_bytes, transfer.recv_bytes), (text.len() as u64, 8));
+    assert_eq!((transfer.via, transfer.fallback), (Via::User, refused));
+    assert_kernel_is_content();
+}
+
 #[tokio::test]
 async fn overlapping_segments_are_delivered_once() {
     if skip_without_privileges() {

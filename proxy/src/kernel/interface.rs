@@ -1,8 +1,9 @@
-//! Which XDP program an interface already runs: rtnetlink's answer, and the program's name.
+//! What rtnetlink says of an interface: what its frames start with, and which XDP program it already
+//! runs.
 //!
 //! aya can attach a program but not ask who is there.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use aya::programs::loaded_programs;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send};
 
@@ -10,6 +11,8 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 mod rtnetlink {
     pub(super) const HEADER_SIZE: usize = 16;
     pub(super) const IFINFO_SIZE: usize = 16;
+    /// `ifi_type`, in the answer.
+    pub(super) const TYPE_AT: usize = HEADER_SIZE + 2;
     pub(super) const NEWLINK: u16 = 16;
     pub(super) const GETLINK: u16 = 18;
     pub(super) const REQUEST: u16 = 1;
@@ -20,29 +23,55 @@ mod rtnetlink {
     pub(super) const TYPE_MASK: u16 = 0x3fff;
 }
 
+/// `ARPHRD_*` of linux/if_arp.h.
+mod hardware {
+    pub(super) const ETHERNET: u16 = 1;
+    pub(super) const LOOPBACK: u16 = 772;
+}
+
 /// One interface's answer is a few KiB; statistics and XDP come early in it.
 const ANSWER_SIZE: usize = 32 * 1024;
 
-/// Describes the program that runs on the interface, `None` if there is none.
-pub(super) fn describe(interface_index: u32) -> anyhow::Result<Option<String>> {
-    let Some(id) = program_id(interface_index)? else { return Ok(None) };
-    let program = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
-    let name = program.as_ref().and_then(|program| program.name_as_str()).unwrap_or_default();
-    Ok(Some(format!("`{name}` (program id {id})")))
+/// What is known of one interface.
+pub(super) struct Interface {
+    answer: Vec<u8>,
 }
 
-fn program_id(interface_index: u32) -> anyhow::Result<Option<u32>> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .context("open a netlink socket")?;
-    send(&socket, &request(interface_index), SendFlags::empty()).context("ask rtnetlink")?;
-    let mut answer = vec![0; ANSWER_SIZE];
-    let (size, _) = recv(&socket, &mut answer[..], RecvFlags::empty()).context("hear rtnetlink")?;
-    Ok(xdp_program(answer.get(..size).unwrap_or_default()))
+impl Interface {
+    pub(super) fn ask(index: u32) -> anyhow::Result<Interface> {
+        let socket = rustix::net::socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .context("open a netlink socket")?;
+        send(&socket, &request(index), SendFlags::empty()).context("ask rtnetlink")?;
+        let mut answer = vec![0; ANSWER_SIZE];
+        let (size, _) =
+            recv(&socket, &mut answer[..], RecvFlags::empty()).context("hear rtnetlink")?;
+        answer.truncate(size);
+        Ok(Interface { answer })
+    }
+
+    /// Describes the program that runs on the interface, `None` if there is none.
+    pub(super) fn xdp_program(&self) -> Option<String> {
+        let id = xdp_program(&self.answer)?;
+        let program = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
+        let name = program.as_ref().and_then(|program| program.name_as_str()).unwrap_or_default();
+        Some(format!("`{name}` (program id {id})"))
+    }
+
+    /// # Errors
+    /// The frames of the interface do not start with an Ethernet header.
+    pub(super) fn check_ethernet(&self) -> anyhow::Result<()> {
+        let hardware = hardware(&self.answer).context("rtnetlink does not know it")?;
+        ensure!(
+            matches!(hardware, hardware::ETHERNET | hardware::LOOPBACK),
+            "its frames have no Ethernet header (hardware type {hardware}), so the guard cannot read them; take it out of `kernel.xdp.interfaces`"
+        );
+        Ok(())
+    }
 }
 
 /// `RTM_GETLINK` for one interface.
@@ -59,10 +88,20 @@ fn request(interface_index: u32) -> Vec<u8> {
     message
 }
 
+fn is_interface(answer: &[u8]) -> bool {
+    let kind = answer.get(4..).and_then(|rest| rest.first_chunk());
+    kind.is_some_and(|kind| u16::from_ne_bytes(*kind) == rtnetlink::NEWLINK)
+}
+
+/// The hardware type in the answer to [`request`].
+fn hardware(answer: &[u8]) -> Option<u16> {
+    let hardware = answer.get(rtnetlink::TYPE_AT..)?.first_chunk()?;
+    is_interface(answer).then_some(u16::from_ne_bytes(*hardware))
+}
+
 /// The program id in the answer to [`request`].
 fn xdp_program(answer: &[u8]) -> Option<u32> {
-    let kind = u16::from_ne_bytes(*answer.get(4..)?.first_chunk()?);
-    if kind != rtnetlink::NEWLINK {
+    if !is_interface(answer) {
         return None;
     }
     let attributes = answer.get(rtnetlink::HEADER_SIZE + rtnetlink::IFINFO_SIZE..)?;
@@ -120,6 +159,20 @@ mod tests {
             let xdp = attribute(43 | 0x8000, &nested);
             assert_eq!(xdp_program(&answer(16, &[name.clone(), xdp])), Some(77));
         }
+    }
+
+    #[test]
+    fn frames_without_an_ethernet_header_are_refused() {
+        let check = |hardware: u16, is_read: bool| {
+            let mut answer = answer(16, &[]);
+            answer[18..20].copy_from_slice(&hardware.to_ne_bytes());
+            assert_eq!(Interface { answer }.check_ethernet().is_ok(), is_read, "{hardware}");
+        };
+        check(1, true);
+        check(772, true);
+        check(0xfffe, false);
+        check(512, false);
+        assert!(Interface { answer: answer(2, &[]) }.check_ethernet().is_err());
     }
 
     #[test]
