@@ -26,10 +26,12 @@ fn main() -> io::Result<()> {
 }
 
 fn object_path() -> PathBuf {
-    match env::var_os(OBJECT_VARIABLE) {
-        Some(path) => PathBuf::from(path),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/tandem.bpf.o"),
-    }
+    let under_root = || {
+        // Asked for now: this script may have been built in another clone.
+        let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+        Path::new(&package).join("../target/bpf/tandem.bpf.o")
+    };
+    env::var_os(OBJECT_VARIABLE).map_or_else(under_root, PathBuf::from)
 }
 
 /// Runs this again when the object comes, goes or changes. Cargo takes a path that is not there for

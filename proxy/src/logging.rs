@@ -39,6 +39,8 @@ where
         .with_max_level(config.level)
         .with_span_events(FmtSpan::NONE)
         .with_ansi(style == Style::Colored)
+        // It would say so on stderr, and panic where nobody reads that.
+        .log_internal_errors(false)
         .with_writer(writer);
     match config.format {
         LogFormat::Text => builder.finish().into(),

@@ -188,6 +188,23 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
+fn nobody_has_to_read_the_log() {
+    let node = Node::always("ok");
+    let address = unused_address();
+    let text = yaml(node.address, "").replace("127.0.0.1:0", &address.to_string());
+    let file = file(&text);
+    let mut command = Command::new(BINARY);
+    command.args(["run", "-c"]).arg(&file.path).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary runs");
+    drop(child.stderr.take());
+    eventually("it listens", || std::net::TcpStream::connect(address).ok());
+    let mut tandem = Tandem { child, log: Arc::default(), file };
+    assert_eq!(Client::connect(address).ask(GET).text(), "ok");
+    tandem.signal(Signal::TERM);
+    assert_eq!(tandem.exit().code(), Some(0));
+}
+
+#[test]
 fn a_drain_has_a_deadline() {
     let node = Node::always("ok");
     let directory = tempfile::tempdir().expect("a directory");

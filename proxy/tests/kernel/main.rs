@@ -7,6 +7,7 @@ mod equivalence;
 mod guard;
 mod load;
 mod steer;
+mod storm;
 mod topology;
 mod tunnel;
 mod verdict;
