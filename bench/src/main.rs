@@ -165,7 +165,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Smoke { setting } => {
             let bench = setting.bench(Duration::from_millis(200))?;
-            let ids = ["A1", "A2", "A5", "B3", "C1", "D1", "D3", "L1", "M1", "S1"];
+            let ids = [
+                "A1", "A2", "A5", "B2", "B3", "B4", "B6", "C1", "D1", "D3", "L1", "M1", "S1", "W1",
+            ];
             let out = Path::new("target/bench/smoke");
             measure(bench, &ids, Extent::Smoke, 1, Noise::Tolerate, Vec::new(), out)
         }

@@ -23,11 +23,16 @@ const CONNECTIONS_MAX: u64 = 9_000;
 pub(crate) enum Peer {
     Nginx,
     Haproxy,
+    /// HTTP bodies by `splice(2)`, always.
+    HaproxySplice,
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.binary())
+        f.write_str(match self {
+            Self::HaproxySplice => "haproxy splice",
+            Self::Nginx | Self::Haproxy => self.binary(),
+        })
     }
 }
 
@@ -35,7 +40,7 @@ impl Peer {
     const fn binary(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
-            Self::Haproxy => "haproxy",
+            Self::Haproxy | Self::HaproxySplice => "haproxy",
         }
     }
 
@@ -44,8 +49,12 @@ impl Peer {
         match (self, service) {
             (Self::Nginx, Service::Http { .. }) => include_str!("../peers/nginx-http.conf"),
             (Self::Nginx, Service::Stream { .. }) => include_str!("../peers/nginx-stream.conf"),
-            (Self::Haproxy, Service::Http { .. }) => include_str!("../peers/haproxy-http.conf"),
-            (Self::Haproxy, Service::Stream { .. }) => include_str!("../peers/haproxy-stream.conf"),
+            (Self::Haproxy | Self::HaproxySplice, Service::Http { .. }) => {
+                include_str!("../peers/haproxy-http.conf")
+            }
+            (Self::Haproxy | Self::HaproxySplice, Service::Stream { .. }) => {
+                include_str!("../peers/haproxy-stream.conf")
+            }
         }
     }
 
@@ -54,17 +63,26 @@ impl Peer {
         for (index, node) in nodes.iter().enumerate() {
             let _ = match self {
                 Self::Nginx => writeln!(lines, "        server {node};"),
-                Self::Haproxy => writeln!(lines, "    server node{index} {node}"),
+                Self::Haproxy | Self::HaproxySplice => {
+                    writeln!(lines, "    server node{index} {node}")
+                }
             };
         }
         lines
+    }
+
+    const fn splice(self) -> &'static str {
+        match self {
+            Self::HaproxySplice => "    option splice-request\n    option splice-response",
+            Self::Nginx | Self::Haproxy => "",
+        }
     }
 
     fn auth(self, service: &Service) -> String {
         let Service::Http { auth: Auth::Key, .. } = service else { return String::new() };
         match self {
             Self::Nginx => "            if ($is_known = 0) { return 401; }".into(),
-            Self::Haproxy => {
+            Self::Haproxy | Self::HaproxySplice => {
                 format!(
                     "    http-request deny deny_status 401 unless {{ req.hdr(apikey) -m str {KEY} }}"
                 )
@@ -112,13 +130,13 @@ impl Found {
     fn binary(&self, peer: Peer) -> Option<&Path> {
         match peer {
             Peer::Nginx => self.nginx.as_deref(),
-            Peer::Haproxy => self.haproxy.as_deref(),
+            Peer::Haproxy | Peer::HaproxySplice => self.haproxy.as_deref(),
         }
     }
 
     pub(crate) fn absence(&self, peer: Peer, carrier: Carrier) -> Option<String> {
         if self.binary(peer).is_none() {
-            return Some(format!("not installed; apt-get install {peer}"));
+            return Some(format!("not installed; apt-get install {}", peer.binary()));
         }
         let wants_module = peer == Peer::Nginx && carrier == Carrier::Stream;
         (wants_module && self.stream_module.is_none())
@@ -161,6 +179,7 @@ impl Found {
                 ("NODES", peer.nodes(service.nodes())),
                 ("AUTH", peer.auth(service)),
                 ("KEY", KEY.to_owned()),
+                ("SPLICE", peer.splice().to_owned()),
                 ("DIRECTORY", directory.display().to_string()),
                 ("STREAM_MODULE", stream_module.display().to_string()),
                 // A connection needs two files; nginx counts both ends against its limit.
@@ -169,13 +188,15 @@ impl Found {
                     match peer {
                         Peer::Nginx => (2 * CONNECTIONS_MAX).min(open_files).to_string(),
                         // And up to half a pipe, where it splices.
-                        Peer::Haproxy => CONNECTIONS_MAX.min(open_files * 4 / 10 - 100).to_string(),
+                        Peer::Haproxy | Peer::HaproxySplice => {
+                            CONNECTIONS_MAX.min(open_files * 4 / 10 - 100).to_string()
+                        }
                     },
                 ),
                 ("OPEN_FILES", open_files.to_string()),
             ],
         )?;
-        let file = directory.join(format!("{peer}.conf"));
+        let file = directory.join(format!("{}.conf", peer.binary()));
         std::fs::write(&file, config)?;
         let mut command = self.environment();
         command.push(binary.display().to_string());
@@ -191,7 +212,7 @@ impl Found {
                     file,
                 ]
             }
-            Peer::Haproxy => vec!["-db".into(), "-f".into(), file],
+            Peer::Haproxy | Peer::HaproxySplice => vec!["-db".into(), "-f".into(), file],
         });
         Ok(command)
     }
@@ -249,9 +270,9 @@ mod tests {
             Service::Http { nodes: vec![node], auth: Auth::Open },
             Service::Stream { node },
         ] {
-            for peer in [Peer::Nginx, Peer::Haproxy] {
+            for peer in [Peer::Nginx, Peer::Haproxy, Peer::HaproxySplice] {
                 found.command(peer, &service, address, directory.path()).unwrap();
-                let file = directory.path().join(format!("{peer}.conf"));
+                let file = directory.path().join(format!("{}.conf", peer.binary()));
                 let text = std::fs::read_to_string(file).unwrap();
                 assert!(
                     text.contains("127.0.0.1:7000") && text.contains("127.0.0.1:7001"),

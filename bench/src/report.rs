@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::{about::About, markdown::render};
 use crate::measure::Figures;
 
+/// The peers that ratios are taken to: nginx, and HAProxy in the one or two ways it is run.
+pub(crate) const REFERENCE_PEERS: [&str; 3] = ["nginx", "haproxy", "haproxy splice"];
+
 /// Everything a run leaves behind.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
@@ -79,7 +82,7 @@ impl Report {
     }
 
     fn peers(&self, scenario: &str, case: &str, figure: &str) -> Vec<Series> {
-        ["nginx", "haproxy"].map(|peer| self.series(scenario, case, peer, figure)).to_vec()
+        REFERENCE_PEERS.map(|peer| self.series(scenario, case, peer, figure)).to_vec()
     }
 }
 
