@@ -175,9 +175,22 @@ fn http_contestants() -> Vec<Contestant> {
         Contestant::Direct,
         Contestant::Peer(Peer::Nginx),
         Contestant::Peer(Peer::Haproxy),
+        Contestant::Peer(Peer::Envoy),
+        Contestant::Peer(Peer::Caddy),
         Contestant::Tandem(Mode::http(Kernel::Off)),
         Contestant::Tandem(Mode::http(Kernel::On)),
     ]
+}
+
+/// Without the peers that no target is set by, where a scenario has many cases or takes long.
+fn close(mut contestants: Vec<Contestant>) -> Vec<Contestant> {
+    let others = [Peer::Envoy, Peer::Caddy].map(Contestant::Peer);
+    contestants.retain(|one| !others.contains(one));
+    contestants
+}
+
+fn close_contestants() -> Vec<Contestant> {
+    close(http_contestants())
 }
 
 /// Where bodies are large enough to splice, HAProxy is also asked to.
@@ -212,8 +225,8 @@ fn worker_contestants() -> Vec<Contestant> {
 }
 
 fn stream_contestants() -> Vec<Contestant> {
-    let mut contestants =
-        vec![Contestant::Direct, Contestant::Peer(Peer::Nginx), Contestant::Peer(Peer::Haproxy)];
+    let mut contestants = vec![Contestant::Direct];
+    contestants.extend(Peer::PROGRAMS.map(Contestant::Peer));
     contestants.extend(Datapath::ALL.map(|datapath| {
         let kernel = match datapath {
             Datapath::User | Datapath::Splice => Kernel::Off,
@@ -251,17 +264,11 @@ pub(crate) fn cases(id: &str, extent: Extent) -> anyhow::Result<Vec<Case>> {
 fn all_cases(scenario: &'static str, extent: Extent) -> Vec<Case> {
     let maker = Maker { scenario, extent };
     match scenario {
-        "A0" => {
-            let mut cases = maker.small(&[200]);
-            for case in &mut cases {
-                case.contestants = vec![Contestant::Direct];
-            }
-            cases
-        }
+        "A0" => among(|| vec![Contestant::Direct], maker.small(&[200])),
         "A1" => maker.small(&[200]),
         "A2" => maker.http(&[200], Traffic::Small, 1, Auth::Key),
         "A3" => maker.small(&[500]),
-        "A4" => maker.small(&[10, 50, 100, 250, 500, 1000]),
+        "A4" => among(close_contestants, maker.small(&[10, 50, 100, 250, 500, 1000])),
         "A5" => maker.open_loop(),
         "B1" => maker.object(&[100, 500, 1000, 1500], OBJECT_SMALL, http_contestants),
         "B2" => maker.object(&[1000, 1500, 2500, 5000], OBJECT_BOUNDARY, http_contestants),
@@ -276,7 +283,7 @@ fn all_cases(scenario: &'static str, extent: Extent) -> Vec<Case> {
         "L1" => maker.stream(),
         "M1" => maker.slow_transfers(),
         "S1" => vec![maker.case(String::new(), Work::StartUp, {
-            let mut contestants = http_contestants();
+            let mut contestants = close_contestants();
             contestants.remove(0);
             contestants
         })],
@@ -284,6 +291,14 @@ fn all_cases(scenario: &'static str, extent: Extent) -> Vec<Case> {
         "X1" => maker.xdp(),
         _ => Vec::new(),
     }
+}
+
+/// The same cases among others.
+fn among(contestants: impl Fn() -> Vec<Contestant>, mut cases: Vec<Case>) -> Vec<Case> {
+    for case in &mut cases {
+        case.contestants = contestants();
+    }
+    cases
 }
 
 /// Makes the cases of one scenario.
@@ -329,11 +344,7 @@ impl Maker {
         size: u64,
         contestants: fn() -> Vec<Contestant>,
     ) -> Vec<Case> {
-        let mut cases = self.http(counts, Traffic::Bytes(size), 1, Auth::Open);
-        for case in &mut cases {
-            case.contestants = contestants();
-        }
-        cases
+        among(contestants, self.http(counts, Traffic::Bytes(size), 1, Auth::Open))
     }
 
     fn bulk(&self) -> Vec<Case> {
@@ -370,12 +381,11 @@ impl Maker {
     }
 
     fn workers(&self) -> Vec<Case> {
-        let mut cases = self.small(&[200]);
+        let mut cases = among(worker_contestants, self.small(&[200]));
         for case in &mut cases {
             if let Work::Load(work) = &mut case.work {
                 work.is_shared = true;
             }
-            case.contestants = worker_contestants();
         }
         cases
     }
@@ -387,7 +397,7 @@ impl Maker {
             ("80%", Pacing::OfOwn(0.8)),
             (AT_PEERS_RATE, Pacing::OfBestPeer(0.8)),
         ] {
-            for mut case in self.small(&[200]) {
+            for mut case in among(close_contestants, self.small(&[200])) {
                 if let Work::Load(work) = &mut case.work {
                     work.pacing = pacing;
                 }
@@ -443,9 +453,8 @@ impl Maker {
         cases.extend(self.connection_rate(&[100], Carrier::HTTP, http_contestants));
         for (case, label) in cases.iter_mut().zip(["keep-alive", "connection-rate"]) {
             case.label = label.into();
-            case.contestants = xdp_contestants();
         }
-        cases
+        among(xdp_contestants, cases)
     }
 
     fn idle(&self) -> Case {
@@ -453,7 +462,7 @@ impl Maker {
             Extent::Full => IDLE_CONNECTIONS,
             Extent::Smoke => 100,
         };
-        let mut contestants = http_contestants();
+        let mut contestants = close_contestants();
         contestants.remove(0);
         self.case(connections.to_string(), Work::IdleConnections { connections }, contestants)
     }
@@ -467,7 +476,7 @@ impl Maker {
                 (Carrier::Stream, "stream", stream_contestants),
             ] {
                 let work = Work::SlowTransfer { direction, carrier };
-                cases.push(self.case(format!("{prefix}-{word}"), work, contestants()));
+                cases.push(self.case(format!("{prefix}-{word}"), work, close(contestants())));
             }
         }
         cases

@@ -92,7 +92,7 @@ fn commit() -> String {
 
 fn versions(binaries: &Binaries) -> BTreeMap<String, String> {
     let mut versions = BTreeMap::from([("tandem".to_owned(), binaries.tandem_version.clone())]);
-    for peer in [Peer::Nginx, Peer::Haproxy] {
+    for peer in Peer::PROGRAMS {
         let version = binaries.peers.version(peer).unwrap_or_else(|| "not installed".into());
         versions.insert(peer.to_string(), version);
     }
