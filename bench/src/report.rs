@@ -2,12 +2,19 @@
 //! hold.
 
 mod about;
+mod chart;
+mod html;
 mod markdown;
+#[cfg(test)]
+mod sample;
+mod table;
 mod target;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::{about::About, markdown::render};
+pub(crate) use self::{
+    about::About, html::render as render_html, markdown::render as render_markdown,
+};
 use crate::measure::Figures;
 
 /// The peers that ratios are taken to: nginx, and HAProxy in the one or two ways it is run.
