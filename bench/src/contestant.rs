@@ -101,6 +101,14 @@ impl Contestant {
         }
     }
 
+    /// Workers of the proxy; each can use a processor.
+    pub(crate) const fn workers(self) -> usize {
+        match self {
+            Self::Direct | Self::Peer(_) => 1,
+            Self::Tandem(mode) => mode.workers,
+        }
+    }
+
     /// Starts the contestant and waits until it listens.
     pub(crate) fn start(
         self,

@@ -32,6 +32,8 @@ pub(crate) struct Load {
     pub(crate) exchange: Exchange,
     pub(crate) reuse: Reuse,
     pub(crate) pace: Pace,
+    /// How long what is in flight may take once the run is over; beyond it, it has timed out.
+    pub(crate) patience: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -91,6 +93,10 @@ impl Shared {
 struct Counters {
     completed: AtomicU64,
     ready: AtomicU64,
+    /// Connections of which an exchange has ended in the measured part.
+    served: AtomicU64,
+    /// Of bodies of the pattern, also of those that are not complete.
+    body_bytes: AtomicU64,
     failed: AtomicU64,
 }
 
@@ -101,6 +107,14 @@ impl Counters {
 
     fn ready(&self) {
         self.ready.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn served(&self) {
+        self.served.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn received(&self, body_bytes: u64) {
+        self.body_bytes.store(body_bytes, Ordering::Relaxed);
     }
 
     fn failed(&self) {
@@ -173,6 +187,23 @@ impl Running {
     /// Exchanges completed since the start.
     pub(crate) fn completed(&self) -> u64 {
         self.sum(|counters| &counters.completed)
+    }
+
+    /// Bytes of patterned bodies received since the start.
+    pub(crate) fn body_bytes(&self) -> u64 {
+        self.sum(|counters| &counters.body_bytes)
+    }
+
+    /// Waits until each connection has had an exchange end in the measured part. Returns early once
+    /// something has failed, and at the deadline.
+    pub(crate) fn wait_until_served(&self, deadline: Duration) {
+        let started = Instant::now();
+        while started.elapsed() < deadline
+            && self.sum(|counters| &counters.failed) == 0
+            && self.sum(|counters| &counters.served) < self.connections as u64
+        {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
     }
 
     /// Waits until each connection has had an exchange and `warm_up` has passed. Returns early

@@ -60,7 +60,7 @@ enum Command {
         /// Measured part of each load, seconds.
         #[arg(long, default_value_t = 5.0)]
         seconds: f64,
-        /// Where `report.json` and `report.md` go.
+        /// Where `report.json`, `report.md` and `report.html` go.
         #[arg(long, default_value = "target/bench")]
         out: PathBuf,
         /// Keeps what others disturbed; the report then says that it is not to be quoted.
@@ -82,7 +82,7 @@ enum Command {
         #[command(flatten)]
         setting: Setting,
     },
-    /// Writes `report.md` anew from `report.json`.
+    /// Writes `report.md` and `report.html` anew from `report.json`.
     Report {
         #[arg(default_value = "target/bench")]
         directory: PathBuf,
@@ -165,7 +165,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Smoke { setting } => {
             let bench = setting.bench(Duration::from_millis(200))?;
-            let ids = ["A1", "A2", "A5", "B3", "C1", "D1", "D3", "L1", "M1", "S1"];
+            let ids = [
+                "A1", "A2", "A5", "B2", "B3", "B4", "B6", "C1", "D1", "D3", "L1", "M1", "S1", "W1",
+            ];
             let out = Path::new("target/bench/smoke");
             measure(bench, &ids, Extent::Smoke, 1, Noise::Tolerate, Vec::new(), out)
         }
@@ -174,7 +176,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             let text =
                 fs::read_to_string(&raw).with_context(|| format!("read {}", raw.display()))?;
             let report: Report = serde_json::from_str(&text)?;
-            write_markdown(&report, &directory)?;
+            write_report(&report, &directory)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::List => {
@@ -211,17 +213,22 @@ fn measure(
     let about = About::collect(&bench, rounds, noise);
     let run = Run { bench, cases, rounds, noise, only, raw: Some(out.join("report.json")) };
     let report = run.execute(about)?;
-    write_markdown(&report, out)?;
+    write_report(&report, out)?;
     match report.failures() {
         0 => Ok(ExitCode::SUCCESS),
         failures => bail!("{failures} measurements failed"),
     }
 }
 
-fn write_markdown(report: &Report, directory: &Path) -> anyhow::Result<()> {
-    let text = report::render(report);
-    let file = directory.join("report.md");
-    fs::write(&file, &text).with_context(|| format!("write {}", file.display()))?;
+/// Writes the report for people, beside the raw data it is made from.
+fn write_report(report: &Report, directory: &Path) -> anyhow::Result<()> {
+    let text = report::render_markdown(report);
+    for (name, content) in
+        [("report.md", text.as_str()), ("report.html", &report::render_html(report))]
+    {
+        let file = directory.join(name);
+        fs::write(&file, content).with_context(|| format!("write {}", file.display()))?;
+    }
     say(&text);
     Ok(())
 }

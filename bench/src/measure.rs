@@ -13,22 +13,26 @@ use anyhow::{Context as _, ensure};
 use crate::{
     contestant::{Auth, Binaries, Contestant, KEY, Service, Started},
     load::{
-        self, Exchange, Load, Outcome, Pace, Reuse,
+        self, Exchange, Load, Outcome, Pace, Reuse, Running,
         response::{Expected, ExpectedBody},
     },
     machine::{self, CpuUse, Snapshot},
     placement::Placement,
     probe,
     process::Program,
-    scenario::{Carrier, Case, LoadWork, Traffic, Work},
-    tandem::{Metrics, PathCounters},
+    scenario::{Carrier, Case, LoadWork, Pacing, Traffic, Work},
+    tandem::{Carried, Metrics, PathCounters},
 };
 
 /// The part of a load that is thrown away.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// How long the first responses may take; then the measurement goes on and shows what is wrong.
-const WARM_UP_MAX: Duration = Duration::from_secs(10);
+/// How long first or last responses may take. After the first the measurement goes on and shows
+/// what is wrong; the last have timed out.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The same for an object that itself takes seconds.
+const BULK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long counters may lag behind the load.
 const COUNTERS_MAX: Duration = Duration::from_secs(2);
@@ -61,7 +65,7 @@ struct Nodes {
 }
 
 impl Nodes {
-    fn start(bench: &Bench, carrier: Carrier, traffic: Traffic) -> anyhow::Result<Self> {
+    fn start(placement: &Placement, carrier: Carrier, traffic: Traffic) -> anyhow::Result<Self> {
         let mut nodes = Self { programs: Vec::new(), addresses: Vec::new() };
         for index in 0..carrier.nodes() {
             let name = node_name(index);
@@ -69,7 +73,7 @@ impl Nodes {
                 Traffic::Echo(_) => &["echo", "127.0.0.1:0"],
                 Traffic::Small | Traffic::Bytes(_) => &["http", "127.0.0.1:0", "--name", &name],
             };
-            let (program, address) = Program::start_node(arguments, &bench.placement.load)?;
+            let (program, address) = Program::start_node(arguments, &placement.load)?;
             nodes.programs.push(program);
             nodes.addresses.push(address);
         }
@@ -95,15 +99,15 @@ fn node_name(index: usize) -> String {
 }
 
 impl Bench {
-    /// `own_rate` is the contestant's own A1 throughput in this round, if it has been measured.
+    /// `rate` is what an open loop is asked for, if that is known.
     pub(crate) fn measure(
         &self,
         case: &Case,
         contestant: Contestant,
-        own_rate: Option<f64>,
+        rate: Option<f64>,
     ) -> anyhow::Result<Measured> {
         match &case.work {
-            Work::Load(work) => self.measure_load(work, contestant, own_rate),
+            Work::Load(work) => self.measure_load(work, contestant, rate),
             Work::SlowTransfer { direction, carrier } => {
                 self.measure_slow_transfer(*direction, *carrier, contestant)
             }
@@ -115,7 +119,7 @@ impl Bench {
     }
 
     fn measure_start_up(&self, contestant: Contestant) -> anyhow::Result<Measured> {
-        let nodes = Nodes::start(self, Carrier::HTTP, Traffic::Small)?;
+        let nodes = Nodes::start(&self.placement, Carrier::HTTP, Traffic::Small)?;
         let started =
             contestant.start(&nodes.service(Carrier::HTTP)?, &self.binaries, &self.placement)?;
         // A socket may listen before what serves it is loaded.
@@ -130,20 +134,27 @@ impl Bench {
         Ok(Measured::Good(figures))
     }
 
+    fn placement_for(&self, work: &LoadWork, contestant: Contestant) -> Placement {
+        if work.is_shared {
+            self.placement.shared(contestant.workers())
+        } else {
+            self.placement.clone()
+        }
+    }
+
     fn measure_load(
         &self,
         work: &LoadWork,
         contestant: Contestant,
-        own_rate: Option<f64>,
+        rate: Option<f64>,
     ) -> anyhow::Result<Measured> {
-        let pace = match (work.share_of_own, own_rate) {
-            (None, _) => Pace::Closed,
-            (Some(share), Some(rate)) => Pace::Rate(share * rate),
-            (Some(_), None) => return Ok(Measured::Wrong("needs A1 in the same run".into())),
+        let Some(pace) = pace(work.pacing, rate) else {
+            return Ok(Measured::Wrong("needs A1 in the same run".into()));
         };
-        let nodes = Nodes::start(self, work.carrier, work.traffic)?;
+        let placement = self.placement_for(work, contestant);
+        let nodes = Nodes::start(&placement, work.carrier, work.traffic)?;
         let service = nodes.service(work.carrier)?;
-        let started = contestant.start(&service, &self.binaries, &self.placement)?;
+        let started = contestant.start(&service, &self.binaries, &placement)?;
         if let Carrier::Http { auth: Auth::Key, .. } = work.carrier
             && !matches!(contestant, Contestant::Direct)
         {
@@ -152,22 +163,18 @@ impl Bench {
         let before_path = started.admin.map(Metrics::read).transpose()?;
         let load = load(work, started.target, pace);
 
-        let running = load::start(&load, &self.placement.load)?;
-        running.wait_until_warm(WARM_UP.min(self.window), WARM_UP_MAX);
+        let running = load::start(&load, &placement.load)?;
+        running.wait_until_warm(WARM_UP.min(self.window), load.patience);
         running.begin_measuring();
-        let (before, from) = (Snapshot::take()?, running.completed());
-        let began = Instant::now();
-        std::thread::park_timeout(self.window);
-        while let Some(rest) = self.window.checked_sub(began.elapsed()) {
-            std::thread::park_timeout(rest);
-        }
-        let (after, to) = (Snapshot::take()?, running.completed());
+        let (before, from) = (Snapshot::take()?, Done::of(&running, work.traffic));
+        wait_for_window(self.window, &running, work.traffic);
+        let (after, to) = (Snapshot::take()?, Done::of(&running, work.traffic));
         let outcome = running.finish()?;
 
         let mut scenario = nodes.pids();
         scenario.push(std::process::id());
         let cpu = CpuUse::between(&before, &after, started.pid(), &scenario, self.processors);
-        let mut figures = figures(&cpu, to - from, work, &outcome);
+        let mut figures = figures(&cpu, to.requests - from.requests, work, &outcome);
         if let Some(pid) = started.pid() {
             let peak = machine::peak_resident_bytes(pid)?;
             figures.insert("peak_resident_bytes".into(), peak as f64);
@@ -186,11 +193,51 @@ impl Bench {
         )? {
             return Ok(Measured::Wrong(wrong));
         }
-        let nothing = (to == from).then(|| "nothing completed while it was measured".to_owned());
+        let nothing = (to.completed == from.completed)
+            .then(|| "nothing completed while it was measured".to_owned());
         Ok(match cpu.objection().or(nothing) {
             Some(objection) => Measured::Disturbed(objection, figures),
             None => Measured::Good(figures),
         })
+    }
+}
+
+/// `None` if an open loop is asked for and its rate is not known.
+const fn pace(pacing: Pacing, rate: Option<f64>) -> Option<Pace> {
+    match (pacing, rate) {
+        (Pacing::Closed, _) => Some(Pace::Closed),
+        (Pacing::OfOwn(_) | Pacing::OfBestPeer(_), Some(rate)) => Some(Pace::Rate(rate)),
+        (Pacing::OfOwn(_) | Pacing::OfBestPeer(_), None) => None,
+    }
+}
+
+/// What a load has done so far.
+struct Done {
+    completed: u64,
+    /// Bulk objects count by the part of them that has arrived: of a few whole ones, one more or
+    /// less would be most of what is measured.
+    requests: f64,
+}
+
+impl Done {
+    fn of(running: &Running, traffic: Traffic) -> Self {
+        let completed = running.completed();
+        let requests = match traffic.bulk() {
+            Some(size) => running.body_bytes() as f64 / size as f64,
+            None => completed as f64,
+        };
+        Self { completed, requests }
+    }
+}
+
+/// Waits for the window to pass, and for bulk objects until each connection has completed one.
+fn wait_for_window(window: Duration, running: &Running, traffic: Traffic) {
+    let began = Instant::now();
+    while let Some(rest) = window.checked_sub(began.elapsed()) {
+        std::thread::park_timeout(rest);
+    }
+    if traffic.bulk().is_some() {
+        running.wait_until_served(BULK_PATIENCE);
     }
 }
 
@@ -218,7 +265,9 @@ fn load(work: &LoadWork, target: SocketAddr, pace: Pace) -> Load {
             expected: Expected { status: 200, body: ExpectedBody::Pattern(size) },
         },
     };
-    Load { target, connections: work.connections, exchange, reuse: work.reuse, pace }
+    let patience = if work.traffic.bulk().is_some() { BULK_PATIENCE } else { PATIENCE };
+    let LoadWork { connections, reuse, .. } = *work;
+    Load { target, connections, exchange, reuse, pace, patience }
 }
 
 /// 401 without the key and with a wrong one, 200 with it. Of Tandem it is asked that all of it
@@ -236,12 +285,12 @@ fn check_auth(contestant: Contestant, target: SocketAddr) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn figures(cpu: &CpuUse, requests: u64, work: &LoadWork, outcome: &Outcome) -> Figures {
-    let count = requests.max(1) as f64;
-    let per_second = requests as f64 / cpu.wall_seconds;
+fn figures(cpu: &CpuUse, requests: f64, work: &LoadWork, outcome: &Outcome) -> Figures {
+    let count = if requests > 0.0 { requests } else { 1.0 };
+    let per_second = requests / cpu.wall_seconds;
     let mut figures = Figures::new();
     let mut add = |name: &str, value: f64| figures.insert(name.to_owned(), value);
-    add("requests", requests as f64);
+    add("requests", requests);
     add("requests_per_second", per_second);
     match work.traffic {
         Traffic::Small => None,
@@ -309,13 +358,13 @@ fn unproved_path(
         Traffic::Bytes(size) => size,
         Traffic::Echo(size) => 2 * size,
     };
-    let completed = outcome.completed();
+    let (connections, requests) = (outcome.sockets, outcome.completed());
+    let carried = Carried { connections, requests, bytes_each };
     // A tunnel is counted when it ends, which the proxy learns after we have closed it.
     let asked = Instant::now();
     loop {
         let moved = PathCounters::between(&before, &Metrics::read(admin)?);
-        let objection =
-            moved.objection(mode, service, outcome.sockets, completed, bytes_each * completed);
+        let objection = moved.objection(mode, service, carried);
         if objection.is_none() || asked.elapsed() > COUNTERS_MAX {
             let named = moved.named().map(|(name, value)| (format!("tandem_{name}"), value));
             figures.extend(named);

@@ -88,6 +88,16 @@ impl Placement {
         };
         Ok(Self { layout, proxy: CpuList::one(last), load })
     }
+
+    /// The same processors with load and nodes anywhere, and the proxy on the last `n_proxy`.
+    pub(crate) fn shared(&self, n_proxy: usize) -> Self {
+        let mut all: Vec<usize> = self.load.iter().chain(self.proxy.iter()).collect();
+        all.sort_unstable();
+        all.dedup();
+        let first = all.len().saturating_sub(n_proxy.max(1));
+        let proxy = CpuList(all[first..].to_vec());
+        Self { layout: Layout::Shared, proxy, load: CpuList(all) }
+    }
 }
 
 impl fmt::Display for Placement {
@@ -111,5 +121,14 @@ mod tests {
             ("6".into(), "1,4,6".into())
         );
         assert!(Placement::new(Layout::Split, &CpuList::one(3)).is_err());
+        for from in [&split, &shared] {
+            let two = from.shared(2);
+            assert_eq!(
+                (two.proxy.to_string(), two.load.to_string()),
+                ("4,6".into(), "1,4,6".into())
+            );
+            assert_eq!(from.shared(1).proxy, shared.proxy);
+            assert_eq!(from.shared(9).proxy, shared.load);
+        }
     }
 }

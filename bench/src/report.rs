@@ -2,13 +2,23 @@
 //! hold.
 
 mod about;
+mod chart;
+mod html;
 mod markdown;
+#[cfg(test)]
+mod sample;
+mod table;
 mod target;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::{about::About, markdown::render};
+pub(crate) use self::{
+    about::About, html::render as render_html, markdown::render as render_markdown,
+};
 use crate::measure::Figures;
+
+/// The peers that ratios are taken to: nginx, and HAProxy in the one or two ways it is run.
+pub(crate) const REFERENCE_PEERS: [&str; 3] = ["nginx", "haproxy", "haproxy splice"];
 
 /// Everything a run leaves behind.
 #[derive(Debug, Serialize, Deserialize)]
@@ -79,7 +89,7 @@ impl Report {
     }
 
     fn peers(&self, scenario: &str, case: &str, figure: &str) -> Vec<Series> {
-        ["nginx", "haproxy"].map(|peer| self.series(scenario, case, peer, figure)).to_vec()
+        REFERENCE_PEERS.map(|peer| self.series(scenario, case, peer, figure)).to_vec()
     }
 }
 

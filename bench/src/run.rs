@@ -8,8 +8,9 @@ use anyhow::Context as _;
 use crate::{
     contestant::{Binaries, Contestant},
     measure::{Bench, Figures, Measured},
-    report::{About, Outcome, Report, Row, Table},
-    scenario::{Case, Work},
+    process,
+    report::{About, Outcome, REFERENCE_PEERS, Report, Row, Table},
+    scenario::{Carrier, Case, LoadWork, Pacing, Work},
 };
 
 /// Attempts at one measurement while others disturb it.
@@ -39,15 +40,14 @@ impl Run {
     pub(crate) fn execute(&self, about: About) -> anyhow::Result<Report> {
         let mut report = Report { about, rows: Vec::new() };
         for round in 1..=self.rounds {
-            // Throughput of A1 in this round, which the open loops are set by.
-            let mut own_rates = BTreeMap::new();
+            let mut rates = Rates::default();
             for case in &self.cases {
                 for contestant in case.contestants.iter().filter(|one| self.takes_part(one)) {
                     let name = contestant.to_string();
-                    let outcome = self.measure(case, *contestant, own_rates.get(&name).copied());
+                    let rate = rates.asked_for(&case.work, &name);
+                    let outcome = self.measure(case, *contestant, rate);
                     if let (Outcome::Measured { figures, .. }, "A1") = (&outcome, case.scenario) {
-                        let rate = figures.get("requests_per_second").filter(|rate| **rate > 0.0);
-                        own_rates.extend(rate.map(|rate| (name.clone(), *rate)));
+                        rates.note(&name, figures);
                     }
                     progress(round, case, &name, &outcome);
                     report.rows.push(Row {
@@ -72,14 +72,14 @@ impl Run {
         self.only.is_empty() || self.only.contains(&contestant.to_string())
     }
 
-    fn measure(&self, case: &Case, contestant: Contestant, own_rate: Option<f64>) -> Outcome {
+    fn measure(&self, case: &Case, contestant: Contestant, rate: Option<f64>) -> Outcome {
         if let Some(reason) = absence(case, contestant, &self.bench.binaries) {
             return Outcome::Absent { reason };
         }
         let mut disturbances = Vec::new();
         let mut disturbed: Option<Figures> = None;
         for _ in 0..ATTEMPTS_MAX {
-            match self.bench.measure(case, contestant, own_rate) {
+            match self.bench.measure(case, contestant, rate) {
                 Ok(Measured::Good(figures)) => return Outcome::Measured { figures, disturbances },
                 Ok(Measured::Wrong(reason)) => return Outcome::Failed { reason },
                 Err(error) => return Outcome::Failed { reason: format!("{error:#}") },
@@ -101,12 +101,43 @@ impl Run {
     }
 }
 
+/// Throughput of A1 in this round by contestant, which the open loops are set by.
+#[derive(Default)]
+struct Rates(BTreeMap<String, f64>);
+
+impl Rates {
+    fn note(&mut self, contestant: &str, figures: &Figures) {
+        let rate = figures.get("requests_per_second").filter(|rate| **rate > 0.0);
+        self.0.extend(rate.map(|rate| (contestant.to_owned(), *rate)));
+    }
+
+    fn asked_for(&self, work: &Work, contestant: &str) -> Option<f64> {
+        let Work::Load(LoadWork { pacing, .. }) = work else { return None };
+        match pacing {
+            Pacing::Closed => None,
+            Pacing::OfOwn(share) => Some(share * self.0.get(contestant)?),
+            Pacing::OfBestPeer(share) => {
+                let peers = REFERENCE_PEERS.iter().filter_map(|peer| self.0.get(*peer));
+                Some(share * peers.copied().max_by(f64::total_cmp)?)
+            }
+        }
+    }
+}
+
+/// What a connection costs in open files, at most: a proxy has two ends and up to half a pipe.
+const FILES_PER_TWO_CONNECTIONS: usize = 5;
+
 fn absence(case: &Case, contestant: Contestant, binaries: &Binaries) -> Option<String> {
-    use crate::scenario::{Carrier, LoadWork};
-    let carrier = match &case.work {
-        Work::Load(LoadWork { carrier, .. }) | Work::SlowTransfer { carrier, .. } => *carrier,
-        Work::IdleConnections { .. } | Work::StartUp => Carrier::HTTP,
+    let (carrier, connections) = match &case.work {
+        Work::Load(LoadWork { carrier, connections, .. }) => (*carrier, *connections),
+        Work::SlowTransfer { carrier, .. } => (*carrier, 0),
+        Work::IdleConnections { .. } | Work::StartUp => (Carrier::HTTP, 0),
     };
+    let files = connections * FILES_PER_TWO_CONNECTIONS / 2;
+    let limit = process::open_files_max();
+    if files as u64 > limit {
+        return Some(format!("{connections} connections need {files} open files of {limit}"));
+    }
     contestant.absence(carrier, binaries)
 }
 
@@ -141,4 +172,28 @@ fn progress(round: u32, case: &Case, contestant: &str, outcome: &Outcome) {
         }
     };
     eprintln!("round {round}  {} {}  {contestant}: {said}", case.scenario, case.label);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario;
+
+    #[test]
+    fn an_open_loop_is_set_by_its_own_rate_or_by_the_best_reference_peers() {
+        let mut rates = Rates::default();
+        for (name, rate) in
+            [("direct", 900.0), ("nginx", 100.0), ("haproxy", 200.0), ("envoy", 400.0)]
+        {
+            rates.note(name, &Figures::from([("requests_per_second".to_owned(), rate)]));
+        }
+        let cases = scenario::cases("A5", scenario::Extent::Full).unwrap();
+        let asked = |contestant: &str| -> Vec<Option<f64>> {
+            cases.iter().map(|case| rates.asked_for(&case.work, contestant)).collect()
+        };
+        assert_eq!(asked("nginx"), [Some(50.0), Some(80.0), Some(160.0)]);
+        assert_eq!(asked("tandem off"), [None, None, Some(160.0)]);
+        let closed = scenario::cases("A1", scenario::Extent::Full).unwrap();
+        assert_eq!(rates.asked_for(&closed[0].work, "nginx"), None);
+    }
 }

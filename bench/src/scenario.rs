@@ -4,21 +4,24 @@ use anyhow::bail;
 
 use crate::{
     contestant::{Auth, Contestant},
-    load::Reuse,
+    load::{Reuse, response::BULK_MIN},
     peer::Peer,
-    tandem::{Datapath, Kernel, Mode},
+    tandem::{Datapath, Kernel, Mode, SPLICED_MIN, Splicing},
 };
 
 /// Every id that `bench run` knows, with what it is.
-pub(crate) const SCENARIOS: [(&str, &str); 17] = [
+pub(crate) const SCENARIOS: [(&str, &str); 21] = [
     ("A0", "direct to the node"),
     ("A1", "plain proxy, keep-alive, 200 connections, small body"),
     ("A2", "key-auth, otherwise A1"),
     ("A3", "500 connections, otherwise A1"),
     ("A4", "ramp of 10 to 1000 connections"),
-    ("A5", "constant rate, open loop, 50 % and 80 % of the contestant's own A1"),
+    ("A5", "constant rate, open loop, shares of A1: the contestant's own, the best peer's"),
     ("B1", "14.7 kB object, 100 to 1500 connections"),
+    ("B2", "16,384-byte body plus head (buffer boundary), 1000 to 5000 connections"),
     ("B3", "12.7 MB object, 1 to 100 connections"),
+    ("B4", "100 and 800 MB objects, 1 and 2 connections, every byte compared"),
+    ("B6", "bodies of 64 B to 64 MiB: copied, spliced, by others"),
     ("C1", "three nodes, round robin, 10 connections"),
     ("C2", "three nodes, round robin, 50 connections"),
     ("C3", "three nodes, round robin, 100 connections"),
@@ -27,6 +30,7 @@ pub(crate) const SCENARIOS: [(&str, &str); 17] = [
     ("L1", "TCP stream route: connection rate, echo and download by size"),
     ("M1", "slow readers and slow nodes: memory added to the same transfer without a proxy"),
     ("S1", "from start to the first answer, size of the binary"),
+    ("W1", "A1 with two workers beside one, load and nodes anywhere"),
     ("X1", "XDP guard on loopback (generic): A1 and D1 with and without"),
 ];
 
@@ -62,8 +66,32 @@ pub(crate) struct LoadWork {
     pub(crate) traffic: Traffic,
     pub(crate) connections: usize,
     pub(crate) reuse: Reuse,
-    /// Open loop at this share of the contestant's A1 throughput in the same round.
-    pub(crate) share_of_own: Option<f64>,
+    pub(crate) pacing: Pacing,
+    /// Load and nodes may run where the proxy does, wherever the other scenarios have them.
+    pub(crate) is_shared: bool,
+}
+
+impl LoadWork {
+    const fn http(traffic: Traffic, connections: usize) -> Self {
+        Self {
+            carrier: Carrier::HTTP,
+            traffic,
+            connections,
+            reuse: Reuse::KeepAlive,
+            pacing: Pacing::Closed,
+            is_shared: false,
+        }
+    }
+}
+
+/// Closed loop, or open loop at a share of a throughput that A1 had in the same round.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Pacing {
+    Closed,
+    /// Of the contestant's own.
+    OfOwn(f64),
+    /// Of the best peer's: the same rate for all.
+    OfBestPeer(f64),
 }
 
 /// Which service carries the traffic.
@@ -94,6 +122,16 @@ pub(crate) enum Traffic {
     Echo(u64),
 }
 
+impl Traffic {
+    /// The size of an object that takes so long that whole ones are too coarse a measure.
+    pub(crate) const fn bulk(self) -> Option<u64> {
+        match self {
+            Self::Bytes(size) if size >= BULK_MIN => Some(size),
+            Self::Small | Self::Bytes(_) | Self::Echo(_) => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
     /// The node sends, the client does not read for a while.
@@ -106,6 +144,28 @@ pub(crate) enum Direction {
 const OBJECT_SMALL: u64 = 14_700;
 const OBJECT_LARGE: u64 = 12_700_000;
 
+/// A body that with its head is just too long for a buffer of 16 KiB.
+const OBJECT_BOUNDARY: u64 = 16_384;
+
+/// B4: objects by label.
+const OBJECTS_BULK: [(&str, u64); 2] = [("100MB", 100_000_000), ("800MB", 800_000_000)];
+
+/// B6: bodies by label, each with as many connections as keep the proxy busy.
+const SWEEP: [(&str, u64, usize); 9] = [
+    ("64B", 64, 64),
+    ("1KiB", 1 << 10, 64),
+    ("4KiB", 4 << 10, 64),
+    ("16KiB", 16 << 10, 64),
+    ("64KiB", 64 << 10, 64),
+    ("256KiB", 256 << 10, 64),
+    ("1MiB", 1 << 20, 8),
+    ("8MiB", 8 << 20, 8),
+    ("64MiB", 64 << 20, 2),
+];
+
+/// A5: the case in which everybody gets four fifths of what the best peer can do.
+pub(crate) const AT_PEERS_RATE: &str = "80%-of-best-peer";
+
 /// The load needs a file for each and a proxy up to two and a half, of the 20,000 that a container
 /// gets.
 pub(crate) const IDLE_CONNECTIONS: usize = 7_500;
@@ -115,20 +175,64 @@ fn http_contestants() -> Vec<Contestant> {
         Contestant::Direct,
         Contestant::Peer(Peer::Nginx),
         Contestant::Peer(Peer::Haproxy),
+        Contestant::Peer(Peer::Envoy),
+        Contestant::Peer(Peer::Caddy),
         Contestant::Tandem(Mode::http(Kernel::Off)),
         Contestant::Tandem(Mode::http(Kernel::On)),
     ]
 }
 
+/// Without the peers that no target is set by, where a scenario has many cases or takes long.
+fn close(mut contestants: Vec<Contestant>) -> Vec<Contestant> {
+    let others = [Peer::Envoy, Peer::Caddy].map(Contestant::Peer);
+    contestants.retain(|one| !others.contains(one));
+    contestants
+}
+
+fn close_contestants() -> Vec<Contestant> {
+    close(http_contestants())
+}
+
+/// Where bodies are large enough to splice, HAProxy is also asked to.
+fn large_contestants() -> Vec<Contestant> {
+    let mut contestants = http_contestants();
+    let haproxy = Contestant::Peer(Peer::Haproxy);
+    let after = contestants.iter().position(|one| *one == haproxy).map_or(0, |index| index + 1);
+    contestants.insert(after, Contestant::Peer(Peer::HaproxySplice));
+    contestants
+}
+
+/// Everybody but Tandem as it comes, then Tandem by the two paths that B6 compares.
+fn sweep_contestants() -> Vec<Contestant> {
+    let mut contestants = large_contestants();
+    contestants.retain(|one| !matches!(one, Contestant::Tandem(_)));
+    contestants.extend(
+        [Splicing::Never, Splicing::Always]
+            .map(|splicing| Contestant::Tandem(Mode { splicing, ..Mode::http(Kernel::Off) })),
+    );
+    contestants
+}
+
+/// Peers stay out: their second worker would show how they deal connections out, not ours.
+fn worker_contestants() -> Vec<Contestant> {
+    let mut contestants = vec![Contestant::Direct];
+    for kernel in [Kernel::Off, Kernel::On] {
+        contestants.extend(
+            [1, 2].map(|workers| Contestant::Tandem(Mode { workers, ..Mode::http(kernel) })),
+        );
+    }
+    contestants
+}
+
 fn stream_contestants() -> Vec<Contestant> {
-    let mut contestants =
-        vec![Contestant::Direct, Contestant::Peer(Peer::Nginx), Contestant::Peer(Peer::Haproxy)];
+    let mut contestants = vec![Contestant::Direct];
+    contestants.extend(Peer::PROGRAMS.map(Contestant::Peer));
     contestants.extend(Datapath::ALL.map(|datapath| {
         let kernel = match datapath {
             Datapath::User | Datapath::Splice => Kernel::Off,
             Datapath::Sockmap => Kernel::On,
         };
-        Contestant::Tandem(Mode { kernel, datapath })
+        Contestant::Tandem(Mode { datapath, ..Mode::http(kernel) })
     }));
     contestants
 }
@@ -160,22 +264,17 @@ pub(crate) fn cases(id: &str, extent: Extent) -> anyhow::Result<Vec<Case>> {
 fn all_cases(scenario: &'static str, extent: Extent) -> Vec<Case> {
     let maker = Maker { scenario, extent };
     match scenario {
-        "A0" => {
-            let mut cases = maker.small(&[200]);
-            for case in &mut cases {
-                case.contestants = vec![Contestant::Direct];
-            }
-            cases
-        }
+        "A0" => among(|| vec![Contestant::Direct], maker.small(&[200])),
         "A1" => maker.small(&[200]),
         "A2" => maker.http(&[200], Traffic::Small, 1, Auth::Key),
         "A3" => maker.small(&[500]),
-        "A4" => maker.small(&[10, 50, 100, 250, 500, 1000]),
-        "A5" => maker.open_loop(&[0.5, 0.8]),
-        "B1" => maker.http(&[100, 500, 1000, 1500], Traffic::Bytes(OBJECT_SMALL), 1, Auth::Open),
-        "B3" => {
-            maker.http(&[1, 2, 4, 10, 50, 80, 100], Traffic::Bytes(OBJECT_LARGE), 1, Auth::Open)
-        }
+        "A4" => among(close_contestants, maker.small(&[10, 50, 100, 250, 500, 1000])),
+        "A5" => maker.open_loop(),
+        "B1" => maker.object(&[100, 500, 1000, 1500], OBJECT_SMALL, http_contestants),
+        "B2" => maker.object(&[1000, 1500, 2500, 5000], OBJECT_BOUNDARY, http_contestants),
+        "B3" => maker.object(&[1, 2, 4, 10, 50, 80, 100], OBJECT_LARGE, large_contestants),
+        "B4" => maker.bulk(),
+        "B6" => maker.sweep(),
         "C1" => maker.http(&[10], Traffic::Small, 3, Auth::Open),
         "C2" => maker.http(&[50], Traffic::Small, 3, Auth::Open),
         "C3" => maker.http(&[100], Traffic::Small, 3, Auth::Open),
@@ -184,13 +283,22 @@ fn all_cases(scenario: &'static str, extent: Extent) -> Vec<Case> {
         "L1" => maker.stream(),
         "M1" => maker.slow_transfers(),
         "S1" => vec![maker.case(String::new(), Work::StartUp, {
-            let mut contestants = http_contestants();
+            let mut contestants = close_contestants();
             contestants.remove(0);
             contestants
         })],
+        "W1" => maker.workers(),
         "X1" => maker.xdp(),
         _ => Vec::new(),
     }
+}
+
+/// The same cases among others.
+fn among(contestants: impl Fn() -> Vec<Contestant>, mut cases: Vec<Case>) -> Vec<Case> {
+    for case in &mut cases {
+        case.contestants = contestants();
+    }
+    cases
 }
 
 /// Makes the cases of one scenario.
@@ -219,10 +327,7 @@ impl Maker {
     fn http(&self, counts: &[usize], traffic: Traffic, nodes: usize, auth: Auth) -> Vec<Case> {
         let work = |connections| LoadWork {
             carrier: Carrier::Http { nodes, auth },
-            traffic,
-            connections,
-            reuse: Reuse::KeepAlive,
-            share_of_own: None,
+            ..LoadWork::http(traffic, connections)
         };
         self.connections(counts)
             .into_iter()
@@ -233,14 +338,70 @@ impl Maker {
             .collect()
     }
 
-    fn open_loop(&self, shares: &[f64]) -> Vec<Case> {
+    fn object(
+        &self,
+        counts: &[usize],
+        size: u64,
+        contestants: fn() -> Vec<Contestant>,
+    ) -> Vec<Case> {
+        among(contestants, self.http(counts, Traffic::Bytes(size), 1, Auth::Open))
+    }
+
+    fn bulk(&self) -> Vec<Case> {
+        // As long as the full one, a smoke run would be mostly this.
+        let (objects, counts) = match self.extent {
+            Extent::Full => (&OBJECTS_BULK[..], &[1, 2][..]),
+            Extent::Smoke => (&[("1MB", 1_000_000)][..], &[1][..]),
+        };
         let mut cases = Vec::new();
-        for share in shares {
-            for mut case in self.small(&[200]) {
+        for (name, size) in objects {
+            for &connections in counts {
+                let work = LoadWork::http(Traffic::Bytes(*size), connections);
+                let label = format!("{name}-{connections}");
+                cases.push(self.case(label, Work::Load(work), large_contestants()));
+            }
+        }
+        cases
+    }
+
+    fn sweep(&self) -> Vec<Case> {
+        let is_wanted = |size: u64| match self.extent {
+            Extent::Full => true,
+            // One of which the counters have to prove the path.
+            Extent::Smoke => size == SPLICED_MIN,
+        };
+        let sizes = SWEEP.iter().filter(|(_, size, _)| is_wanted(*size));
+        sizes
+            .map(|(label, size, connections)| {
+                let connections = self.connections(&[*connections])[0];
+                let work = LoadWork::http(Traffic::Bytes(*size), connections);
+                self.case((*label).to_owned(), Work::Load(work), sweep_contestants())
+            })
+            .collect()
+    }
+
+    fn workers(&self) -> Vec<Case> {
+        let mut cases = among(worker_contestants, self.small(&[200]));
+        for case in &mut cases {
+            if let Work::Load(work) = &mut case.work {
+                work.is_shared = true;
+            }
+        }
+        cases
+    }
+
+    fn open_loop(&self) -> Vec<Case> {
+        let mut cases = Vec::new();
+        for (label, pacing) in [
+            ("50%", Pacing::OfOwn(0.5)),
+            ("80%", Pacing::OfOwn(0.8)),
+            (AT_PEERS_RATE, Pacing::OfBestPeer(0.8)),
+        ] {
+            for mut case in among(close_contestants, self.small(&[200])) {
                 if let Work::Load(work) = &mut case.work {
-                    work.share_of_own = Some(*share);
+                    work.pacing = pacing;
                 }
-                case.label = format!("{:.0}%", share * 100.0);
+                case.label = label.into();
                 case.contestants.remove(0);
                 cases.push(case);
             }
@@ -259,10 +420,8 @@ impl Maker {
             .map(|connections| {
                 let work = LoadWork {
                     carrier,
-                    traffic: Traffic::Small,
-                    connections,
                     reuse: Reuse::PerRequest,
-                    share_of_own: None,
+                    ..LoadWork::http(Traffic::Small, connections)
                 };
                 self.case(connections.to_string(), Work::Load(work), contestants())
             })
@@ -281,13 +440,9 @@ impl Maker {
             ("get-16KiB", Traffic::Bytes(16 << 10), 100),
             ("get-1MiB", Traffic::Bytes(1 << 20), 8),
         ] {
-            let work = LoadWork {
-                carrier: Carrier::Stream,
-                traffic,
-                connections: self.connections(&[connections])[0],
-                reuse: Reuse::KeepAlive,
-                share_of_own: None,
-            };
+            let connections = self.connections(&[connections])[0];
+            let work =
+                LoadWork { carrier: Carrier::Stream, ..LoadWork::http(traffic, connections) };
             cases.push(self.case(label.into(), Work::Load(work), stream_contestants()));
         }
         cases
@@ -298,9 +453,8 @@ impl Maker {
         cases.extend(self.connection_rate(&[100], Carrier::HTTP, http_contestants));
         for (case, label) in cases.iter_mut().zip(["keep-alive", "connection-rate"]) {
             case.label = label.into();
-            case.contestants = xdp_contestants();
         }
-        cases
+        among(xdp_contestants, cases)
     }
 
     fn idle(&self) -> Case {
@@ -308,7 +462,7 @@ impl Maker {
             Extent::Full => IDLE_CONNECTIONS,
             Extent::Smoke => 100,
         };
-        let mut contestants = http_contestants();
+        let mut contestants = close_contestants();
         contestants.remove(0);
         self.case(connections.to_string(), Work::IdleConnections { connections }, contestants)
     }
@@ -322,7 +476,7 @@ impl Maker {
                 (Carrier::Stream, "stream", stream_contestants),
             ] {
                 let work = Work::SlowTransfer { direction, carrier };
-                cases.push(self.case(format!("{prefix}-{word}"), work, contestants()));
+                cases.push(self.case(format!("{prefix}-{word}"), work, close(contestants())));
             }
         }
         cases
@@ -330,32 +484,4 @@ impl Maker {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_scenario_has_cases_and_every_case_its_own_label() {
-        for (id, _) in SCENARIOS {
-            for extent in [Extent::Full, Extent::Smoke] {
-                let cases = cases(id, extent).unwrap();
-                assert!(!cases.is_empty(), "{id}");
-                let mut labels: Vec<&str> = cases.iter().map(|case| case.label.as_str()).collect();
-                labels.sort_unstable();
-                labels.dedup();
-                assert_eq!(labels.len(), cases.len(), "{id}");
-                assert!(cases.iter().all(|case| !case.contestants.is_empty()), "{id}");
-            }
-        }
-    }
-
-    #[test]
-    fn one_case_can_be_asked_for() {
-        let cases = cases("b3/100", Extent::Full).unwrap();
-        assert!(matches!(
-            &cases[..],
-            [Case { work: Work::Load(LoadWork { connections: 100, .. }), .. }]
-        ));
-        assert!(super::cases("B3/7", Extent::Full).is_err());
-        assert!(super::cases("Z9", Extent::Full).is_err());
-    }
-}
+mod tests;

@@ -18,6 +18,9 @@ pub(crate) struct Mode {
     pub(crate) kernel: Kernel,
     /// For TCP services only.
     pub(crate) datapath: Datapath,
+    /// For HTTP services only.
+    pub(crate) splicing: Splicing,
+    pub(crate) workers: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +41,21 @@ pub(crate) enum Datapath {
     Sockmap,
 }
 
+/// Which HTTP bodies are spliced: `limits.splice_min`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Splicing {
+    /// As it comes.
+    Default,
+    /// `none`
+    Never,
+    /// `1B`: whatever can be.
+    Always,
+}
+
+/// Of bodies from this size on, most must have been spliced if [`Splicing::Always`] is claimed.
+/// Shorter ones may have come with their head, and are then copied with it.
+pub(crate) const SPLICED_MIN: u64 = 64 << 10;
+
 impl Datapath {
     pub(crate) const ALL: [Self; 3] = [Self::User, Self::Splice, Self::Sockmap];
 
@@ -53,7 +71,7 @@ impl Datapath {
 
 impl Mode {
     pub(crate) const fn http(kernel: Kernel) -> Self {
-        Self { kernel, datapath: Datapath::User }
+        Self { kernel, datapath: Datapath::User, splicing: Splicing::Default, workers: 1 }
     }
 }
 
@@ -65,8 +83,17 @@ impl fmt::Display for Mode {
             Kernel::OnWithXdp => "tandem on+xdp",
         })?;
         match self.datapath {
-            Datapath::User => Ok(()),
-            Datapath::Splice | Datapath::Sockmap => write!(f, " {}", self.datapath.label()),
+            Datapath::User => {}
+            Datapath::Splice | Datapath::Sockmap => write!(f, " {}", self.datapath.label())?,
+        }
+        match self.splicing {
+            Splicing::Default => {}
+            Splicing::Never => f.write_str(" user")?,
+            Splicing::Always => f.write_str(" splice")?,
+        }
+        match self.workers {
+            1 => Ok(()),
+            workers => write!(f, " {workers} workers"),
         }
     }
 }
@@ -97,7 +124,7 @@ pub(crate) fn command(binary: &Path, config: &Path) -> Vec<String> {
     vec![binary.display().to_string(), "run".into(), "-c".into(), config.display().to_string()]
 }
 
-/// The configuration file: one worker, no access log, everything else as it comes.
+/// The configuration file: no access log, and what the mode does not say as it comes.
 pub(crate) fn config(
     mode: Mode,
     service: &Service,
@@ -115,8 +142,14 @@ pub(crate) fn config(
     };
     let nodes: Vec<String> = nodes.iter().map(|node| format!("\"{node}\": 1")).collect();
     let nodes = nodes.join(", ");
+    let limits = match mode.splicing {
+        Splicing::Default => "",
+        Splicing::Never => "limits: { splice_min: none }\n",
+        Splicing::Always => "limits: { splice_min: 1B }\n",
+    };
+    let workers = mode.workers;
     let mut text = format!(
-        "workers: 1\n\
+        "workers: {workers}\n{limits}\
          listeners:\n  - {{ name: bench, address: {address}, protocol: {protocol} }}\n\
          kernel:\n  mode: \"{kernel}\"\n  xdp: {{ interfaces: [{interfaces}], mode: auto }}\n\
          admin: {{ address: {admin} }}\n\
@@ -172,6 +205,15 @@ fn series_value(rest: &str, labels: &[(&str, &str)]) -> Option<f64> {
     labels.iter().all(has).then(|| value.split_whitespace().next()?.parse().ok()).flatten()
 }
 
+/// What a load has sent through a mode, by which its counters are judged.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Carried {
+    pub(crate) connections: u64,
+    pub(crate) requests: u64,
+    /// At least, of each request and its answer together.
+    pub(crate) bytes_each: u64,
+}
+
 /// What moved between two readings, as far as it tells which path the bytes took.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct PathCounters {
@@ -212,16 +254,15 @@ impl PathCounters {
         ]
     }
 
-    /// Why a row may not claim the path of `mode`, after that many connections, requests and
-    /// tunnelled bytes.
+    /// Why a row may not claim the path of `mode`, after a load.
     pub(crate) fn objection(
         &self,
         mode: Mode,
         service: &Service,
-        connections: u64,
-        requests: u64,
-        tunnel_bytes: u64,
+        carried: Carried,
     ) -> Option<String> {
+        let Carried { connections, requests, bytes_each } = carried;
+        let bytes = bytes_each * requests;
         let short = |what: &str, seen: f64, wanted: u64| {
             (seen < wanted as f64).then(|| format!("{what}: {seen} counted, {wanted} expected"))
         };
@@ -235,18 +276,25 @@ impl PathCounters {
                 .or_else(|| short("ingress packets", self.ingress_packets, requests)),
         };
         let path = match (service, mode.datapath) {
-            (Service::Http { .. }, _) => None,
+            (Service::Http { .. }, _) => match mode.splicing {
+                Splicing::Always if bytes_each >= SPLICED_MIN => {
+                    short("bytes by splice", self.splice_bytes, bytes / 2)
+                }
+                Splicing::Default | Splicing::Always => None,
+                Splicing::Never => short("bytes by user", self.user_bytes, bytes)
+                    .or_else(|| none("bytes by splice", self.splice_bytes)),
+            },
             (Service::Stream { .. }, Datapath::User) => {
-                short("bytes by user", self.user_bytes, tunnel_bytes)
+                short("bytes by user", self.user_bytes, bytes)
                     .or_else(|| none("other bytes", self.splice_bytes + self.sockmap_bytes))
             }
             (Service::Stream { .. }, Datapath::Splice) => {
-                short("bytes by splice", self.splice_bytes, tunnel_bytes)
+                short("bytes by splice", self.splice_bytes, bytes)
                     .or_else(|| none("other bytes", self.user_bytes + self.sockmap_bytes))
             }
             // Past its window sockmap spills to userspace and back; the bulk must not.
             (Service::Stream { .. }, Datapath::Sockmap) => {
-                short("bytes by sockmap", self.sockmap_bytes, tunnel_bytes / 2)
+                short("bytes by sockmap", self.sockmap_bytes, bytes / 2)
                     .or_else(|| none("bytes by splice", self.splice_bytes))
             }
         };
@@ -286,15 +334,51 @@ mod tests {
         let node = SocketAddr::from(([127, 0, 0, 1], 1));
         let stream = Service::Stream { node };
         let moved = PathCounters::between(&Metrics(String::new()), &Metrics(PAGE.into()));
-        let check = |kernel, datapath, connections, requests, bytes| {
-            moved.objection(Mode { kernel, datapath }, &stream, connections, requests, bytes)
+        let check = |kernel, datapath, connections, requests, bytes_each| {
+            let mode = Mode { datapath, ..Mode::http(kernel) };
+            moved.objection(mode, &stream, Carried { connections, requests, bytes_each })
         };
-        assert_eq!(check(Kernel::OnWithXdp, Datapath::Splice, 5, 100, 1024), None);
-        assert!(check(Kernel::OnWithXdp, Datapath::Splice, 6, 100, 1024).is_some());
-        assert!(check(Kernel::OnWithXdp, Datapath::Splice, 5, 101, 1024).is_some());
-        assert!(check(Kernel::On, Datapath::Splice, 5, 0, 1025).is_some());
+        assert_eq!(check(Kernel::OnWithXdp, Datapath::Splice, 5, 100, 10), None);
+        assert!(check(Kernel::OnWithXdp, Datapath::Splice, 6, 100, 10).is_some());
+        assert!(check(Kernel::OnWithXdp, Datapath::Splice, 5, 101, 10).is_some());
+        assert!(check(Kernel::On, Datapath::Splice, 5, 1, 1025).is_some());
         assert!(check(Kernel::Off, Datapath::Splice, 0, 0, 0).is_some());
         assert!(check(Kernel::On, Datapath::User, 0, 0, 0).is_some());
-        assert!(check(Kernel::On, Datapath::Sockmap, 0, 0, 10).is_some());
+        assert!(check(Kernel::On, Datapath::Sockmap, 0, 1, 10).is_some());
+    }
+
+    #[test]
+    fn an_http_row_that_claims_a_path_is_refused_without_its_bytes() {
+        let node = SocketAddr::from(([127, 0, 0, 1], 1));
+        let http = Service::Http { nodes: vec![node], auth: Auth::Open };
+        let check = |splicing, user_bytes, splice_bytes, bytes_each| {
+            let moved = PathCounters {
+                user_bytes,
+                splice_bytes,
+                ..PathCounters::between(&Metrics(String::new()), &Metrics(String::new()))
+            };
+            let mode = Mode { splicing, ..Mode::http(Kernel::Off) };
+            moved.objection(mode, &http, Carried { connections: 1, requests: 2, bytes_each })
+        };
+        let large = SPLICED_MIN as f64;
+        assert_eq!(check(Splicing::Always, 0.0, large, SPLICED_MIN), None);
+        assert!(check(Splicing::Always, 2.0 * large, large - 1.0, SPLICED_MIN).is_some());
+        assert_eq!(check(Splicing::Always, 2.0 * large, 0.0, SPLICED_MIN - 1), None);
+        assert_eq!(check(Splicing::Never, 2.0 * large, 0.0, SPLICED_MIN), None);
+        assert!(check(Splicing::Never, 2.0 * large, 1.0, SPLICED_MIN).is_some());
+        assert!(check(Splicing::Never, 2.0 * large - 1.0, 0.0, SPLICED_MIN).is_some());
+        assert_eq!(check(Splicing::Default, 0.0, 0.0, SPLICED_MIN), None);
+    }
+
+    #[test]
+    fn each_mode_has_a_name_of_its_own() {
+        let off = Mode::http(Kernel::Off);
+        assert_eq!(off.to_string(), "tandem off");
+        let user = Mode { splicing: Splicing::Never, ..off };
+        assert_eq!(user.to_string(), "tandem off user");
+        let splice = Mode { splicing: Splicing::Always, ..off };
+        assert_eq!(splice.to_string(), "tandem off splice");
+        let two = Mode { workers: 2, ..Mode::http(Kernel::On) };
+        assert_eq!(two.to_string(), "tandem on 2 workers");
     }
 }

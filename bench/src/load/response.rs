@@ -7,9 +7,12 @@ use std::{fmt, rc::Rc};
 
 use crate::pattern::Pattern;
 
-/// Of responses with a patterned body, one in this many has its bytes compared; all have their
-/// length checked.
+/// Of responses with a patterned body below [`BULK_MIN`], one in this many has its bytes compared;
+/// all have their length checked.
 const SAMPLE_EVERY: u64 = 16;
+
+/// Bodies of this size and more are few and take long: all of them have their bytes compared.
+pub(crate) const BULK_MIN: u64 = 16 << 20;
 
 /// Right responses remembered. Three nodes times a change of `date` need six.
 const KNOWN_MAX: usize = 8;
@@ -109,16 +112,30 @@ pub(crate) struct Checker {
     known: Vec<(Vec<u8>, usize)>,
     known_next: usize,
     pattern_bodies: u64,
+    body_bytes: u64,
 }
 
 impl Checker {
     pub(crate) fn new(expected: Expected, pattern: Rc<Pattern>) -> Self {
-        Self { expected, pattern, known: Vec::new(), known_next: 0, pattern_bodies: 0 }
+        Self {
+            expected,
+            pattern,
+            known: Vec::new(),
+            known_next: 0,
+            pattern_bodies: 0,
+            body_bytes: 0,
+        }
+    }
+
+    /// Bytes of patterned bodies received so far, complete or not.
+    pub(crate) const fn body_bytes(&self) -> u64 {
+        self.body_bytes
     }
 
     /// Takes what was read next. Nothing is pipelined, so everything belongs to this response.
     pub(crate) fn feed(&mut self, partial: &mut Partial, input: &[u8]) -> Result<Step, Failure> {
         if let Some(body) = &mut partial.body {
+            self.body_bytes += input.len() as u64;
             let step = receive(body, &self.expected, &self.pattern, input)?;
             if step != Step::More {
                 partial.body = None;
@@ -149,8 +166,10 @@ impl Checker {
                 if announced != *length {
                     return Err(Failure::Length);
                 }
-                let is_sampled = self.pattern_bodies.is_multiple_of(SAMPLE_EVERY);
+                let is_sampled =
+                    *length >= BULK_MIN || self.pattern_bodies.is_multiple_of(SAMPLE_EVERY);
                 self.pattern_bodies += 1;
+                self.body_bytes += body.len() as u64;
                 let mut received = PatternBody { received: 0, is_sampled };
                 let step = receive(&mut received, &self.expected, &self.pattern, body)?;
                 partial.body = (step == Step::More).then_some(received);

@@ -42,7 +42,14 @@ fn http(target: SocketAddr, connections: usize, reuse: Reuse) -> Load {
     let body = ExpectedBody::OneOf(vec![b"yes".to_vec()]);
     let exchange =
         Exchange::Http { request: REQUEST.to_vec(), expected: Expected { status: 200, body } };
-    Load { target, connections, exchange, reuse, pace: Pace::Closed }
+    Load {
+        target,
+        connections,
+        exchange,
+        reuse,
+        pace: Pace::Closed,
+        patience: Duration::from_secs(10),
+    }
 }
 
 fn run(load: &Load) -> Outcome {

@@ -27,9 +27,6 @@ const NAP: Duration = Duration::from_millis(10);
 /// After this many failures a thread gives up: the row is lost anyway.
 const FAILURES_MAX: u64 = 100;
 
-/// How long what is in flight may take once the run is over; beyond it, it has timed out.
-const LAST_RESPONSE_MAX: Duration = Duration::from_secs(10);
-
 /// What one thread has seen, warm-up included unless said otherwise.
 pub(crate) struct Seen {
     /// Microseconds, measured part only.
@@ -61,6 +58,8 @@ struct Connection {
     is_read_closed: bool,
     /// Whether an exchange on this slot has counted towards readiness.
     is_ready: bool,
+    /// Whether one has ended in the measured part.
+    is_served: bool,
 }
 
 /// What a connection wants from its thread.
@@ -143,7 +142,7 @@ impl<'a> Thread<'a> {
             self.phase = self.shared.phase();
             if self.phase == Phase::Over {
                 let since = *over.get_or_insert_with(Instant::now);
-                if self.in_flight == 0 || since.elapsed() > LAST_RESPONSE_MAX {
+                if self.in_flight == 0 || since.elapsed() > self.load.patience {
                     break;
                 }
             }
@@ -218,6 +217,9 @@ impl<'a> Thread<'a> {
                 &self.pattern,
                 &mut self.scratch,
             );
+            if let Some(checker) = &self.checker {
+                self.counters.received(checker.body_bytes());
+            }
             match outcome {
                 Outcome::Waiting => return,
                 Outcome::Runnable => return self.runnable.push(index),
@@ -246,6 +248,10 @@ impl<'a> Thread<'a> {
         self.counters.completed();
         self.seen.completed_by_node[node] += 1;
         if self.phase == Phase::Measuring {
+            if !connection.is_served {
+                connection.is_served = true;
+                self.counters.served();
+            }
             let elapsed = connection.started.elapsed().as_micros();
             self.seen.latency.saturating_record(u64::try_from(elapsed).unwrap_or(u64::MAX));
         }
@@ -317,6 +323,7 @@ impl Connection {
             is_readable: false,
             is_read_closed: false,
             is_ready: ready == Ready::Yes,
+            is_served: false,
         }
     }
 

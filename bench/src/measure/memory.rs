@@ -76,7 +76,7 @@ impl Bench {
         carrier: Carrier,
         contestant: Contestant,
     ) -> anyhow::Result<Measured> {
-        let nodes = Nodes::start(self, carrier, Traffic::Small)?;
+        let nodes = Nodes::start(&self.placement, carrier, Traffic::Small)?;
         let started =
             contestant.start(&nodes.service(carrier)?, &self.binaries, &self.placement)?;
         // One request first, so that what is set up once does not count.
@@ -114,7 +114,7 @@ impl Bench {
         connections: usize,
         contestant: Contestant,
     ) -> anyhow::Result<Measured> {
-        let nodes = Nodes::start(self, Carrier::HTTP, Traffic::Small)?;
+        let nodes = Nodes::start(&self.placement, Carrier::HTTP, Traffic::Small)?;
         let started =
             contestant.start(&nodes.service(Carrier::HTTP)?, &self.binaries, &self.placement)?;
         probe::Client::connect(started.target)?.get("/", &[])?;

@@ -67,6 +67,29 @@ impl About {
     }
 }
 
+impl About {
+    /// What stands at the head of a report, a fact to a line.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let mut lines = vec![
+            format!("command: bench {}", self.command),
+            format!(
+                "{} rounds of {} s, interleaved; medians (min–max); ratios pair by pair within a \
+                 round",
+                self.rounds, self.window_seconds
+            ),
+            format!(
+                "kernel {}, {} × {}, {}, {}",
+                self.kernel, self.processors, self.processor, self.topology, self.placement
+            ),
+            format!("commit {}", self.commit),
+        ];
+        lines.extend(self.versions.iter().map(|(name, version)| format!("{name}: {version}")));
+        let settings = self.settings.iter().map(|(name, value)| format!("{name} = {value}"));
+        lines.push(settings.collect::<Vec<_>>().join(", "));
+        lines
+    }
+}
+
 fn read(path: &str) -> String {
     fs::read_to_string(path)
         .map_or_else(|error| error.to_string(), |text| text.trim().replace('\t', " "))
@@ -92,7 +115,7 @@ fn commit() -> String {
 
 fn versions(binaries: &Binaries) -> BTreeMap<String, String> {
     let mut versions = BTreeMap::from([("tandem".to_owned(), binaries.tandem_version.clone())]);
-    for peer in [Peer::Nginx, Peer::Haproxy] {
+    for peer in Peer::PROGRAMS {
         let version = binaries.peers.version(peer).unwrap_or_else(|| "not installed".into());
         versions.insert(peer.to_string(), version);
     }

@@ -53,6 +53,34 @@ fn status_length_and_bytes_are_all_checked() {
 }
 
 #[test]
+fn of_bulk_bodies_every_byte_of_every_one_is_compared_and_counted() {
+    let expected = Expected { status: 200, body: ExpectedBody::Pattern(BULK_MIN) };
+    let pattern = Rc::new(Pattern::new());
+    let mut checker = Checker::new(expected, Rc::clone(&pattern));
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {BULK_MIN}\r\n\r\n");
+    let mut partial = Partial::default();
+    for flips_last in [false, true] {
+        assert_eq!(checker.feed(&mut partial, head.as_bytes()), Ok(Step::More));
+        let mut received = 0;
+        while received < BULK_MIN {
+            let mut part = pattern.at(received, (BULK_MIN - received).min(65_536)).to_vec();
+            received += part.len() as u64;
+            let is_last = received == BULK_MIN;
+            if is_last && flips_last {
+                *part.last_mut().unwrap() ^= 1;
+            }
+            let step = match (is_last, flips_last) {
+                (true, true) => Err(Failure::Body),
+                (true, false) => Ok(Step::Done { node: 0 }),
+                (false, _) => Ok(Step::More),
+            };
+            assert_eq!(checker.feed(&mut partial, &part), step);
+        }
+    }
+    assert_eq!(checker.body_bytes(), 2 * BULK_MIN);
+}
+
+#[test]
 fn a_patterned_body_is_counted_and_compared() {
     let pattern = Pattern::new();
     let expected = Expected { status: 200, body: ExpectedBody::Pattern(1000) };

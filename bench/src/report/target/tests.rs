@@ -1,0 +1,71 @@
+use super::*;
+use crate::report::sample::{measured, report, row};
+
+#[track_caller]
+fn check(report: &Report, what: &str, expected: Option<(&str, &str, Option<bool>)>) {
+    let lines = lines(report);
+    let found = lines.iter().find(|line| line.what.contains(what));
+    let found = found.map(|line| (line.bound.as_str(), line.values.as_str(), line.is_met));
+    assert_eq!(found, expected, "{what}");
+}
+
+#[test]
+fn a1_is_held_against_the_best_of_nginx_and_haproxy_only() {
+    let figures = |rate, cpu| measured(&[(RATE, rate), (CPU, cpu)]);
+    let report = report(vec![
+        row(("A1", "200"), "nginx", 1, figures(100.0, 10.0)),
+        row(("A1", "200"), "haproxy", 1, figures(90.0, 12.0)),
+        row(("A1", "200"), "caddy", 1, figures(900.0, 1.0)),
+        row(("A1", "200"), "tandem off", 1, figures(110.0, 9.5)),
+    ]);
+    check(&report, "A1, userspace only: req", Some(("≥ 1.05", "1.100 (1.100–1.100)", Some(true))));
+    check(&report, "A1, userspace only: CPU", Some(("≤ 0.92", "0.950 (0.950–0.950)", Some(false))));
+    check(&report, "A2", None);
+    check(&report, "D1", None);
+}
+
+#[test]
+fn p99_at_a_common_rate_is_held_against_the_peer_that_set_it() {
+    let rate = |contestant, round, value| {
+        row(("A1", "200"), contestant, round, measured(&[(RATE, value)]))
+    };
+    let p99 = |contestant, round, value| {
+        row(("A5", AT_PEERS_RATE), contestant, round, measured(&[(P99, value)]))
+    };
+    let report = report(vec![
+        rate("nginx", 1, 100.0),
+        rate("haproxy", 1, 90.0),
+        p99("nginx", 1, 400.0),
+        p99("haproxy", 1, 100.0),
+        p99("tandem off", 1, 200.0),
+        // In this round the other peer set the rate.
+        rate("nginx", 2, 80.0),
+        rate("haproxy", 2, 90.0),
+        p99("nginx", 2, 400.0),
+        p99("haproxy", 2, 100.0),
+        p99("tandem off", 2, 50.0),
+    ]);
+    check(&report, "A5, userspace only", Some(("≤ 1.00", "0.500 (0.500–0.500)", Some(true))));
+}
+
+#[test]
+fn two_workers_are_compared_with_one_and_large_bodies_with_both_ways_of_haproxy() {
+    let figures = |rate, cpu| measured(&[(RATE, rate), (CPU, cpu)]);
+    let report = report(vec![
+        row(("W1", "200"), "tandem off", 1, figures(100.0, 10.0)),
+        row(("W1", "200"), "tandem off 2 workers", 1, figures(150.0, 11.0)),
+        row(("B6", "1MiB"), "haproxy", 1, figures(100.0, 10.0)),
+        row(("B6", "1MiB"), "haproxy splice", 1, figures(200.0, 10.0)),
+        row(("B6", "1MiB"), "tandem off user", 1, figures(900.0, 10.0)),
+        row(("B6", "1MiB"), "tandem off splice", 1, figures(180.0, 10.0)),
+        row(("B3", "10"), "haproxy", 1, figures(10.0, 10.0)),
+        row(("B3", "10"), "tandem off", 1, figures(12.0, 10.0)),
+    ]);
+    let cpu = "W1 tandem off, two workers ÷ one: CPU";
+    check(&report, cpu, Some(("≤ 1.05", "1.100 (1.100–1.100)", Some(false))));
+    let rate = "W1 tandem off, two workers ÷ one: req";
+    check(&report, rate, Some(("–", "1.500 (1.500–1.500)", None)));
+    check(&report, "W1 tandem on", None);
+    check(&report, "B6 1MiB", Some(("≥ 1.00", "0.900 (0.900–0.900)", Some(false))));
+    check(&report, "B3 10", Some(("≥ 1.00", "1.200 (1.200–1.200)", Some(true))));
+}

@@ -1,0 +1,27 @@
+use super::*;
+
+#[test]
+fn every_scenario_has_cases_and_every_case_its_own_label() {
+    for (id, _) in SCENARIOS {
+        for extent in [Extent::Full, Extent::Smoke] {
+            let cases = cases(id, extent).unwrap();
+            assert!(!cases.is_empty(), "{id}");
+            let mut labels: Vec<&str> = cases.iter().map(|case| case.label.as_str()).collect();
+            labels.sort_unstable();
+            labels.dedup();
+            assert_eq!(labels.len(), cases.len(), "{id}");
+            assert!(cases.iter().all(|case| !case.contestants.is_empty()), "{id}");
+        }
+    }
+}
+
+#[test]
+fn one_case_can_be_asked_for() {
+    let cases = cases("b3/100", Extent::Full).unwrap();
+    assert!(matches!(
+        &cases[..],
+        [Case { work: Work::Load(LoadWork { connections: 100, .. }), .. }]
+    ));
+    assert!(super::cases("B3/7", Extent::Full).is_err());
+    assert!(super::cases("Z9", Extent::Full).is_err());
+}
