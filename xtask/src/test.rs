@@ -7,7 +7,7 @@ mod kernel_log;
 mod libtest;
 
 use std::{
-    fmt, fs,
+    env, fmt, fs,
     io::{BufRead, BufReader},
     ops::AddAssign,
     path::Path,
@@ -58,7 +58,7 @@ enum Verdict {
 type RunRung = fn(&Peers) -> Result<Rung>;
 
 /// Each rung with the file that shows it is there.
-const RUNGS: [(&str, &str, RunRung); 7] = [
+const RUNGS: [(&str, &str, RunRung); 8] = [
     ("unit", "Cargo.toml", unit),
     ("wire", "proxy/tests/it/main.rs", wire),
     ("hyper lane", "proxy/tests/it/lanes.rs", hyper_lane),
@@ -66,6 +66,7 @@ const RUNGS: [(&str, &str, RunRung); 7] = [
     ("kernel", "proxy/tests/kernel/main.rs", kernel),
     ("fuzz", "proxy/fuzz/Cargo.toml", fuzz),
     ("bench", "bench/Cargo.toml", bench),
+    ("instructions", "bench/src/instructions.rs", instructions),
 ];
 
 /// Runs every rung; fails if a test did. The counts are the last line.
@@ -236,9 +237,36 @@ fn bench(peers: &Peers) -> Result<Rung> {
     ))
 }
 
+/// What a request costs in instructions: no bound, but a row that is seen to change.
+fn instructions(peers: &Peers) -> Result<Rung> {
+    let mut rung = Rung::new("instructions");
+    let finds = |program: &str| {
+        env::split_paths(peers.search_path()).any(|directory| directory.join(program).is_file())
+    };
+    if !finds("valgrind") {
+        rung.add(not_here("needs valgrind; `sudo apt-get install valgrind`".to_owned()));
+        return Ok(rung);
+    }
+    let tandem = cargo_build::profile("counted", "proxy", "tandem")?;
+    let mut count =
+        crate::bench::command(&["instructions".into(), "--tandem".into(), tandem.into()])?;
+    count.env("PATH", peers.search_path()).stdin(Stdio::null());
+    let output = count.output().with_context(|| format!("start `{}`", command::shown(&count)))?;
+    let report = String::from_utf8_lossy(&output.stdout);
+    print!("{report}{}", String::from_utf8_lossy(&output.stderr));
+    match report.lines().find(|line| line.starts_with("instructions per request")) {
+        Some(line) if output.status.success() => {
+            rung.add(Verdict::Passed);
+            rung.notes.push(line.to_owned());
+        }
+        Some(_) | None => rung.add(Verdict::Failed(format!("nothing counted: {}", output.status))),
+    }
+    Ok(rung)
+}
+
 /// Something this machine lacks: a failure where it was required, otherwise a skip.
 fn not_here(why: String) -> Verdict {
-    let is_required = std::env::var("KERNEL_TESTS").is_ok_and(|value| value == "require");
+    let is_required = env::var("KERNEL_TESTS").is_ok_and(|value| value == "require");
     if is_required { Verdict::Failed(why) } else { Verdict::Skipped(why) }
 }
 

@@ -1,0 +1,204 @@
+//! Instructions that a request costs in the proxy's own process, counted by callgrind: by stage, and
+//! the same on every machine with the same compiler.
+//!
+//! Two runs with the same start and end and a different number of requests; their difference is what
+//! the requests cost. What belongs to which stage is told by the source file of each instruction,
+//! inlined ones included, so the binary needs line tables (`--profile counted`).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+use anyhow::{Context as _, bail, ensure};
+
+use crate::{
+    contestant::{Auth, KEY, Service},
+    placement::Placement,
+    probe,
+    process::{self, Program},
+    tandem::{self, Kernel, Mode},
+};
+
+/// Requests of the shorter run; everything that happens once has happened by then.
+const REQUESTS_FIRST: u32 = 300;
+/// How many more the longer run makes.
+const REQUESTS_MORE: u32 = 1000;
+
+/// Stages by the files that they are in, the first that fits. `/src/` of a crate is part of the
+/// pattern where its name alone is not telling.
+const STAGES: [(&str, &[&str]); 10] = [
+    (
+        "read heads",
+        &["/http/gate", "/http/head", "/http/name", "/httparse-", "/inlet.rs", "/gated.rs"],
+    ),
+    ("decide", &["/pipeline.rs", "/route.rs", "/route/", "/http/path", "/plugin", "/exchange.rs"]),
+    ("reach a node", &["/upstream/"]),
+    ("make heads", &["/http/fields", "/express/heads.rs", "/http/answer.rs"]),
+    ("carry", &["/express.rs", "/express/", "/http/framing.rs", "/forward/"]),
+    ("record", &["/record.rs", "/metrics", "/access_log", "/prometheus-client"]),
+    ("connection", &["/connection.rs", "/deadlines.rs", "/drain.rs", "/worker.rs", "/listener.rs"]),
+    ("runtime", &["/tokio-", "/mio-", "/hyper-", "/hyper-util-"]),
+    ("allocator", &["/mimalloc", "/libmimalloc"]),
+    ("libraries", &["/library/", "/bytes-", "/http-", "/socket2-", "/rustix-", "glibc"]),
+];
+const OTHER: &str = "other";
+
+/// Instructions by stage.
+type Counts = BTreeMap<&'static str, u64>;
+
+/// Measures A1 and A2, and returns a table of them.
+pub(crate) fn report(tandem: &Path, placement: &Placement) -> anyhow::Result<String> {
+    let plain = per_request(tandem, placement, Auth::Open)?;
+    let keyed = per_request(tandem, placement, Auth::Key)?;
+    let mut text = String::from("| stage | A1 | A2 (key-auth) |\n|---|---:|---:|\n");
+    let stages = STAGES.iter().map(|(stage, _)| *stage).chain([OTHER]);
+    for stage in stages {
+        let of = |counts: &Counts| counts.get(stage).copied().unwrap_or(0);
+        writeln!(text, "| {stage} | {} | {} |", of(&plain), of(&keyed))?;
+    }
+    let [plain, keyed] = [plain, keyed].map(|counts| counts.values().sum::<u64>());
+    writeln!(text, "instructions per request: A1 {plain}, A2 {keyed}")?;
+    Ok(text)
+}
+
+fn per_request(tandem: &Path, placement: &Placement, auth: Auth) -> anyhow::Result<Counts> {
+    let less = counted(tandem, placement, auth, REQUESTS_FIRST)?;
+    let mut more = counted(tandem, placement, auth, REQUESTS_FIRST + REQUESTS_MORE)?;
+    for (stage, count) in &mut more {
+        let once = less.get(stage).copied().unwrap_or(0);
+        *count = count.saturating_sub(once) / u64::from(REQUESTS_MORE);
+    }
+    Ok(more)
+}
+
+/// What a run of the proxy with that many requests on one connection cost.
+fn counted(
+    tandem: &Path,
+    placement: &Placement,
+    auth: Auth,
+    requests: u32,
+) -> anyhow::Result<Counts> {
+    let directory = tempfile::Builder::new().prefix("tandem-bench-").tempdir()?;
+    let (_node, node) = Program::start_node(&["http", "127.0.0.1:0"], &placement.load)?;
+    let service = Service::Http { nodes: vec![node], auth };
+    let (address, admin) = (process::free_address()?, process::free_address()?);
+    let config = directory.path().join("tandem.yaml");
+    std::fs::write(&config, tandem::config(Mode::http(Kernel::Off), &service, address, admin))?;
+    let out = directory.path().join("callgrind.out");
+    let mut command = vec![
+        "valgrind".to_owned(),
+        "--tool=callgrind".to_owned(),
+        format!("--callgrind-out-file={}", out.display()),
+    ];
+    command.extend(tandem::command(tandem, &config));
+    let log = directory.path().join("log");
+    let mut proxy = Program::start(&command, &placement.proxy, &log)?;
+    proxy.wait_until_listening(address, Instant::now()).with_context(|| {
+        let log = std::fs::read_to_string(&log).unwrap_or_default();
+        format!("valgrind {}: {}", tandem.display(), log.trim())
+    })?;
+    let fields: &[(&str, &str)] = match auth {
+        Auth::Open => &[],
+        Auth::Key => &[("apikey", KEY)],
+    };
+    let mut client = probe::Client::connect(address)?;
+    for _ in 0..requests {
+        let answer = client.get("/", fields)?;
+        ensure!(answer.status == 200, "status {}", answer.status);
+    }
+    drop((client, proxy));
+    let text = std::fs::read_to_string(&out).context("callgrind left no counts")?;
+    let counts = stages(&text)?;
+    let unknown = counts.get(OTHER).copied().unwrap_or(0);
+    let total: u64 = counts.values().sum();
+    ensure!(
+        unknown < total / 2,
+        "most instructions have no file: is {} built with line tables?",
+        tandem.display()
+    );
+    Ok(counts)
+}
+
+/// Self cost by stage, of a file in callgrind's format
+/// (<https://valgrind.org/docs/manual/cl-format.html>), with one kind of event.
+fn stages(text: &str) -> anyhow::Result<Counts> {
+    let mut counts = Counts::new();
+    let mut files: HashMap<&str, &str> = HashMap::new();
+    let mut stage = OTHER;
+    let mut is_call = false;
+    for line in text.lines() {
+        if let Some(file) = ["fl=", "fi=", "fe="].iter().find_map(|key| line.strip_prefix(key)) {
+            // `(12) name` the first time, `(12)` from then on.
+            let (id, name) = file.split_once(' ').unwrap_or((file, ""));
+            if !name.is_empty() {
+                files.insert(id, name);
+            }
+            stage = stage_of(files.get(id).copied().unwrap_or(id));
+        } else if line.starts_with("calls=") {
+            is_call = true;
+        } else if line.starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first)) {
+            // The line behind `calls=` is the cost of the called, which has lines of its own.
+            if !std::mem::take(&mut is_call) {
+                let cost = line.split(' ').nth(1).with_context(|| format!("no cost: `{line}`"))?;
+                *counts.entry(stage).or_default() += cost.parse::<u64>()?;
+            }
+        }
+    }
+    if counts.is_empty() {
+        bail!("callgrind counted nothing");
+    }
+    Ok(counts)
+}
+
+fn stage_of(file: &str) -> &'static str {
+    let is_in = |(_, patterns): &&(&str, &[&str])| patterns.iter().any(|part| file.contains(part));
+    STAGES.iter().find(is_in).map_or(OTHER, |(stage, _)| stage)
+}
+
+/// What is missing for the count.
+pub(crate) fn absence(tandem: &PathBuf) -> Option<String> {
+    if !tandem.exists() {
+        return Some(format!("no binary at {}; cargo build --profile counted", tandem.display()));
+    }
+    let found = Command::new("valgrind").arg("--version").output();
+    let is_there = found.is_ok_and(|output| output.status.success());
+    (!is_there).then(|| "valgrind is not installed; apt-get install valgrind".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn self_cost_is_told_by_file_and_calls_are_not_counted_twice() {
+        let text = "version: 1\npositions: line\nevents: Ir\n\n\
+            fl=(1) /x/proxy/src/http/gate.rs\nfn=(1) gate\n12 30\n+1 5\n\
+            fi=(2) /rustc/1/library/core/src/slice.rs\n7 4\n\
+            fe=(1)\n14 1\ncalls=2 9\n15 900\n* 2\n\
+            fl=(3) ???\nfn=(9)\n0 6\n\
+            fl=(2)\n-3 10\n\ntotals: 58\n";
+        let counts = stages(text).unwrap();
+        assert_eq!(counts, Counts::from([("read heads", 38), ("libraries", 14), (OTHER, 6)]));
+        assert!(stages("version: 1\n").is_err());
+    }
+
+    #[test]
+    fn every_stage_has_its_files() {
+        for (file, stage) in [
+            ("/w/proxy/src/express/relay.rs", "carry"),
+            ("/w/proxy/src/express/heads.rs", "make heads"),
+            ("/w/proxy/src/connection/gated.rs", "read heads"),
+            ("/w/proxy/src/connection.rs", "connection"),
+            ("/w/proxy/src/plugin/key_auth.rs", "decide"),
+            ("/r/registry/src/i/tokio-1.54.1/src/net/tcp/stream.rs", "runtime"),
+            ("/r/registry/src/i/http-1.5.0/src/status.rs", "libraries"),
+            ("./malloc/malloc.c", OTHER),
+        ] {
+            assert_eq!(stage_of(file), stage, "{file}");
+        }
+    }
+}
