@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     time::Instant,
 };
@@ -43,8 +43,9 @@ const STAGES: [(&str, &[&str]); 10] = [
     ("connection", &["/connection.rs", "/deadlines.rs", "/drain.rs", "/worker.rs", "/listener.rs"]),
     ("runtime", &["/tokio-", "/mio-", "/hyper-", "/hyper-util-"]),
     ("allocator", &["/mimalloc", "/libmimalloc"]),
-    ("libraries", &["/library/", "/bytes-", "/http-", "/socket2-", "/rustix-", "glibc"]),
+    (LIBRARIES, &["/library/", "/bytes-", "/http-", "/socket2-", "/rustix-", "glibc"]),
 ];
+const LIBRARIES: &str = "libraries";
 const OTHER: &str = "other";
 
 /// Instructions by stage.
@@ -83,7 +84,8 @@ fn counted(
     requests: u32,
 ) -> anyhow::Result<Counts> {
     let directory = tempfile::Builder::new().prefix("tandem-bench-").tempdir()?;
-    let (_node, node) = Program::start_node(&["http", "127.0.0.1:0"], &placement.load)?;
+    let (_node, node) =
+        Program::start_node(&["http", "127.0.0.1:0", "--name", "node"], &placement.load)?;
     let service = Service::Http { nodes: vec![node], auth };
     let (address, admin) = (process::free_address()?, process::free_address()?);
     let config = directory.path().join("tandem.yaml");
@@ -128,16 +130,23 @@ fn counted(
 fn stages(text: &str) -> anyhow::Result<Counts> {
     let mut counts = Counts::new();
     let mut files: HashMap<&str, &str> = HashMap::new();
-    let mut stage = OTHER;
+    let (mut caller, mut stage) = (OTHER, OTHER);
     let mut is_call = false;
     for line in text.lines() {
-        if let Some(file) = ["fl=", "fi=", "fe="].iter().find_map(|key| line.strip_prefix(key)) {
+        if let Some((key, file)) = line.split_once('=').filter(|(key, _)| is_file(key)) {
             // `(12) name` the first time, `(12)` from then on.
             let (id, name) = file.split_once(' ').unwrap_or((file, ""));
             if !name.is_empty() {
                 files.insert(id, name);
             }
-            stage = stage_of(files.get(id).copied().unwrap_or(id));
+            let own = stage_of(files.get(id).copied().unwrap_or(id));
+            match key {
+                "fl" => (caller, stage) = (own, own),
+                // A library's code inlined into ours is part of what ours does.
+                "fi" | "fe" => stage = if own == LIBRARIES { caller } else { own },
+                // The file of a called function.
+                _ => {}
+            }
         } else if line.starts_with("calls=") {
             is_call = true;
         } else if line.starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first)) {
@@ -154,13 +163,18 @@ fn stages(text: &str) -> anyhow::Result<Counts> {
     Ok(counts)
 }
 
+/// Whether `key` names a file; the first such line of each file has its name.
+fn is_file(key: &str) -> bool {
+    matches!(key, "fl" | "fi" | "fe" | "cfi" | "cfl")
+}
+
 fn stage_of(file: &str) -> &'static str {
     let is_in = |(_, patterns): &&(&str, &[&str])| patterns.iter().any(|part| file.contains(part));
     STAGES.iter().find(is_in).map_or(OTHER, |(stage, _)| stage)
 }
 
 /// What is missing for the count.
-pub(crate) fn absence(tandem: &PathBuf) -> Option<String> {
+pub(crate) fn absence(tandem: &Path) -> Option<String> {
     if !tandem.exists() {
         return Some(format!("no binary at {}; cargo build --profile counted", tandem.display()));
     }
@@ -178,11 +192,15 @@ mod tests {
         let text = "version: 1\npositions: line\nevents: Ir\n\n\
             fl=(1) /x/proxy/src/http/gate.rs\nfn=(1) gate\n12 30\n+1 5\n\
             fi=(2) /rustc/1/library/core/src/slice.rs\n7 4\n\
-            fe=(1)\n14 1\ncalls=2 9\n15 900\n* 2\n\
+            fe=(1)\n14 1\ncfi=(4) /x/proxy/src/record.rs\ncfn=(2)\ncalls=2 9\n15 900\n* 2\n\
             fl=(3) ???\nfn=(9)\n0 6\n\
-            fl=(2)\n-3 10\n\ntotals: 58\n";
+            fl=(4)\n11 3\n\
+            fl=(2)\n-3 10\n\ntotals: 61\n";
         let counts = stages(text).unwrap();
-        assert_eq!(counts, Counts::from([("read heads", 38), ("libraries", 14), (OTHER, 6)]));
+        assert_eq!(
+            counts,
+            Counts::from([("read heads", 42), ("record", 3), (LIBRARIES, 10), (OTHER, 6)])
+        );
         assert!(stages("version: 1\n").is_err());
     }
 

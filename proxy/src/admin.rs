@@ -31,10 +31,13 @@ use crate::{
     drain::{Order, Shutdown},
     kernel::{KernelPlane, Status},
     metrics::{KernelSample, Metrics},
+    sys::socket,
 };
 
 /// Connections at a time; the next one waits to be accepted.
 const CONNECTIONS_MAX: usize = 32;
+/// Connections the kernel completes ahead of us.
+const BACKLOG: i32 = 128;
 /// For a request head to arrive, also on a connection that is kept.
 const HEAD_WAIT_MAX: Duration = Duration::from_secs(10);
 /// A connection from its first byte to its last, however slowly it reads.
@@ -65,8 +68,15 @@ pub struct Sources {
 /// # Errors
 /// The address cannot be bound; the error names it.
 pub fn bind(address: SocketAddr, control: &Runtime) -> anyhow::Result<Admin> {
-    let listener = control.block_on(TcpListener::bind(address));
-    let listener = listener.with_context(|| format!("bind {address}"))?;
+    let bind = || {
+        let socket = socket::listening(address)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let _control = control.enter();
+        TcpListener::from_std(socket.into())
+    };
+    let listener = bind().with_context(|| format!("bind {address}"))?;
     let address = listener.local_addr().context("read the bound address")?;
     Ok(Admin { listener, address })
 }

@@ -4,10 +4,10 @@
 //! the guard before a byte of it is read, and served when there is a permit for it. Each socket has
 //! at most one accepted connection that waits for a permit; the others wait in the kernel's queue.
 
-use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{io, iter, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use socket2::{Domain, Socket, Type};
+use socket2::Socket;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -40,37 +40,37 @@ pub struct Group {
 /// Binds a listener for `workers` workers.
 ///
 /// # Errors
-/// The address is taken, also by another Tandem: it is first bound without `SO_REUSEPORT`, so that a
-/// second instance fails here instead of getting half the traffic.
+/// The address is taken, also by another Tandem: the first socket is bound without `SO_REUSEPORT`,
+/// so that a second instance fails here instead of getting half the traffic. No socket that listened
+/// is closed again: clients may be in its queue.
 pub fn bind(listener: &Listener, workers: usize, limits: &Limits) -> anyhow::Result<Group> {
-    let describe = || format!("listener `{}`: bind {}", listener.name, listener.address);
-    let address = probe(listener.address).with_context(describe)?;
-    let sockets = (0..workers)
-        .map(|_| open(address, limits))
-        .collect::<io::Result<Vec<_>>>()
-        .with_context(describe)?;
-    Ok(Group { address, sockets })
+    let bind = || {
+        let first = open(listener.address, Share::WhenBound, limits)?;
+        // With port 0 the kernel has chosen one.
+        let address = first.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let others = (1..workers).map(|_| open(address, Share::AtOnce, limits));
+        let sockets = iter::once(Ok(first)).chain(others).collect::<io::Result<_>>()?;
+        Ok::<_, io::Error>(Group { address, sockets })
+    };
+    bind().with_context(|| format!("listener `{}`: bind {}", listener.name, listener.address))
 }
 
-/// Binds once without sharing; with port 0 this also chooses the port.
-fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    // Only a listening socket conflicts with other listening sockets under SO_REUSEADDR.
-    socket.listen(1)?;
-    socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+/// When a socket lets others have its address too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Share {
+    WhenBound,
+    AtOnce,
 }
 
 /// Accepted sockets inherit the options, which saves three system calls for each connection.
-fn open(address: SocketAddr, limits: &Limits) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+fn open(address: SocketAddr, share: Share, limits: &Limits) -> io::Result<Socket> {
+    let socket = socket::listening(address)?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     socket::bound_send_queue(&socket, limits.send_buffer, limits.unsent_max)?;
+    socket.set_reuse_port(share == Share::AtOnce)?;
     socket.bind(&address.into())?;
+    socket.set_reuse_port(true)?;
     socket.listen(BACKLOG)?;
     Ok(socket)
 }
@@ -237,4 +237,31 @@ fn serve(
         }
         drop((counted, permit));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpStream};
+
+    use super::*;
+
+    fn listener(address: SocketAddr) -> Listener {
+        Listener { name: "web".into(), address, protocol: Protocol::Http, has_express_lane: true }
+    }
+
+    #[test]
+    fn an_address_is_not_shared_with_another_group() {
+        let limits = Limits::default();
+        let first = bind(&listener((Ipv4Addr::LOCALHOST, 0).into()), 1, &limits).unwrap();
+        let error = bind(&listener(first.address), 2, &limits).unwrap_err();
+        let expected = format!("listener `web`: bind {}: Address already in use", first.address);
+        assert!(format!("{error:#}").starts_with(&expected), "{error:#}");
+    }
+
+    #[test]
+    fn every_v6_address_takes_v4_too() {
+        let any = listener("[::]:0".parse().unwrap());
+        let group = bind(&any, 1, &Limits::default()).unwrap();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, group.address.port())).unwrap();
+    }
 }

@@ -68,15 +68,21 @@ pub(super) enum Overlap {
 
 /// Port 0 is another port each time it is bound.
 pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> Overlap {
-    if a.port() != b.port() || a.port() == 0 || a.is_ipv4() != b.is_ipv4() {
+    if a.port() != b.port() || a.port() == 0 {
         Overlap::None
     } else if a.ip() == b.ip() {
         Overlap::Same
-    } else if a.ip().is_unspecified() || b.ip().is_unspecified() {
+    } else if takes(a.ip(), b.ip()) || takes(b.ip(), a.ip()) {
         Overlap::Wildcard
     } else {
         Overlap::None
     }
+}
+
+/// Whether a listener bound to `bound` gets connections to `address`: `[::]` takes IPv4 too
+/// ([`crate::sys::socket::listening`]).
+pub(super) fn takes(bound: IpAddr, address: IpAddr) -> bool {
+    bound == address || (bound.is_unspecified() && (bound.is_ipv6() || address.is_ipv4()))
 }
 
 /// Refuses an address that no end of a TCP connection has.

@@ -150,12 +150,7 @@ fn datapath(value: &Value<'_>, kernel: KernelMode) -> Option<Datapath> {
 /// Whether a connection of this listener can have this local port and address.
 fn leads_to(listener: &Listener, port: Option<u16>, address: Option<IpAddr>) -> bool {
     let bound = listener.address;
-    let is_on = |address: IpAddr| {
-        // `[::]` takes IPv4 too, unless the system says otherwise (ipv6(7), `bindv6only`).
-        let is_of_family = bound.is_ipv6() || address.is_ipv4();
-        bound.ip() == address || (bound.ip().is_unspecified() && is_of_family)
-    };
     listener.protocol == Protocol::Tcp
         && port.is_none_or(|port| bound.port() == port)
-        && address.is_none_or(is_on)
+        && address.is_none_or(|address| bounds::takes(bound.ip(), address))
 }

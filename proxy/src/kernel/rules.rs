@@ -44,7 +44,7 @@ impl Rules {
             "{} listeners, the kernel half knows {LISTENERS_MAX}",
             listeners.len(),
         );
-        let listeners = destinations(listeners, stack());
+        let listeners = destinations(listeners);
         let prefixes = compile(guard);
         ensure!(
             prefixes.len() <= PREFIXES_MAX as usize,
@@ -116,39 +116,17 @@ pub(super) struct Globals {
 }
 
 /// Where packets for the listeners go. A listener on every IPv6 address gets IPv4 connections too,
-/// so it stands under both wildcards, unless IPv4 has a listener of its own there.
-fn destinations(listeners: &[SocketAddr], stack: Stack) -> Vec<(Destination, Listener)> {
-    let mut destinations: Vec<_> = listeners
-        .iter()
-        .zip(0..)
-        .map(|(at, n)| (Destination::from(*at), Listener::new(n)))
-        .collect();
+/// so it stands under both wildcards.
+fn destinations(listeners: &[SocketAddr]) -> Vec<(Destination, Listener)> {
+    let mut destinations = Vec::with_capacity(listeners.len());
     for (listener, n) in listeners.iter().zip(0..) {
-        let v4 = Destination::from(SocketAddr::from(([0; 4], listener.port())));
-        let is_taken = destinations.iter().any(|(taken, _)| *taken == v4);
-        let is_every_v6 = listener.is_ipv6() && listener.ip().is_unspecified();
-        if is_every_v6 && !is_taken && stack == Stack::Dual {
-            destinations.push((v4, Listener::new(n)));
+        destinations.push((Destination::from(*listener), Listener::new(n)));
+        if listener.is_ipv6() && listener.ip().is_unspecified() {
+            let v4 = SocketAddr::from(([0; 4], listener.port()));
+            destinations.push((Destination::from(v4), Listener::new(n)));
         }
     }
     destinations
-}
-
-/// What a socket bound to `::` hears.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stack {
-    /// IPv6 and IPv4.
-    Dual,
-    /// IPv6 alone.
-    V6Only,
-}
-
-/// The system's default (ipv6(7), `bindv6only`), which our listeners leave as it is.
-fn stack() -> Stack {
-    match std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only") {
-        Ok(text) if text.trim() == "1" => Stack::V6Only,
-        Ok(_) | Err(_) => Stack::Dual,
-    }
 }
 
 /// The guard's prefixes for a search of the longest one: a denied prefix that lies in an allowed one

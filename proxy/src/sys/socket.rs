@@ -2,12 +2,28 @@
 
 use std::{
     io, mem,
+    net::SocketAddr,
     os::fd::{AsFd, AsRawFd},
     time::Duration,
 };
 
 use rustix::net::sockopt;
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
+
+/// A TCP socket to listen on `address`, not bound yet. `[::]` takes IPv4 connections too, whatever
+/// the system's default is (ipv6(7), `bindv6only`). Connections of an earlier listener do not keep
+/// it from being bound.
+///
+/// # Errors
+/// The kernel lacks the family, or no file can be opened.
+pub fn listening(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    Ok(socket)
+}
 
 /// Bounds what the kernel queues for sending on our end, both in bytes: `send_buffer` is
 /// `SO_SNDBUF` (the kernel doubles it for its own bookkeeping and caps it at `net.core.wmem_max`),

@@ -283,6 +283,7 @@ fn listeners_have_their_own_names_and_addresses() {
             "3:13: listeners[1].name: the listener of line 2 has this name; names are unique",
             "3:27: listeners[1].address: listener `web` has this address",
             "4:27: listeners[2].address: overlaps listener `web` on 0.0.0.0:80; bind one of them",
+            "5:27: listeners[3].address: overlaps listener `web` on 0.0.0.0:80; bind one of them",
             "8:13: listeners[6].name: expected an id of 1 to 64 letters, digits, `-`, `_` or `.`, \
              not `-` alone, found `a b`",
             "8:62: listeners[6].protocol: `udp` is not built yet; use `http` or `tcp`",

@@ -96,26 +96,24 @@ impl Random {
 }
 
 #[track_caller]
-fn check_destinations(listeners: &[&str], stack: Stack, expected: &[(&str, u32)]) {
+fn check_destinations(listeners: &[&str], expected: &[(&str, u32)]) {
     let listeners: Vec<SocketAddr> = listeners.iter().map(|at| at.parse().unwrap()).collect();
     let expected: Vec<_> = expected
         .iter()
         .map(|(at, n)| (Destination::from(at.parse::<SocketAddr>().unwrap()), Listener::new(*n)))
         .collect();
-    assert_eq!(destinations(&listeners, stack), expected);
+    assert_eq!(destinations(&listeners), expected);
 }
 
 #[test]
 fn a_listener_on_every_v6_address_hears_v4_too() {
     let v4 = ("0.0.0.0:80", 0);
     let v6 = ("[::]:80", 0);
-    check_destinations(&["0.0.0.0:80"], Stack::Dual, &[v4]);
-    check_destinations(&["[::]:80"], Stack::Dual, &[v6, v4]);
-    check_destinations(&["[::]:80"], Stack::V6Only, &[v6]);
-    check_destinations(&["[::1]:80"], Stack::Dual, &[("[::1]:80", 0)]);
-    check_destinations(&["[::]:80", "0.0.0.0:80"], Stack::Dual, &[v6, ("0.0.0.0:80", 1)]);
-    let two = [v6, ("[::]:81", 1), v4, ("0.0.0.0:81", 1)];
-    check_destinations(&["[::]:80", "[::]:81"], Stack::Dual, &two);
+    check_destinations(&["0.0.0.0:80"], &[v4]);
+    check_destinations(&["[::]:80"], &[v6, v4]);
+    check_destinations(&["[::1]:80"], &[("[::1]:80", 0)]);
+    let two = [v6, v4, ("[::]:81", 1), ("0.0.0.0:81", 1)];
+    check_destinations(&["[::]:80", "[::]:81"], &two);
 }
 
 #[test]
