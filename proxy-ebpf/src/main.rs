@@ -3,8 +3,11 @@
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
+mod establish;
 mod guard;
+mod local;
 mod maps;
+mod sock;
 mod stats;
 mod tunnel;
 mod worker;
@@ -12,8 +15,8 @@ mod xdp;
 
 use aya_ebpf::{
     bindings::{sk_action, xdp_action},
-    macros::{sk_reuseport, stream_verdict, xdp},
-    programs::{SkBuffContext, SkReuseportContext, XdpContext},
+    macros::{sk_msg, sk_reuseport, sock_ops, stream_verdict, xdp},
+    programs::{SkBuffContext, SkMsgContext, SkReuseportContext, SockOpsContext, XdpContext},
 };
 use proxy_common::Reason;
 
@@ -51,7 +54,27 @@ fn ingress(ctx: XdpContext) -> u32 {
         | Reason::WindowFull
         | Reason::Following
         | Reason::OutOfStep
-        | Reason::Trimmed => xdp_action::XDP_PASS,
+        | Reason::LegSocket
+        | Reason::Trimmed
+        | Reason::LegBegun
+        | Reason::LegFound
+        | Reason::NotLeg
+        | Reason::LegClosed
+        | Reason::OtherNamespace
+        | Reason::OtherUser
+        | Reason::Blocking
+        | Reason::LegsFull
+        | Reason::SocketRefused
+        | Reason::Delivered
+        | Reason::NoLeg
+        | Reason::SwitchedOff
+        | Reason::NoReceiver
+        | Reason::ReceiverBusy
+        | Reason::NotEligible
+        | Reason::InFlight
+        | Reason::NotQueued
+        | Reason::UnreadBytes
+        | Reason::UnreadMessages => xdp_action::XDP_PASS,
     }
 }
 
@@ -76,6 +99,23 @@ fn tunnel(ctx: SkBuffContext) -> u32 {
         return sk_action::SK_DROP;
     }
     // With a redirection set it goes there, without one to userspace.
+    sk_action::SK_PASS
+}
+
+/// sock_ops: finds the two ends of a connection on this host.
+#[sock_ops]
+fn establish(ctx: SockOpsContext) -> u32 {
+    stats::count(establish::try_establish(&ctx));
+    // Allowed; what is returned for these callbacks changes nothing.
+    1
+}
+
+/// sk_msg: delivers what is sent on an end of a leg to the other one.
+#[sk_msg]
+fn local(ctx: SkMsgContext) -> u32 {
+    let (Ok(reason) | Err(reason)) = local::try_local(&ctx);
+    stats::count(reason);
+    // With a redirection set it goes there, without one to TCP.
     sk_action::SK_PASS
 }
 

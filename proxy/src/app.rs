@@ -175,6 +175,9 @@ fn load_kernel(config: &Config, groups: &[Group], workers: usize) -> anyhow::Res
         let sockets: Vec<_> = group.sockets.iter().map(AsFd::as_fd).collect();
         plane.steer(index, &sockets)?;
     }
+    let legs = config.listeners.iter().zip(&addresses).filter(|(one, _)| one.is_same_host);
+    let legs: Vec<SocketAddr> = legs.map(|(_, address)| *address).collect();
+    plane.take_legs(&legs)?;
     Ok(plane)
 }
 
@@ -245,6 +248,7 @@ fn one(listener: &Listener, address: SocketAddr, socket: socket2::Socket) -> Soc
         name: Arc::clone(&listener.name),
         protocol: listener.protocol,
         has_express_lane: listener.has_express_lane,
+        is_same_host: listener.is_same_host,
         address,
         socket,
     }

@@ -50,6 +50,22 @@ pub struct ConfigFile {
 pub enum Bpf {
     /// Which parts run in the kernel, how, and why the others do not.
     Status(Status),
+    /// Switches direct delivery on this host on or off while connections live; prints the status.
+    SameHost(Switch),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Switch {
+    to: OnOff,
+    /// The running tandem's admin address.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9180")]
+    admin: SocketAddr,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum OnOff {
+    On,
+    Off,
 }
 
 #[derive(Debug, clap::Args)]
@@ -67,7 +83,11 @@ pub fn run(action: Action) -> anyhow::Result<ExitCode> {
     match action {
         Action::Run(file) => serve(&file.config),
         Action::Check(file) => check(&file.config),
-        Action::Bpf(Bpf::Status(status)) => bpf_status(status.admin),
+        Action::Bpf(Bpf::Status(status)) => bpf(status.admin, "GET", "/bpf/status"),
+        Action::Bpf(Bpf::SameHost(switch)) => match switch.to {
+            OnOff::On => bpf(switch.admin, "PUT", "/bpf/same_host/on"),
+            OnOff::Off => bpf(switch.admin, "PUT", "/bpf/same_host/off"),
+        },
         Action::Version => version(),
     }
 }
@@ -125,18 +145,21 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// More than any status page is long.
 const ADMIN_ANSWER_MAX: u64 = 1 << 20;
 
-fn bpf_status(admin: SocketAddr) -> anyhow::Result<ExitCode> {
+fn bpf(admin: SocketAddr, method: &str, path: &str) -> anyhow::Result<ExitCode> {
     let mut stream = TcpStream::connect_timeout(&admin, ADMIN_TIMEOUT).with_context(|| {
         format!("admin address {admin}; is tandem running with `admin.address`?")
     })?;
     stream.set_read_timeout(Some(ADMIN_TIMEOUT))?;
-    write!(stream, "GET /bpf/status HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n")?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.take(ADMIN_ANSWER_MAX).read_to_string(&mut answer).context("admin answer")?;
     match answer.split_once("\r\n\r\n") {
         Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => {
             writeln!(io::stdout(), "{}", body.trim_end())?;
             Ok(ExitCode::SUCCESS)
+        }
+        Some((head, _)) if head.starts_with("HTTP/1.1 409 ") => {
+            bail!("`kernel.same_host` is not enabled, or could not be had; see `tandem bpf status`")
         }
         _ => bail!("admin address {admin}: not the answer of a tandem"),
     }

@@ -14,6 +14,7 @@ use std::{
     cell::{Cell, RefCell},
     future::{Future, poll_fn},
     net::SocketAddr,
+    os::fd::AsFd as _,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
@@ -70,8 +71,20 @@ pub(crate) struct ConnectionCx {
     /// Found in a body under way: the exchange answers if it still can.
     body_fault: Cell<Option<Fault>>,
     sent_bytes: Cell<u64>,
+    leg: Cell<LegState>,
     order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
+}
+
+/// Whether the kernel delivers between the connection and its client, who is on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LegState {
+    /// Not asked for: no request has come yet.
+    Fresh,
+    /// A request has come; a second one shows that it is worth it.
+    Used,
+    Tcp,
+    Joined,
 }
 
 /// Who carries a request.
@@ -127,6 +140,7 @@ impl ConnectionCx {
             refusal: Cell::default(),
             body_fault: Cell::default(),
             sent_bytes: Cell::default(),
+            leg: Cell::new(LegState::Fresh),
             order: Cell::new(Order::Run),
             waker: RefCell::default(),
         }
@@ -225,8 +239,30 @@ impl ConnectionCx {
         }
     }
 
+    /// Whether nobody may `splice(2)` from the downstream.
+    pub(crate) fn is_leg(&self) -> bool {
+        self.leg.get() == LegState::Joined
+    }
+
+    /// A connection that lives for more than one request is worth what it costs to deliver directly.
+    fn join_leg(&self) {
+        let next = match self.leg.get() {
+            LegState::Fresh if self.listener.is_same_host => LegState::Used,
+            LegState::Used => match &*self.downstream.borrow() {
+                Some(downstream) if self.worker.kernel.join_leg(downstream.stream().as_fd()) => {
+                    LegState::Joined
+                }
+                Some(_) | None => LegState::Tcp,
+            },
+            LegState::Fresh | LegState::Tcp => LegState::Tcp,
+            LegState::Joined => LegState::Joined,
+        };
+        self.leg.set(next);
+    }
+
     /// The gate let a request in.
     pub(crate) fn begin(&self, head: RequestHead, lane: Lane) {
+        self.join_leg();
         let mut record = RequestRecord::begin(&self.worker, &self.listener, self.peer);
         record.head(&head);
         record.lane(lane);

@@ -207,7 +207,7 @@ async fn attempt(
         }
     }
     metrics.checkout(Checkout::New);
-    let stream = exchange::dial(cx, metrics, node).await?;
+    let stream = exchange::dial(cx, &plan.route.upstream, node).await?;
     let mut connection = PlainConnection::new(stream, node, metrics);
     let response = ask(cx, head, plan, &mut connection, upload, buffers).await?;
     Ok((connection, response))
@@ -311,10 +311,11 @@ async fn respond(
     drop(response);
     poll_fn(|task| {
         upload.advance(cx, &mut connection.stream, request, task)?;
+        let source_is_leg = connection.is_leg;
         cx.with_downstream(|downstream| {
             let stream = &mut connection.stream;
             let mut source = BodySource { stream, input, reader: &mut reader };
-            let moved = relay.poll(&mut source, out, downstream, cx.splicing(), task);
+            let moved = relay.poll(&mut source, out, downstream, cx.splicing(source_is_leg), task);
             watch(cx, moved, &relay.take_news())
         })
     })
@@ -327,6 +328,7 @@ async fn respond(
     }
     let is_reusable = keeps_alive && input.is_empty() && upload.is_complete();
     if is_reusable {
+        connection.join_leg(&cx.worker.kernel);
         cx.worker.plain_pool.borrow_mut().checkin(connection);
     }
     Ok(if cx.is_body_owed() { After::Close } else { after })
@@ -367,8 +369,10 @@ fn watch(
 }
 
 impl ConnectionCx {
-    fn splicing(&self) -> Splicing<'_> {
-        Splicing { pipes: &self.worker.tunnels.pipes, min: self.worker.limits.splice_min }
+    /// What the kernel delivers directly, `splice(2)` does not find.
+    fn splicing(&self, source_is_leg: bool) -> Splicing<'_> {
+        let min = if source_is_leg { u64::MAX } else { self.worker.limits.splice_min };
+        Splicing { pipes: &self.worker.tunnels.pipes, min }
     }
 
     fn count_spliced(&self, direction: Direction, news: &News) {

@@ -15,6 +15,8 @@ mod loaded;
 mod loader;
 mod log;
 mod rules;
+mod same_host;
+mod sockets;
 mod sockmap;
 mod stats;
 mod status;
@@ -22,9 +24,10 @@ mod steering;
 
 use std::{fmt, net::SocketAddr, os::fd::BorrowedFd};
 
-use self::{disabled::Disabled, loaded::Loaded};
+use self::{disabled::Disabled, loaded::Loaded, same_host::SameHost};
 pub use self::{
     loader::{is_built_in, object},
+    same_host::Legs,
     sockmap::{End, Tunnel, TunnelRefused},
     stats::Counter,
     status::{Feature, FeatureState, MapStatus, ProgramStatus, Running, Status},
@@ -124,6 +127,43 @@ impl KernelPlane {
         match &self.plane {
             Plane::Loaded(loaded) => loaded.tunnel(downstream, upstream),
             Plane::Disabled(disabled) => disabled.tunnel(downstream, upstream),
+        }
+    }
+
+    /// Says which listeners take clients on this host for ends of legs.
+    ///
+    /// # Errors
+    /// This host has too many addresses, or they cannot be read.
+    pub fn take_legs(&self, listeners: &[SocketAddr]) -> anyhow::Result<()> {
+        self.same_host().map_or(Ok(()), |same_host| same_host.take_legs(listeners))
+    }
+
+    /// Marks a socket that is about to connect to a node, which may be on this host.
+    pub fn mark_upstream(&self, socket: BorrowedFd<'_>) {
+        if let Some(same_host) = self.same_host() {
+            same_host.mark(socket);
+        }
+    }
+
+    /// Lets the kernel deliver between a connection and its other end, if that is on this host.
+    /// `true`: from now on nobody may `splice(2)` from the socket, and it can only be closed.
+    pub fn join_leg(&self, socket: BorrowedFd<'_>) -> bool {
+        self.same_host().is_some_and(|same_host| same_host.join(socket))
+    }
+
+    /// Switches direct delivery on and off while connections live; `false`: it does not run.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn switch_same_host(&self, is_enabled: bool) -> anyhow::Result<bool> {
+        let Some(same_host) = self.same_host() else { return Ok(false) };
+        same_host.switch(is_enabled).map(|()| true)
+    }
+
+    fn same_host(&self) -> Option<&SameHost> {
+        match &self.plane {
+            Plane::Loaded(loaded) => loaded.same_host(),
+            Plane::Disabled(_) => None,
         }
     }
 

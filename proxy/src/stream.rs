@@ -122,7 +122,7 @@ async fn reach(
         }
         let node = upstream.balancer.node(index).address;
         let started = Instant::now();
-        let dialled = connect::dial(node, worker.timeouts.connect, &worker.limits).await;
+        let dialled = connect::dial(node, worker.timeouts.connect, &worker.limits, |_| {}).await;
         record.node(node, Some(started.elapsed()));
         metrics.connect(connect::result(&dialled));
         match dialled {

@@ -165,6 +165,10 @@ impl Downstream {
         self.reading == Reading::Head
     }
 
+    pub(super) fn stream(&self) -> &TcpStream {
+        self.inlet.stream()
+    }
+
     pub(super) fn stream_mut(&mut self) -> &mut TcpStream {
         self.inlet.stream_mut()
     }

@@ -1,11 +1,14 @@
 //! One connection to a node that the express lane reads and writes itself.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, os::fd::AsFd as _, sync::Arc};
 
 use tokio::net::TcpStream;
 
 use super::pool::Pooled;
-use crate::metrics::{GaugeGuard, UpstreamMetrics};
+use crate::{
+    kernel::KernelPlane,
+    metrics::{GaugeGuard, UpstreamMetrics},
+};
 
 /// A connection between two exchanges, or in one. It owns no buffer.
 pub(crate) struct PlainConnection {
@@ -13,12 +16,25 @@ pub(crate) struct PlainConnection {
     pub(crate) stream: TcpStream,
     /// Whether it comes out of the pool and the node has said nothing since.
     pub(crate) is_reused: bool,
+    /// Whether the kernel delivers between it and the node, which is on this host.
+    pub(crate) is_leg: bool,
+    /// It has been asked for that.
+    has_tried: bool,
     metrics: Arc<UpstreamMetrics>,
 }
 
 impl PlainConnection {
     pub(crate) fn new(stream: TcpStream, node: SocketAddr, metrics: &Arc<UpstreamMetrics>) -> Self {
-        Self { node, stream, is_reused: false, metrics: Arc::clone(metrics) }
+        let metrics = Arc::clone(metrics);
+        Self { node, stream, is_reused: false, is_leg: false, has_tried: false, metrics }
+    }
+
+    /// It lives for more than one request: worth what it costs to deliver directly.
+    pub(crate) fn join_leg(&mut self, kernel: &KernelPlane) {
+        if !self.has_tried {
+            self.has_tried = true;
+            self.is_leg = kernel.join_leg(self.stream.as_fd());
+        }
     }
 }
 

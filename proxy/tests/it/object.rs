@@ -93,7 +93,7 @@ fn every_map_has_the_shared_layout() {
     check_map::<u32, u32>(o, names::WORKER_SOCKETS, BPF_MAP_TYPE_REUSEPORT_SOCKARRAY, sockets);
     check_map::<u32, DrainedWorkers>(o, names::DRAINED_WORKERS, BPF_MAP_TYPE_ARRAY, 1);
     let ends = 2 * limits::TUNNELS_DEFAULT;
-    check_map::<u64, u32>(o, names::TUNNEL_SOCKETS, BPF_MAP_TYPE_SOCKHASH, ends);
+    check_map::<u64, u32>(o, names::SOCKETS, BPF_MAP_TYPE_SOCKHASH, ends);
     check_map::<u64, u32>(o, names::TUNNEL_END, BPF_MAP_TYPE_HASH, ends);
     check_map::<u32, Control>(o, names::TUNNEL_CONTROL, BPF_MAP_TYPE_ARRAY, ends);
     check_map::<u32, Flow>(o, names::TUNNEL_FLOW, BPF_MAP_TYPE_ARRAY, ends);

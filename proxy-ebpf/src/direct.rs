@@ -1,0 +1,65 @@
+//! How much may be delivered to a receiver that does not read: pure arithmetic.
+//!
+//! Delivering has no backpressure of its own. What may not be delivered goes by TCP, whose window
+//! closes.
+
+use proxy_common::{Reason, limits::UNREAD_MESSAGES_MAX};
+
+/// A message that is to be delivered, in bytes: its size, what the receiver has not read, and how much
+/// that may become.
+#[derive(Clone, Copy)]
+pub struct Message {
+    pub size: u32,
+    pub unread: u32,
+    pub window: u32,
+}
+
+/// Whether a message may be delivered; if so it is counted in `messages`, those delivered since the
+/// receiver had nothing unread.
+///
+/// # Errors
+/// [`Reason::UnreadBytes`], [`Reason::UnreadMessages`].
+#[inline(always)]
+pub fn admit(messages: &mut u64, message: Message) -> Result<(), Reason> {
+    if message.unread == 0 {
+        *messages = 0;
+    }
+    if message.unread.saturating_add(message.size) > message.window {
+        return Err(Reason::UnreadBytes);
+    }
+    if *messages >= UNREAD_MESSAGES_MAX {
+        return Err(Reason::UnreadMessages);
+    }
+    *messages += 1;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: u32 = 1000;
+
+    #[track_caller]
+    fn check(messages: u64, size: u32, unread: u32, expected: Result<u64, Reason>) {
+        let mut count = messages;
+        let admitted = admit(&mut count, Message { size, unread, window: WINDOW });
+        assert_eq!(admitted.map(|()| count), expected);
+    }
+
+    #[test]
+    fn bytes_stay_within_the_window() {
+        check(0, WINDOW, 0, Ok(1));
+        check(0, WINDOW + 1, 0, Err(Reason::UnreadBytes));
+        check(1, 1, WINDOW - 1, Ok(2));
+        check(1, 1, WINDOW, Err(Reason::UnreadBytes));
+        check(1, u32::MAX, 1, Err(Reason::UnreadBytes));
+    }
+
+    #[test]
+    fn messages_are_bounded_until_nothing_is_unread() {
+        check(UNREAD_MESSAGES_MAX - 1, 1, 1, Ok(UNREAD_MESSAGES_MAX));
+        check(UNREAD_MESSAGES_MAX, 1, 1, Err(Reason::UnreadMessages));
+        check(UNREAD_MESSAGES_MAX, 1, 0, Ok(1));
+    }
+}

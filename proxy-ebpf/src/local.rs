@@ -1,0 +1,184 @@
+//! `local`: what is sent on one end of a leg is queued at the other end at once, without TCP.
+//!
+//! Runs in the sender's call, for each message. Everything else stays as it is: what may not be
+//! delivered goes by TCP, into the same queue of the receiver, so switching in either direction
+//! only has to prove that nothing is still on its way.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{bindings::BPF_F_INGRESS, programs::SkMsgContext};
+use proxy_common::{
+    Reason,
+    leg::{Member, state},
+};
+use proxy_ebpf::direct::{self, Message};
+
+use crate::{
+    establish::member,
+    maps::{
+        LEGS, LOCAL_WINDOW, PSOCK_UNREAD, PSOCK_WAITING, SAME_HOST, SOCK_BACKLOG, SOCK_COOKIE,
+        SOCK_FLAGS, SOCK_OWNED, SOCK_RECEIVED, SOCK_STATE, SOCK_ULP, SOCK_USER_DATA, SOCK_ZEROCOPY, SOCKETS,
+        TCP_SND_UNA, TCP_WRITE_SEQ,
+    },
+    sock::{is_nonblocking, read_u8, read_u32, read_u64, tcp_sock},
+};
+
+/// Delivers one message, or says why TCP gets it.
+#[inline(always)]
+pub(crate) fn try_local(ctx: &SkMsgContext) -> Result<Reason, Reason> {
+    let sender = own_sock(ctx);
+    let member = member(sender, 0).ok_or(Reason::NoLeg)?;
+    match deliver(ctx, sender, member) {
+        Ok(()) => {
+            member.state |= state::DIRECT;
+            Ok(Reason::Delivered)
+        }
+        Err(reason) => {
+            member.state &= !state::DIRECT;
+            Err(reason)
+        }
+    }
+}
+
+#[inline(always)]
+fn deliver(ctx: &SkMsgContext, sender: *mut c_void, member: &mut Member) -> Result<(), Reason> {
+    if !SAME_HOST.get(0).is_some_and(|switch| switch.enabled != 0) {
+        return Err(Reason::SwitchedOff);
+    }
+    let receiver = Receiver::of(member)?;
+    let is_direct = member.state & state::DIRECT != 0;
+    let unread = receiver.look(is_direct)?;
+    if !is_direct {
+        check_sender(sender)?;
+    }
+    let message = Message { size: ctx.size(), unread, window: LOCAL_WINDOW.load() };
+    direct::admit(&mut member.unread_messages, message)?;
+    // The helper returns the verdict it recommends: to drop, 0, if there is no such socket. The entry
+    // point passes instead.
+    match SOCKETS.redirect_msg(ctx, receiver.cookie, u64::from(BPF_F_INGRESS)) {
+        0 => Err(Reason::NoReceiver),
+        _ => Ok(()),
+    }
+}
+
+/// Whether all that the sender gave to TCP has arrived, and it uses nothing that would be lost.
+#[inline(always)]
+fn check_sender(sender: *mut c_void) -> Result<(), Reason> {
+    // The same address in another type: the verifier allows no arithmetic on a socket.
+    let tcp = tcp_sock(sender).ok_or(Reason::NotEligible)?;
+    if !is_plain(tcp) {
+        return Err(Reason::NotEligible);
+    }
+    let sent = read_u32(tcp, TCP_WRITE_SEQ.load());
+    if sent.is_none() || sent != read_u32(tcp, TCP_SND_UNA.load()) {
+        return Err(Reason::InFlight);
+    }
+    Ok(())
+}
+
+/// Neither MSG_ZEROCOPY, whose completion would never come, nor TLS in the kernel, whose plaintext
+/// would be delivered.
+#[inline(always)]
+fn is_plain(sock: *mut c_void) -> bool {
+    let flags = read_u64(sock, SOCK_FLAGS.load());
+    flags.is_some_and(|flags| flags >> (SOCK_ZEROCOPY.load() & 63) & 1 == 0)
+        && read_u64(sock, SOCK_ULP.load()) == Some(0)
+}
+
+/// The other end, whose memory may be given to another socket at any time: what was read counts only
+/// if the cookie is the same before and after.
+struct Receiver {
+    sock: *mut c_void,
+    cookie: u64,
+}
+
+impl Receiver {
+    #[inline(always)]
+    fn of(member: &mut Member) -> Result<Self, Reason> {
+        if member.peer == 0 {
+            let leg = LEGS.get_ptr(member.key).ok_or(Reason::NoLeg)?;
+            let is_active = member.state & state::ACTIVE != 0;
+            // SAFETY: an entry of the map; the cookie is written last, so it is read first.
+            let end = unsafe { if is_active { &raw const (*leg).passive } else { &raw const (*leg).active } };
+            // SAFETY: as above.
+            let cookie = unsafe { core::ptr::read_volatile(&raw const (*end).cookie) };
+            if cookie == 0 {
+                return Err(Reason::NoLeg);
+            }
+            // SAFETY: as above.
+            member.peer_sock = unsafe { core::ptr::read_volatile(&raw const (*end).sock) };
+            member.peer = cookie;
+        }
+        Ok(Self { sock: member.peer_sock as *mut c_void, cookie: member.peer })
+    }
+
+    /// Whether it can be delivered to; if so, the bytes that it has not read.
+    #[inline(always)]
+    fn look(&self, is_direct: bool) -> Result<u32, Reason> {
+        self.check_identity()?;
+        let queue = self.queue().ok_or(Reason::NoReceiver)?;
+        // Somebody who sleeps in a call on it, in a page fault perhaps, would hold up the sender.
+        if read_u32(self.sock, SOCK_OWNED.load()) != Some(0) {
+            return Err(Reason::ReceiverBusy);
+        }
+        if !is_direct {
+            self.check_order(queue)?;
+            if !is_plain(self.sock) || !is_nonblocking(self.sock) {
+                return Err(Reason::NotEligible);
+            }
+        }
+        let unread = read_u32(queue, PSOCK_UNREAD.load()).ok_or(Reason::NoReceiver)?;
+        self.check_identity()?;
+        Ok(unread)
+    }
+
+    #[inline(always)]
+    fn check_identity(&self) -> Result<(), Reason> {
+        if read_u64(self.sock, SOCK_COOKIE.load()) == Some(self.cookie) {
+            Ok(())
+        } else {
+            Err(Reason::NoReceiver)
+        }
+    }
+
+    /// The `sk_psock` that a socket in the map has, of a socket that still receives.
+    #[inline(always)]
+    fn queue(&self) -> Option<*mut c_void> {
+        /// `TCP_ESTABLISHED`, `TCP_FIN_WAIT1`, `TCP_FIN_WAIT2` (include/net/tcp_states.h).
+        const RECEIVING: [u8; 3] = [1, 4, 5];
+        /// `SK_USER_DATA_PSOCK`; with the bits below it, no part of the pointer
+        /// (include/net/sock.h).
+        const IS_PSOCK: u64 = 4;
+        const POINTER: u64 = !7;
+        let socket_state = read_u8(self.sock, SOCK_STATE.load())?;
+        let user_data = read_u64(self.sock, SOCK_USER_DATA.load())?;
+        let [established, fin_wait1, fin_wait2] = RECEIVING;
+        let is_receiving = socket_state == established
+            || socket_state == fin_wait1
+            || socket_state == fin_wait2;
+        (is_receiving && user_data & IS_PSOCK != 0)
+            .then_some((user_data & POINTER) as *mut c_void)
+    }
+
+    /// Whether everything that came by TCP is in the one queue that is delivered to. What TCP is
+    /// just moving there is moved under the receiver's lock, which delivering waits for.
+    #[inline(always)]
+    fn check_order(&self, queue: *mut c_void) -> Result<(), Reason> {
+        let waits = |base, offset| read_u32(base, offset) != Some(0);
+        if waits(self.sock, SOCK_RECEIVED.load())
+            || waits(self.sock, SOCK_BACKLOG.load())
+            || waits(queue, PSOCK_WAITING.load())
+        {
+            return Err(Reason::NotQueued);
+        }
+        Ok(())
+    }
+}
+
+#[inline(always)]
+fn own_sock(ctx: &SkMsgContext) -> *mut c_void {
+    // SAFETY: the context is valid for the run of the program.
+    let msg = unsafe { &*ctx.msg };
+    // SAFETY: the only variant of this union beside padding; never null (v5.8).
+    unsafe { msg.__bindgen_anon_3.sk }.cast()
+}

@@ -1,0 +1,278 @@
+//! Legs: connections of ours whose other end is on this host too. `establish` finds both ends, this
+//! puts ours into the map of sockets, and from then on `local` delivers what either end sends.
+//!
+//! Whatever goes wrong with a leg, its bytes go by TCP: nothing here is an error to a request.
+
+mod addresses;
+mod cgroup;
+mod self_test;
+
+use std::{
+    fs::File,
+    net::SocketAddr,
+    os::fd::BorrowedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, MapData, SkStorage},
+    programs::{CgroupAttachMode, SockOps},
+};
+use proxy_common::{
+    addr::Destination,
+    globals,
+    leg::{Key, Leg, Member, Received, Switch, state},
+    limits::{LEGS_MAX, OWN_ADDRESSES_MAX},
+    names,
+};
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+
+use self::addresses::{Addresses, Changes};
+use super::{
+    btf::Btf,
+    loader,
+    sockets::{self, Offsets, Sockets, take},
+};
+use crate::{config, sys};
+
+/// Global, struct, field: what the programs have to know of this kernel.
+pub(super) const FIELDS: [(&str, &str, &str); 14] = [
+    (globals::SOCK_COOKIE, "sock_common", "skc_cookie"),
+    (globals::SOCK_STATE, "sock_common", "skc_state"),
+    (globals::SOCK_FLAGS, "sock_common", "skc_flags"),
+    (globals::SOCK_USER, "sock", "sk_uid"),
+    (globals::SOCK_OWNED, "sock", "sk_lock.owned"),
+    (globals::SOCK_USER_DATA, "sock", "sk_user_data"),
+    (globals::SOCK_RECEIVED, "sock", "sk_receive_queue.qlen"),
+    (globals::SOCK_BACKLOG, "sock", "sk_backlog.len"),
+    (globals::SOCK_SOCKET, "sock", "sk_socket"),
+    (globals::SOCKET_FILE, "socket", "file"),
+    (globals::FILE_FLAGS, "file", "f_flags"),
+    (globals::SOCK_ULP, "inet_connection_sock", "icsk_ulp_ops"),
+    // Since 6.6.128, 6.12.75, 6.18.14 and 6.19; without it nothing bounds what is unread.
+    (globals::PSOCK_UNREAD, "sk_psock", "msg_tot_len"),
+    (globals::PSOCK_WAITING, "sk_psock", "ingress_skb.qlen"),
+];
+
+/// An end that connected waits this long for the one that accepted.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the loader has to know before the maps are made and the programs are verified.
+pub(super) struct Setup {
+    window: u32,
+    namespace: u64,
+    is_cross_namespace: u32,
+    user: u32,
+    offsets: Offsets,
+}
+
+impl Setup {
+    pub(super) fn new(config: &config::SameHost, btf: &Btf) -> anyhow::Result<Self> {
+        let mut offsets = sockets::offsets(btf, &FIELDS)?;
+        offsets.push((globals::SOCK_ZEROCOPY, btf.constant("sock_flags", "SOCK_ZEROCOPY")?));
+        Ok(Self {
+            window: config.window,
+            namespace: sys::socket::own_namespace().context("cookie of our network namespace")?,
+            is_cross_namespace: config.is_cross_namespace.into(),
+            user: config.uid.unwrap_or(globals::ANY_USER),
+            offsets,
+        })
+    }
+
+    pub(super) fn apply<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        loader
+            .override_global(globals::LOCAL_WINDOW, &self.window, true)
+            .override_global(globals::OWN_NAMESPACE, &self.namespace, true)
+            .override_global(globals::CROSS_NAMESPACE, &self.is_cross_namespace, true)
+            .override_global(globals::TRUSTED_USER, &self.user, true);
+        for (global, offset) in &self.offsets {
+            loader.override_global(global, offset, true);
+        }
+    }
+}
+
+/// Entries of the maps: none to speak of unless they are used, the kernel makes no empty map.
+pub(super) fn size_maps(loader: &mut EbpfLoader<'_>, is_used: bool) {
+    let (legs, addresses) = if is_used { (LEGS_MAX, OWN_ADDRESSES_MAX) } else { (1, 1) };
+    loader
+        .map_max_entries(names::LEGS, legs)
+        .map_max_entries(names::RECEIVED, 2 * legs)
+        .map_max_entries(names::OWN_ADDRESSES, addresses);
+}
+
+/// Every leg.
+#[derive(Clone)]
+pub(super) struct SameHost {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    sockets: Sockets,
+    members: Mutex<SkStorage<MapData, Member>>,
+    legs: Mutex<HashMap<MapData, Key, Leg>>,
+    received: Mutex<HashMap<MapData, u64, Received>>,
+    addresses: Mutex<Addresses>,
+    switch: Mutex<Array<MapData, Switch>>,
+}
+
+/// Connections as `tandem bpf status` shows them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Legs {
+    pub is_enabled: bool,
+    /// Both ends known.
+    pub found: usize,
+    /// One end known.
+    pub begun: usize,
+}
+
+impl SameHost {
+    /// Loads the programs, proves on loopback that they do what they should on this kernel, and
+    /// attaches to the trusted cgroup.
+    pub(super) fn load(
+        ebpf: &mut Ebpf,
+        config: &config::SameHost,
+        sockets: Sockets,
+    ) -> anyhow::Result<Self> {
+        sockets.attach_local(ebpf)?;
+        let own: HashMap<MapData, Destination, u32> = take(ebpf, names::OWN_ADDRESSES)?.try_into()?;
+        let shared = Shared {
+            sockets,
+            members: Mutex::new(take(ebpf, names::MEMBER)?.try_into()?),
+            legs: Mutex::new(take(ebpf, names::LEGS)?.try_into()?),
+            received: Mutex::new(take(ebpf, names::RECEIVED)?.try_into()?),
+            addresses: Mutex::new(Addresses::new(own)),
+            switch: Mutex::new(take(ebpf, names::SAME_HOST)?.try_into()?),
+        };
+        let same_host = Self { shared: Arc::new(shared) };
+        let cgroup = cgroup::trusted(&config.cgroup)?;
+        let cgroup = File::open(&cgroup)
+            .with_context(|| format!("open the cgroup {}", cgroup.display()))?;
+        loader::verify::<SockOps>(ebpf, names::ESTABLISH)?
+            // A link is always one among several (cgroup_bpf_link_attach).
+            .attach(cgroup, CgroupAttachMode::Single)
+            .context("attach `establish` to the cgroup")?;
+        same_host.switch(true)?;
+        self_test::run(&same_host).context("self-test of `local`")?;
+        let changes = Changes::watch(PATIENCE)?;
+        let shared = Arc::downgrade(&same_host.shared);
+        thread::Builder::new()
+            .name("same-host".to_owned())
+            .spawn(move || tend(&shared, &changes))
+            .context("start a thread")?;
+        Ok(same_host)
+    }
+
+    /// Whether messages are delivered; bytes that were are read whatever this says.
+    pub(super) fn switch(&self, is_enabled: bool) -> anyhow::Result<()> {
+        let mut switch = lock(&self.shared.switch);
+        switch.set(0, Switch { enabled: is_enabled.into() }, 0).context("write map `SAME_HOST`")
+    }
+
+    fn is_enabled(&self) -> bool {
+        lock(&self.shared.switch).get(&0, 0).is_ok_and(|switch| switch.enabled != 0)
+    }
+
+    /// Marks a socket that is about to connect to a node: `establish` looks for its other end.
+    pub(super) fn mark(&self, socket: BorrowedFd<'_>) {
+        if let Err(error) = lock(&self.shared.members).insert(&socket, Member::UPSTREAM, 0) {
+            tracing::debug!(%error, "a connection that is not marked goes by TCP");
+        }
+    }
+
+    /// Puts our end of a leg into the map. Nobody may `splice(2)` from it from then on. `false`: it
+    /// is not a leg, or the kernel did not take it, and nothing has changed.
+    pub(super) fn join(&self, socket: BorrowedFd<'_>) -> bool {
+        let Ok(member) = lock(&self.shared.members).get(&socket, 0) else { return false };
+        if member.cookie == 0 || (member.peer == 0 && !self.is_found(&member)) {
+            return false;
+        }
+        let received = |shared: &Shared| {
+            lock(&shared.received).insert(member.cookie, Received::default(), 0)
+        };
+        if received(&self.shared).is_err() {
+            return false;
+        }
+        match self.shared.sockets.insert(member.cookie, socket) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!(%error, "the end of a leg goes by TCP");
+                let _ = lock(&self.shared.received).remove(&member.cookie);
+                false
+            }
+        }
+    }
+
+    fn is_found(&self, member: &Member) -> bool {
+        lock(&self.shared.legs).get(&member.key, 0).is_ok_and(|leg| {
+            let is_active = member.state & state::ACTIVE != 0;
+            let other = if is_active { leg.passive } else { leg.active };
+            other.cookie != 0
+        })
+    }
+
+    /// Says which listeners clients on this host are looked for at.
+    pub(super) fn take_legs(&self, listeners: &[SocketAddr]) -> anyhow::Result<()> {
+        lock(&self.shared.addresses).lead_to(listeners)
+    }
+
+    pub(super) fn legs(&self) -> Legs {
+        let legs = lock(&self.shared.legs);
+        let (found, begun): (Vec<_>, Vec<_>) =
+            legs.iter().flatten().partition(|(_, leg)| leg.passive.cookie != 0);
+        Legs { is_enabled: self.is_enabled(), found: found.len(), begun: begun.len() }
+    }
+
+    /// Whether the last message that a socket sent was delivered.
+    fn is_direct(&self, socket: BorrowedFd<'_>) -> anyhow::Result<bool> {
+        let member = lock(&self.shared.members).get(&socket, 0).context("no end of a leg")?;
+        ensure!(member.cookie != 0, "not established");
+        Ok(member.state & state::DIRECT != 0)
+    }
+}
+
+impl Shared {
+    /// Forgets connections of which one end was seen and no other within [`PATIENCE`]: they lead off
+    /// this host, or through an address translation.
+    fn sweep(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let now = Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32);
+        let is_given_up = |leg: &Leg| {
+            let since = Duration::from_nanos(leg.since_ns);
+            leg.passive.cookie == 0 && now.saturating_sub(since) > PATIENCE
+        };
+        let mut legs = lock(&self.legs);
+        let given_up: Vec<Key> = legs
+            .iter()
+            .filter_map(|entry| entry.ok().filter(|(_, leg)| is_given_up(leg)))
+            .map(|(key, _)| key)
+            .collect();
+        for key in given_up {
+            // Closed meanwhile.
+            let _ = legs.remove(&key);
+        }
+    }
+}
+
+/// Follows the addresses of this namespace and forgets what has no other end, until there are no
+/// legs any more.
+fn tend(legs: &Weak<Shared>, changes: &Changes) {
+    loop {
+        let has_changed = changes.has_come();
+        let Some(shared) = legs.upgrade() else { return };
+        if has_changed && let Err(error) = lock(&shared.addresses).refresh() {
+            let reason = format!("{error:#}");
+            tracing::warn!(reason, "legs do not follow this host's addresses");
+        }
+        shared.sweep();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is in there is valid whenever the lock is free: single calls change it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
