@@ -54,8 +54,8 @@ shared_layout!(Leg, size = 56, align = 8, {
     0 => active: End, 24 => passive: End, 48 => since_ns: u64,
 });
 
-/// What a socket remembers of its leg. Written by userspace before the socket connects, and from then
-/// on only by programs that run for this socket.
+/// What a socket remembers of its leg. Written by programs that run for this socket, and by whoever
+/// owns a socket of ours, while nobody sends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Member {
@@ -83,6 +83,8 @@ pub mod state {
     pub const ACTIVE: u32 = 2;
     /// What this socket sent last was delivered, so that nothing of it is on its way through TCP.
     pub const DIRECT: u32 = 4;
+    /// Userspace wants everything that this socket sends to go by TCP.
+    pub const BY_TCP: u32 = 8;
 }
 
 impl Member {
@@ -119,6 +121,10 @@ pub struct Received {
 shared_layout!(Received, size = 16, align = 8, {
     0 => next_seq: u32, 4 => state: u32, 8 => trimmed: u64,
 });
+
+/// Where the program `unread` finds the cookie it is asked about: behind the Ethernet header that a
+/// test run needs.
+pub const COOKIE_AT: usize = 14;
 
 /// The switch that userspace turns while connections live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,6 +13,8 @@ pub const TUNNEL: &str = "tunnel";
 pub const ESTABLISH: &str = "establish";
 /// sk_msg: delivers what is sent to the other end of a leg.
 pub const LOCAL: &str = "local";
+/// classifier, attached nowhere: what a socket of `SOCKETS` has unread.
+pub const UNREAD: &str = "unread";
 
 // maps
 

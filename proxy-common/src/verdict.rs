@@ -128,6 +128,8 @@ reasons! {
     NoLeg = LOCAL, "no_leg";
     /// `same_host` is switched off.
     SwitchedOff = LOCAL, "switched_off";
+    /// The receiver held up a worker.
+    HeldUp = LOCAL, "held_up";
     /// The receiver is gone, or is not in the map.
     NoReceiver = LOCAL, "no_receiver";
     /// Somebody is in a call on the receiver.

@@ -17,10 +17,10 @@ use crate::{
     establish::member,
     maps::{
         LEGS, LOCAL_WINDOW, PSOCK_UNREAD, PSOCK_WAITING, SAME_HOST, SOCK_BACKLOG, SOCK_COOKIE,
-        SOCK_FLAGS, SOCK_OWNED, SOCK_RECEIVED, SOCK_STATE, SOCK_ULP, SOCK_USER_DATA, SOCK_ZEROCOPY, SOCKETS,
+        SOCK_FLAGS, SOCK_OWNED, SOCK_RECEIVED, SOCK_STATE, SOCK_ULP, SOCK_ZEROCOPY, SOCKETS,
         TCP_SND_UNA, TCP_WRITE_SEQ,
     },
-    sock::{is_nonblocking, read_u8, read_u32, read_u64, tcp_sock},
+    sock::{is_nonblocking, queue_of, read_u8, read_u32, read_u64, tcp_sock},
 };
 
 /// Delivers one message, or says why TCP gets it.
@@ -44,6 +44,9 @@ pub(crate) fn try_local(ctx: &SkMsgContext) -> Result<Reason, Reason> {
 fn deliver(ctx: &SkMsgContext, sender: *mut c_void, member: &mut Member) -> Result<(), Reason> {
     if !SAME_HOST.get(0).is_some_and(|switch| switch.enabled != 0) {
         return Err(Reason::SwitchedOff);
+    }
+    if member.state & state::BY_TCP != 0 {
+        return Err(Reason::HeldUp);
     }
     let receiver = Receiver::of(member)?;
     let is_direct = member.state & state::DIRECT != 0;
@@ -99,7 +102,9 @@ impl Receiver {
             let leg = LEGS.get_ptr(member.key).ok_or(Reason::NoLeg)?;
             let is_active = member.state & state::ACTIVE != 0;
             // SAFETY: an entry of the map; the cookie is written last, so it is read first.
-            let end = unsafe { if is_active { &raw const (*leg).passive } else { &raw const (*leg).active } };
+            let end = unsafe {
+                if is_active { &raw const (*leg).passive } else { &raw const (*leg).active }
+            };
             // SAFETY: as above.
             let cookie = unsafe { core::ptr::read_volatile(&raw const (*end).cookie) };
             if cookie == 0 {
@@ -141,23 +146,16 @@ impl Receiver {
         }
     }
 
-    /// The `sk_psock` that a socket in the map has, of a socket that still receives.
+    /// Its queue, if it still receives.
     #[inline(always)]
     fn queue(&self) -> Option<*mut c_void> {
-        /// `TCP_ESTABLISHED`, `TCP_FIN_WAIT1`, `TCP_FIN_WAIT2` (include/net/tcp_states.h).
-        const RECEIVING: [u8; 3] = [1, 4, 5];
-        /// `SK_USER_DATA_PSOCK`; with the bits below it, no part of the pointer
-        /// (include/net/sock.h).
-        const IS_PSOCK: u64 = 4;
-        const POINTER: u64 = !7;
-        let socket_state = read_u8(self.sock, SOCK_STATE.load())?;
-        let user_data = read_u64(self.sock, SOCK_USER_DATA.load())?;
-        let [established, fin_wait1, fin_wait2] = RECEIVING;
-        let is_receiving = socket_state == established
-            || socket_state == fin_wait1
-            || socket_state == fin_wait2;
-        (is_receiving && user_data & IS_PSOCK != 0)
-            .then_some((user_data & POINTER) as *mut c_void)
+        /// `TCP_ESTABLISHED`, `TCP_FIN_WAIT1`, `TCP_FIN_WAIT2` (include/net/tcp_states.h), as bits.
+        const RECEIVING: u32 = 1 << 1 | 1 << 4 | 1 << 5;
+        let state = read_u8(self.sock, SOCK_STATE.load())?;
+        if 1_u32 << (state & 31) & RECEIVING == 0 {
+            return None;
+        }
+        queue_of(self.sock)
     }
 
     /// Whether everything that came by TCP is in the one queue that is delivered to. What TCP is

@@ -10,13 +10,16 @@ mod maps;
 mod sock;
 mod stats;
 mod tunnel;
+mod unread;
 mod worker;
 mod xdp;
 
 use aya_ebpf::{
     bindings::{sk_action, xdp_action},
-    macros::{sk_msg, sk_reuseport, sock_ops, stream_verdict, xdp},
-    programs::{SkBuffContext, SkMsgContext, SkReuseportContext, SockOpsContext, XdpContext},
+    macros::{classifier, sk_msg, sk_reuseport, sock_ops, stream_verdict, xdp},
+    programs::{
+        SkBuffContext, SkMsgContext, SkReuseportContext, SockOpsContext, TcContext, XdpContext,
+    },
 };
 use proxy_common::Reason;
 
@@ -68,6 +71,7 @@ fn ingress(ctx: XdpContext) -> u32 {
         | Reason::Delivered
         | Reason::NoLeg
         | Reason::SwitchedOff
+        | Reason::HeldUp
         | Reason::NoReceiver
         | Reason::ReceiverBusy
         | Reason::NotEligible
@@ -117,6 +121,12 @@ fn local(ctx: SkMsgContext) -> u32 {
     stats::count(reason);
     // With a redirection set it goes there, without one to TCP.
     sk_action::SK_PASS
+}
+
+/// classifier, only ever run by userspace (`BPF_PROG_TEST_RUN`): the bytes that a socket has unread.
+#[classifier]
+fn unread(ctx: TcContext) -> i32 {
+    unread::of_socket(&ctx).map_or(0, |bytes| bytes.min(i32::MAX.unsigned_abs()) as i32)
 }
 
 #[cfg(target_arch = "bpf")]

@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use crate::maps::{FILE_FLAGS, SOCK_SOCKET, SOCKET_FILE};
+use crate::maps::{FILE_FLAGS, SOCK_SOCKET, SOCK_USER_DATA, SOCKET_FILE};
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_skc_to_tcp_sock};
 
 /// The `tcp_sock` of a socket that the verifier knows as one.
@@ -14,6 +14,16 @@ pub(crate) fn tcp_sock(sock: *mut c_void) -> Option<*mut c_void> {
     // SAFETY: `sock` is a socket, by its type in the verifier.
     let tcp = unsafe { bpf_skc_to_tcp_sock(sock) };
     (!tcp.is_null()).then_some(tcp.cast())
+}
+
+/// The `sk_psock` that a socket in the map has.
+#[inline(always)]
+pub(crate) fn queue_of(sock: *mut c_void) -> Option<*mut c_void> {
+    /// `SK_USER_DATA_PSOCK`; with the bits below it, no part of the pointer (include/net/sock.h).
+    const IS_PSOCK: u64 = 4;
+    const POINTER: u64 = !7;
+    let user_data = read_u64(sock, SOCK_USER_DATA.load())?;
+    (user_data & IS_PSOCK != 0).then_some((user_data & POINTER) as *mut c_void)
 }
 
 /// Whether calls on the socket return at once (`O_NONBLOCK`). Not before somebody has accepted it.

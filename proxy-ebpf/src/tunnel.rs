@@ -174,10 +174,7 @@ fn redirect(
 fn send_queue_of(peer: u64) -> Option<(u32, u32)> {
     // SAFETY: the map is a socket hash with keys of this type.
     let sock = unsafe {
-        bpf_map_lookup_elem(
-            from_ref(&SOCKETS).cast_mut().cast(),
-            from_ref(&peer).cast::<c_void>(),
-        )
+        bpf_map_lookup_elem(from_ref(&SOCKETS).cast_mut().cast(), from_ref(&peer).cast::<c_void>())
     };
     if sock.is_null() {
         return None;

@@ -11,13 +11,7 @@
 pub(crate) mod body;
 mod message;
 
-use std::{
-    convert::Infallible,
-    net::SocketAddr,
-    os::fd::{AsFd as _, BorrowedFd},
-    rc::Rc,
-    sync::Arc,
-};
+use std::{convert::Infallible, net::SocketAddr, os::fd::BorrowedFd, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
@@ -264,7 +258,6 @@ async fn attempt(
     }
     metrics.checkout(Checkout::New);
     let stream = dial(cx, &plan.route.upstream, node).await?;
-    worker.kernel.join_leg(stream.as_fd());
     let connection = UpstreamConnection::handshake(stream, node, &worker.limits, metrics)
         .await
         .map_err(|error| {

@@ -17,6 +17,7 @@ mod upload;
 use std::{
     future::poll_fn,
     net::SocketAddr,
+    os::fd::AsFd as _,
     rc::Rc,
     task::{Context, Poll},
 };
@@ -42,6 +43,7 @@ use crate::{
         name::Known,
     },
     inlet::{self, BodySource, head_limits},
+    kernel::LegWatch,
     metrics::{Checkout, Direction},
     pipeline::Plan,
     plugin::BodyFilters,
@@ -228,7 +230,7 @@ async fn ask(
     request.clear();
     heads::request(request, head, plan, &cx.forwarding, connection.node);
     let response = poll_fn(|task| {
-        upload.advance(cx, &mut connection.stream, request, task)?;
+        advance(upload, cx, connection, request, task)?;
         let response = poll_response_head(head.method(), connection, input, gate, task);
         if response.is_pending() && upload.is_over() {
             if cx.deadlines.has_expired(Wait::Upstream) {
@@ -247,6 +249,20 @@ async fn ask(
         }
         response => response,
     }
+}
+
+/// Moves the request on, and watches whether the node holds us up.
+fn advance(
+    upload: &mut Upload,
+    cx: &ConnectionCx,
+    connection: &mut PlainConnection,
+    request: &mut Vec<u8>,
+    task: &mut Context<'_>,
+) -> Result<(), Fault> {
+    let watch = LegWatch::start(connection.is_leg);
+    let advanced = upload.advance(cx, &mut connection.stream, request, task);
+    cx.worker.kernel.check_leg(&watch, connection.stream.as_fd());
+    advanced
 }
 
 /// Reads until a final head is whole. Interim ones are swallowed; the gate bounds how many.
@@ -310,12 +326,14 @@ async fn respond(
     // Its bytes lie in `input`, which can be used again only when nobody else holds them.
     drop(response);
     poll_fn(|task| {
-        upload.advance(cx, &mut connection.stream, request, task)?;
+        advance(&mut upload, cx, &mut connection, request, task)?;
         let source_is_leg = connection.is_leg;
         cx.with_downstream(|downstream| {
             let stream = &mut connection.stream;
             let mut source = BodySource { stream, input, reader: &mut reader };
+            let timed = LegWatch::start(cx.is_leg());
             let moved = relay.poll(&mut source, out, downstream, cx.splicing(source_is_leg), task);
+            cx.worker.kernel.check_leg(&timed, downstream.as_fd());
             watch(cx, moved, &relay.take_news())
         })
     })

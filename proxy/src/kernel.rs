@@ -27,7 +27,7 @@ use std::{fmt, net::SocketAddr, os::fd::BorrowedFd};
 use self::{disabled::Disabled, loaded::Loaded, same_host::SameHost};
 pub use self::{
     loader::{is_built_in, object},
-    same_host::Legs,
+    same_host::{LegWatch, Legs},
     sockmap::{End, Tunnel, TunnelRefused},
     stats::Counter,
     status::{Feature, FeatureState, MapStatus, ProgramStatus, Running, Status},
@@ -158,6 +158,25 @@ impl KernelPlane {
     pub fn switch_same_host(&self, is_enabled: bool) -> anyhow::Result<bool> {
         let Some(same_host) = self.same_host() else { return Ok(false) };
         same_host.switch(is_enabled).map(|()| true)
+    }
+
+    /// Has everything that our socket sends go by TCP again, if what was watched took so long that
+    /// the other end must have held it up. Nobody may be sending on the socket.
+    pub fn check_leg(&self, watch: &LegWatch, socket: BorrowedFd<'_>) {
+        if let Some(same_host) = self.same_host()
+            && watch.has_been_held_up()
+        {
+            same_host.leave(socket);
+        }
+    }
+
+    /// Bytes that were delivered to others and that they have not read: without the plane they are
+    /// lost.
+    pub fn unread(&self) -> u64 {
+        match &self.plane {
+            Plane::Loaded(loaded) => loaded.unread(),
+            Plane::Disabled(_) => 0,
+        }
     }
 
     fn same_host(&self) -> Option<&SameHost> {

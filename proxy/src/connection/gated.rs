@@ -12,6 +12,7 @@
 
 use std::{
     io,
+    os::fd::AsFd as _,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -35,6 +36,7 @@ use crate::{
         stand_in,
     },
     inlet::{BodySource, Inlet, MessageError, head_limits},
+    kernel::LegWatch,
     sys::socket,
 };
 
@@ -326,7 +328,9 @@ impl ConnectionCx {
         let Some(downstream) = &mut *slot else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
+        let watch = LegWatch::start(self.is_leg());
         let written = write(Pin::new(downstream.inlet.stream_mut()), task);
+        self.worker.kernel.check_leg(&watch, downstream.stream().as_fd());
         match &written {
             Poll::Ready(Ok(_)) => self.deadlines.stop(Wait::Send),
             Poll::Ready(Err(_)) => self.record(|record| record.fault(Fault::DownstreamReset)),

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use aya::{
     Ebpf,
     maps::MapInfo,
-    programs::{SkReuseport, Xdp},
+    programs::{SchedClassifier, SkReuseport, Xdp},
 };
 use proxy_common::names;
 
@@ -152,6 +152,18 @@ impl Loaded {
         }
     }
 
+    /// Bytes that leaving now would lose.
+    pub(super) fn unread(&self) -> u64 {
+        match (&self.same_host, self.unread_program()) {
+            (Some(same_host), Some(program)) => same_host.unread(program),
+            _ => 0,
+        }
+    }
+
+    fn unread_program(&self) -> Option<&SchedClassifier> {
+        self.ebpf.program(names::UNREAD)?.try_into().ok()
+    }
+
     pub(super) fn same_host(&self) -> Option<&SameHost> {
         self.same_host.as_ref()
     }
@@ -163,7 +175,10 @@ impl Loaded {
             running: status::running(&features),
             detail: None,
             xdp_mode: ingress::mode_label(&self.ingress),
-            same_host: self.same_host.as_ref().map(SameHost::legs),
+            same_host: self
+                .same_host
+                .as_ref()
+                .map(|same_host| same_host.legs(self.unread_program())),
             abi: proxy_common::ABI_VERSION,
             features,
             programs: self.programs(),
@@ -233,8 +248,7 @@ fn socket_setup(config: &Kernel, limits: &Limits) -> SocketSetup {
         Ok(Vec::new())
     };
     let same_host = config.same_host.as_ref();
-    let same_host =
-        same_host.map(|asked| btf().and_then(|btf| same_host::Setup::new(asked, &btf)));
+    let same_host = same_host.map(|asked| btf().and_then(|btf| same_host::Setup::new(asked, &btf)));
     SocketSetup { tunnels: sockmap::Setup::new(limits), offsets, same_host }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow, ensure};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{Array, MapError},
-    programs::{Program, ProgramError, SkMsg, SkReuseport, SkSkb, SockOps, Xdp},
+    programs::{Program, ProgramError, SchedClassifier, SkMsg, SkReuseport, SkSkb, SockOps, Xdp},
     util::KernelVersion,
 };
 use proxy_common::{ABI_VERSION, globals, limits, names};
@@ -38,11 +38,7 @@ pub const fn is_built_in() -> bool {
 
 /// Makes the maps, at the sizes and with the constants of this run, and fills them. Nothing is
 /// verified or attached yet.
-pub(super) fn create(
-    object: &[u8],
-    rules: &Rules,
-    sockets: &SocketSetup,
-) -> anyhow::Result<Ebpf> {
+pub(super) fn create(object: &[u8], rules: &Rules, sockets: &SocketSetup) -> anyhow::Result<Ebpf> {
     check_kernel()?;
     let processors = aya::util::nr_cpus()
         .map_err(|(path, error)| anyhow!(error).context(format!("read {path}")))?;
@@ -159,6 +155,12 @@ impl Verify for SkSkb {
 }
 
 impl Verify for SkMsg {
+    fn verify(&mut self) -> Result<(), ProgramError> {
+        self.load()
+    }
+}
+
+impl Verify for SchedClassifier {
     fn verify(&mut self) -> Result<(), ProgramError> {
         self.load()
     }

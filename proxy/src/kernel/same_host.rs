@@ -11,21 +11,24 @@ use std::{
     fs::File,
     net::SocketAddr,
     os::fd::BorrowedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, SkStorage},
-    programs::{CgroupAttachMode, SockOps},
+    programs::{CgroupAttachMode, SchedClassifier, SockOps, TestRun as _, TestRunOptions},
 };
 use proxy_common::{
     addr::Destination,
     globals,
-    leg::{Key, Leg, Member, Received, Switch, state},
+    leg::{COOKIE_AT, Key, Leg, Member, Received, Switch, state},
     limits::{LEGS_MAX, OWN_ADDRESSES_MAX},
     names,
 };
@@ -61,6 +64,25 @@ pub(super) const FIELDS: [(&str, &str, &str); 14] = [
 
 /// An end that connected waits this long for the one that accepted.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Delivering a message waits for whoever is in a call on the receiver. `local` looks before, which
+/// leaves a gap; who holds up a worker for this long gets no more that way.
+const HELD_UP_MAX: Duration = Duration::from_millis(5);
+
+/// Times what may deliver to the other end of a leg.
+#[derive(Debug, Clone, Copy)]
+pub struct LegWatch(Option<Instant>);
+
+impl LegWatch {
+    /// Costs nothing if it is no leg.
+    pub fn start(is_leg: bool) -> Self {
+        Self(is_leg.then(Instant::now))
+    }
+
+    pub(super) fn has_been_held_up(&self) -> bool {
+        self.0.is_some_and(|started| started.elapsed() > HELD_UP_MAX)
+    }
+}
 
 /// What the loader has to know before the maps are made and the programs are verified.
 pub(super) struct Setup {
@@ -118,6 +140,7 @@ struct Shared {
     received: Mutex<HashMap<MapData, u64, Received>>,
     addresses: Mutex<Addresses>,
     switch: Mutex<Array<MapData, Switch>>,
+    given_up: AtomicU64,
 }
 
 /// Connections as `tandem bpf status` shows them.
@@ -128,6 +151,11 @@ pub struct Legs {
     pub found: usize,
     /// One end known.
     pub begun: usize,
+    /// Ends so far of which no other was found: it is on another host, or behind an address
+    /// translation.
+    pub given_up: u64,
+    /// Bytes that were delivered and nobody has read yet.
+    pub unread_bytes: u64,
 }
 
 impl SameHost {
@@ -139,7 +167,8 @@ impl SameHost {
         sockets: Sockets,
     ) -> anyhow::Result<Self> {
         sockets.attach_local(ebpf)?;
-        let own: HashMap<MapData, Destination, u32> = take(ebpf, names::OWN_ADDRESSES)?.try_into()?;
+        let own: HashMap<MapData, Destination, u32> =
+            take(ebpf, names::OWN_ADDRESSES)?.try_into()?;
         let shared = Shared {
             sockets,
             members: Mutex::new(take(ebpf, names::MEMBER)?.try_into()?),
@@ -147,11 +176,13 @@ impl SameHost {
             received: Mutex::new(take(ebpf, names::RECEIVED)?.try_into()?),
             addresses: Mutex::new(Addresses::new(own)),
             switch: Mutex::new(take(ebpf, names::SAME_HOST)?.try_into()?),
+            given_up: AtomicU64::new(0),
         };
         let same_host = Self { shared: Arc::new(shared) };
         let cgroup = cgroup::trusted(&config.cgroup)?;
-        let cgroup = File::open(&cgroup)
-            .with_context(|| format!("open the cgroup {}", cgroup.display()))?;
+        let cgroup =
+            File::open(&cgroup).with_context(|| format!("open the cgroup {}", cgroup.display()))?;
+        loader::verify::<SchedClassifier>(ebpf, names::UNREAD)?;
         loader::verify::<SockOps>(ebpf, names::ESTABLISH)?
             // A link is always one among several (cgroup_bpf_link_attach).
             .attach(cgroup, CgroupAttachMode::Single)
@@ -191,9 +222,8 @@ impl SameHost {
         if member.cookie == 0 || (member.peer == 0 && !self.is_found(&member)) {
             return false;
         }
-        let received = |shared: &Shared| {
-            lock(&shared.received).insert(member.cookie, Received::default(), 0)
-        };
+        let received =
+            |shared: &Shared| lock(&shared.received).insert(member.cookie, Received::default(), 0);
         if received(&self.shared).is_err() {
             return false;
         }
@@ -205,6 +235,23 @@ impl SameHost {
                 false
             }
         }
+    }
+
+    /// From now on everything that our socket sends goes by TCP. Nobody may be sending on it.
+    pub(super) fn leave(&self, socket: BorrowedFd<'_>) {
+        let mut members = lock(&self.shared.members);
+        let Ok(mut member) = members.get(&socket, 0) else { return };
+        member.state |= state::BY_TCP;
+        if let Err(error) = members.insert(&socket, member, 0) {
+            tracing::debug!(%error, "a leg that is to be left");
+        }
+    }
+
+    /// Bytes that were delivered and nobody has read, of all ends that are in the map. Leaving loses
+    /// those of others.
+    pub(super) fn unread(&self, program: &SchedClassifier) -> u64 {
+        let cookies: Vec<u64> = lock(&self.shared.received).keys().flatten().collect();
+        cookies.into_iter().map(|cookie| u64::from(unread(program, cookie))).sum()
     }
 
     fn is_found(&self, member: &Member) -> bool {
@@ -220,11 +267,18 @@ impl SameHost {
         lock(&self.shared.addresses).lead_to(listeners)
     }
 
-    pub(super) fn legs(&self) -> Legs {
+    pub(super) fn legs(&self, program: Option<&SchedClassifier>) -> Legs {
+        let unread_bytes = program.map_or(0, |program| self.unread(program));
         let legs = lock(&self.shared.legs);
         let (found, begun): (Vec<_>, Vec<_>) =
             legs.iter().flatten().partition(|(_, leg)| leg.passive.cookie != 0);
-        Legs { is_enabled: self.is_enabled(), found: found.len(), begun: begun.len() }
+        Legs {
+            is_enabled: self.is_enabled(),
+            found: found.len(),
+            begun: begun.len(),
+            given_up: self.shared.given_up.load(Ordering::Relaxed),
+            unread_bytes,
+        }
     }
 
     /// Whether the last message that a socket sent was delivered.
@@ -252,10 +306,20 @@ impl Shared {
             .map(|(key, _)| key)
             .collect();
         for key in given_up {
-            // Closed meanwhile.
-            let _ = legs.remove(&key);
+            // Unless it was closed meanwhile.
+            if legs.remove(&key).is_ok() {
+                self.given_up.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
+}
+
+/// 0 as well for a socket that is not in the map any more.
+fn unread(program: &SchedClassifier, cookie: u64) -> u32 {
+    let mut packet = [0; COOKIE_AT + size_of::<u64>()];
+    packet[COOKIE_AT..].copy_from_slice(&cookie.to_ne_bytes());
+    let options = TestRunOptions { data_in: Some(&packet), ..TestRunOptions::default() };
+    program.test_run(options).map_or(0, |run| run.return_value)
 }
 
 /// Follows the addresses of this namespace and forgets what has no other end, until there are no

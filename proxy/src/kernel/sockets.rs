@@ -30,10 +30,7 @@ pub(super) const FIELDS: [(&str, &str, &str); 5] = [
 pub(super) type Offsets = Vec<(&'static str, u32)>;
 
 /// Where this kernel keeps the fields.
-pub(super) fn offsets(
-    btf: &Btf,
-    fields: &[(&'static str, &str, &str)],
-) -> anyhow::Result<Offsets> {
+pub(super) fn offsets(btf: &Btf, fields: &[(&'static str, &str, &str)]) -> anyhow::Result<Offsets> {
     fields
         .iter()
         .map(|(global, structure, field)| Ok((*global, btf.offset_of(structure, field)?)))

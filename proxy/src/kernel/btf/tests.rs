@@ -52,7 +52,9 @@ fn constants_are_found() {
 #[test]
 fn what_is_not_there_is_an_error() {
     let btf = Btf::parse(sample()).unwrap();
-    for (structure, field) in [("outer", "second"), ("other", "first"), ("int", "first"), ("whole", "first.inner_a")] {
+    for (structure, field) in
+        [("outer", "second"), ("other", "first"), ("int", "first"), ("whole", "first.inner_a")]
+    {
         assert!(btf.offset_of(structure, field).is_err(), "{structure}.{field}");
     }
     assert!(btf.offset_of("outer", "inner_b").is_err(), "not at a byte");

@@ -71,11 +71,9 @@ impl Addresses {
 fn reached_at(listener: SocketAddr, own: &[IpAddr]) -> Vec<SocketAddr> {
     let is_taken = |own: &&IpAddr| listener.is_ipv6() || own.is_ipv4();
     match listener.ip() {
-        ip if ip.is_unspecified() => own
-            .iter()
-            .filter(is_taken)
-            .map(|own| SocketAddr::new(*own, listener.port()))
-            .collect(),
+        ip if ip.is_unspecified() => {
+            own.iter().filter(is_taken).map(|own| SocketAddr::new(*own, listener.port())).collect()
+        }
         ip => vec![SocketAddr::new(ip, listener.port())],
     }
 }

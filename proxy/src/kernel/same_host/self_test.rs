@@ -113,7 +113,9 @@ fn wake(from: &mut TcpStream, to: &TcpStream) -> anyhow::Result<()> {
     let limit = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
     for message in 1..=3_u8 {
         from.write_all(&[message])?;
-        let mut events = [const { epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) } }; 1];
+        let mut events = [const {
+            epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }
+        }; 1];
         let count = epoll::wait(&queue, &mut events, Some(&limit))?;
         ensure!(count == 1, "no wake-up for message {message}");
         let mut reader = to;
