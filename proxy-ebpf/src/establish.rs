@@ -92,7 +92,7 @@ fn active(connection: &Connection) -> Result<Reason, Reason> {
     let absent = End { cookie: 0, sock: 0, namespace: 0 };
     // SAFETY: a helper without arguments.
     let leg = Leg { active: end, passive: absent, since_ns: unsafe { bpf_ktime_get_ns() } };
-    LEGS.insert(&member.key, &leg, u64::from(BPF_NOEXIST)).map_err(|_| Reason::LegsFull)?;
+    LEGS.insert(member.key, leg, u64::from(BPF_NOEXIST)).map_err(|_| Reason::LegsFull)?;
     connection.watch_close();
     if !is_ours {
         connection.enter_map(end.cookie)?;
@@ -107,11 +107,13 @@ fn passive(connection: &Connection) -> Result<Reason, Reason> {
     if !connection.write_key(Side::Passive, &mut key) {
         return Err(Reason::NotLeg);
     }
-    let leg = LEGS.get_ptr_mut(&key).ok_or(Reason::NotLeg)?;
+    let leg = LEGS.get_ptr_mut(key).ok_or(Reason::NotLeg)?;
     let sock = connection.sock().ok_or(Reason::NotLeg)?;
     let end = connection.end(sock);
-    // SAFETY: an entry of the map; the half that is read was written before its key was there.
-    let other = unsafe { read_volatile(&raw const (*leg).active) };
+    // SAFETY: an entry of the map, which is not given to another leg while a program runs.
+    let leg = unsafe { &mut *leg };
+    // SAFETY: a field; it was written before its key was there.
+    let other = unsafe { read_volatile(&raw const leg.active) };
     if other.namespace != end.namespace && CROSS_NAMESPACE.load() == 0 {
         return Err(Reason::OtherNamespace);
     }
@@ -128,12 +130,10 @@ fn passive(connection: &Connection) -> Result<Reason, Reason> {
     if !is_ours {
         connection.enter_map(end.cookie)?;
     }
-    // SAFETY: this half is written here only; the cookie last, it says that the rest is there.
-    unsafe {
-        write_volatile(&raw mut (*leg).passive.sock, end.sock);
-        write_volatile(&raw mut (*leg).passive.namespace, end.namespace);
-        write_volatile(&raw mut (*leg).passive.cookie, end.cookie);
-    }
+    leg.passive.sock = end.sock;
+    leg.passive.namespace = end.namespace;
+    // SAFETY: a field. Last: it says that the rest is there.
+    unsafe { write_volatile(&raw mut leg.passive.cookie, end.cookie) };
     Ok(Reason::LegFound)
 }
 
@@ -206,9 +206,10 @@ impl Connection {
     #[inline(always)]
     fn end(&self, sock: *mut c_void) -> End {
         let ctx = self.0.cast();
-        // SAFETY: both take the context, as every program of this type has it.
-        let (cookie, namespace) =
-            unsafe { (bpf_get_socket_cookie(ctx), bpf_get_netns_cookie(ctx)) };
+        // SAFETY: takes the context, as every program of this type has it.
+        let cookie = unsafe { bpf_get_socket_cookie(ctx) };
+        // SAFETY: as above.
+        let namespace = unsafe { bpf_get_netns_cookie(ctx) };
         End { cookie, sock: sock as u64, namespace }
     }
 
@@ -272,7 +273,7 @@ impl Connection {
     #[inline(always)]
     fn enter_map(&self, cookie: u64) -> Result<(), Reason> {
         let seen = Received { next_seq: 0, state: 0, trimmed: 0 };
-        RECEIVED.insert(&cookie, &seen, 0).map_err(|_| Reason::LegsFull)?;
+        RECEIVED.insert(cookie, seen, 0).map_err(|_| Reason::LegsFull)?;
         let map = from_ref(&SOCKETS).cast_mut().cast();
         let mut key = cookie;
         // SAFETY: takes the context, a map of sockets and a key of its type.

@@ -4,7 +4,7 @@
 //! delivered goes by TCP, into the same queue of the receiver, so switching in either direction
 //! only has to prove that nothing is still on its way.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, ptr::read_volatile};
 
 use aya_ebpf::{bindings::BPF_F_INGRESS, programs::SkMsgContext};
 use proxy_common::{
@@ -42,7 +42,7 @@ pub(crate) fn try_local(ctx: &SkMsgContext) -> Result<Reason, Reason> {
 
 #[inline(always)]
 fn deliver(ctx: &SkMsgContext, sender: *mut c_void, member: &mut Member) -> Result<(), Reason> {
-    if !SAME_HOST.get(0).is_some_and(|switch| switch.enabled != 0) {
+    if SAME_HOST.get(0).is_none_or(|switch| switch.enabled == 0) {
         return Err(Reason::SwitchedOff);
     }
     if member.state & state::BY_TCP != 0 {
@@ -101,17 +101,16 @@ impl Receiver {
         if member.peer == 0 {
             let leg = LEGS.get_ptr(member.key).ok_or(Reason::NoLeg)?;
             let is_active = member.state & state::ACTIVE != 0;
-            // SAFETY: an entry of the map; the cookie is written last, so it is read first.
-            let end = unsafe {
-                if is_active { &raw const (*leg).passive } else { &raw const (*leg).active }
-            };
-            // SAFETY: as above.
-            let cookie = unsafe { core::ptr::read_volatile(&raw const (*end).cookie) };
+            // SAFETY: an entry of the map, which is not given to another leg while a program runs.
+            let leg = unsafe { &*leg };
+            let end = if is_active { &leg.passive } else { &leg.active };
+            // SAFETY: a field. First: with it, the rest is there.
+            let cookie = unsafe { read_volatile(&raw const end.cookie) };
             if cookie == 0 {
                 return Err(Reason::NoLeg);
             }
-            // SAFETY: as above.
-            member.peer_sock = unsafe { core::ptr::read_volatile(&raw const (*end).sock) };
+            // SAFETY: a field.
+            member.peer_sock = unsafe { read_volatile(&raw const end.sock) };
             member.peer = cookie;
         }
         Ok(Self { sock: member.peer_sock as *mut c_void, cookie: member.peer })
