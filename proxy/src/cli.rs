@@ -14,8 +14,9 @@ use anyhow::{Context, bail};
 
 use crate::{
     app::App,
-    config::{self, Config},
-    kernel, logging,
+    config::{self, Config, Kernel, Limits, SameHost},
+    kernel::{self, FeatureState, KernelPlane},
+    logging,
 };
 
 /// A reverse proxy and API gateway whose kernel half steers connections and moves bytes.
@@ -50,8 +51,18 @@ pub struct ConfigFile {
 pub enum Bpf {
     /// Which parts run in the kernel, how, and why the others do not.
     Status(Status),
+    /// Loads everything that this kernel could do, tries it on loopback, and says what it found;
+    /// exit 0 if all of it works.
+    Doctor(Doctor),
     /// Switches direct delivery on this host on or off while connections live; prints the status.
     SameHost(Switch),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Doctor {
+    /// Where `kernel.same_host` is tried.
+    #[arg(long, value_name = "CGROUP", default_value = "/")]
+    cgroup: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -88,6 +99,7 @@ pub fn run(action: Action) -> anyhow::Result<ExitCode> {
             OnOff::On => bpf(switch.admin, "PUT", "/bpf/same_host/on"),
             OnOff::Off => bpf(switch.admin, "PUT", "/bpf/same_host/off"),
         },
+        Action::Bpf(Bpf::Doctor(doctor)) => examine(doctor.cgroup),
         Action::Version => version(),
     }
 }
@@ -163,6 +175,28 @@ fn bpf(admin: SocketAddr, method: &str, path: &str) -> anyhow::Result<ExitCode> 
         }
         _ => bail!("admin address {admin}: not the answer of a tandem"),
     }
+}
+
+fn examine(cgroup: String) -> anyhow::Result<ExitCode> {
+    let same_host = SameHost {
+        cgroup,
+        uid: None,
+        is_cross_namespace: false,
+        window: proxy_common::limits::LOCAL_WINDOW_DEFAULT,
+    };
+    let config = Kernel { same_host: Some(same_host), ..Kernel::default() };
+    let status = KernelPlane::load(&config, &Limits::default(), &[], 1)?.status();
+    if let Some(reason) = status.detail {
+        bail!("nothing can be loaded: {reason}");
+    }
+    let mut works = true;
+    for feature in status.features.iter().filter(|one| one.state != FeatureState::Off) {
+        let is_running = feature.state == FeatureState::Running;
+        works &= is_running;
+        let verdict = if is_running { "works" } else { "does not work" };
+        writeln!(io::stdout(), "{:8} {verdict}: {}", feature.name, feature.detail)?;
+    }
+    Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn version() -> anyhow::Result<ExitCode> {
