@@ -64,6 +64,12 @@ pub const LOCAL_WINDOW_DEFAULT: u32 = 1024 * 1024;
 /// one byte costs about 1 KiB, which nobody charges to the receiver.
 pub const UNREAD_MESSAGES_MAX: u64 = 256;
 
+/// Connections to an address of ours in a row of which none was delivered to: from then on only one
+/// of [`SHORT_LIVED_TAKEN`] is taken, until one is. Entering the map costs a connection about as much
+/// as a request.
+pub const SHORT_LIVED_MAX: u32 = 64;
+pub const SHORT_LIVED_TAKEN: u32 = 16;
+
 /// Bytes that one `bpf_skb_adjust_room` removes at most.
 pub const TRIM_STEP_MAX: u32 = 0xfff;
 

@@ -115,6 +115,8 @@ reasons! {
     OtherUser = ESTABLISH, "other_user";
     /// The other end blocks in its calls.
     Blocking = ESTABLISH, "blocking";
+    /// Connections to this address have not lived for more than a request lately.
+    ShortLived = ESTABLISH, "short_lived";
     /// `limits::LEGS_MAX`.
     LegsFull = ESTABLISH, "full";
     /// The kernel did not take the socket into the map.

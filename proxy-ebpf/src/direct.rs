@@ -3,7 +3,10 @@
 //! Delivering has no backpressure of its own. What may not be delivered goes by TCP, whose window
 //! closes.
 
-use proxy_common::{Reason, limits::UNREAD_MESSAGES_MAX};
+use proxy_common::{
+    Reason,
+    limits::{SHORT_LIVED_MAX, SHORT_LIVED_TAKEN, UNREAD_MESSAGES_MAX},
+};
 
 /// A message that is to be delivered, in bytes: its size, what the receiver has not read, and how much
 /// that may become.
@@ -34,6 +37,12 @@ pub fn admit(messages: &mut u64, message: Message) -> Result<(), Reason> {
     Ok(())
 }
 
+/// Whether a connection is worth taking, after `barren` others in a row that were not delivered to.
+#[inline(always)]
+pub const fn is_worth_it(barren: u32) -> bool {
+    barren < SHORT_LIVED_MAX || barren % SHORT_LIVED_TAKEN == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,6 +63,13 @@ mod tests {
         check(1, 1, WINDOW - 1, Ok(2));
         check(1, 1, WINDOW, Err(Reason::UnreadBytes));
         check(1, u32::MAX, 1, Err(Reason::UnreadBytes));
+    }
+
+    #[test]
+    fn of_many_barren_connections_few_are_taken() {
+        assert!((0..SHORT_LIVED_MAX).all(is_worth_it));
+        let taken = SHORT_LIVED_MAX..SHORT_LIVED_MAX + 10 * SHORT_LIVED_TAKEN;
+        assert_eq!(taken.filter(|barren| is_worth_it(*barren)).count(), 10);
     }
 
     #[test]

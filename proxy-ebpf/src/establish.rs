@@ -31,6 +31,8 @@ use proxy_common::{
     leg::{End, Key, Leg, Member, Received, state},
 };
 
+use proxy_ebpf::direct;
+
 use crate::{
     maps::{
         CROSS_NAMESPACE, LEGS, MEMBER, OWN_ADDRESSES, OWN_NAMESPACE, RECEIVED, SOCK_USER, SOCKETS,
@@ -76,10 +78,15 @@ fn active(connection: &Connection) -> Result<Reason, Reason> {
     let marked = member(sock, 0);
     let is_ours = marked.is_some();
     if !is_ours {
-        connection.leads_to_us()?;
+        let barren = connection.leads_to_us()?;
         check_owner(sock)?;
         if !tcp_sock(sock).is_some_and(is_nonblocking) {
             return Err(Reason::Blocking);
+        }
+        let count = *barren;
+        *barren = count.wrapping_add(1);
+        if !direct::is_worth_it(count) {
+            return Err(Reason::ShortLived);
         }
     }
     let member = marked.or_else(|| member_of(sock)).ok_or(Reason::SocketRefused)?;
@@ -216,22 +223,21 @@ impl Connection {
     /// Whether it is to one of our listeners, in our namespace or from one that may reach us. What
     /// other namespaces call loopback is not ours.
     #[inline(always)]
-    fn leads_to_us(&self) -> Result<(), Reason> {
+    fn leads_to_us<'a>(&self) -> Result<&'a mut u32, Reason> {
         let remote = self.remote().ok_or(Reason::NotLeg)?;
-        // SAFETY: only whether there is an entry matters.
-        if unsafe { OWN_ADDRESSES.get(remote) }.is_none() {
-            return Err(Reason::NotLeg);
-        }
+        let barren = OWN_ADDRESSES.get_ptr_mut(remote).ok_or(Reason::NotLeg)?;
+        // SAFETY: an entry of the map. Others may count at the same time: one more or less is all.
+        let barren = unsafe { &mut *barren };
         // SAFETY: takes the context.
         let namespace = unsafe { bpf_get_netns_cookie(self.0.cast()) };
         if namespace == OWN_NAMESPACE.load() {
-            Ok(())
+            Ok(barren)
         } else if remote.address().is_loopback() {
             Err(Reason::NotLeg)
         } else if CROSS_NAMESPACE.load() == 0 {
             Err(Reason::OtherNamespace)
         } else {
-            Ok(())
+            Ok(barren)
         }
     }
 

@@ -9,6 +9,7 @@ use core::{ffi::c_void, ptr::read_volatile};
 use aya_ebpf::{bindings::BPF_F_INGRESS, programs::SkMsgContext};
 use proxy_common::{
     Reason,
+    addr::Destination,
     leg::{Member, state},
 };
 use proxy_ebpf::direct::{self, Message};
@@ -16,9 +17,9 @@ use proxy_ebpf::direct::{self, Message};
 use crate::{
     establish::member,
     maps::{
-        LEGS, LOCAL_WINDOW, PSOCK_UNREAD, PSOCK_WAITING, SAME_HOST, SOCK_BACKLOG, SOCK_COOKIE,
-        SOCK_FLAGS, SOCK_OWNED, SOCK_RECEIVED, SOCK_STATE, SOCK_ULP, SOCK_ZEROCOPY, SOCKETS,
-        TCP_SND_UNA, TCP_WRITE_SEQ,
+        LEGS, LOCAL_WINDOW, OWN_ADDRESSES, PSOCK_UNREAD, PSOCK_WAITING, SAME_HOST, SOCK_BACKLOG,
+        SOCK_COOKIE, SOCK_FLAGS, SOCK_OWNED, SOCK_RECEIVED, SOCK_STATE, SOCK_ULP, SOCK_ZEROCOPY,
+        SOCKETS, TCP_SND_UNA, TCP_WRITE_SEQ,
     },
     sock::{is_nonblocking, queue_of, read_u8, read_u32, read_u64, tcp_sock},
 };
@@ -30,6 +31,9 @@ pub(crate) fn try_local(ctx: &SkMsgContext) -> Result<Reason, Reason> {
     let member = member(sender, 0).ok_or(Reason::NoLeg)?;
     match deliver(ctx, sender, member) {
         Ok(()) => {
+            if member.state & (state::DIRECT | state::ACTIVE | state::UPSTREAM) == state::ACTIVE {
+                was_worth_it(member);
+            }
             member.state |= state::DIRECT;
             Ok(Reason::Delivered)
         }
@@ -37,6 +41,16 @@ pub(crate) fn try_local(ctx: &SkMsgContext) -> Result<Reason, Reason> {
             member.state &= !state::DIRECT;
             Err(reason)
         }
+    }
+}
+
+/// Somebody who connected to us was delivered to: others may be worth it too.
+#[inline(always)]
+fn was_worth_it(member: &Member) {
+    let listener = Destination::new(member.key.passive, member.key.passive_port_be);
+    if let Some(barren) = OWN_ADDRESSES.get_ptr_mut(listener) {
+        // SAFETY: an entry of the map. Others may count at the same time: one more or less is all.
+        unsafe { *barren = 0 };
     }
 }
 

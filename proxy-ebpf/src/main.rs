@@ -66,6 +66,7 @@ fn ingress(ctx: XdpContext) -> u32 {
         | Reason::OtherNamespace
         | Reason::OtherUser
         | Reason::Blocking
+        | Reason::ShortLived
         | Reason::LegsFull
         | Reason::SocketRefused
         | Reason::Delivered

@@ -183,8 +183,9 @@ pub(crate) static MEMBER: SkStorage<Member> = SkStorage::new();
 #[btf_map]
 pub(crate) static RECEIVED: HashMap<u64, Received, { 2 * LEGS_MAX as usize }> = HashMap::new();
 
-/// Address and port → 1 where one of our listeners takes connections of legs, for each address of
-/// our namespace. Userspace writes, and follows the addresses as they change. A miss: not to us.
+/// Address and port where one of our listeners takes legs, for each address of our namespace → its
+/// connections since the last one that was delivered to. Userspace makes and removes entries as
+/// addresses change, `establish` and `local` count, about. A miss: not to us.
 #[btf_map]
 pub(crate) static OWN_ADDRESSES: HashMap<Destination, u32, { OWN_ADDRESSES_MAX as usize }> =
     HashMap::new();

@@ -42,7 +42,7 @@ impl Addresses {
 
     /// Takes one more listener in, until the next [`refresh`](Self::refresh).
     pub(super) fn add(&mut self, listener: SocketAddr) -> anyhow::Result<()> {
-        self.map.insert(Destination::from(listener), 1, 0).context("write map `OWN_ADDRESSES`")?;
+        self.map.insert(Destination::from(listener), 0, 0).context("write map `OWN_ADDRESSES`")?;
         self.written.insert(listener);
         Ok(())
     }
@@ -59,7 +59,7 @@ impl Addresses {
             self.map.remove(&Destination::from(*gone)).context("write map `OWN_ADDRESSES`")?;
         }
         for new in wanted.difference(&self.written) {
-            self.map.insert(Destination::from(*new), 1, 0).context("write map `OWN_ADDRESSES`")?;
+            self.map.insert(Destination::from(*new), 0, 0).context("write map `OWN_ADDRESSES`")?;
         }
         self.written = wanted;
         Ok(())
