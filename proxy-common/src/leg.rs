@@ -85,7 +85,12 @@ pub mod state {
     pub const DIRECT: u32 = 4;
     /// Userspace wants everything that this socket sends to go by TCP.
     pub const BY_TCP: u32 = 8;
+    /// A socket of ours that accepted.
+    pub const DOWNSTREAM: u32 = 16;
 }
+
+/// Value of an address in `OWN_ADDRESSES` whose connections are ours and no legs.
+pub const NO_LEGS: u32 = u32::MAX;
 
 impl Member {
     /// What userspace writes for a socket that is about to connect to a node.

@@ -107,6 +107,8 @@ reasons! {
     LegFound = ESTABLISH, "found";
     /// Not a connection to or from us, or its other end is not on this host.
     NotLeg = ESTABLISH, "not_ours_or_remote";
+    /// `same_host` is switched off.
+    NotTaken = ESTABLISH, "not_taken";
     /// A leg's end was closed.
     LegClosed = ESTABLISH, "closed";
     /// The other end is in another namespace, without `kernel.same_host.cross_namespace`.

@@ -5,6 +5,7 @@
 
 use proxy_common::{
     Reason,
+    leg::NO_LEGS,
     limits::{SHORT_LIVED_MAX, SHORT_LIVED_TAKEN, UNREAD_MESSAGES_MAX},
 };
 
@@ -37,10 +38,16 @@ pub fn admit(messages: &mut u64, message: Message) -> Result<(), Reason> {
     Ok(())
 }
 
+/// One barren connection more; never [`NO_LEGS`].
+#[inline(always)]
+pub const fn one_more(barren: u32) -> u32 {
+    if barren >= NO_LEGS - 1 { SHORT_LIVED_MAX } else { barren + 1 }
+}
+
 /// Whether a connection is worth taking, after `barren` others in a row that were not delivered to.
 #[inline(always)]
 pub const fn is_worth_it(barren: u32) -> bool {
-    barren < SHORT_LIVED_MAX || barren % SHORT_LIVED_TAKEN == 0
+    barren < SHORT_LIVED_MAX || barren.is_multiple_of(SHORT_LIVED_TAKEN)
 }
 
 #[cfg(test)]
@@ -70,6 +77,7 @@ mod tests {
         assert!((0..SHORT_LIVED_MAX).all(is_worth_it));
         let taken = SHORT_LIVED_MAX..SHORT_LIVED_MAX + 10 * SHORT_LIVED_TAKEN;
         assert_eq!(taken.filter(|barren| is_worth_it(*barren)).count(), 10);
+        assert_eq!([one_more(0), one_more(NO_LEGS - 1)], [1, SHORT_LIVED_MAX]);
     }
 
     #[test]

@@ -28,15 +28,15 @@ use proxy_common::{
     Reason,
     addr::{Address, Destination},
     globals::ANY_USER,
-    leg::{End, Key, Leg, Member, Received, state},
+    leg::{End, Key, Leg, Member, NO_LEGS, Received, state},
 };
 
 use proxy_ebpf::direct;
 
 use crate::{
     maps::{
-        CROSS_NAMESPACE, LEGS, MEMBER, OWN_ADDRESSES, OWN_NAMESPACE, RECEIVED, SOCK_USER, SOCKETS,
-        TRUSTED_USER,
+        CROSS_NAMESPACE, LEGS, MEMBER, OWN_ADDRESSES, OWN_NAMESPACE, RECEIVED, SAME_HOST,
+        SOCK_USER, SOCKETS, TRUSTED_USER,
     },
     sock::{is_nonblocking, read_u32, tcp_sock},
 };
@@ -46,11 +46,21 @@ use crate::{
 #[inline(always)]
 pub(crate) fn try_establish(ctx: &SockOpsContext) -> Reason {
     match ctx.op() {
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB | BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB
+            if !is_switched_on() =>
+        {
+            Reason::NotTaken
+        }
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => on_active(ctx.ops),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => on_passive(ctx.ops),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => on_closed(ctx.ops),
         _ => Reason::NotLeg,
     }
+}
+
+#[inline(always)]
+pub(crate) fn is_switched_on() -> bool {
+    SAME_HOST.get(0).is_some_and(|switch| switch.enabled != 0)
 }
 
 #[inline(never)]
@@ -75,7 +85,7 @@ fn on_closed(ops: *mut bpf_sock_ops) -> Reason {
 #[inline(always)]
 fn active(connection: &Connection) -> Result<Reason, Reason> {
     let sock = connection.sock().ok_or(Reason::NotLeg)?;
-    let marked = member(sock, 0);
+    let marked = member(sock, 0).filter(|member| member.state & state::UPSTREAM != 0);
     let is_ours = marked.is_some();
     if !is_ours {
         let barren = connection.leads_to_us()?;
@@ -84,7 +94,7 @@ fn active(connection: &Connection) -> Result<Reason, Reason> {
             return Err(Reason::Blocking);
         }
         let count = *barren;
-        *barren = count.wrapping_add(1);
+        *barren = direct::one_more(count);
         if !direct::is_worth_it(count) {
             return Err(Reason::ShortLived);
         }
@@ -95,7 +105,9 @@ fn active(connection: &Connection) -> Result<Reason, Reason> {
         return Err(Reason::NotLeg);
     }
     member.cookie = end.cookie;
-    member.state |= state::ACTIVE;
+    // A socket may have had another life before this connection.
+    member.state = if is_ours { state::UPSTREAM | state::ACTIVE } else { state::ACTIVE };
+    (member.peer, member.peer_sock, member.unread_messages) = (0, 0, 0);
     let absent = End { cookie: 0, sock: 0, namespace: 0 };
     // SAFETY: a helper without arguments.
     let leg = Leg { active: end, passive: absent, since_ns: unsafe { bpf_ktime_get_ns() } };
@@ -131,8 +143,10 @@ fn passive(connection: &Connection) -> Result<Reason, Reason> {
     let member = member_of(sock).ok_or(Reason::SocketRefused)?;
     member.key = key;
     member.cookie = end.cookie;
+    member.state = if is_ours { state::DOWNSTREAM } else { 0 };
     member.peer = other.cookie;
     member.peer_sock = other.sock;
+    member.unread_messages = 0;
     connection.watch_close();
     if !is_ours {
         connection.enter_map(end.cookie)?;
@@ -158,12 +172,15 @@ fn closed(connection: &Connection) -> Result<Reason, Reason> {
 
 #[inline(always)]
 fn check_owner(sock: *mut c_void) -> Result<(), Reason> {
+    if tcp_sock(sock).is_some_and(is_trusted) { Ok(()) } else { Err(Reason::OtherUser) }
+}
+
+/// Whether it belongs to the user of `kernel.same_host.uid`: who made the socket, and from when it is
+/// accepted, who accepted it.
+#[inline(always)]
+pub(crate) fn is_trusted(sock: *mut c_void) -> bool {
     let trusted = TRUSTED_USER.load();
-    if trusted == ANY_USER {
-        return Ok(());
-    }
-    let owner = tcp_sock(sock).and_then(|tcp| read_u32(tcp, SOCK_USER.load()));
-    if owner == Some(trusted) { Ok(()) } else { Err(Reason::OtherUser) }
+    trusted == ANY_USER || read_u32(sock, SOCK_USER.load()) == Some(trusted)
 }
 
 fn member_of<'a>(sock: *mut c_void) -> Option<&'a mut Member> {
@@ -228,6 +245,9 @@ impl Connection {
         let barren = OWN_ADDRESSES.get_ptr_mut(remote).ok_or(Reason::NotLeg)?;
         // SAFETY: an entry of the map. Others may count at the same time: one more or less is all.
         let barren = unsafe { &mut *barren };
+        if *barren == NO_LEGS {
+            return Err(Reason::NotLeg);
+        }
         // SAFETY: takes the context.
         let namespace = unsafe { bpf_get_netns_cookie(self.0.cast()) };
         if namespace == OWN_NAMESPACE.load() {
@@ -269,11 +289,12 @@ impl Connection {
         true
     }
 
-    /// [`closed`] is to run.
+    /// [`closed`] is to run, beside what others have asked for.
     #[inline(always)]
     fn watch_close(&self) {
+        let flags = self.word(offset_of!(bpf_sock_ops, bpf_sock_ops_cb_flags));
         // SAFETY: takes the context. It fails for no flag that this kernel knows.
-        unsafe { bpf_sock_ops_cb_flags_set(self.0, BPF_SOCK_OPS_STATE_CB_FLAG as i32) };
+        unsafe { bpf_sock_ops_cb_flags_set(self.0, (flags | BPF_SOCK_OPS_STATE_CB_FLAG) as i32) };
     }
 
     #[inline(always)]

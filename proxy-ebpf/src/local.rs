@@ -15,11 +15,11 @@ use proxy_common::{
 use proxy_ebpf::direct::{self, Message};
 
 use crate::{
-    establish::member,
+    establish::{is_switched_on, is_trusted, member},
     maps::{
-        LEGS, LOCAL_WINDOW, OWN_ADDRESSES, PSOCK_UNREAD, PSOCK_WAITING, SAME_HOST, SOCK_BACKLOG,
-        SOCK_COOKIE, SOCK_FLAGS, SOCK_OWNED, SOCK_RECEIVED, SOCK_STATE, SOCK_ULP, SOCK_ZEROCOPY,
-        SOCKETS, TCP_SND_UNA, TCP_WRITE_SEQ,
+        LEGS, LOCAL_WINDOW, OWN_ADDRESSES, PSOCK_UNREAD, PSOCK_WAITING, SOCK_BACKLOG, SOCK_COOKIE,
+        SOCK_FLAGS, SOCK_OWNED, SOCK_RECEIVED, SOCK_STATE, SOCK_ULP, SOCK_ZEROCOPY, SOCKETS,
+        TCP_SND_UNA, TCP_WRITE_SEQ,
     },
     sock::{is_nonblocking, queue_of, read_u8, read_u32, read_u64, tcp_sock},
 };
@@ -56,17 +56,23 @@ fn was_worth_it(member: &Member) {
 
 #[inline(always)]
 fn deliver(ctx: &SkMsgContext, sender: *mut c_void, member: &mut Member) -> Result<(), Reason> {
-    if SAME_HOST.get(0).is_none_or(|switch| switch.enabled == 0) {
+    if !is_switched_on() {
         return Err(Reason::SwitchedOff);
     }
     if member.state & state::BY_TCP != 0 {
         return Err(Reason::HeldUp);
     }
+    // The same address in another type: the verifier allows no arithmetic on a socket.
+    let sender = tcp_sock(sender).ok_or(Reason::NotEligible)?;
+    if !is_sending(sender) || !is_plain(sender) {
+        return Err(Reason::NotEligible);
+    }
     let receiver = Receiver::of(member)?;
     let is_direct = member.state & state::DIRECT != 0;
-    let unread = receiver.look(is_direct)?;
+    let is_ours = member.state & (state::UPSTREAM | state::DOWNSTREAM) != 0;
+    let unread = receiver.look(is_direct, is_ours)?;
     if !is_direct {
-        check_sender(sender)?;
+        check_arrived(sender)?;
     }
     let message = Message { size: ctx.size(), unread, window: LOCAL_WINDOW.load() };
     direct::admit(&mut member.unread_messages, message)?;
@@ -78,19 +84,22 @@ fn deliver(ctx: &SkMsgContext, sender: *mut c_void, member: &mut Member) -> Resu
     }
 }
 
-/// Whether all that the sender gave to TCP has arrived, and it uses nothing that would be lost.
+/// Whether all that the sender gave to TCP has arrived.
 #[inline(always)]
-fn check_sender(sender: *mut c_void) -> Result<(), Reason> {
-    // The same address in another type: the verifier allows no arithmetic on a socket.
-    let tcp = tcp_sock(sender).ok_or(Reason::NotEligible)?;
-    if !is_plain(tcp) {
-        return Err(Reason::NotEligible);
-    }
-    let sent = read_u32(tcp, TCP_WRITE_SEQ.load());
-    if sent.is_none() || sent != read_u32(tcp, TCP_SND_UNA.load()) {
+fn check_arrived(sender: *mut c_void) -> Result<(), Reason> {
+    let sent = read_u32(sender, TCP_WRITE_SEQ.load());
+    if sent.is_none() || sent != read_u32(sender, TCP_SND_UNA.load()) {
         return Err(Reason::InFlight);
     }
     Ok(())
+}
+
+/// Whether its connection still takes bytes: a socket may be written to after it was reset.
+#[inline(always)]
+fn is_sending(sender: *mut c_void) -> bool {
+    /// `TCP_ESTABLISHED` and `TCP_CLOSE_WAIT` (include/net/tcp_states.h), as bits.
+    const SENDING: u32 = 1 << 1 | 1 << 8;
+    read_u8(sender, SOCK_STATE.load()).is_some_and(|state| 1_u32 << (state & 31) & SENDING != 0)
 }
 
 /// Neither MSG_ZEROCOPY, whose completion would never come, nor TLS in the kernel, whose plaintext
@@ -132,7 +141,7 @@ impl Receiver {
 
     /// Whether it can be delivered to; if so, the bytes that it has not read.
     #[inline(always)]
-    fn look(&self, is_direct: bool) -> Result<u32, Reason> {
+    fn look(&self, is_direct: bool, is_foreign: bool) -> Result<u32, Reason> {
         self.check_identity()?;
         let queue = self.queue().ok_or(Reason::NoReceiver)?;
         // Somebody who sleeps in a call on it, in a page fault perhaps, would hold up the sender.
@@ -142,6 +151,10 @@ impl Receiver {
         if !is_direct {
             self.check_order(queue)?;
             if !is_plain(self.sock) || !is_nonblocking(self.sock) {
+                return Err(Reason::NotEligible);
+            }
+            // Who accepted it may be another than who listened.
+            if is_foreign && !is_trusted(self.sock) {
                 return Err(Reason::NotEligible);
             }
         }

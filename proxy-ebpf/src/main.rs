@@ -62,6 +62,7 @@ fn ingress(ctx: XdpContext) -> u32 {
         | Reason::LegBegun
         | Reason::LegFound
         | Reason::NotLeg
+        | Reason::NotTaken
         | Reason::LegClosed
         | Reason::OtherNamespace
         | Reason::OtherUser

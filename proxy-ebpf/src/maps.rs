@@ -184,7 +184,7 @@ pub(crate) static MEMBER: SkStorage<Member> = SkStorage::new();
 pub(crate) static RECEIVED: HashMap<u64, Received, { 2 * LEGS_MAX as usize }> = HashMap::new();
 
 /// Address and port where one of our listeners takes legs, for each address of our namespace → its
-/// connections since the last one that was delivered to. Userspace makes and removes entries as
+/// connections since the last one that was delivered to, or [`leg::NO_LEGS`]. Userspace makes and removes entries as
 /// addresses change, `establish` and `local` count, about. A miss: not to us.
 #[btf_map]
 pub(crate) static OWN_ADDRESSES: HashMap<Destination, u32, { OWN_ADDRESSES_MAX as usize }> =

@@ -184,9 +184,9 @@ fn load_kernel(config: &Config, groups: &[Group], workers: usize) -> anyhow::Res
         let sockets: Vec<_> = group.sockets.iter().map(AsFd::as_fd).collect();
         plane.steer(index, &sockets)?;
     }
-    let legs = config.listeners.iter().zip(&addresses).filter(|(one, _)| one.is_same_host);
-    let legs: Vec<SocketAddr> = legs.map(|(_, address)| *address).collect();
-    plane.take_legs(&legs)?;
+    let listeners = addresses.iter().zip(&config.listeners);
+    let legs: Vec<_> = listeners.map(|(address, one)| (*address, one.is_same_host)).collect();
+    plane.take_legs(&legs);
     Ok(plane)
 }
 

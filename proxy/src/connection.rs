@@ -42,6 +42,7 @@ use crate::{
         head::RequestHead,
     },
     inlet::BodySource,
+    kernel::Join,
     record::RequestRecord,
     worker::{ListenerCx, Worker},
 };
@@ -245,14 +246,13 @@ impl ConnectionCx {
     }
 
     /// A connection that lives for more than one request is worth what it costs to deliver directly.
-    fn join_leg(&self) {
+    fn join_leg(&self, stream: &TcpStream) {
         let next = match self.leg.get() {
             LegState::Fresh if self.listener.is_same_host => LegState::Used,
-            LegState::Used => match &*self.downstream.borrow() {
-                Some(downstream) if self.worker.kernel.join_leg(downstream.stream().as_fd()) => {
-                    LegState::Joined
-                }
-                Some(_) | None => LegState::Tcp,
+            LegState::Used => match self.worker.kernel.join_leg(stream.as_fd()) {
+                Join::Joined => LegState::Joined,
+                Join::NotNow => LegState::Used,
+                Join::Never => LegState::Tcp,
             },
             LegState::Fresh | LegState::Tcp => LegState::Tcp,
             LegState::Joined => LegState::Joined,
@@ -262,7 +262,6 @@ impl ConnectionCx {
 
     /// The gate let a request in.
     pub(crate) fn begin(&self, head: RequestHead, lane: Lane) {
-        self.join_leg();
         let mut record = RequestRecord::begin(&self.worker, &self.listener, self.peer);
         record.head(&head);
         record.lane(lane);

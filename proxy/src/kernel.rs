@@ -27,7 +27,7 @@ use std::{fmt, net::SocketAddr, os::fd::BorrowedFd};
 use self::{disabled::Disabled, loaded::Loaded, same_host::SameHost};
 pub use self::{
     loader::{is_built_in, object},
-    same_host::{LegWatch, Legs},
+    same_host::{Join, LegWatch, Legs},
     sockmap::{End, Tunnel, TunnelRefused},
     stats::Counter,
     status::{Feature, FeatureState, MapStatus, ProgramStatus, Running, Status},
@@ -130,12 +130,14 @@ impl KernelPlane {
         }
     }
 
-    /// Says which listeners take clients on this host for ends of legs.
-    ///
-    /// # Errors
-    /// This host has too many addresses, or they cannot be read.
-    pub fn take_legs(&self, listeners: &[SocketAddr]) -> anyhow::Result<()> {
-        self.same_host().map_or(Ok(()), |same_host| same_host.take_legs(listeners))
+    /// Says where each listener is bound, and whether it takes clients on this host for ends of legs.
+    pub fn take_legs(&self, listeners: &[(SocketAddr, bool)]) {
+        if let Some(same_host) = self.same_host()
+            && let Err(error) = same_host.take_legs(listeners)
+        {
+            let reason = format!("{error:#}");
+            tracing::warn!(reason, "clients on this host go by TCP");
+        }
     }
 
     /// Marks a socket that is about to connect to a node, which may be on this host.
@@ -146,9 +148,8 @@ impl KernelPlane {
     }
 
     /// Lets the kernel deliver between a connection and its other end, if that is on this host.
-    /// `true`: from now on nobody may `splice(2)` from the socket, and it can only be closed.
-    pub fn join_leg(&self, socket: BorrowedFd<'_>) -> bool {
-        self.same_host().is_some_and(|same_host| same_host.join(socket))
+    pub fn join_leg(&self, socket: BorrowedFd<'_>) -> Join {
+        self.same_host().map_or(Join::Never, |same_host| same_host.join(socket))
     }
 
     /// Switches direct delivery on and off while connections live; `false`: it does not run.

@@ -127,6 +127,7 @@ impl Downstream {
     pub(super) fn admit(&mut self, cx: &ConnectionCx, head: RequestHead) {
         self.inlet.admit(stand_in::request(&head), body_reader(cx, &head));
         self.reading = Reading::Message;
+        cx.join_leg(self.stream());
         cx.begin(head, Lane::Hyper);
     }
 
@@ -139,6 +140,7 @@ impl Downstream {
         cx: &ConnectionCx,
         head: &RequestHead,
     ) -> Result<(), Fault> {
+        cx.join_leg(self.stream());
         let admitted = self.inlet.admit_body(body_reader(cx, head));
         self.reading = match admitted {
             Ok(()) if self.inlet.is_between_messages() => Reading::Hold,

@@ -10,7 +10,7 @@ mod self_test;
 use std::{
     fs::File,
     net::SocketAddr,
-    os::fd::BorrowedFd,
+    os::fd::{AsFd as _, BorrowedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -19,11 +19,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, SkStorage},
-    programs::{CgroupAttachMode, SchedClassifier, SockOps, TestRun as _, TestRunOptions},
+    maps::{Array, HashMap, Map, MapData, MapError, SkStorage},
+    programs::{
+        CgroupAttachMode, SchedClassifier, SockOps, TestRun as _, TestRunOptions,
+        sock_ops::SockOpsLink,
+    },
 };
 use proxy_common::{
     addr::Destination,
@@ -84,6 +87,20 @@ impl LegWatch {
     }
 }
 
+/// What became of an attempt to have the kernel deliver on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Join {
+    /// From now on nobody finds bytes there with `splice(2)`.
+    Joined,
+    /// Something is unread, or delivery is switched off; nothing has changed.
+    NotNow,
+    /// It is not a leg, or the kernel does not take it; nothing has changed.
+    Never,
+}
+
+/// `BPF_NOEXIST` of linux/bpf.h.
+const NOEXIST: u64 = 1;
+
 /// What the loader has to know before the maps are made and the programs are verified.
 pub(super) struct Setup {
     window: u32,
@@ -136,11 +153,16 @@ pub(super) struct SameHost {
 struct Shared {
     sockets: Sockets,
     members: Mutex<SkStorage<MapData, Member>>,
+    /// To go through, which takes long.
     legs: Mutex<HashMap<MapData, Key, Leg>>,
+    /// To look one up.
+    leg: Mutex<HashMap<MapData, Key, Leg>>,
     received: Mutex<HashMap<MapData, u64, Received>>,
     addresses: Mutex<Addresses>,
     switch: Mutex<Array<MapData, Switch>>,
     given_up: AtomicU64,
+    /// Detached with the legs, also when they could not be had after all.
+    _establish: SockOpsLink,
 }
 
 /// Connections as `tandem bpf status` shows them.
@@ -167,28 +189,24 @@ impl SameHost {
         sockets: Sockets,
     ) -> anyhow::Result<Self> {
         sockets.attach_local(ebpf)?;
+        loader::verify::<SchedClassifier>(ebpf, names::UNREAD)?;
         let own: HashMap<MapData, Destination, u32> =
             take(ebpf, names::OWN_ADDRESSES)?.try_into()?;
+        let legs = take(ebpf, names::LEGS)?;
         let shared = Shared {
             sockets,
             members: Mutex::new(take(ebpf, names::MEMBER)?.try_into()?),
-            legs: Mutex::new(take(ebpf, names::LEGS)?.try_into()?),
+            leg: Mutex::new(another(&legs)?),
+            legs: Mutex::new(legs.try_into()?),
             received: Mutex::new(take(ebpf, names::RECEIVED)?.try_into()?),
             addresses: Mutex::new(Addresses::new(own)),
             switch: Mutex::new(take(ebpf, names::SAME_HOST)?.try_into()?),
             given_up: AtomicU64::new(0),
+            _establish: attach(ebpf, &config.cgroup)?,
         };
         let same_host = Self { shared: Arc::new(shared) };
-        let cgroup = cgroup::trusted(&config.cgroup)?;
-        let cgroup =
-            File::open(&cgroup).with_context(|| format!("open the cgroup {}", cgroup.display()))?;
-        loader::verify::<SchedClassifier>(ebpf, names::UNREAD)?;
-        loader::verify::<SockOps>(ebpf, names::ESTABLISH)?
-            // A link is always one among several (cgroup_bpf_link_attach).
-            .attach(cgroup, CgroupAttachMode::Single)
-            .context("attach `establish` to the cgroup")?;
         same_host.switch(true)?;
-        self_test::run(&same_host).context("self-test of `local`")?;
+        self_test::run(&same_host, config.uid).context("self-test of `local`")?;
         let changes = Changes::watch(PATIENCE)?;
         let shared = Arc::downgrade(&same_host.shared);
         thread::Builder::new()
@@ -215,24 +233,31 @@ impl SameHost {
         }
     }
 
-    /// Puts our end of a leg into the map. Nobody may `splice(2)` from it from then on. `false`: it
-    /// is not a leg, or the kernel did not take it, and nothing has changed.
-    pub(super) fn join(&self, socket: BorrowedFd<'_>) -> bool {
-        let Ok(member) = lock(&self.shared.members).get(&socket, 0) else { return false };
+    /// Puts our end of a leg into the map, if nothing on it is unread: a buffer that was read half
+    /// would be handed out whole.
+    pub(super) fn join(&self, socket: BorrowedFd<'_>) -> Join {
+        let Ok(member) = lock(&self.shared.members).get(&socket, 0) else { return Join::Never };
         if member.cookie == 0 || (member.peer == 0 && !self.is_found(&member)) {
-            return false;
+            return Join::Never;
         }
-        let received =
-            |shared: &Shared| lock(&shared.received).insert(member.cookie, Received::default(), 0);
-        if received(&self.shared).is_err() {
-            return false;
+        if !self.is_enabled() || sys::socket::has_unread(socket) {
+            return Join::NotNow;
+        }
+        let seen = lock(&self.shared.received).insert(member.cookie, Received::default(), NOEXIST);
+        match seen {
+            Ok(()) => {}
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
+            {
+                return Join::Joined;
+            }
+            Err(error) => return never(&error),
         }
         match self.shared.sockets.insert(member.cookie, socket) {
-            Ok(()) => true,
+            Ok(()) => Join::Joined,
             Err(error) => {
-                tracing::debug!(%error, "the end of a leg goes by TCP");
                 let _ = lock(&self.shared.received).remove(&member.cookie);
-                false
+                never(&error)
             }
         }
     }
@@ -255,15 +280,15 @@ impl SameHost {
     }
 
     fn is_found(&self, member: &Member) -> bool {
-        lock(&self.shared.legs).get(&member.key, 0).is_ok_and(|leg| {
+        lock(&self.shared.leg).get(&member.key, 0).is_ok_and(|leg| {
             let is_active = member.state & state::ACTIVE != 0;
             let other = if is_active { leg.passive } else { leg.active };
             other.cookie != 0
         })
     }
 
-    /// Says which listeners clients on this host are looked for at.
-    pub(super) fn take_legs(&self, listeners: &[SocketAddr]) -> anyhow::Result<()> {
+    /// Says at which listeners clients on this host are looked for, and which ones are ours beside.
+    pub(super) fn take_legs(&self, listeners: &[(SocketAddr, bool)]) -> anyhow::Result<()> {
         lock(&self.shared.addresses).lead_to(listeners)
     }
 
@@ -312,6 +337,30 @@ impl Shared {
             }
         }
     }
+}
+
+fn attach(ebpf: &mut Ebpf, cgroup: &str) -> anyhow::Result<SockOpsLink> {
+    let cgroup = cgroup::trusted(cgroup)?;
+    let cgroup =
+        File::open(&cgroup).with_context(|| format!("open the cgroup {}", cgroup.display()))?;
+    let program = loader::verify::<SockOps>(ebpf, names::ESTABLISH)?;
+    // A link is always one among several (cgroup_bpf_link_attach).
+    let link = program
+        .attach(cgroup, CgroupAttachMode::Single)
+        .context("attach `establish` to the cgroup")?;
+    Ok(program.take_link(link)?)
+}
+
+/// A second way to the same map.
+fn another(map: &Map) -> anyhow::Result<HashMap<MapData, Key, Leg>> {
+    let Map::HashMap(data) = map else { bail!("map `LEGS` is not a hash") };
+    let file = data.fd().as_fd().try_clone_to_owned().context("map `LEGS`")?;
+    Ok(Map::HashMap(MapData::from_fd(file)?).try_into()?)
+}
+
+fn never(error: &MapError) -> Join {
+    tracing::debug!(%error, "the end of a leg goes by TCP");
+    Join::Never
 }
 
 /// 0 as well for a socket that is not in the map any more.

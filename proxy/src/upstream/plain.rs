@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use super::pool::Pooled;
 use crate::{
-    kernel::KernelPlane,
+    kernel::{Join, KernelPlane},
     metrics::{GaugeGuard, UpstreamMetrics},
 };
 
@@ -32,8 +32,9 @@ impl PlainConnection {
     /// It lives for more than one request: worth what it costs to deliver directly.
     pub(crate) fn join_leg(&mut self, kernel: &KernelPlane) {
         if !self.has_tried {
-            self.has_tried = true;
-            self.is_leg = kernel.join_leg(self.stream.as_fd());
+            let join = kernel.join_leg(self.stream.as_fd());
+            self.is_leg = join == Join::Joined;
+            self.has_tried = join != Join::NotNow;
         }
     }
 }

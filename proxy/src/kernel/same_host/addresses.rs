@@ -7,8 +7,8 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use aya::maps::{HashMap, MapData};
-use proxy_common::{addr::Destination, limits::OWN_ADDRESSES_MAX};
+use aya::maps::{HashMap, MapData, MapError};
+use proxy_common::{addr::Destination, leg::NO_LEGS, limits::OWN_ADDRESSES_MAX};
 use rustix::{
     fd::OwnedFd,
     io::Errno,
@@ -26,8 +26,9 @@ const ADDRESS_GROUPS: u32 = 0x10 | 0x100;
 /// The map `OWN_ADDRESSES`, and what is in it.
 pub(super) struct Addresses {
     map: HashMap<MapData, Destination, u32>,
-    listeners: Vec<SocketAddr>,
-    written: HashSet<SocketAddr>,
+    /// Whether each takes legs.
+    listeners: Vec<(SocketAddr, bool)>,
+    written: HashSet<(SocketAddr, bool)>,
 }
 
 impl Addresses {
@@ -35,7 +36,7 @@ impl Addresses {
         Self { map, listeners: Vec::new(), written: HashSet::new() }
     }
 
-    pub(super) fn lead_to(&mut self, listeners: &[SocketAddr]) -> anyhow::Result<()> {
+    pub(super) fn lead_to(&mut self, listeners: &[(SocketAddr, bool)]) -> anyhow::Result<()> {
         self.listeners = listeners.to_vec();
         self.refresh()
     }
@@ -43,23 +44,34 @@ impl Addresses {
     /// Takes one more listener in, until the next [`refresh`](Self::refresh).
     pub(super) fn add(&mut self, listener: SocketAddr) -> anyhow::Result<()> {
         self.map.insert(Destination::from(listener), 0, 0).context("write map `OWN_ADDRESSES`")?;
-        self.written.insert(listener);
+        self.written.insert((listener, true));
         Ok(())
     }
 
     /// Reads the addresses of this namespace anew. What has gone is taken out first.
     pub(super) fn refresh(&mut self) -> anyhow::Result<()> {
         let own = own_addresses()?;
-        let wanted: HashSet<SocketAddr> =
-            self.listeners.iter().flat_map(|listener| reached_at(*listener, &own)).collect();
+        let wanted: HashSet<(SocketAddr, bool)> = self
+            .listeners
+            .iter()
+            .flat_map(|(listener, has_legs)| {
+                reached_at(*listener, &own).into_iter().map(|address| (address, *has_legs))
+            })
+            .collect();
         if wanted.len() > OWN_ADDRESSES_MAX as usize {
             bail!("{} addresses lead to the listeners; at most {OWN_ADDRESSES_MAX}", wanted.len());
         }
-        for gone in self.written.difference(&wanted) {
-            self.map.remove(&Destination::from(*gone)).context("write map `OWN_ADDRESSES`")?;
+        for (gone, _) in self.written.difference(&wanted) {
+            match self.map.remove(&Destination::from(*gone)) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error).context("write map `OWN_ADDRESSES`"),
+            }
         }
-        for new in wanted.difference(&self.written) {
-            self.map.insert(Destination::from(*new), 0, 0).context("write map `OWN_ADDRESSES`")?;
+        for (new, has_legs) in wanted.difference(&self.written) {
+            let value = if *has_legs { 0 } else { NO_LEGS };
+            self.map
+                .insert(Destination::from(*new), value, 0)
+                .context("write map `OWN_ADDRESSES`")?;
         }
         self.written = wanted;
         Ok(())
@@ -86,6 +98,7 @@ fn own_addresses() -> anyhow::Result<Vec<IpAddr>> {
 /// Tells when the addresses of this namespace have changed.
 pub(super) struct Changes {
     netlink: OwnedFd,
+    patience: Duration,
 }
 
 impl Changes {
@@ -97,15 +110,20 @@ impl Changes {
             .context("open a netlink socket")?;
         set_socket_timeout(&netlink, Timeout::Recv, Some(patience)).context("its patience")?;
         bind(&netlink, &SocketAddrNetlink::new(0, ADDRESS_GROUPS)).context("hear rtnetlink")?;
-        Ok(Self { netlink })
+        Ok(Self { netlink, patience })
     }
 
     /// Waits for a change, as long as the patience lasts. What exactly changed is not of interest,
     /// nor how often: more messages than fit (ENOBUFS) are a change as well.
     pub(super) fn has_come(&self) -> bool {
         match recv(&self.netlink, &mut [0; 4096], RecvFlags::empty()) {
-            Ok(_) => true,
-            Err(error) => error != Errno::AGAIN && error != Errno::INTR,
+            Ok(_) | Err(Errno::NOBUFS) => true,
+            Err(Errno::AGAIN | Errno::INTR) => false,
+            Err(error) => {
+                tracing::debug!(%error, "rtnetlink");
+                std::thread::park_timeout(self.patience);
+                true
+            }
         }
     }
 }

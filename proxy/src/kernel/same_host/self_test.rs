@@ -4,7 +4,7 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsFd as _,
+    os::{fd::AsFd as _, unix::fs::fchown},
     time::{Duration, Instant},
 };
 
@@ -15,15 +15,15 @@ use rustix::{
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::SameHost;
+use super::{Join, SameHost};
 
 /// Longest wait for what is already under way on loopback.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// More than any window.
 const FLOOD_MAX: usize = 64 << 20;
 
-pub(super) fn run(same_host: &SameHost) -> anyhow::Result<()> {
-    let (mut foreign, mut own) = leg(same_host).context("make a leg over loopback")?;
+pub(super) fn run(same_host: &SameHost, user: Option<u32>) -> anyhow::Result<()> {
+    let (mut foreign, mut own) = leg(same_host, user).context("make a leg over loopback")?;
     for _ in 0..2 {
         deliver(same_host, &mut foreign, &mut own).context("to us")?;
         deliver(same_host, &mut own, &mut foreign).context("from us")?;
@@ -38,13 +38,15 @@ pub(super) fn run(same_host: &SameHost) -> anyhow::Result<()> {
     flood(same_host, &mut foreign, &mut own).context("a reader that does not read")
 }
 
-/// A client that does not block, and our end of its connection, which is in the map.
-fn leg(same_host: &SameHost) -> anyhow::Result<(TcpStream, TcpStream)> {
+/// A client that does not block, of the user that is trusted, and our end of its connection, which is
+/// in the map.
+fn leg(same_host: &SameHost, user: Option<u32>) -> anyhow::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
     super::lock(&same_host.shared.addresses).add(address)?;
     let foreign = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     foreign.set_nonblocking(true)?;
+    fchown(&foreign, user, None).context("give a socket to the trusted user")?;
     match foreign.connect(&SockAddr::from(address)) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error.into()),
         Ok(()) | Err(_) => {}
@@ -52,17 +54,20 @@ fn leg(same_host: &SameHost) -> anyhow::Result<(TcpStream, TcpStream)> {
     let from = |foreign: &Socket| Ok::<_, io::Error>(foreign.local_addr()?.as_socket());
     let own = accept_from(&listener, from(&foreign)?)?;
     own.set_nonblocking(true)?;
-    ensure!(same_host.join(own.as_fd()), "the two ends did not find each other");
+    ensure!(same_host.join(own.as_fd()) == Join::Joined, "the two ends did not find each other");
     Ok((foreign.into(), own))
 }
 
 /// Anyone on this host may have connected in between.
 fn accept_from(listener: &TcpListener, wanted: Option<SocketAddr>) -> anyhow::Result<TcpStream> {
+    listener.set_nonblocking(true)?;
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
-        let (socket, from) = listener.accept()?;
-        if Some(from) == wanted {
-            return Ok(socket);
+        match listener.accept() {
+            Ok((socket, from)) if Some(from) == wanted => return Ok(socket),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
+            Err(error) => return Err(error.into()),
         }
     }
     bail!("nobody connected")
