@@ -56,6 +56,9 @@ pub const LEGS_MAX: u32 = 8192;
 /// Addresses and ports that lead to our listeners: 64 listeners × 64 addresses.
 pub const OWN_ADDRESSES_MAX: u32 = 64 * LISTENERS_MAX;
 
+/// Nodes on this host that are known not to block in their calls: 1024 × (18 + 4 + 64) B = 86 KiB.
+pub const NODES_MAX: u32 = 1024;
+
 /// Default of `kernel.same_host.window`: bytes that an end of a leg may have unread of what was
 /// delivered directly.
 pub const LOCAL_WINDOW_DEFAULT: u32 = 1024 * 1024;

@@ -36,4 +36,5 @@ pub const LEGS: &str = "LEGS";
 pub const MEMBER: &str = "MEMBER";
 pub const RECEIVED: &str = "RECEIVED";
 pub const OWN_ADDRESSES: &str = "OWN_ADDRESSES";
+pub const NODES: &str = "NODES";
 pub const SAME_HOST: &str = "SAME_HOST";

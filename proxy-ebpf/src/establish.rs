@@ -35,7 +35,7 @@ use proxy_ebpf::direct;
 
 use crate::{
     maps::{
-        CROSS_NAMESPACE, LEGS, MEMBER, OWN_ADDRESSES, OWN_NAMESPACE, RECEIVED, SAME_HOST,
+        CROSS_NAMESPACE, LEGS, MEMBER, NODES, OWN_ADDRESSES, OWN_NAMESPACE, RECEIVED, SAME_HOST,
         SOCK_USER, SOCKETS, TRUSTED_USER,
     },
     sock::{is_nonblocking, read_u32, tcp_sock},
@@ -148,7 +148,10 @@ fn passive(connection: &Connection) -> Result<Reason, Reason> {
     member.peer_sock = other.sock;
     member.unread_messages = 0;
     connection.watch_close();
-    if !is_ours {
+    // Nobody has accepted it yet, so only others like it can tell whether it will block.
+    let node = Destination::new(key.passive, key.passive_port_be);
+    // SAFETY: only whether there is an entry matters.
+    if !is_ours && unsafe { NODES.get(node) }.is_some() {
         connection.enter_map(end.cookie)?;
     }
     leg.passive.sock = end.sock;

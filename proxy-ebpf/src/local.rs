@@ -17,9 +17,9 @@ use proxy_ebpf::direct::{self, Message};
 use crate::{
     establish::{is_switched_on, is_trusted, member},
     maps::{
-        LEGS, LOCAL_WINDOW, OWN_ADDRESSES, PSOCK_UNREAD, PSOCK_WAITING, SOCK_BACKLOG, SOCK_COOKIE,
-        SOCK_FLAGS, SOCK_OWNED, SOCK_RECEIVED, SOCK_STATE, SOCK_ULP, SOCK_ZEROCOPY, SOCKETS,
-        TCP_SND_UNA, TCP_WRITE_SEQ,
+        LEGS, LOCAL_WINDOW, NODES, OWN_ADDRESSES, PSOCK_UNREAD, PSOCK_WAITING, SOCK_BACKLOG,
+        SOCK_COOKIE, SOCK_FLAGS, SOCK_OWNED, SOCK_RECEIVED, SOCK_STATE, SOCK_ULP, SOCK_ZEROCOPY,
+        SOCKETS, TCP_SND_UNA, TCP_WRITE_SEQ,
     },
     sock::{is_nonblocking, queue_of, read_u8, read_u32, read_u64, tcp_sock},
 };
@@ -70,7 +70,11 @@ fn deliver(ctx: &SkMsgContext, sender: *mut c_void, member: &mut Member) -> Resu
     let receiver = Receiver::of(member)?;
     let is_direct = member.state & state::DIRECT != 0;
     let is_ours = member.state & (state::UPSTREAM | state::DOWNSTREAM) != 0;
-    let unread = receiver.look(is_direct, is_ours)?;
+    let unread = receiver.look(is_direct, is_ours);
+    if !is_direct && member.state & state::UPSTREAM != 0 {
+        learn(member, &receiver);
+    }
+    let unread = unread?;
     if !is_direct {
         check_arrived(sender)?;
     }
@@ -82,6 +86,18 @@ fn deliver(ctx: &SkMsgContext, sender: *mut c_void, member: &mut Member) -> Resu
         0 => Err(Reason::NoReceiver),
         _ => Ok(()),
     }
+}
+
+/// Notes whether what this node accepts blocks: the next connection to it enters the map only if not.
+#[inline(always)]
+fn learn(member: &Member, receiver: &Receiver) {
+    let node = Destination::new(member.key.passive, member.key.passive_port_be);
+    let is_nonblocking = is_nonblocking(receiver.sock);
+    if receiver.check_identity().is_err() {
+        return;
+    }
+    // Full, or not there: known less.
+    let _ = if is_nonblocking { NODES.insert(node, 1, 0) } else { NODES.remove(node) };
 }
 
 /// Whether all that the sender gave to TCP has arrived.

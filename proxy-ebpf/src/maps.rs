@@ -16,8 +16,8 @@ use proxy_common::{
     guard::{Bucket, FloodGauge, Rule},
     leg::{self, Leg, Member, Received, Switch},
     limits::{
-        DESTINATIONS_MAX, LEGS_MAX, LISTENERS_MAX, LOCAL_WINDOW_DEFAULT, OWN_ADDRESSES_MAX,
-        PREFIXES_MAX, SOURCES_MAX, TUNNELS_DEFAULT, WORKERS_MAX,
+        DESTINATIONS_MAX, LEGS_MAX, LISTENERS_MAX, LOCAL_WINDOW_DEFAULT, NODES_MAX,
+        OWN_ADDRESSES_MAX, PREFIXES_MAX, SOURCES_MAX, TUNNELS_DEFAULT, WORKERS_MAX,
     },
     steering::{DrainedWorkers, Listener},
     tunnel::{Control, Flow},
@@ -189,6 +189,12 @@ pub(crate) static RECEIVED: HashMap<u64, Received, { 2 * LEGS_MAX as usize }> = 
 #[btf_map]
 pub(crate) static OWN_ADDRESSES: HashMap<Destination, u32, { OWN_ADDRESSES_MAX as usize }> =
     HashMap::new();
+
+/// Address and port of a node → 1 if what it accepts does not block. `local` writes what it sees,
+/// userspace reads. A miss: not known, or it blocks; its sockets stay out of the map. When it is full the
+/// node that was not asked for longest is forgotten.
+#[btf_map]
+pub(crate) static NODES: LruHashMap<Destination, u32, { NODES_MAX as usize }> = LruHashMap::new();
 
 /// 0 → the switch. Userspace writes; the slot always exists.
 #[btf_map]

@@ -345,8 +345,7 @@ async fn respond(
         return Ok(upload.finish(cx, connection.stream, request).await);
     }
     let is_reusable = keeps_alive && input.is_empty() && upload.is_complete();
-    if is_reusable {
-        connection.join_leg(&cx.worker.kernel);
+    if is_reusable && connection.join_leg(&cx.worker.kernel) {
         cx.worker.plain_pool.borrow_mut().checkin(connection);
     }
     Ok(if cx.is_body_owed() { After::Close } else { after })

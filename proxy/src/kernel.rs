@@ -27,7 +27,7 @@ use std::{fmt, net::SocketAddr, os::fd::BorrowedFd};
 use self::{disabled::Disabled, loaded::Loaded, same_host::SameHost};
 pub use self::{
     loader::{is_built_in, object},
-    same_host::{Join, LegWatch, Legs},
+    same_host::{Join, LegWatch, Legs, Outlook},
     sockmap::{End, Tunnel, TunnelRefused},
     stats::Counter,
     status::{Feature, FeatureState, MapStatus, ProgramStatus, Running, Status},
@@ -159,6 +159,11 @@ impl KernelPlane {
     pub fn switch_same_host(&self, is_enabled: bool) -> anyhow::Result<bool> {
         let Some(same_host) = self.same_host() else { return Ok(false) };
         same_host.switch(is_enabled).map(|()| true)
+    }
+
+    /// What becomes of a connection to a node that has joined.
+    pub fn leg_outlook(&self, socket: BorrowedFd<'_>) -> Outlook {
+        self.same_host().map_or(Outlook::Unknown, |same_host| same_host.outlook(socket))
     }
 
     /// Has everything that our socket sends go by TCP again, if what was watched took so long that

@@ -207,7 +207,9 @@ pub fn unused_address() -> SocketAddr {
     free.expect("one of many ports is free")
 }
 
-fn is_same_host() -> bool {
+/// Whether proxies are started with `kernel.same_host`. Then the first connections to a node are given
+/// up once it is known not to block.
+pub fn is_same_host() -> bool {
     std::env::var_os(KERNEL).is_some_and(|kernel| kernel == "same_host")
 }
 
@@ -230,7 +232,7 @@ impl Patient {
             Ok(()) | Err(_) => {}
         }
         let stream = Patient(socket.into());
-        stream.wait(PollFlags::OUT)?;
+        stream.wait(PollFlags::OUT, PATIENCE)?;
         stream.0.take_error()?.map_or(Ok(stream), Err)
     }
 
@@ -240,8 +242,8 @@ impl Patient {
         Patient(stream)
     }
 
-    fn wait(&self, flags: PollFlags) -> io::Result<()> {
-        let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    fn wait(&self, flags: PollFlags, patience: Duration) -> io::Result<()> {
+        let patience = Timespec::try_from(patience).expect("a short time");
         match poll(&mut [PollFd::new(&self.0, flags)], Some(&patience))? {
             0 => Err(io::ErrorKind::TimedOut.into()),
             _ => Ok(()),
@@ -256,7 +258,7 @@ impl Patient {
         loop {
             match call(&mut self.0) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && is_same_host() => {
-                    self.wait(flags)?;
+                    self.wait(flags, PATIENCE)?;
                 }
                 result => return result,
             }
@@ -309,6 +311,11 @@ impl Client {
 
     pub fn stream(&self) -> &TcpStream {
         &self.stream.0
+    }
+
+    /// Whether there is something to read before long.
+    pub fn hears_within(&self, patience: Duration) -> bool {
+        self.stream.wait(PollFlags::IN, patience).is_ok()
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {

@@ -98,6 +98,17 @@ pub enum Join {
     Never,
 }
 
+/// What becomes of a connection to a node that has joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlook {
+    /// It is delivered.
+    Direct,
+    /// It is not, but a new one would be: it was established before it was known that the node does
+    /// not block.
+    Better,
+    Unknown,
+}
+
 /// `BPF_NOEXIST` of linux/bpf.h.
 const NOEXIST: u64 = 1;
 
@@ -158,6 +169,7 @@ struct Shared {
     /// To look one up.
     leg: Mutex<HashMap<MapData, Key, Leg>>,
     received: Mutex<HashMap<MapData, u64, Received>>,
+    nodes: Mutex<HashMap<MapData, Destination, u32>>,
     addresses: Mutex<Addresses>,
     switch: Mutex<Array<MapData, Switch>>,
     given_up: AtomicU64,
@@ -199,6 +211,7 @@ impl SameHost {
             leg: Mutex::new(another(&legs)?),
             legs: Mutex::new(legs.try_into()?),
             received: Mutex::new(take(ebpf, names::RECEIVED)?.try_into()?),
+            nodes: Mutex::new(take(ebpf, names::NODES)?.try_into()?),
             addresses: Mutex::new(Addresses::new(own)),
             switch: Mutex::new(take(ebpf, names::SAME_HOST)?.try_into()?),
             given_up: AtomicU64::new(0),
@@ -260,6 +273,20 @@ impl SameHost {
                 never(&error)
             }
         }
+    }
+
+    /// Whether what our socket, which has joined, sends to its node is delivered.
+    pub(super) fn outlook(&self, socket: BorrowedFd<'_>) -> Outlook {
+        let Ok(member) = lock(&self.shared.members).get(&socket, 0) else {
+            return Outlook::Unknown;
+        };
+        if member.state & state::DIRECT != 0 {
+            return Outlook::Direct;
+        }
+        let node = Destination::new(member.key.passive, member.key.passive_port_be);
+        let is_known = lock(&self.shared.nodes).get(&node, 0).is_ok();
+        let is_in_map = lock(&self.shared.received).get(&member.peer, 0).is_ok();
+        if is_known && !is_in_map { Outlook::Better } else { Outlook::Unknown }
     }
 
     /// From now on everything that our socket sends goes by TCP. Nobody may be sending on it.

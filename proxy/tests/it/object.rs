@@ -106,6 +106,8 @@ fn every_map_has_the_shared_layout() {
     check_map::<u64, Received>(o, names::RECEIVED, BPF_MAP_TYPE_HASH, 2 * limits::LEGS_MAX);
     let own = limits::OWN_ADDRESSES_MAX;
     check_map::<Destination, u32>(o, names::OWN_ADDRESSES, BPF_MAP_TYPE_HASH, own);
+    let nodes = limits::NODES_MAX;
+    check_map::<Destination, u32>(o, names::NODES, BPF_MAP_TYPE_LRU_HASH, nodes);
     check_map::<u32, Switch>(o, names::SAME_HOST, BPF_MAP_TYPE_ARRAY, 1);
 }
 

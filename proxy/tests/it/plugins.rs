@@ -137,7 +137,9 @@ fn a_response_passes_the_hooks_of_every_plugin_last_first() {
     assert_eq!(client.response_to("HEAD").field("content-length"), None);
     assert_eq!(client.ask(get("/plain")).text(), "a b");
     let connections: Vec<_> = node.seen().iter().map(|seen| seen.connection).collect();
-    assert_eq!(connections, [0; 5]);
+    if !is_same_host() {
+        assert_eq!(connections, [0; 5]);
+    }
 }
 
 #[test]
