@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     fn route(port: Option<u16>, server: Option<&str>, remote: Option<&str>) -> StreamRoute {
-        let upstream = config::Upstream { id: "u".into(), nodes: Vec::new(), retries: 0 };
+        let upstream = config::Upstream { id: "u".into(), nodes: Vec::new(), retries: 0, is_same_host: true };
         StreamRoute {
             id: "r".into(),
             server_port: port,
