@@ -5,6 +5,7 @@
 
 mod equivalence;
 mod guard;
+mod leg;
 mod load;
 mod steer;
 mod storm;
