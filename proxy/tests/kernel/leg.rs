@@ -152,3 +152,21 @@ fn either_side_is_delivered_to_without_the_other() {
     }
     assert_eq!((delivered.since(), status(&neither, "found")), (0, 0));
 }
+
+#[test]
+fn the_end_of_a_connection_does_not_overtake_what_was_delivered() {
+    if skip_without_privileges() {
+        return;
+    }
+    let node = Node::start("127.0.0.1:0");
+    let proxy = proxy(LEGS, node.address);
+    let delivered = Counted::delivered(&proxy);
+    let mut noise = Noise(3);
+    for _ in 0..20 {
+        let mut peer = Peer::connect(proxy.address("web"));
+        warm_up(&mut peer, &delivered);
+        let bound = 1 << (noise.next() % 22);
+        peer.get_until_close(1 + noise.next() as usize % bound).expect("from the node");
+        peer.get_and_close(1 + noise.next() as usize % bound).expect("from the proxy");
+    }
+}

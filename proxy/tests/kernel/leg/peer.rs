@@ -139,6 +139,13 @@ impl Peer {
         self.answer(size)
     }
 
+    /// The same, after which the node closes.
+    pub(super) fn last(&mut self, size: usize) -> io::Result<()> {
+        let head = ask(size).replace("host: a", "host: a\r\nx-last: 1");
+        self.send(head.as_bytes())?;
+        self.answer(size)
+    }
+
     /// Sends so many bytes and checks that they come back.
     pub(super) fn post(&mut self, size: usize) -> io::Result<()> {
         self.send(upload(size).as_bytes())?;
@@ -147,15 +154,25 @@ impl Peer {
         self.answer(size)
     }
 
-    /// The same in chunks of up to 4 KiB.
-    pub(super) fn post_in_chunks(&mut self, size: usize) -> io::Result<()> {
-        self.send(CHUNKED_UPLOAD.as_bytes())?;
-        let body = self.pattern.at(0, size);
-        for chunk in body.chunks(4096) {
-            self.send(&in_chunk(chunk))?;
+    /// Asks for so many bytes whose end is that of the node's connection.
+    pub(super) fn get_until_close(&mut self, size: usize) -> io::Result<()> {
+        self.send(ask(size).replace("give", "rest").as_bytes())?;
+        let head = Head::read(&mut self.stream)?.ok_or(ErrorKind::UnexpectedEof)?;
+        let body = head.body(&mut self.stream)?;
+        if !head.is_chunked || body.len() != size {
+            return Err(io::Error::other(format!("{} bytes of {size}", body.len())));
         }
-        self.send(b"0\r\n\r\n")?;
-        self.answer(size)
+        self.pattern.check(0, &body)
+    }
+
+    /// Asks for so many bytes, after which the proxy closes.
+    pub(super) fn get_and_close(&mut self, size: usize) -> io::Result<()> {
+        self.send(ask(size).replace("host: a", "host: a\r\nconnection: close").as_bytes())?;
+        self.answer(size)?;
+        match self.stream.read(&mut [0])? {
+            0 => Ok(()),
+            _ => Err(io::Error::other("more than was asked for")),
+        }
     }
 
     pub(super) fn answer(&mut self, size: usize) -> io::Result<()> {
@@ -318,6 +335,10 @@ fn serve(stream: &mut BufReader<Waiting>, written: &AtomicU64) -> io::Result<()>
         let (size, step) = match head.line.split(['/', ' ']).nth(2) {
             Some("give") => (asked(&head.line), usize::MAX),
             Some("drip") => (asked(&head.line), 1),
+            Some("rest") => {
+                stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+                return stream.get_mut().write_all(&pattern.at(0, asked(&head.line)));
+            }
             _ => (body.len(), usize::MAX),
         };
         let close = if head.is_last { "connection: close\r\n" } else { "" };

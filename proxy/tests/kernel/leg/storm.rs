@@ -16,7 +16,8 @@ use super::{
     *,
 };
 
-const RUNS: u64 = 600;
+/// More by hand: `TANDEM_TEST_RUNS`.
+const RUNS: u64 = 500;
 const AT_A_TIME: u64 = 4;
 
 /// One client, all of it decided by its seed.
@@ -93,15 +94,21 @@ impl Script {
     fn run(mut self) -> io::Result<()> {
         for _ in 0..2 + self.up_to(6) {
             let size = self.size();
+            if self.one_in(10) {
+                self.peer.get_until_close(size)?;
+                continue;
+            }
             let request = self.request(size);
             self.send(&request)?;
             self.answer(size)?;
             self.pause();
         }
-        match self.up_to(4) {
+        let size = self.size();
+        match self.up_to(5) {
             0 => self.end_early(),
             1 => self.reset(),
             2 => self.two_at_once(),
+            3 => self.peer.get_and_close(size),
             _ => Ok(()),
         }
     }
@@ -146,7 +153,9 @@ impl Script {
 }
 
 /// Runs every seed, on listeners in turn, while `meanwhile` goes on.
-fn storm(proxy: &TestProxy, listeners: &[&str], meanwhile: impl Fn(&mut Noise) + Sync) {
+pub(super) fn storm(proxy: &TestProxy, listeners: &[&str], meanwhile: impl Fn(&mut Noise) + Sync) {
+    let runs = std::env::var("TANDEM_TEST_RUNS").ok().and_then(|runs| runs.parse().ok());
+    let runs: u64 = runs.unwrap_or(RUNS);
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         let (is_over, meanwhile) = (&is_over, &meanwhile);
@@ -160,7 +169,7 @@ fn storm(proxy: &TestProxy, listeners: &[&str], meanwhile: impl Fn(&mut Noise) +
         let clients: Vec<_> = (0..AT_A_TIME)
             .map(|first| {
                 scope.spawn(move || {
-                    for seed in (first + 1..=RUNS).step_by(AT_A_TIME as usize) {
+                    for seed in (first + 1..=runs).step_by(AT_A_TIME as usize) {
                         let name = listeners[seed as usize / 7 % listeners.len()];
                         let peer = Peer::connect(proxy.address(name));
                         let script = Script { noise: Noise(seed << 20 | 1), peer };
@@ -185,7 +194,8 @@ fn storm(proxy: &TestProxy, listeners: &[&str], meanwhile: impl Fn(&mut Noise) +
 fn start() -> (Node, TestProxy) {
     let node = Node::start("127.0.0.1:0");
     let rows = ["name: v4, address: \"127.0.0.1:0\"", "name: v6, address: \"[::1]:0\""];
-    let proxy = TestProxy::start(&yaml(LEGS, &rows, node.address, ""));
+    let kernel = format!("workers: 2\n{LEGS}");
+    let proxy = TestProxy::start(&yaml(&kernel, &rows, node.address, ""));
     (node, proxy)
 }
 
