@@ -271,7 +271,10 @@ impl Head {
     fn body(&self, stream: &mut BufReader<Waiting>) -> io::Result<Vec<u8>> {
         let mut body = vec![0; self.length.unwrap_or_default()];
         stream.read_exact(&mut body)?;
-        while self.is_chunked {
+        if !self.is_chunked {
+            return Ok(body);
+        }
+        loop {
             let mut line = String::new();
             stream.read_line(&mut line)?;
             let size = usize::from_str_radix(line.trim_end(), 16).map_err(io::Error::other)?;
@@ -280,10 +283,9 @@ impl Head {
             stream.read_exact(&mut body[start..])?;
             body.truncate(start + size);
             if size == 0 {
-                break;
+                return Ok(body);
             }
         }
-        Ok(body)
     }
 }
 
