@@ -109,7 +109,8 @@ pub(super) fn connect_from(from: Option<SocketAddr>, to: SocketAddr) -> Waiting 
     }
     let waiting = Waiting(socket.into());
     waiting.wait(PollFlags::OUT).expect("connected in time");
-    assert!(waiting.0.take_error().expect("an option").is_none(), "connected");
+    let failed = waiting.0.take_error().expect("an option");
+    assert!(failed.is_none(), "connected: {failed:?}");
     waiting.0.set_nodelay(true).expect("an option");
     waiting
 }
