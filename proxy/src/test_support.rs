@@ -121,9 +121,12 @@ impl TestProxy {
 
     /// GET on the admin address; the body.
     pub fn admin(&self, path: &str) -> Response {
+        self.ask_admin("GET", path)
+    }
+
+    pub fn ask_admin(&self, method: &str, path: &str) -> Response {
         let mut client = Client::connect(self.admin.expect("an admin listener"));
-        client.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"));
-        client.response()
+        client.ask(format!("{method} {path} HTTP/1.1\r\nhost: a\r\n\r\n"))
     }
 
     /// The value of one sample of `/metrics`; 0 if it is not there yet.
