@@ -210,9 +210,13 @@ pub fn unused_address() -> SocketAddr {
     free.expect("one of many ports is free")
 }
 
-/// Whether proxies are started with `kernel.same_host`. Then the first connections to a node are given
-/// up once it is known not to block.
-pub fn is_same_host() -> bool {
+/// Whether the first connections to a node are given up once it is known not to block, for ones that
+/// can be delivered on.
+pub fn gives_up_connections() -> bool {
+    is_same_host() && std::env::var_os(LANE).is_none_or(|lane| lane != "hyper")
+}
+
+fn is_same_host() -> bool {
     std::env::var_os(KERNEL).is_some_and(|kernel| kernel == "same_host")
 }
 

@@ -39,9 +39,9 @@ fn connections_that_end_leave_nothing() {
             });
         }
     });
-    // As many sockets as there may be at a time, several times over.
-    assert!(found.since() as usize > 3 * CONNECTIONS / 2, "{}", found.since());
-    assert!(delivered.since() as usize > CONNECTIONS / 2, "{}", delivered.since());
+    // Each of the node's; of clients that come and go like these, one in 16.
+    assert!(found.since() as usize > CONNECTIONS + CONNECTIONS / 20, "{}", found.since());
+    assert!(delivered.since() > 0.0, "{}", delivered.since());
     assert_eq!(full.since(), 0);
     eventually("no leg", || (status(&proxy, "found") + status(&proxy, "begun") == 0).then_some(()));
     eventually("no connection at the node", || {
