@@ -41,7 +41,7 @@ fn connections_that_end_leave_nothing() {
     });
     // Each of the node's; of clients that come and go like these, one in 16.
     assert!(found.since() as usize > CONNECTIONS + CONNECTIONS / 20, "{}", found.since());
-    assert!(delivered.since() > 0.0, "{}", delivered.since());
+    assert!(delivered.since() > 0, "nothing was delivered");
     assert_eq!(full.since(), 0);
     eventually("no leg", || (status(&proxy, "found") + status(&proxy, "begun") == 0).then_some(()));
     eventually("no connection at the node", || {

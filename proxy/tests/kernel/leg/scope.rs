@@ -162,3 +162,90 @@ fn other_namespaces_are_delivered_to_only_if_they_are_trusted() {
         }
     }
 }
+
+/// A program that blocks in its calls would be told of an end by an error that it does not expect.
+#[test]
+fn a_node_that_blocks_is_left_alone() {
+    if skip_without_privileges() {
+        return;
+    }
+    const REQUESTS: u64 = 50;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let node = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut heard = Vec::new();
+        loop {
+            let mut chunk = [0; 4096];
+            match stream.read(&mut chunk).expect("bytes or the end") {
+                0 => return,
+                count => heard.extend_from_slice(&chunk[..count]),
+            }
+            if heard.ends_with(b"\r\n\r\n") {
+                heard.clear();
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").expect("taken");
+            }
+        }
+    });
+    let proxy = proxy(LEGS, address);
+    let delivered = Counted::delivered(&proxy);
+    let queued = Counted::start(&proxy, "tunnel", "leg_socket");
+    let mut client = std::net::TcpStream::connect(proxy.address("web")).expect("connected");
+    for _ in 0..REQUESTS {
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("sent");
+        let mut heard = Vec::new();
+        while !heard.ends_with(b"\r\n\r\nok") {
+            let mut chunk = [0; 4096];
+            let count = client.read(&mut chunk).expect("an answer");
+            assert!(count > 0, "closed");
+            heard.extend_from_slice(&chunk[..count]);
+        }
+    }
+    assert_eq!(delivered.since(), 0, "neither end of either connection may be delivered to");
+    // What the node answers, not what it is sent.
+    assert!((1..=REQUESTS).contains(&queued.since()), "{}", queued.since());
+    drop((client, proxy));
+    node.join().expect("the node saw the end as the end");
+}
+
+/// Who is not the trusted user is served by TCP.
+#[test]
+fn sockets_of_another_user_are_left_alone() {
+    if skip_without_privileges() {
+        return;
+    }
+    let node = Node::start("127.0.0.1:0");
+    let kernel = LEGS.replace("cgroup: /", "cgroup: /, uid: 12345");
+    let proxy = proxy(&kernel, node.address);
+    let delivered = Counted::delivered(&proxy);
+    let others = Counted::start(&proxy, "establish", "other_user");
+    let mut peer = Peer::connect(proxy.address("web"));
+    for _ in 0..10 {
+        peer.get(100).expect("answered");
+    }
+    assert_eq!(delivered.since(), 0);
+    assert!(others.since() >= 1, "the client's end is seen");
+}
+
+/// A buffer of which a part was read before our end is in the map is not handed out twice.
+#[test]
+fn a_body_that_comes_with_its_head_is_read_once() {
+    if skip_without_privileges() {
+        return;
+    }
+    let node = Node::start("127.0.0.1:0");
+    let proxy = proxy(LEGS, node.address);
+    for size in [1_000, 5_000, 60_000, 300_000, 900_000] {
+        let mut peer = Peer::connect(proxy.address("web"));
+        // Both lie in the queue when the second one's head is read.
+        let body = peer.pattern.at(0, size);
+        let requests = [peer::upload(size).into_bytes(), body].concat().repeat(3);
+        let mut sender = peer::Waiting(peer.stream.get_ref().0.try_clone().expect("a file"));
+        thread::scope(|scope| {
+            scope.spawn(move || sender.write_all(&requests).expect("sent"));
+            for _ in 0..3 {
+                peer.answer(size).expect("the same bytes");
+            }
+        });
+    }
+}
