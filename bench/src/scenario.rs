@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Every id that `bench run` knows, with what it is.
-pub(crate) const SCENARIOS: [(&str, &str); 21] = [
+pub(crate) const SCENARIOS: [(&str, &str); 22] = [
     ("A0", "direct to the node"),
     ("A1", "plain proxy, keep-alive, 200 connections, small body"),
     ("A2", "key-auth, otherwise A1"),
@@ -31,6 +31,7 @@ pub(crate) const SCENARIOS: [(&str, &str); 21] = [
     ("M1", "slow readers and slow nodes: memory added to the same transfer without a proxy"),
     ("S1", "from start to the first answer, size of the binary"),
     ("W1", "A1 with two workers beside one, load and nodes anywhere"),
+    ("same-host", "client, proxy and node on one host, delivered directly: A2, D1, 1 MiB bodies"),
     ("X1", "XDP guard on loopback (generic): A1 and D1 with and without"),
 ];
 
@@ -288,6 +289,7 @@ fn all_cases(scenario: &'static str, extent: Extent) -> Vec<Case> {
             contestants
         })],
         "W1" => maker.workers(),
+        "same-host" => maker.same_host(),
         "X1" => maker.xdp(),
         _ => Vec::new(),
     }
@@ -455,6 +457,20 @@ impl Maker {
             case.label = label.into();
         }
         among(xdp_contestants, cases)
+    }
+
+    fn same_host(&self) -> Vec<Case> {
+        let mut cases = self.http(&[200], Traffic::Small, 1, Auth::Key);
+        cases.extend(self.connection_rate(&[500], Carrier::HTTP, http_contestants));
+        cases.extend(self.object(&[8], 1 << 20, large_contestants));
+        for (case, label) in cases.iter_mut().zip(["A2", "D1", "1MiB"]) {
+            case.label = label.into();
+            let on = |one: &Contestant| *one == Contestant::Tandem(Mode::http(Kernel::On));
+            case.contestants = close(std::mem::take(&mut case.contestants));
+            case.contestants.retain(|one| !on(one));
+            case.contestants.push(Contestant::Tandem(Mode::http(Kernel::SameHost)));
+        }
+        cases
     }
 
     fn idle(&self) -> Case {

@@ -32,6 +32,8 @@ pub(crate) enum Kernel {
     On,
     /// `kernel.mode: require`, with XDP on the loopback interface.
     OnWithXdp,
+    /// `kernel.mode: require`, with `kernel.same_host`.
+    SameHost,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +83,7 @@ impl fmt::Display for Mode {
             Kernel::Off => "tandem off",
             Kernel::On => "tandem on",
             Kernel::OnWithXdp => "tandem on+xdp",
+            Kernel::SameHost => "tandem same-host",
         })?;
         match self.datapath {
             Datapath::User => {}
@@ -135,6 +138,11 @@ pub(crate) fn config(
         Kernel::Off => ("off", ""),
         Kernel::On => ("require", ""),
         Kernel::OnWithXdp => ("require", "lo"),
+        Kernel::SameHost => ("require", ""),
+    };
+    let same_host = match mode.kernel {
+        Kernel::SameHost => "  same_host: { enabled: true, cgroup: / }\n",
+        Kernel::Off | Kernel::On | Kernel::OnWithXdp => "",
     };
     let (protocol, nodes) = match service {
         Service::Http { .. } => ("http", service.nodes()),
@@ -151,7 +159,7 @@ pub(crate) fn config(
     let mut text = format!(
         "workers: {workers}\n{limits}\
          listeners:\n  - {{ name: bench, address: {address}, protocol: {protocol} }}\n\
-         kernel:\n  mode: \"{kernel}\"\n  xdp: {{ interfaces: [{interfaces}], mode: auto }}\n\
+         kernel:\n  mode: \"{kernel}\"\n  xdp: {{ interfaces: [{interfaces}], mode: auto }}\n{same_host}\
          admin: {{ address: {admin} }}\n\
          log: {{ level: warn }}\n\
          upstreams:\n  - {{ id: app, type: roundrobin, nodes: {{ {nodes} }} }}\n"
@@ -219,6 +227,8 @@ pub(crate) struct Carried {
 pub(crate) struct PathCounters {
     pub(crate) worker_picks: f64,
     pub(crate) ingress_packets: f64,
+    /// Messages that went by no TCP.
+    pub(crate) delivered: f64,
     pub(crate) user_bytes: f64,
     pub(crate) splice_bytes: f64,
     pub(crate) sockmap_bytes: f64,
@@ -237,6 +247,7 @@ impl PathCounters {
             // Only what the program decided itself: the kernel's choice has other reasons.
             worker_picks: program("worker", "steered"),
             ingress_packets: program("ingress", "forwarded") + program("ingress", "admitted"),
+            delivered: program("local", "delivered"),
             user_bytes: via(Datapath::User.label()),
             splice_bytes: via(Datapath::Splice.label()),
             sockmap_bytes: via(Datapath::Sockmap.label()),
@@ -244,10 +255,11 @@ impl PathCounters {
     }
 
     /// For the raw data.
-    pub(crate) fn named(&self) -> [(&'static str, f64); 5] {
+    pub(crate) fn named(&self) -> [(&'static str, f64); 6] {
         [
             ("worker_picks", self.worker_picks),
             ("ingress_packets", self.ingress_packets),
+            ("delivered", self.delivered),
             ("user_bytes", self.user_bytes),
             ("splice_bytes", self.splice_bytes),
             ("sockmap_bytes", self.sockmap_bytes),
@@ -274,6 +286,8 @@ impl PathCounters {
             Kernel::On => short("worker picks", self.worker_picks, connections),
             Kernel::OnWithXdp => short("worker picks", self.worker_picks, connections)
                 .or_else(|| short("ingress packets", self.ingress_packets, requests)),
+            // A request and its response, on one leg at least.
+            Kernel::SameHost => short("messages delivered", self.delivered, requests),
         };
         let path = match (service, mode.datapath) {
             (Service::Http { .. }, _) => match mode.splicing {

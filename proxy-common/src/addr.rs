@@ -41,6 +41,14 @@ impl Address {
         }
     }
 
+    /// An address that each network namespace has for itself.
+    pub const fn is_loopback(self) -> bool {
+        match self.as_v4() {
+            Some([first, ..]) => first == 127,
+            None => matches!(self.octets, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+        }
+    }
+
     /// The address that stands for "any" in the family of this one.
     pub const fn unspecified(self) -> Self {
         match self.as_v4() {
@@ -72,6 +80,10 @@ shared_layout!(Destination, size = 18, align = 1, { 0 => address: Address, 16 =>
 impl Destination {
     pub const fn new(address: Address, port_be: [u8; 2]) -> Self {
         Self { address, port_be }
+    }
+
+    pub const fn address(self) -> Address {
+        self.address
     }
 
     /// In network order.

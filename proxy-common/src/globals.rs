@@ -27,6 +27,17 @@ pub const fn port_bit(port_be: [u8; 2]) -> u64 {
     1 << (u16::from_be_bytes(port_be) % 64)
 }
 
+/// `u32`: [`crate::limits`] of `kernel.same_host.window`, bytes.
+pub const LOCAL_WINDOW: &str = "LOCAL_WINDOW";
+/// `u64`: cookie of the network namespace that we run in.
+pub const OWN_NAMESPACE: &str = "OWN_NAMESPACE";
+/// `u32`: 1 if the other end may be in another namespace.
+pub const CROSS_NAMESPACE: &str = "CROSS_NAMESPACE";
+/// `u32`: whose sockets other than ours are eligible; [`ANY_USER`]: everybody's.
+pub const TRUSTED_USER: &str = "TRUSTED_USER";
+/// No user has this id (`(uid_t) -1`).
+pub const ANY_USER: u32 = u32::MAX;
+
 // Offsets in bytes, from the running kernel's BTF: Rust emits no relocations for them.
 
 /// `u32`: of `sk_buff.cb`, whose first word is the sequence number (`tcp_skb_cb.seq`).
@@ -39,3 +50,36 @@ pub const TCP_COPIED_SEQ: &str = "TCP_COPIED_SEQ";
 pub const TCP_WRITE_SEQ: &str = "TCP_WRITE_SEQ";
 /// `u32`: of `tcp_sock.snd_una`.
 pub const TCP_SND_UNA: &str = "TCP_SND_UNA";
+
+// Offsets for `establish` and `local`.
+
+/// `u32`: of `sock_common.skc_cookie`.
+pub const SOCK_COOKIE: &str = "SOCK_COOKIE";
+/// `u32`: of `sock_common.skc_state`.
+pub const SOCK_STATE: &str = "SOCK_STATE";
+/// `u32`: of `sock.sk_uid`.
+pub const SOCK_USER: &str = "SOCK_USER";
+/// `u32`: of `sock_common.skc_flags`.
+pub const SOCK_FLAGS: &str = "SOCK_FLAGS";
+/// `u32`: bit of `SOCK_ZEROCOPY` in them.
+pub const SOCK_ZEROCOPY: &str = "SOCK_ZEROCOPY";
+/// `u32`: of `sock.sk_lock`, in it `owned`.
+pub const SOCK_OWNED: &str = "SOCK_OWNED";
+/// `u32`: of `sock.sk_user_data`.
+pub const SOCK_USER_DATA: &str = "SOCK_USER_DATA";
+/// `u32`: of `sock.sk_receive_queue`, in it `qlen`.
+pub const SOCK_RECEIVED: &str = "SOCK_RECEIVED";
+/// `u32`: of `sock.sk_backlog`, in it `len`.
+pub const SOCK_BACKLOG: &str = "SOCK_BACKLOG";
+/// `u32`: of `sock.sk_socket`.
+pub const SOCK_SOCKET: &str = "SOCK_SOCKET";
+/// `u32`: of `socket.file`.
+pub const SOCKET_FILE: &str = "SOCKET_FILE";
+/// `u32`: of `file.f_flags`.
+pub const FILE_FLAGS: &str = "FILE_FLAGS";
+/// `u32`: of `inet_connection_sock.icsk_ulp_ops`.
+pub const SOCK_ULP: &str = "SOCK_ULP";
+/// `u32`: of `sk_psock.msg_tot_len`.
+pub const PSOCK_UNREAD: &str = "PSOCK_UNREAD";
+/// `u32`: of `sk_psock.ingress_skb`, in it `qlen`.
+pub const PSOCK_WAITING: &str = "PSOCK_WAITING";

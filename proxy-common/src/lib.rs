@@ -10,6 +10,7 @@ pub mod addr;
 pub mod globals;
 pub mod guard;
 pub mod layout;
+pub mod leg;
 pub mod limits;
 pub mod names;
 pub mod steering;
@@ -21,4 +22,4 @@ pub use verdict::Reason;
 /// Version of everything in this crate that both halves depend on. A change of a layout, of a
 /// [`Reason`]'s number or of a global's meaning raises it; userspace refuses an object that carries
 /// another one.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

@@ -49,6 +49,30 @@ pub const TUNNEL_QUEUE_MAX: u32 = 2 * TUNNEL_WINDOW;
 /// hash maps of 8192 entries of about 80 B = 1.3 MiB.
 pub const TUNNELS_DEFAULT: u32 = 4096;
 
+/// Legs at a time, two sockets each. 8192 × (44 + 56 + 64) B = 1.3 MiB, twice as many entries of
+/// `RECEIVED` = 1.4 MiB, and the storage of each socket is its own.
+pub const LEGS_MAX: u32 = 8192;
+
+/// Addresses and ports that lead to our listeners: 64 listeners × 64 addresses.
+pub const OWN_ADDRESSES_MAX: u32 = 64 * LISTENERS_MAX;
+
+/// Nodes on this host that are known not to block in their calls: 1024 × (18 + 4 + 64) B = 86 KiB.
+pub const NODES_MAX: u32 = 1024;
+
+/// Default of `kernel.same_host.window`: bytes that an end of a leg may have unread of what was
+/// delivered directly.
+pub const LOCAL_WINDOW_DEFAULT: u32 = 1024 * 1024;
+
+/// Messages that may be delivered before the other end is seen with nothing unread: a message of
+/// one byte costs about 1 KiB, which nobody charges to the receiver.
+pub const UNREAD_MESSAGES_MAX: u64 = 256;
+
+/// Connections to an address of ours in a row of which none was delivered to: from then on only one
+/// of [`SHORT_LIVED_TAKEN`] is taken, until one is. Entering the map costs a connection about as much
+/// as a request.
+pub const SHORT_LIVED_MAX: u32 = 64;
+pub const SHORT_LIVED_TAKEN: u32 = 16;
+
 /// Bytes that one `bpf_skb_adjust_room` removes at most.
 pub const TRIM_STEP_MAX: u32 = 0xfff;
 

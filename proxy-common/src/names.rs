@@ -9,6 +9,12 @@ pub const INGRESS: &str = "ingress";
 pub const WORKER: &str = "worker";
 /// sk_skb verdict: moves the bytes of a tunnel.
 pub const TUNNEL: &str = "tunnel";
+/// sock_ops: finds the two ends of a connection on this host.
+pub const ESTABLISH: &str = "establish";
+/// sk_msg: delivers what is sent to the other end of a leg.
+pub const LOCAL: &str = "local";
+/// classifier, attached nowhere: what a socket of `SOCKETS` has unread.
+pub const UNREAD: &str = "unread";
 
 // maps
 
@@ -21,7 +27,14 @@ pub const FLOOD_GAUGE: &str = "FLOOD_GAUGE";
 pub const WORKER_SOCKETS: &str = "WORKER_SOCKETS";
 pub const DRAINED_WORKERS: &str = "DRAINED_WORKERS";
 
-pub const TUNNEL_SOCKETS: &str = "TUNNEL_SOCKETS";
+pub const SOCKETS: &str = "SOCKETS";
 pub const TUNNEL_END: &str = "TUNNEL_END";
 pub const TUNNEL_CONTROL: &str = "TUNNEL_CONTROL";
 pub const TUNNEL_FLOW: &str = "TUNNEL_FLOW";
+
+pub const LEGS: &str = "LEGS";
+pub const MEMBER: &str = "MEMBER";
+pub const RECEIVED: &str = "RECEIVED";
+pub const OWN_ADDRESSES: &str = "OWN_ADDRESSES";
+pub const NODES: &str = "NODES";
+pub const SAME_HOST: &str = "SAME_HOST";

@@ -94,9 +94,60 @@ reasons! {
     Following = TUNNEL, "following";
     /// Bytes that cannot be told to be new; userspace resets the connection.
     OutOfStep = TUNNEL, "out_of_step";
+    /// The socket is an end of a leg.
+    LegSocket = TUNNEL, "leg_socket";
     // tunnel: counted beside the above
     /// Bytes that came a second time were cut off.
     Trimmed = TUNNEL, "trimmed";
+
+    // establish
+    /// An end was noted; the other one is not known yet.
+    LegBegun = ESTABLISH, "begun";
+    /// Both ends are known.
+    LegFound = ESTABLISH, "found";
+    /// Not a connection to or from us, or its other end is not on this host.
+    NotLeg = ESTABLISH, "not_ours_or_remote";
+    /// `same_host` is switched off.
+    NotTaken = ESTABLISH, "not_taken";
+    /// A leg's end was closed.
+    LegClosed = ESTABLISH, "closed";
+    /// The other end is in another namespace, without `kernel.same_host.cross_namespace`.
+    OtherNamespace = ESTABLISH, "other_namespace";
+    /// The other end belongs to somebody outside `kernel.same_host.uid`.
+    OtherUser = ESTABLISH, "other_user";
+    /// The other end blocks in its calls.
+    Blocking = ESTABLISH, "blocking";
+    /// Connections to this address have not lived for more than a request lately.
+    ShortLived = ESTABLISH, "short_lived";
+    /// `limits::LEGS_MAX`.
+    LegsFull = ESTABLISH, "full";
+    /// The kernel did not take the socket into the map.
+    SocketRefused = ESTABLISH, "refused";
+
+    // local: queued at the receiver
+    /// Delivered without TCP.
+    Delivered = LOCAL, "delivered";
+    // local: left to TCP
+    /// The socket is no end of a leg, or the other end is not known.
+    NoLeg = LOCAL, "no_leg";
+    /// `same_host` is switched off.
+    SwitchedOff = LOCAL, "switched_off";
+    /// The receiver held up a worker.
+    HeldUp = LOCAL, "held_up";
+    /// The receiver is gone, or is not in the map.
+    NoReceiver = LOCAL, "no_receiver";
+    /// Somebody is in a call on the receiver.
+    ReceiverBusy = LOCAL, "receiver_busy";
+    /// A side blocks, sends without copying, or has TLS in the kernel.
+    NotEligible = LOCAL, "not_eligible";
+    /// What was sent before is still on its way through TCP.
+    InFlight = LOCAL, "in_flight";
+    /// The receiver has bytes by TCP that have not come to its one queue yet.
+    NotQueued = LOCAL, "not_queued";
+    /// `kernel.same_host.window` is unread.
+    UnreadBytes = LOCAL, "unread_bytes";
+    /// `limits::UNREAD_MESSAGES_MAX` were not seen read.
+    UnreadMessages = LOCAL, "unread_messages";
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 #![cfg_attr(target_arch = "bpf", no_std)]
 
 pub mod choice;
+pub mod direct;
 #[cfg(not(target_arch = "bpf"))]
 pub mod frame;
 pub mod packet;

@@ -3,17 +3,23 @@
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
+mod establish;
 mod guard;
+mod local;
 mod maps;
+mod sock;
 mod stats;
 mod tunnel;
+mod unread;
 mod worker;
 mod xdp;
 
 use aya_ebpf::{
     bindings::{sk_action, xdp_action},
-    macros::{sk_reuseport, stream_verdict, xdp},
-    programs::{SkBuffContext, SkReuseportContext, XdpContext},
+    macros::{classifier, sk_msg, sk_reuseport, sock_ops, stream_verdict, xdp},
+    programs::{
+        SkBuffContext, SkMsgContext, SkReuseportContext, SockOpsContext, TcContext, XdpContext,
+    },
 };
 use proxy_common::Reason;
 
@@ -51,7 +57,30 @@ fn ingress(ctx: XdpContext) -> u32 {
         | Reason::WindowFull
         | Reason::Following
         | Reason::OutOfStep
-        | Reason::Trimmed => xdp_action::XDP_PASS,
+        | Reason::LegSocket
+        | Reason::Trimmed
+        | Reason::LegBegun
+        | Reason::LegFound
+        | Reason::NotLeg
+        | Reason::NotTaken
+        | Reason::LegClosed
+        | Reason::OtherNamespace
+        | Reason::OtherUser
+        | Reason::Blocking
+        | Reason::ShortLived
+        | Reason::LegsFull
+        | Reason::SocketRefused
+        | Reason::Delivered
+        | Reason::NoLeg
+        | Reason::SwitchedOff
+        | Reason::HeldUp
+        | Reason::NoReceiver
+        | Reason::ReceiverBusy
+        | Reason::NotEligible
+        | Reason::InFlight
+        | Reason::NotQueued
+        | Reason::UnreadBytes
+        | Reason::UnreadMessages => xdp_action::XDP_PASS,
     }
 }
 
@@ -77,6 +106,29 @@ fn tunnel(ctx: SkBuffContext) -> u32 {
     }
     // With a redirection set it goes there, without one to userspace.
     sk_action::SK_PASS
+}
+
+/// sock_ops: finds the two ends of a connection on this host.
+#[sock_ops]
+fn establish(ctx: SockOpsContext) -> u32 {
+    stats::count(establish::try_establish(&ctx));
+    // Allowed; what is returned for these callbacks changes nothing.
+    1
+}
+
+/// sk_msg: delivers what is sent on an end of a leg to the other one.
+#[sk_msg]
+fn local(ctx: SkMsgContext) -> u32 {
+    let (Ok(reason) | Err(reason)) = local::try_local(&ctx);
+    stats::count(reason);
+    // With a redirection set it goes there, without one to TCP.
+    sk_action::SK_PASS
+}
+
+/// classifier, only ever run by userspace (`BPF_PROG_TEST_RUN`): the bytes that a socket has unread.
+#[classifier]
+fn unread(ctx: TcContext) -> i32 {
+    unread::of_socket(&ctx).map_or(0, |bytes| bytes.min(i32::MAX.unsigned_abs()) as i32)
 }
 
 #[cfg(target_arch = "bpf")]

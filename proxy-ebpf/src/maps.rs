@@ -4,15 +4,20 @@
 use aya_ebpf::{
     Global,
     bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ReusePortSockArray, SockHash},
+    btf_maps::{
+        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ReusePortSockArray, SkStorage, SockHash,
+    },
     macros::btf_map,
 };
 use proxy_common::{
     Reason,
     addr::{Destination, Source},
+    globals::ANY_USER,
     guard::{Bucket, FloodGauge, Rule},
+    leg::{self, Leg, Member, Received, Switch},
     limits::{
-        DESTINATIONS_MAX, LISTENERS_MAX, PREFIXES_MAX, SOURCES_MAX, TUNNELS_DEFAULT, WORKERS_MAX,
+        DESTINATIONS_MAX, LEGS_MAX, LISTENERS_MAX, LOCAL_WINDOW_DEFAULT, NODES_MAX,
+        OWN_ADDRESSES_MAX, PREFIXES_MAX, SOURCES_MAX, TUNNELS_DEFAULT, WORKERS_MAX,
     },
     steering::{DrainedWorkers, Listener},
     tunnel::{Control, Flow},
@@ -97,10 +102,11 @@ pub(crate) static TCP_SND_UNA: Global<u32> = Global::new(0);
 /// Ends of tunnels: two for each, downstream first. Userspace sizes the four maps below alike.
 const TUNNEL_ENDS: usize = 2 * TUNNELS_DEFAULT as usize;
 
-/// Cookie → socket at an end of a tunnel. Userspace inserts, closing the socket removes. A miss:
-/// the peer is gone, userspace gets the bytes. Full, or refused: the tunnel is carried by `splice`.
+/// Cookie → socket at an end of a tunnel or of a leg. Userspace inserts ours, `establish` others';
+/// closing a socket removes it. A miss: the peer is gone, or not there yet; userspace, or TCP, gets
+/// the bytes. Full, or refused: the tunnel is carried by `splice`, the leg by TCP.
 #[btf_map]
-pub(crate) static TUNNEL_SOCKETS: SockHash<u64, TUNNEL_ENDS> = SockHash::new();
+pub(crate) static SOCKETS: SockHash<u64, TUNNEL_ENDS> = SockHash::new();
 
 /// Cookie → place of the end in the two arrays. Userspace writes. A miss: no tunnel any more,
 /// userspace gets the bytes. Full: as above.
@@ -117,3 +123,79 @@ pub(crate) static TUNNEL_CONTROL: Array<Control, TUNNEL_ENDS, { BPF_F_MMAPABLE a
 /// zeroes it before a socket leads there. A slot always exists.
 #[btf_map]
 pub(crate) static TUNNEL_FLOW: Array<Flow, TUNNEL_ENDS, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Constants of `establish` and `local`; their meaning is in `proxy_common::globals`.
+#[unsafe(no_mangle)]
+pub(crate) static LOCAL_WINDOW: Global<u32> = Global::new(LOCAL_WINDOW_DEFAULT);
+#[unsafe(no_mangle)]
+pub(crate) static OWN_NAMESPACE: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static CROSS_NAMESPACE: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static TRUSTED_USER: Global<u32> = Global::new(ANY_USER);
+
+// Offsets in this kernel, for `establish` and `local`.
+#[unsafe(no_mangle)]
+pub(crate) static SOCK_COOKIE: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static SOCK_STATE: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static SOCK_USER: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static SOCK_FLAGS: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static SOCK_ZEROCOPY: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static SOCK_OWNED: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static SOCK_USER_DATA: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static SOCK_RECEIVED: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static SOCK_BACKLOG: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static SOCK_SOCKET: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static SOCKET_FILE: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static FILE_FLAGS: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static SOCK_ULP: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static PSOCK_UNREAD: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static PSOCK_WAITING: Global<u32> = Global::new(0);
+
+/// Connection → its ends on this host. `establish` writes, each end its half, and removes when either
+/// closes; userspace removes those of which it saw one end only for a second. A miss: the other end
+/// is not on this host. Full: the connection goes by TCP, counted.
+#[btf_map]
+pub(crate) static LEGS: HashMap<leg::Key, Leg, { LEGS_MAX as usize }> = HashMap::new();
+
+/// Socket → what it remembers of its leg. Userspace marks our sockets before they connect; then the
+/// programs that run for the socket write. Gone with the socket. A miss: not an end of a leg.
+#[btf_map]
+pub(crate) static MEMBER: SkStorage<Member> = SkStorage::new();
+
+/// Cookie of a leg's socket → how far its bytes by TCP have been seen. Made by whoever puts the socket
+/// into [`SOCKETS`], then written by `tunnel`; `establish` removes. A miss: not an end of a leg. Full:
+/// the socket stays out of the map.
+#[btf_map]
+pub(crate) static RECEIVED: HashMap<u64, Received, { 2 * LEGS_MAX as usize }> = HashMap::new();
+
+/// Address and port where one of our listeners takes legs, for each address of our namespace → its
+/// connections since the last one that was delivered to, or [`leg::NO_LEGS`]. Userspace makes and removes entries as
+/// addresses change, `establish` and `local` count, about. A miss: not to us.
+#[btf_map]
+pub(crate) static OWN_ADDRESSES: HashMap<Destination, u32, { OWN_ADDRESSES_MAX as usize }> =
+    HashMap::new();
+
+/// Address and port of a node → 1 if what it accepts does not block. `local` writes what it sees,
+/// userspace reads. A miss: not known, or it blocks; its sockets stay out of the map. When it is full the
+/// node that was not asked for longest is forgotten.
+#[btf_map]
+pub(crate) static NODES: LruHashMap<Destination, u32, { NODES_MAX as usize }> = LruHashMap::new();
+
+/// 0 → the switch. Userspace writes; the slot always exists.
+#[btf_map]
+pub(crate) static SAME_HOST: Array<Switch, 1> = Array::new();

@@ -1,6 +1,6 @@
 //! `tunnel`: bytes that arrive on one socket of a tunnel leave on the other, without userspace.
 //!
-//! Runs for each buffer of a socket in `TUNNEL_SOCKETS`, in order, one at a time for a socket. A
+//! Runs for each buffer of a socket in `SOCKETS`, in order, one at a time for a socket. A
 //! buffer is queued on the peer, or left to userspace; what is left stays in order because nothing
 //! is redirected again before userspace has written it. Bytes are never dropped: what is seen here has
 //! been acknowledged.
@@ -19,13 +19,13 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::__sk_buff,
     helpers::generated::{
-        bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_probe_read_kernel,
-        bpf_sk_release, bpf_skc_to_tcp_sock,
+        bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_sk_release,
     },
     programs::SkBuffContext,
 };
 use proxy_common::{
     Reason,
+    leg::Received,
     limits::{TRIM_STEP_MAX, TRIM_STEPS_MAX},
     tunnel::{Control, Flow, state},
 };
@@ -33,9 +33,10 @@ use proxy_ebpf::window::{self, Buffer, Peer};
 
 use crate::{
     maps::{
-        SKB_SEQ, SKB_TRUESIZE, TCP_COPIED_SEQ, TCP_SND_UNA, TCP_WRITE_SEQ, TUNNEL_CONTROL,
-        TUNNEL_END, TUNNEL_FLOW, TUNNEL_SOCKETS,
+        RECEIVED, SKB_SEQ, SKB_TRUESIZE, SOCKETS, TCP_COPIED_SEQ, TCP_SND_UNA, TCP_WRITE_SEQ,
+        TUNNEL_CONTROL, TUNNEL_END, TUNNEL_FLOW,
     },
+    sock::{read_u32, tcp_sock},
     stats,
 };
 
@@ -49,7 +50,7 @@ pub(crate) fn try_tunnel(ctx: &SkBuffContext) -> Result<Reason, Reason> {
     // SAFETY: takes the context, as every program of this type has it.
     let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     // SAFETY: the value is copied in the same expression.
-    let end = *unsafe { TUNNEL_END.get(socket) }.ok_or(Reason::NoTunnel)?;
+    let Some(&end) = (unsafe { TUNNEL_END.get(socket) }) else { return pass(ctx, socket, len) };
     let control = TUNNEL_CONTROL.get_ptr(end).ok_or(Reason::NoTunnel)?;
     let flow = TUNNEL_FLOW.get_ptr_mut(end).ok_or(Reason::NoTunnel)?;
     // SAFETY: a slot of an array map never goes away; only this program writes it, for one socket
@@ -62,7 +63,10 @@ pub(crate) fn try_tunnel(ctx: &SkBuffContext) -> Result<Reason, Reason> {
     }
     // SAFETY: a helper without arguments.
     flow.last_ns = unsafe { bpf_ktime_get_ns() };
-    let Some(len) = trim(ctx, flow, len) else {
+    let mut seen = Received { next_seq: flow.next_seq, state: flow.state, trimmed: flow.trimmed };
+    let rest = trim(ctx, &mut seen, len);
+    (flow.next_seq, flow.state, flow.trimmed) = (seen.next_seq, seen.state, seen.trimmed);
+    let Some(len) = rest else {
         flow.state |= state::OUT_OF_STEP;
         return Err(Reason::OutOfStep);
     };
@@ -78,27 +82,44 @@ pub(crate) fn try_tunnel(ctx: &SkBuffContext) -> Result<Reason, Reason> {
     }
 }
 
+/// Bytes by TCP for an end of a leg: always passed, into the queue that `local` delivers to as well.
+/// One queue has one order.
+#[inline(always)]
+fn pass(ctx: &SkBuffContext, socket: u64, len: u32) -> Result<Reason, Reason> {
+    let seen = RECEIVED.get_ptr_mut(socket).ok_or(Reason::NoTunnel)?;
+    // SAFETY: only this program writes it, for one socket and therefore one buffer at a time; the
+    // entry goes when the socket is closed, and the kernel does not reuse it while a program runs.
+    let seen = unsafe { &mut *seen };
+    match trim(ctx, seen, len) {
+        Some(_) => Ok(Reason::LegSocket),
+        None => {
+            seen.state |= state::OUT_OF_STEP;
+            Err(Reason::OutOfStep)
+        }
+    }
+}
+
 /// Cuts off what has been seen before and returns what is left. TCP keeps buffers whole when they
 /// overlap, and this hook hands them out whole (v6.0: `tcp_read_skb` has no offset), so a
 /// retransmission of other boundaries, or a buffer that userspace had read half, would be forwarded
 /// twice.
 #[inline(always)]
-fn trim(ctx: &SkBuffContext, flow: &mut Flow, len: u32) -> Option<u32> {
+fn trim(ctx: &SkBuffContext, seen: &mut Received, len: u32) -> Option<u32> {
     let seq = read_u32(ctx.as_ptr(), SKB_SEQ.load())?;
-    if flow.state & state::IN_STEP == 0 {
-        flow.next_seq = read_u32(tcp_sock(own_sock(ctx))?, TCP_COPIED_SEQ.load())?;
-        flow.state |= state::IN_STEP;
+    if seen.state & state::IN_STEP == 0 {
+        seen.next_seq = read_u32(tcp_sock(own_sock(ctx))?, TCP_COPIED_SEQ.load())?;
+        seen.state |= state::IN_STEP;
     }
     // A gap, which TCP never shows, is a huge overlap here.
-    let overlap = flow.next_seq.wrapping_sub(seq);
+    let overlap = seen.next_seq.wrapping_sub(seq);
     if overlap != 0 {
         if overlap >= len || !cut(ctx, overlap) {
             return None;
         }
-        flow.trimmed = flow.trimmed.wrapping_add(u64::from(overlap));
+        seen.trimmed = seen.trimmed.wrapping_add(u64::from(overlap));
         stats::count(Reason::Trimmed);
     }
-    flow.next_seq = seq.wrapping_add(len);
+    seen.next_seq = seq.wrapping_add(len);
     Some(len - overlap)
 }
 
@@ -141,7 +162,7 @@ fn redirect(
     }
     // The helper returns the verdict it recommends: to drop, 0, if there is no such socket. The entry
     // point passes instead.
-    match TUNNEL_SOCKETS.redirect_skb(ctx, peer, 0) {
+    match SOCKETS.redirect_skb(ctx, peer, 0) {
         0 => Err(Reason::NoPeer),
         _ => Ok(()),
     }
@@ -153,10 +174,7 @@ fn redirect(
 fn send_queue_of(peer: u64) -> Option<(u32, u32)> {
     // SAFETY: the map is a socket hash with keys of this type.
     let sock = unsafe {
-        bpf_map_lookup_elem(
-            from_ref(&TUNNEL_SOCKETS).cast_mut().cast(),
-            from_ref(&peer).cast::<c_void>(),
-        )
+        bpf_map_lookup_elem(from_ref(&SOCKETS).cast_mut().cast(), from_ref(&peer).cast::<c_void>())
     };
     if sock.is_null() {
         return None;
@@ -178,29 +196,4 @@ fn own_sock(ctx: &SkBuffContext) -> *mut c_void {
     let skb = unsafe { &*skb };
     // SAFETY: the only variant of this union beside padding; null is tested for by the caller.
     unsafe { skb.__bindgen_anon_2.sk }.cast()
-}
-
-#[inline(always)]
-fn tcp_sock(sock: *mut c_void) -> Option<*mut c_void> {
-    if sock.is_null() {
-        return None;
-    }
-    // SAFETY: `sock` is a socket, by its type in the verifier.
-    let tcp = unsafe { bpf_skc_to_tcp_sock(sock) };
-    (!tcp.is_null()).then_some(tcp.cast())
-}
-
-/// Reads a field by the offset that this kernel's BTF gave.
-#[inline(always)]
-fn read_u32(base: *mut c_void, offset: u32) -> Option<u32> {
-    let mut value: u32 = 0;
-    // SAFETY: the helper checks the address and writes four bytes, which `value` has.
-    let failed = unsafe {
-        bpf_probe_read_kernel(
-            (&raw mut value).cast(),
-            4,
-            base.cast::<u8>().wrapping_add(offset as usize).cast::<c_void>(),
-        )
-    };
-    (failed == 0).then_some(value)
 }

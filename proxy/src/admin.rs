@@ -142,14 +142,33 @@ impl Sources {
             "/ready" => Sources::ready,
             "/metrics" => Sources::metrics,
             "/bpf/status" => Sources::bpf_status,
+            "/bpf/same_host/on" => return self.switch(method, true),
+            "/bpf/same_host/off" => return self.switch(method, false),
             _ => return refusal(StatusCode::NOT_FOUND),
         };
         if method == Method::GET || method == Method::HEAD {
             return page(self);
         }
-        let mut refused = refusal(StatusCode::METHOD_NOT_ALLOWED);
-        refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-        refused
+        not_allowed("GET, HEAD")
+    }
+
+    /// PUT: no page that a browser shows can send that here unasked.
+    fn switch(&self, method: &Method, is_enabled: bool) -> Response<Full<Bytes>> {
+        if method != Method::PUT {
+            return not_allowed("PUT");
+        }
+        match self.kernel.switch_same_host(is_enabled) {
+            Ok(true) => {
+                tracing::info!(is_enabled, "same_host switched");
+                self.bpf_status()
+            }
+            Ok(false) => refusal(StatusCode::CONFLICT),
+            Err(error) => {
+                let reason = format!("{error:#}");
+                tracing::error!(reason, "same_host not switched");
+                refusal(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+        }
     }
 
     #[expect(clippy::unused_self, reason = "one of four pages")]
@@ -185,6 +204,12 @@ fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
             refusal(StatusCode::INTERNAL_SERVER_ERROR)
         }
     }
+}
+
+fn not_allowed(methods: &'static str) -> Response<Full<Bytes>> {
+    let mut refused = refusal(StatusCode::METHOD_NOT_ALLOWED);
+    refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    refused
 }
 
 fn refusal(status: StatusCode) -> Response<Full<Bytes>> {

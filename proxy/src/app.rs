@@ -17,7 +17,7 @@ use crate::{
     access_log::{AccessLog, AccessLogGuard},
     admin,
     config::{Config, Datapath, Listener, Workers},
-    drain::{self, Shutdown, Signals},
+    drain::{self, Order, Shutdown, Signals},
     guard::Guard,
     http::fields::Pseudonym,
     kernel::KernelPlane,
@@ -33,6 +33,8 @@ use crate::{
 const RESERVED_FILES: u64 = 256;
 /// Files one connection may hold: its own socket and its node's.
 const FILES_PER_CONNECTION: u64 = 2;
+/// Between two looks at whether everything that was delivered has been read.
+const UNREAD_LOOK: Duration = Duration::from_millis(5);
 /// Downstream connections there can be a permit for.
 const CONNECTIONS_MAX: usize = Semaphore::MAX_PERMITS;
 
@@ -131,10 +133,17 @@ impl App {
     /// # Errors
     /// A worker broke down; the others are drained first.
     pub fn wait(self) -> anyhow::Result<()> {
-        let Self { shutdown, drain_timeout, signals, control, workers, .. } = self;
+        let Self { shutdown, drain_timeout, signals, control, workers, kernel, .. } = self;
+        let orders = shutdown.clone();
         let signals = control.spawn(drain::on_signals(signals, shutdown.clone(), drain_timeout));
-        let finished =
-            control.block_on(async { tokio::task::spawn_blocking(move || join(workers)).await });
+        let finished = control.block_on(async {
+            let joined = tokio::task::spawn_blocking(move || join(workers)).await;
+            // Until the deadline, or a second signal.
+            while kernel.unread() > 0 && orders.order() < Order::End {
+                tokio::time::sleep(UNREAD_LOOK).await;
+            }
+            joined
+        });
         signals.abort();
         control.shutdown_background();
         finished.context("waiting for workers")?
@@ -175,6 +184,9 @@ fn load_kernel(config: &Config, groups: &[Group], workers: usize) -> anyhow::Res
         let sockets: Vec<_> = group.sockets.iter().map(AsFd::as_fd).collect();
         plane.steer(index, &sockets)?;
     }
+    let listeners = addresses.iter().zip(&config.listeners);
+    let legs: Vec<_> = listeners.map(|(address, one)| (*address, one.is_same_host)).collect();
+    plane.take_legs(&legs);
     Ok(plane)
 }
 
@@ -245,6 +257,7 @@ fn one(listener: &Listener, address: SocketAddr, socket: socket2::Socket) -> Soc
         name: Arc::clone(&listener.name),
         protocol: listener.protocol,
         has_express_lane: listener.has_express_lane,
+        is_same_host: listener.is_same_host,
         address,
         socket,
     }

@@ -14,8 +14,9 @@ use anyhow::{Context, bail};
 
 use crate::{
     app::App,
-    config::{self, Config},
-    kernel, logging,
+    config::{self, Config, Kernel, Limits, SameHost},
+    kernel::{self, FeatureState, KernelPlane},
+    logging,
 };
 
 /// A reverse proxy and API gateway whose kernel half steers connections and moves bytes.
@@ -50,6 +51,32 @@ pub struct ConfigFile {
 pub enum Bpf {
     /// Which parts run in the kernel, how, and why the others do not.
     Status(Status),
+    /// Loads everything that this kernel could do, tries it on loopback, and says what it found;
+    /// exit 0 if all of it works.
+    Doctor(Doctor),
+    /// Switches direct delivery on this host on or off while connections live; prints the status.
+    SameHost(Switch),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Doctor {
+    /// Where `kernel.same_host` is tried.
+    #[arg(long, value_name = "CGROUP", default_value = "/")]
+    cgroup: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Switch {
+    to: OnOff,
+    /// The running tandem's admin address.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9180")]
+    admin: SocketAddr,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum OnOff {
+    On,
+    Off,
 }
 
 #[derive(Debug, clap::Args)]
@@ -67,7 +94,12 @@ pub fn run(action: Action) -> anyhow::Result<ExitCode> {
     match action {
         Action::Run(file) => serve(&file.config),
         Action::Check(file) => check(&file.config),
-        Action::Bpf(Bpf::Status(status)) => bpf_status(status.admin),
+        Action::Bpf(Bpf::Status(status)) => bpf(status.admin, "GET", "/bpf/status"),
+        Action::Bpf(Bpf::SameHost(switch)) => match switch.to {
+            OnOff::On => bpf(switch.admin, "PUT", "/bpf/same_host/on"),
+            OnOff::Off => bpf(switch.admin, "PUT", "/bpf/same_host/off"),
+        },
+        Action::Bpf(Bpf::Doctor(doctor)) => examine(doctor.cgroup),
         Action::Version => version(),
     }
 }
@@ -125,12 +157,12 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// More than any status page is long.
 const ADMIN_ANSWER_MAX: u64 = 1 << 20;
 
-fn bpf_status(admin: SocketAddr) -> anyhow::Result<ExitCode> {
+fn bpf(admin: SocketAddr, method: &str, path: &str) -> anyhow::Result<ExitCode> {
     let mut stream = TcpStream::connect_timeout(&admin, ADMIN_TIMEOUT).with_context(|| {
         format!("admin address {admin}; is tandem running with `admin.address`?")
     })?;
     stream.set_read_timeout(Some(ADMIN_TIMEOUT))?;
-    write!(stream, "GET /bpf/status HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n")?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.take(ADMIN_ANSWER_MAX).read_to_string(&mut answer).context("admin answer")?;
     match answer.split_once("\r\n\r\n") {
@@ -138,8 +170,33 @@ fn bpf_status(admin: SocketAddr) -> anyhow::Result<ExitCode> {
             writeln!(io::stdout(), "{}", body.trim_end())?;
             Ok(ExitCode::SUCCESS)
         }
+        Some((head, _)) if head.starts_with("HTTP/1.1 409 ") => {
+            bail!("`kernel.same_host` is not enabled, or could not be had; see `tandem bpf status`")
+        }
         _ => bail!("admin address {admin}: not the answer of a tandem"),
     }
+}
+
+fn examine(cgroup: String) -> anyhow::Result<ExitCode> {
+    let same_host = SameHost {
+        cgroup,
+        uid: None,
+        is_cross_namespace: false,
+        window: proxy_common::limits::LOCAL_WINDOW_DEFAULT,
+    };
+    let config = Kernel { same_host: Some(same_host), ..Kernel::default() };
+    let status = KernelPlane::load(&config, &Limits::default(), &[], 1)?.status();
+    if let Some(reason) = status.detail {
+        bail!("nothing can be loaded: {reason}");
+    }
+    let mut works = true;
+    for feature in status.features.iter().filter(|one| one.state != FeatureState::Off) {
+        let is_running = feature.state == FeatureState::Running;
+        works &= is_running;
+        let verdict = if is_running { "works" } else { "does not work" };
+        writeln!(io::stdout(), "{:8} {verdict}: {}", feature.name, feature.detail)?;
+    }
+    Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn version() -> anyhow::Result<ExitCode> {

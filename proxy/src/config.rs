@@ -82,6 +82,8 @@ pub struct Listener {
     pub protocol: Protocol,
     /// `express_lane`: whether plain HTTP/1.1 requests pass hyper by.
     pub has_express_lane: bool,
+    /// `same_host`: whether clients on this host are delivered to directly, if anybody is.
+    pub is_same_host: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,12 +97,32 @@ pub struct Kernel {
     pub mode: KernelMode,
     pub xdp: Xdp,
     pub guard: Guard,
+    /// `None`: everything goes by TCP.
+    pub same_host: Option<SameHost>,
 }
 
 impl Default for Kernel {
     fn default() -> Kernel {
-        Kernel { mode: KernelMode::Auto, xdp: Xdp::default(), guard: Guard::default() }
+        Kernel {
+            mode: KernelMode::Auto,
+            xdp: Xdp::default(),
+            guard: Guard::default(),
+            same_host: None,
+        }
     }
+}
+
+/// Whose sockets on this host are delivered to directly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SameHost {
+    /// As `/proc/PID/cgroup` writes it; its descendants too. Ours must be among them.
+    pub cgroup: String,
+    /// `None`: everybody's in the cgroup.
+    pub uid: Option<u32>,
+    /// Whether the other end may be in another network namespace.
+    pub is_cross_namespace: bool,
+    /// Bytes that an end may have unread of what was delivered.
+    pub window: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -313,6 +335,8 @@ pub struct Upstream {
     pub nodes: Vec<Node>,
     /// Further nodes tried after the first one failed to connect.
     pub retries: usize,
+    /// `same_host`: whether nodes on this host are delivered to directly, if anybody is.
+    pub is_same_host: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,6 +14,7 @@ use std::{
     cell::{Cell, RefCell},
     future::{Future, poll_fn},
     net::SocketAddr,
+    os::fd::AsFd as _,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
@@ -41,6 +42,7 @@ use crate::{
         head::RequestHead,
     },
     inlet::BodySource,
+    kernel::Join,
     record::RequestRecord,
     worker::{ListenerCx, Worker},
 };
@@ -70,8 +72,20 @@ pub(crate) struct ConnectionCx {
     /// Found in a body under way: the exchange answers if it still can.
     body_fault: Cell<Option<Fault>>,
     sent_bytes: Cell<u64>,
+    leg: Cell<LegState>,
     order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
+}
+
+/// Whether the kernel delivers between the connection and its client, who is on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LegState {
+    /// Not asked for: no request has come yet.
+    Fresh,
+    /// A request has come; a second one shows that it is worth it.
+    Used,
+    Tcp,
+    Joined,
 }
 
 /// Who carries a request.
@@ -127,6 +141,7 @@ impl ConnectionCx {
             refusal: Cell::default(),
             body_fault: Cell::default(),
             sent_bytes: Cell::default(),
+            leg: Cell::new(LegState::Fresh),
             order: Cell::new(Order::Run),
             waker: RefCell::default(),
         }
@@ -223,6 +238,26 @@ impl ConnectionCx {
             Some(downstream) => use_it(downstream.stream_mut()),
             None => Poll::Ready(Err(Fault::DownstreamReset)),
         }
+    }
+
+    /// Whether nobody may `splice(2)` from the downstream.
+    pub(crate) fn is_leg(&self) -> bool {
+        self.leg.get() == LegState::Joined
+    }
+
+    /// A connection that lives for more than one request is worth what it costs to deliver directly.
+    fn join_leg(&self, stream: &TcpStream) {
+        let next = match self.leg.get() {
+            LegState::Fresh if self.listener.is_same_host => LegState::Used,
+            LegState::Used => match self.worker.kernel.join_leg(stream.as_fd()) {
+                Join::Joined => LegState::Joined,
+                Join::NotNow => LegState::Used,
+                Join::Never => LegState::Tcp,
+            },
+            LegState::Fresh | LegState::Tcp => LegState::Tcp,
+            LegState::Joined => LegState::Joined,
+        };
+        self.leg.set(next);
     }
 
     /// The gate let a request in.

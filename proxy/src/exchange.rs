@@ -11,7 +11,7 @@
 pub(crate) mod body;
 mod message;
 
-use std::{convert::Infallible, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{convert::Infallible, net::SocketAddr, os::fd::BorrowedFd, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
@@ -30,8 +30,8 @@ use crate::{
         framing::BodyLength,
         head::RequestHead,
     },
-    metrics::{Checkout, UpstreamMetrics},
-    pipeline::{Decision, Plan},
+    metrics::Checkout,
+    pipeline::{Decision, Plan, Upstream},
     plugin::{Call, Reply},
     record::RouteIndex,
     upstream::{
@@ -257,7 +257,7 @@ async fn attempt(
         }
     }
     metrics.checkout(Checkout::New);
-    let stream = dial(cx, metrics, node).await?;
+    let stream = dial(cx, &plan.route.upstream, node).await?;
     let connection = UpstreamConnection::handshake(stream, node, &worker.limits, metrics)
         .await
         .map_err(|error| {
@@ -270,14 +270,19 @@ async fn attempt(
 /// Opens a connection to a node and records how long it took.
 pub(crate) async fn dial(
     cx: &ConnectionCx,
-    metrics: &UpstreamMetrics,
+    upstream: &Upstream,
     node: SocketAddr,
 ) -> Result<TcpStream, Fault> {
     let worker = &cx.worker;
     let started = Instant::now();
-    let dialled = connect::dial(node, worker.timeouts.connect, &worker.limits).await;
+    let mark = |socket: BorrowedFd<'_>| {
+        if upstream.is_same_host {
+            worker.kernel.mark_upstream(socket);
+        }
+    };
+    let dialled = connect::dial(node, worker.timeouts.connect, &worker.limits, mark).await;
     cx.record(|record| record.node(node, Some(started.elapsed())));
-    metrics.connect(connect::result(&dialled));
+    worker.upstream_metrics[upstream.index].connect(connect::result(&dialled));
     dialled
 }
 

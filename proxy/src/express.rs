@@ -17,6 +17,7 @@ mod upload;
 use std::{
     future::poll_fn,
     net::SocketAddr,
+    os::fd::AsFd as _,
     rc::Rc,
     task::{Context, Poll},
 };
@@ -42,6 +43,7 @@ use crate::{
         name::Known,
     },
     inlet::{self, BodySource, head_limits},
+    kernel::LegWatch,
     metrics::{Checkout, Direction},
     pipeline::Plan,
     plugin::BodyFilters,
@@ -207,7 +209,7 @@ async fn attempt(
         }
     }
     metrics.checkout(Checkout::New);
-    let stream = exchange::dial(cx, metrics, node).await?;
+    let stream = exchange::dial(cx, &plan.route.upstream, node).await?;
     let mut connection = PlainConnection::new(stream, node, metrics);
     let response = ask(cx, head, plan, &mut connection, upload, buffers).await?;
     Ok((connection, response))
@@ -228,7 +230,7 @@ async fn ask(
     request.clear();
     heads::request(request, head, plan, &cx.forwarding, connection.node);
     let response = poll_fn(|task| {
-        upload.advance(cx, &mut connection.stream, request, task)?;
+        advance(upload, cx, connection, request, task)?;
         let response = poll_response_head(head.method(), connection, input, gate, task);
         if response.is_pending() && upload.is_over() {
             if cx.deadlines.has_expired(Wait::Upstream) {
@@ -247,6 +249,20 @@ async fn ask(
         }
         response => response,
     }
+}
+
+/// Moves the request on, and watches whether the node holds us up.
+fn advance(
+    upload: &mut Upload,
+    cx: &ConnectionCx,
+    connection: &mut PlainConnection,
+    request: &mut Vec<u8>,
+    task: &mut Context<'_>,
+) -> Result<(), Fault> {
+    let watch = LegWatch::start(connection.is_leg);
+    let advanced = upload.advance(cx, &mut connection.stream, request, task);
+    cx.worker.kernel.check_leg(&watch, connection.stream.as_fd());
+    advanced
 }
 
 /// Reads until a final head is whole. Interim ones are swallowed; the gate bounds how many.
@@ -310,11 +326,14 @@ async fn respond(
     // Its bytes lie in `input`, which can be used again only when nobody else holds them.
     drop(response);
     poll_fn(|task| {
-        upload.advance(cx, &mut connection.stream, request, task)?;
+        advance(&mut upload, cx, &mut connection, request, task)?;
+        let source_is_leg = connection.is_leg;
         cx.with_downstream(|downstream| {
             let stream = &mut connection.stream;
             let mut source = BodySource { stream, input, reader: &mut reader };
-            let moved = relay.poll(&mut source, out, downstream, cx.splicing(), task);
+            let timed = LegWatch::start(cx.is_leg());
+            let moved = relay.poll(&mut source, out, downstream, cx.splicing(source_is_leg), task);
+            cx.worker.kernel.check_leg(&timed, downstream.as_fd());
             watch(cx, moved, &relay.take_news())
         })
     })
@@ -326,7 +345,7 @@ async fn respond(
         return Ok(upload.finish(cx, connection.stream, request).await);
     }
     let is_reusable = keeps_alive && input.is_empty() && upload.is_complete();
-    if is_reusable {
+    if is_reusable && connection.join_leg(&cx.worker.kernel) {
         cx.worker.plain_pool.borrow_mut().checkin(connection);
     }
     Ok(if cx.is_body_owed() { After::Close } else { after })
@@ -367,8 +386,10 @@ fn watch(
 }
 
 impl ConnectionCx {
-    fn splicing(&self) -> Splicing<'_> {
-        Splicing { pipes: &self.worker.tunnels.pipes, min: self.worker.limits.splice_min }
+    /// What the kernel delivers directly, `splice(2)` does not find.
+    fn splicing(&self, source_is_leg: bool) -> Splicing<'_> {
+        let min = if source_is_leg { u64::MAX } else { self.worker.limits.splice_min };
+        Splicing { pipes: &self.worker.tunnels.pipes, min }
     }
 
     fn count_spliced(&self, direction: Direction, news: &News) {

@@ -43,6 +43,10 @@ impl Inlet {
         Self { io: stream.take(0), buffer: BytesMut::new(), head: Bytes::new(), body: None }
     }
 
+    pub(crate) fn stream(&self) -> &TcpStream {
+        self.io.get_ref()
+    }
+
     pub(crate) fn stream_mut(&mut self) -> &mut TcpStream {
         self.io.get_mut()
     }

@@ -15,6 +15,8 @@ mod loaded;
 mod loader;
 mod log;
 mod rules;
+mod same_host;
+mod sockets;
 mod sockmap;
 mod stats;
 mod status;
@@ -22,9 +24,10 @@ mod steering;
 
 use std::{fmt, net::SocketAddr, os::fd::BorrowedFd};
 
-use self::{disabled::Disabled, loaded::Loaded};
+use self::{disabled::Disabled, loaded::Loaded, same_host::SameHost};
 pub use self::{
     loader::{is_built_in, object},
+    same_host::{Join, LegWatch, Legs, Outlook},
     sockmap::{End, Tunnel, TunnelRefused},
     stats::Counter,
     status::{Feature, FeatureState, MapStatus, ProgramStatus, Running, Status},
@@ -124,6 +127,68 @@ impl KernelPlane {
         match &self.plane {
             Plane::Loaded(loaded) => loaded.tunnel(downstream, upstream),
             Plane::Disabled(disabled) => disabled.tunnel(downstream, upstream),
+        }
+    }
+
+    /// Says where each listener is bound, and whether it takes clients on this host for ends of legs.
+    pub fn take_legs(&self, listeners: &[(SocketAddr, bool)]) {
+        if let Some(same_host) = self.same_host()
+            && let Err(error) = same_host.take_legs(listeners)
+        {
+            let reason = format!("{error:#}");
+            tracing::warn!(reason, "clients on this host go by TCP");
+        }
+    }
+
+    /// Marks a socket that is about to connect to a node, which may be on this host.
+    pub fn mark_upstream(&self, socket: BorrowedFd<'_>) {
+        if let Some(same_host) = self.same_host() {
+            same_host.mark(socket);
+        }
+    }
+
+    /// Lets the kernel deliver between a connection and its other end, if that is on this host.
+    pub fn join_leg(&self, socket: BorrowedFd<'_>) -> Join {
+        self.same_host().map_or(Join::Never, |same_host| same_host.join(socket))
+    }
+
+    /// Switches direct delivery on and off while connections live; `false`: it does not run.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn switch_same_host(&self, is_enabled: bool) -> anyhow::Result<bool> {
+        let Some(same_host) = self.same_host() else { return Ok(false) };
+        same_host.switch(is_enabled).map(|()| true)
+    }
+
+    /// What becomes of a connection to a node that has joined.
+    pub fn leg_outlook(&self, socket: BorrowedFd<'_>) -> Outlook {
+        self.same_host().map_or(Outlook::Unknown, |same_host| same_host.outlook(socket))
+    }
+
+    /// Has everything that our socket sends go by TCP again, if what was watched took so long that
+    /// the other end must have held it up. Nobody may be sending on the socket.
+    pub fn check_leg(&self, watch: &LegWatch, socket: BorrowedFd<'_>) {
+        if let Some(same_host) = self.same_host()
+            && watch.has_been_held_up()
+        {
+            same_host.leave(socket);
+        }
+    }
+
+    /// Bytes that were delivered to others and that they have not read: without the plane they are
+    /// lost.
+    pub fn unread(&self) -> u64 {
+        match &self.plane {
+            Plane::Loaded(loaded) => loaded.unread(),
+            Plane::Disabled(_) => 0,
+        }
+    }
+
+    fn same_host(&self) -> Option<&SameHost> {
+        match &self.plane {
+            Plane::Loaded(loaded) => loaded.same_host(),
+            Plane::Disabled(_) => None,
         }
     }
 

@@ -246,7 +246,13 @@ mod tests {
     use super::*;
 
     fn listener(address: SocketAddr) -> Listener {
-        Listener { name: "web".into(), address, protocol: Protocol::Http, has_express_lane: true }
+        Listener {
+            name: "web".into(),
+            address,
+            protocol: Protocol::Http,
+            has_express_lane: true,
+            is_same_host: true,
+        }
     }
 
     #[test]

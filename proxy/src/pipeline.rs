@@ -50,6 +50,8 @@ pub struct Upstream {
     pub index: usize,
     pub balancer: Balancer,
     pub retries: usize,
+    /// Whether nodes on this host are delivered to directly.
+    pub is_same_host: bool,
 }
 
 /// What happens to a request.
@@ -223,6 +225,7 @@ impl Upstream {
             index,
             balancer: Balancer::new(&config.nodes),
             retries: config.retries,
+            is_same_host: config.is_same_host,
         }
     }
 

@@ -122,7 +122,7 @@ async fn reach(
         }
         let node = upstream.balancer.node(index).address;
         let started = Instant::now();
-        let dialled = connect::dial(node, worker.timeouts.connect, &worker.limits).await;
+        let dialled = connect::dial(node, worker.timeouts.connect, &worker.limits, |_| {}).await;
         record.node(node, Some(started.elapsed()));
         metrics.connect(connect::result(&dialled));
         match dialled {
@@ -165,7 +165,8 @@ mod tests {
     use super::*;
 
     fn route(port: Option<u16>, server: Option<&str>, remote: Option<&str>) -> StreamRoute {
-        let upstream = config::Upstream { id: "u".into(), nodes: Vec::new(), retries: 0 };
+        let upstream =
+            config::Upstream { id: "u".into(), nodes: Vec::new(), retries: 0, is_same_host: true };
         StreamRoute {
             id: "r".into(),
             server_port: port,

@@ -16,6 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 pub use crate::express::relay::dry;
 use crate::{
     app::App,
@@ -28,6 +30,8 @@ use crate::{
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// `hyper`: proxies are started without the express lane.
 const LANE: &str = "TANDEM_TEST_LANE";
+/// `same_host`: proxies deliver directly, and clients and nodes do not block in their calls.
+const KERNEL: &str = "TANDEM_TEST_KERNEL";
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A proxy in this process, drained when dropped.
@@ -52,9 +56,14 @@ impl TestProxy {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let access_log = directory.path().join("access.log");
         let mut text = yaml.to_owned();
+        let kernel = if is_same_host() {
+            "kernel: { mode: require, same_host: { enabled: true, cgroup: / } }"
+        } else {
+            "kernel: { mode: off }"
+        };
         for (key, default) in [
             ("workers:", "workers: 1".to_owned()),
-            ("kernel:", "kernel: { mode: off }".to_owned()),
+            ("kernel:", kernel.to_owned()),
             ("admin:", "admin: { address: \"127.0.0.1:0\" }".to_owned()),
             ("log:", format!("log: {{ access: {{ target: {} }} }}", access_log.display())),
         ] {
@@ -112,9 +121,12 @@ impl TestProxy {
 
     /// GET on the admin address; the body.
     pub fn admin(&self, path: &str) -> Response {
+        self.ask_admin("GET", path)
+    }
+
+    pub fn ask_admin(&self, method: &str, path: &str) -> Response {
         let mut client = Client::connect(self.admin.expect("an admin listener"));
-        client.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"));
-        client.response()
+        client.ask(format!("{method} {path} HTTP/1.1\r\nhost: a\r\n\r\n"))
     }
 
     /// The value of one sample of `/metrics`; 0 if it is not there yet.
@@ -198,9 +210,88 @@ pub fn unused_address() -> SocketAddr {
     free.expect("one of many ports is free")
 }
 
+/// Whether the first connections to a node are given up once it is known not to block, for ones that
+/// can be delivered on.
+pub fn gives_up_connections() -> bool {
+    is_same_host() && std::env::var_os(LANE).is_none_or(|lane| lane != "hyper")
+}
+
+fn is_same_host() -> bool {
+    std::env::var_os(KERNEL).is_some_and(|kernel| kernel == "same_host")
+}
+
+/// A socket with [`PATIENCE`]; one that never blocks waits outside of its calls.
+struct Patient(TcpStream);
+
+impl Patient {
+    fn connect(address: SocketAddr) -> io::Result<Patient> {
+        if !is_same_host() {
+            return Ok(Patient::new(TcpStream::connect_timeout(&address, PATIENCE)?));
+        }
+        let socket = socket2::Socket::new(
+            socket2::Domain::for_address(address),
+            socket2::Type::STREAM,
+            None,
+        )?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let stream = Patient(socket.into());
+        stream.wait(PollFlags::OUT, PATIENCE)?;
+        stream.0.take_error()?.map_or(Ok(stream), Err)
+    }
+
+    fn new(stream: TcpStream) -> Patient {
+        stream.set_nonblocking(is_same_host()).expect("a socket");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        Patient(stream)
+    }
+
+    fn wait(&self, flags: PollFlags, patience: Duration) -> io::Result<()> {
+        let patience = Timespec::try_from(patience).expect("a short time");
+        match poll(&mut [PollFd::new(&self.0, flags)], Some(&patience))? {
+            0 => Err(io::ErrorKind::TimedOut.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn patiently<T>(
+        &mut self,
+        flags: PollFlags,
+        mut call: impl FnMut(&mut TcpStream) -> io::Result<T>,
+    ) -> io::Result<T> {
+        loop {
+            match call(&mut self.0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && is_same_host() => {
+                    self.wait(flags, PATIENCE)?;
+                }
+                result => return result,
+            }
+        }
+    }
+}
+
+impl Read for Patient {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.patiently(PollFlags::IN, |stream| stream.read(bytes))
+    }
+}
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.patiently(PollFlags::OUT, |stream| stream.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A client that says exactly what it is told.
 pub struct Client {
-    stream: TcpStream,
+    stream: Patient,
     received: Vec<u8>,
     /// Everything that ever came, for whoever wants to see more than whole messages.
     tap: Option<Heard>,
@@ -220,14 +311,18 @@ pub struct Response {
 
 impl Client {
     pub fn connect(address: SocketAddr) -> Client {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the proxy accepts");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        stream.set_nodelay(true).expect("no delay");
+        let stream = Patient::connect(address).expect("the proxy accepts");
+        stream.0.set_nodelay(true).expect("no delay");
         Client { stream, received: Vec::new(), tap: None }
     }
 
     pub fn stream(&self) -> &TcpStream {
-        &self.stream
+        &self.stream.0
+    }
+
+    /// Whether there is something to read before long.
+    pub fn hears_within(&self, patience: Duration) -> bool {
+        self.stream.wait(PollFlags::IN, patience).is_ok()
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
@@ -430,7 +525,7 @@ impl Node {
                 };
                 let (record, script) = (Arc::clone(&record), Arc::clone(&script));
                 let tap = Some(Arc::clone(&tap));
-                let client = Client { stream, received: Vec::new(), tap };
+                let client = Client { stream: Patient::new(stream), received: Vec::new(), tap };
                 let number = connection;
                 connection += 1;
                 thread::spawn(move || converse(client, number, &record, &*script));
@@ -472,8 +567,6 @@ fn converse(
     record: &Mutex<Vec<Seen>>,
     script: &(dyn Fn(&Seen) -> Reply + Send + Sync),
 ) {
-    client.stream.set_nonblocking(false).expect("blocking");
-    client.stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     while let Some(seen) = request(&mut client, connection) {
         lock(record).push(seen.clone());
         let (bytes, is_last) = match script(&seen) {

@@ -59,6 +59,7 @@ pub(crate) struct Socket {
     pub(crate) name: Arc<str>,
     pub(crate) protocol: Protocol,
     pub(crate) has_express_lane: bool,
+    pub(crate) is_same_host: bool,
     pub(crate) address: SocketAddr,
     pub(crate) socket: socket2::Socket,
 }
@@ -89,6 +90,7 @@ pub(crate) struct ListenerCx {
     pub(crate) name: Arc<str>,
     pub(crate) protocol: Protocol,
     pub(crate) has_express_lane: bool,
+    pub(crate) is_same_host: bool,
     pub(crate) address: SocketAddr,
     pub(crate) metrics: Arc<ListenerMetrics>,
     /// By route index: HTTP routes on an HTTP listener, stream routes on a TCP one.
@@ -241,6 +243,7 @@ impl ListenerCx {
             name: Arc::clone(&socket.name),
             protocol: socket.protocol,
             has_express_lane: socket.has_express_lane,
+            is_same_host: socket.is_same_host,
             address: socket.address,
             metrics: metrics.listener(&socket.name),
             routes,

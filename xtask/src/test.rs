@@ -58,10 +58,11 @@ enum Verdict {
 type RunRung = fn(&Peers) -> Result<Rung>;
 
 /// Each rung with the file that shows it is there.
-const RUNGS: [(&str, &str, RunRung); 8] = [
+const RUNGS: [(&str, &str, RunRung); 9] = [
     ("unit", "Cargo.toml", unit),
     ("wire", "proxy/tests/it/main.rs", wire),
     ("hyper lane", "proxy/tests/it/lanes.rs", hyper_lane),
+    ("same host", "proxy/src/kernel/same_host.rs", same_host),
     ("object", "proxy/tests/it/object.rs", object),
     ("kernel", "proxy/tests/kernel/main.rs", kernel),
     ("fuzz", "proxy/fuzz/Cargo.toml", fuzz),
@@ -145,6 +146,29 @@ fn hyper_lane(peers: &Peers) -> Result<Rung> {
     test.args(["test", "--no-fail-fast"]).args(INTEGRATION).args(["--", "--show-output"]);
     test.args(["aborts::", "limits::", "plugins::", "routing::", "smuggling::", "wire::"]);
     rung.libtest(peers, test.env("TANDEM_TEST_LANE", "hyper"))?;
+    Ok(rung)
+}
+
+/// The same where the kernel delivers between the proxy and clients and nodes that do not block.
+fn same_host(peers: &Peers) -> Result<Rung> {
+    if !apt::is_root() {
+        let why = "delivering on this host takes root; `sudo cargo xtask test`";
+        return Ok(Rung::of_one("same host", not_here(why.to_owned())));
+    }
+    let arguments = ["test", "--package=proxy", "--all-features", "--test", "it", "--no-run"];
+    let built = cargo_build::executables(&arguments)?;
+    let binary = built.iter().find(|executable| executable.name == "it");
+    let binary = binary.context("cargo made no test binary `it`")?;
+    let mut rung = Rung::new("same host");
+    for lane in ["express", "hyper"] {
+        let mut test = Command::new(&binary.path);
+        test.arg("--show-output").args(["aborts::", "bodies::", "limits::", "plugins::"]);
+        test.args(["routing::", "smuggling::", "wire::"]);
+        let package = workspace::root().join("proxy");
+        test.env("CARGO_MANIFEST_DIR", &package).current_dir(&package);
+        test.env("TANDEM_TEST_KERNEL", "same_host").env("TANDEM_TEST_LANE", lane);
+        rung.libtest(peers, &mut test)?;
+    }
     Ok(rung)
 }
 

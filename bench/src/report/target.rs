@@ -47,6 +47,7 @@ const P99: &str = "latency_p99_us";
 
 /// Ours without the kernel half, as it comes: what most targets are about.
 const OFF: &str = "tandem off";
+const SAME_HOST: &str = "tandem same-host";
 
 /// The targets that the report has values for.
 pub(super) fn lines(report: &Report) -> Vec<Line> {
@@ -55,6 +56,7 @@ pub(super) fn lines(report: &Report) -> Vec<Line> {
     targets.extend(worker_targets(report));
     targets.extend(stream_targets(report));
     targets.extend(memory_targets(report));
+    targets.extend(same_host_targets(report));
     targets.into_iter().filter_map(line).collect()
 }
 
@@ -216,6 +218,38 @@ fn stream_targets(report: &Report) -> Vec<Target> {
         });
     }
     targets
+}
+
+fn same_host_targets(report: &Report) -> Vec<Target> {
+    let case = |label| ("same-host", label);
+    let over = |label, figure, theirs: &[&str], better| {
+        let (scenario, case) = case(label);
+        let theirs: Vec<_> =
+            theirs.iter().map(|name| report.series(scenario, case, name, figure)).collect();
+        ratios(&report.series(scenario, case, SAME_HOST, figure), &best(&theirs, better))
+    };
+    let haproxy = ["haproxy", "haproxy splice"];
+    [
+        (
+            "A2: CPU per request ÷ direct",
+            Bound::AtMost(1.0),
+            over("A2", CPU, &["direct"], Better::Lower),
+        ),
+        (
+            "A2: requests/s ÷ best of nginx, HAProxy",
+            Bound::AtLeast(1.6),
+            to_peer(report, case("A2"), SAME_HOST, RATE, Better::Higher),
+        ),
+        ("D1: on ÷ off", Bound::AtLeast(0.95), over("D1", RATE, &[OFF], Better::Higher)),
+        ("1 MiB: ÷ nginx", Bound::AtLeast(3.0), over("1MiB", RATE, &["nginx"], Better::Higher)),
+        (
+            "1 MiB: ÷ HAProxy, the better of two ways",
+            Bound::AtLeast(1.6),
+            over("1MiB", RATE, &haproxy, Better::Higher),
+        ),
+    ]
+    .map(|(what, bound, values)| Target { what: format!("same-host {what}"), bound, values })
+    .into()
 }
 
 /// A3 ÷ A1 of ours less the same of the peer that was best at it, round by round.

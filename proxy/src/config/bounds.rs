@@ -51,6 +51,9 @@ pub(super) const BUFFER_SIZE: RangeInclusive<Size> = kib(4)..=kib(64 << 10);
 /// ones than these are not used, copying is cheaper (`forward::pipes`).
 pub(super) const PIPE_SIZE: RangeInclusive<Size> = kib(64)..=kib(64 << 10);
 pub(super) const SPLICE_MIN: RangeInclusive<Size> = Size(1)..=kib(1 << 30);
+/// User ids; `(uid_t) -1` is nobody's.
+pub(super) const USER_ID: RangeInclusive<u32> = 0..=u32::MAX - 1;
+pub(super) const LOCAL_WINDOW: RangeInclusive<Size> = kib(64)..=kib(16 << 10);
 pub(super) const SOCKMAP_TUNNELS: RangeInclusive<u32> = 1..=65_536;
 
 const fn kib(n: u64) -> Size {

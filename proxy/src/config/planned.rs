@@ -11,6 +11,7 @@ pub(super) enum Kind {
     Kernel,
     Xdp,
     Guard,
+    SameHost,
     ConnectionRate,
     Admin,
     Log,
@@ -62,7 +63,8 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
             "tracing",
         ],
         Kind::Listener => &["http2", "limits", "proxy_protocol", "ssl", "timeouts", "tls"],
-        Kind::Kernel => &["pin", "same_host", "steer"],
+        Kind::Kernel => &["pin", "steer"],
+        Kind::SameHost => &["egress_max"],
         Kind::Admin => &["key", "tls"],
         Kind::AccessLog => &["fields", "sampling"],
         Kind::Route => &[

@@ -6,10 +6,11 @@ use std::{
 };
 
 use ipnet::IpNet;
+use proxy_common::limits::LOCAL_WINDOW_DEFAULT;
 
 use super::{
     AccessLog, Admin, ConnectionRate, Drain, Guard, Kernel, KernelMode, Limits, Listener, Log,
-    LogFormat, LogTarget, Protocol, Timeouts, Workers, Xdp, XdpMode,
+    LogFormat, LogTarget, Protocol, SameHost, Timeouts, Workers, Xdp, XdpMode,
     bounds::{self, Overlap},
     leaf::{Id, Size},
     planned::Kind,
@@ -95,6 +96,7 @@ fn listener<'t>(item: &Value<'t>) -> Option<(Value<'t>, Value<'t>, Listener)> {
         value.one_of(&words, &["h2c", "http2", "https", "tls", "udp"])
     });
     let express_lane = section.take("express_lane");
+    let same_host = section.take("same_host");
     let has_express_lane = match (&express_lane, protocol) {
         (Some(value), Some(Protocol::Tcp)) => {
             value.error("only a listener with `protocol: http` has lanes");
@@ -102,6 +104,14 @@ fn listener<'t>(item: &Value<'t>) -> Option<(Value<'t>, Value<'t>, Listener)> {
         }
         (Some(value), _) => value.leaf().unwrap_or(true),
         (None, _) => true,
+    };
+    let is_same_host = match (&same_host, protocol) {
+        (Some(value), Some(Protocol::Tcp)) => {
+            value.error("only a listener with `protocol: http` delivers directly");
+            false
+        }
+        (Some(value), _) => value.leaf().unwrap_or(true),
+        (None, protocol) => protocol == Some(Protocol::Http),
     };
     section.finish(Kind::Listener);
     let (name_leaf, address_leaf) =
@@ -112,6 +122,7 @@ fn listener<'t>(item: &Value<'t>) -> Option<(Value<'t>, Value<'t>, Listener)> {
         address: address_leaf?,
         protocol: protocol?,
         has_express_lane,
+        is_same_host,
     };
     bounds::check_address(&address.place, listener.address.ip());
     Some((name, address, listener))
@@ -133,6 +144,7 @@ pub(super) fn kernel(root: &mut Section<'_>) -> Kernel {
         mode,
         xdp: section.section("xdp").map_or(default.xdp, |section| xdp(section, mode)),
         guard: section.section("guard").map_or(default.guard, guard),
+        same_host: section.section("same_host").and_then(|section| same_host(section, mode)),
     };
     section.finish(Kind::Kernel);
     kernel
@@ -179,6 +191,34 @@ fn interfaces(value: &Value<'_>) -> Option<Vec<String>> {
         }
     }
     Some(names)
+}
+
+/// Complete even if it is not enabled, so that enabling it is one word.
+fn same_host(mut section: Section<'_>, kernel: KernelMode) -> Option<SameHost> {
+    let enabled = section.require("enabled");
+    let is_enabled = enabled.as_ref().and_then(Value::leaf::<bool>);
+    if let (Some(value), Some(true), KernelMode::Off) = (&enabled, is_enabled, kernel) {
+        value.place.warning("everything goes by TCP under `kernel.mode: off`");
+    }
+    let cgroup = section.require("cgroup").and_then(|value| {
+        let cgroup = value.leaf::<String>()?;
+        let is_path = cgroup.starts_with('/')
+            && !cgroup.contains('\0')
+            && !cgroup.split('/').any(|part| matches!(part, "." | ".."));
+        if !is_path {
+            value.error("expected a cgroup as `/proc/PID/cgroup` has it, such as `/` or `/pods`");
+        }
+        is_path.then_some(cgroup)
+    });
+    let uid = section.take("uid").and_then(|value| value.within(&bounds::USER_ID));
+    let is_cross_namespace =
+        section.take("cross_namespace").and_then(|value| value.leaf()).unwrap_or(false);
+    let default = Size(u64::from(LOCAL_WINDOW_DEFAULT));
+    let Size(window) = section.within_or("window", bounds::LOCAL_WINDOW, default);
+    let window = u32::try_from(window).unwrap_or(u32::MAX);
+    section.finish(Kind::SameHost);
+    let same_host = SameHost { cgroup: cgroup?, uid, is_cross_namespace, window };
+    is_enabled?.then_some(same_host)
 }
 
 fn guard(mut section: Section<'_>) -> Guard {

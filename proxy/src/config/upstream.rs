@@ -168,12 +168,14 @@ fn check_scheme(place: &Place<'_>, scheme: Scheme, owner: Owner) {
 struct Fields<'t> {
     nodes: Vec<Node>,
     retries: usize,
+    is_same_host: bool,
     scheme: Option<(Scheme, Place<'t>)>,
 }
 
 impl Fields<'_> {
     fn with_id(self, id: Arc<str>) -> Upstream {
-        Upstream { id, nodes: self.nodes, retries: self.retries }
+        let Self { nodes, retries, is_same_host, .. } = self;
+        Upstream { id, nodes, retries, is_same_host }
     }
 }
 
@@ -188,6 +190,7 @@ fn fields(mut section: Section<'_>) -> Option<Fields<'_>> {
     let scheme = section.take("scheme").and_then(|value| scheme(&value));
     only(section.take("pass_host"), &["pass"], &["node", "rewrite"]);
     let retries = section.take("retries").map(|value| value.within(&(0..=u16::MAX)));
+    let is_same_host = section.leaf_or("same_host", true);
     let nodes = section.require("nodes").and_then(|value| nodes(&value));
     section.finish(Kind::Upstream);
     let nodes = nodes?;
@@ -197,7 +200,7 @@ fn fields(mut section: Section<'_>) -> Option<Fields<'_>> {
         Some(retries) => usize::from(retries?).min(others),
         None => others,
     };
-    Some(Fields { nodes, retries, scheme })
+    Some(Fields { nodes, retries, is_same_host, scheme })
 }
 
 fn scheme<'t>(value: &Value<'t>) -> Option<(Scheme, Place<'t>)> {

@@ -12,6 +12,7 @@
 
 use std::{
     io,
+    os::fd::AsFd as _,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -35,6 +36,7 @@ use crate::{
         stand_in,
     },
     inlet::{BodySource, Inlet, MessageError, head_limits},
+    kernel::LegWatch,
     sys::socket,
 };
 
@@ -125,6 +127,7 @@ impl Downstream {
     pub(super) fn admit(&mut self, cx: &ConnectionCx, head: RequestHead) {
         self.inlet.admit(stand_in::request(&head), body_reader(cx, &head));
         self.reading = Reading::Message;
+        cx.join_leg(self.stream());
         cx.begin(head, Lane::Hyper);
     }
 
@@ -137,6 +140,7 @@ impl Downstream {
         cx: &ConnectionCx,
         head: &RequestHead,
     ) -> Result<(), Fault> {
+        cx.join_leg(self.stream());
         let admitted = self.inlet.admit_body(body_reader(cx, head));
         self.reading = match admitted {
             Ok(()) if self.inlet.is_between_messages() => Reading::Hold,
@@ -163,6 +167,10 @@ impl Downstream {
     /// Whether the last message has gone by and the next has not been looked for.
     pub(super) fn awaits_head(&self) -> bool {
         self.reading == Reading::Head
+    }
+
+    pub(super) fn stream(&self) -> &TcpStream {
+        self.inlet.stream()
     }
 
     pub(super) fn stream_mut(&mut self) -> &mut TcpStream {
@@ -322,7 +330,9 @@ impl ConnectionCx {
         let Some(downstream) = &mut *slot else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
+        let watch = LegWatch::start(self.is_leg());
         let written = write(Pin::new(downstream.inlet.stream_mut()), task);
+        self.worker.kernel.check_leg(&watch, downstream.stream().as_fd());
         match &written {
             Poll::Ready(Ok(_)) => self.deadlines.stop(Wait::Send),
             Poll::Ready(Err(_)) => self.record(|record| record.fault(Fault::DownstreamReset)),

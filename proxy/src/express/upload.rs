@@ -82,7 +82,7 @@ impl Upload {
             return Ok(());
         }
         let moved = cx
-            .with_body(|source| self.poll(source, node, out, cx.splicing(), task))
+            .with_body(|source| self.poll(source, node, out, cx.splicing(cx.is_leg()), task))
             .unwrap_or(Poll::Ready(Err(Broken::Source)));
         let news = self.relay.take_news();
         cx.count_spliced(Direction::Recv, &news);

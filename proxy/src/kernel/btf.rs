@@ -19,6 +19,9 @@ mod kind {
     pub(super) const STRUCT: u32 = 4;
     pub(super) const UNION: u32 = 5;
     pub(super) const ENUM: u32 = 6;
+    pub(super) const TYPEDEF: u32 = 8;
+    pub(super) const VOLATILE: u32 = 9;
+    pub(super) const CONST: u32 = 10;
     pub(super) const FUNC_PROTO: u32 = 13;
     pub(super) const VAR: u32 = 14;
     pub(super) const DATASEC: u32 = 15;
@@ -64,36 +67,73 @@ impl Btf {
         std::iter::successors(Some(self.types.start), next)
     }
 
-    /// Offset in bytes of a field of a struct, through anonymous members.
-    pub(super) fn offset_of(&self, structure: &str, field: &str) -> anyhow::Result<u32> {
+    /// Offset in bytes of a field of a struct, through anonymous members; `a.b` is `b` in the struct
+    /// that is `a`.
+    pub(super) fn offset_of(&self, structure: &str, path: &str) -> anyhow::Result<u32> {
         let offset = self
             .records()
             .filter(|&start| {
                 self.kind(start) == Some(kind::STRUCT) && self.name(start) == Some(structure)
             })
-            .find_map(|start| self.member(start, field, NESTING_MAX))
-            .with_context(|| format!("no field `{structure}.{field}` in this kernel's BTF"))?;
-        ensure!(offset % 8 == 0, "`{structure}.{field}` is a bit field");
+            .find_map(|start| self.follow(start, path))
+            .with_context(|| format!("no field `{structure}.{path}` in this kernel's BTF"))?;
+        ensure!(offset % 8 == 0, "`{structure}.{path}` is a bit field");
         Ok(offset / 8)
     }
 
-    /// Offset in bits.
-    fn member(&self, start: usize, field: &str, nesting: usize) -> Option<u32> {
+    /// Value of a constant of an enumeration of at most 32 bits.
+    pub(super) fn constant(&self, enumeration: &str, name: &str) -> anyhow::Result<u32> {
+        self.records()
+            .filter(|&start| {
+                self.kind(start) == Some(kind::ENUM) && self.name(start) == Some(enumeration)
+            })
+            .find_map(|start| {
+                let count = word(&self.bytes, start + 4)? & 0xffff;
+                let mut constants = (0..count).map(|index| start + 12 + index * 8);
+                let at = constants.find(|&at| self.name(at) == Some(name))?;
+                Some(word(&self.bytes, at + 4)? as u32)
+            })
+            .with_context(|| format!("no constant `{enumeration}::{name}` in this kernel's BTF"))
+    }
+
+    /// Offset in bits of what a path leads to.
+    fn follow(&self, start: usize, path: &str) -> Option<u32> {
+        let (field, rest) = path.split_once('.').unwrap_or((path, ""));
+        let (offset, id) = self.member(start, field, NESTING_MAX)?;
+        if rest.is_empty() {
+            return Some(offset);
+        }
+        Some(offset + self.follow(self.named_by(id)?, rest)?)
+    }
+
+    /// What a type is behind the names that were given to it.
+    fn named_by(&self, id: usize) -> Option<usize> {
+        let start = self.records().nth(id.checked_sub(1)?)?;
+        match self.kind(start)? {
+            kind::TYPEDEF | kind::VOLATILE | kind::CONST => {
+                self.named_by(word(&self.bytes, start + 8)?)
+            }
+            _ => Some(start),
+        }
+    }
+
+    /// Offset in bits, and type.
+    fn member(&self, start: usize, field: &str, nesting: usize) -> Option<(u32, usize)> {
         let info = word(&self.bytes, start + 4)?;
         let has_bit_fields = info >> 31 == 1;
         (0..info & 0xffff).find_map(|index| {
             let at = start + 12 + index * 12;
             let offset = word(&self.bytes, at + 8)? as u32;
             let offset = if has_bit_fields { offset & 0x00ff_ffff } else { offset };
+            let id = word(&self.bytes, at + 4)?;
             match self.name(at)? {
-                name if name == field => Some(offset),
+                name if name == field => Some((offset, id)),
                 "" if nesting > 0 => {
-                    let id = word(&self.bytes, at + 4)?;
                     let nested = self.records().nth(id.checked_sub(1)?)?;
-                    matches!(self.kind(nested)?, kind::STRUCT | kind::UNION)
+                    let (inner, id) = matches!(self.kind(nested)?, kind::STRUCT | kind::UNION)
                         .then(|| self.member(nested, field, nesting - 1))
-                        .flatten()
-                        .map(|inner| offset + inner)
+                        .flatten()?;
+                    Some((offset + inner, id))
                 }
                 _ => None,
             }

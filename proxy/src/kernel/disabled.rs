@@ -56,6 +56,7 @@ impl Disabled {
             running: Running::Userspace,
             detail: self.reason.clone(),
             xdp_mode: None,
+            same_host: None,
             abi: proxy_common::ABI_VERSION,
             features: Vec::new(),
             programs: Vec::new(),

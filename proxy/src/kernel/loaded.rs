@@ -6,19 +6,22 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use aya::{
     Ebpf,
     maps::MapInfo,
-    programs::{SkReuseport, Xdp},
+    programs::{SchedClassifier, SkReuseport, Xdp},
 };
 use proxy_common::names;
 
 use super::{
+    btf::Btf,
     ingress::{self, Attached},
-    loader,
+    loader::{self, SocketSetup},
     log::{self, LogReader},
     rules::Rules,
+    same_host::{self, SameHost},
+    sockets::{self, Sockets},
     sockmap::{self, Tunnel, TunnelRefused, Tunnels},
     stats::{Counter, Counters},
     status::{self, Feature, FeatureState, MapStatus, ProgramStatus, Status},
@@ -32,6 +35,7 @@ use crate::config::{Kernel, KernelMode, Limits};
 pub(super) struct Loaded {
     asked: KernelMode,
     ingress: Vec<Attached>,
+    same_host: Option<SameHost>,
     tunnels: Option<Tunnels>,
     steering: Option<Steering>,
     counters: Counters,
@@ -54,8 +58,8 @@ impl Loaded {
             "built without the BPF object; run `cargo xtask build-ebpf` and build again",
         )?;
         let rules = Rules::new(&config.guard, listeners, workers)?;
-        let tunnels = sockmap::Setup::new(limits);
-        let mut ebpf = loader::create(object, &rules, &tunnels)?;
+        let setup = socket_setup(config, limits);
+        let mut ebpf = loader::create(object, &rules, &setup)?;
         let counters = Counters::new(&mut ebpf)?;
         let log = start_log(&mut ebpf);
         let mut features = Features { asked: config.mode, list: Vec::new() };
@@ -64,8 +68,26 @@ impl Loaded {
         let steering = features.settle(names::WORKER, steering, |_| {
             format!("steers among {workers} workers by hash")
         })?;
+        let SocketSetup { tunnels, offsets, same_host } = setup;
+        let mut sockets = SharedSockets { offsets: offsets.map(drop), loaded: None };
+        // Before the first socket is in the map: it keeps the programs that were there.
+        let same_host = match (&config.same_host, same_host) {
+            (Some(asked), Some(setup)) => {
+                let loaded = setup
+                    .and_then(|_| sockets.get(&mut ebpf))
+                    .and_then(|sockets| SameHost::load(&mut ebpf, asked, sockets));
+                features.settle(names::LOCAL, loaded, |_| {
+                    format!("delivers to sockets of the cgroup `{}`", asked.cgroup)
+                })?
+            }
+            _ => {
+                features.not_asked(names::LOCAL, "`kernel.same_host` is not enabled");
+                None
+            }
+        };
         let tunnels = if limits.sockmap_tunnels > 0 {
-            let tunnels = Tunnels::load(&mut ebpf, tunnels);
+            let tunnels =
+                sockets.get(&mut ebpf).and_then(|shared| Tunnels::load(&mut ebpf, tunnels, shared));
             features.settle(names::TUNNEL, tunnels, |_| {
                 format!("moves up to {} tunnels", limits.sockmap_tunnels)
             })?
@@ -87,6 +109,7 @@ impl Loaded {
         Ok(Self {
             asked: config.mode,
             ingress,
+            same_host,
             tunnels,
             steering,
             counters,
@@ -129,6 +152,22 @@ impl Loaded {
         }
     }
 
+    /// Bytes that leaving now would lose.
+    pub(super) fn unread(&self) -> u64 {
+        match (&self.same_host, self.unread_program()) {
+            (Some(same_host), Some(program)) => same_host.unread(program),
+            _ => 0,
+        }
+    }
+
+    fn unread_program(&self) -> Option<&SchedClassifier> {
+        self.ebpf.program(names::UNREAD)?.try_into().ok()
+    }
+
+    pub(super) fn same_host(&self) -> Option<&SameHost> {
+        self.same_host.as_ref()
+    }
+
     pub(super) fn status(&self) -> Status {
         let features = self.features.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Status {
@@ -136,6 +175,10 @@ impl Loaded {
             running: status::running(&features),
             detail: None,
             xdp_mode: ingress::mode_label(&self.ingress),
+            same_host: self
+                .same_host
+                .as_ref()
+                .map(|same_host| same_host.legs(self.unread_program())),
             abi: proxy_common::ABI_VERSION,
             features,
             programs: self.programs(),
@@ -193,6 +236,39 @@ impl Loaded {
                 entries_max: info.max_entries(),
             })
             .collect()
+    }
+}
+
+fn socket_setup(config: &Kernel, limits: &Limits) -> SocketSetup {
+    let btf = || Btf::of_this_kernel();
+    let is_asked = limits.sockmap_tunnels > 0 || config.same_host.is_some();
+    let offsets = if is_asked {
+        btf().and_then(|btf| sockets::offsets(&btf, &sockets::FIELDS))
+    } else {
+        Ok(Vec::new())
+    };
+    let same_host = config.same_host.as_ref();
+    let same_host = same_host.map(|asked| btf().and_then(|btf| same_host::Setup::new(asked, &btf)));
+    SocketSetup { tunnels: sockmap::Setup::new(limits), offsets, same_host }
+}
+
+/// The map of sockets, loaded by the first feature that needs it.
+struct SharedSockets {
+    offsets: anyhow::Result<()>,
+    loaded: Option<Sockets>,
+}
+
+impl SharedSockets {
+    fn get(&mut self, ebpf: &mut Ebpf) -> anyhow::Result<Sockets> {
+        if let Some(sockets) = &self.loaded {
+            return Ok(sockets.clone());
+        }
+        if let Err(error) = &self.offsets {
+            bail!("{error:#}");
+        }
+        let sockets = Sockets::load(ebpf)?;
+        self.loaded = Some(sockets.clone());
+        Ok(sockets)
     }
 }
 

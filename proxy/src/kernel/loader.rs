@@ -7,12 +7,12 @@ use anyhow::{Context as _, anyhow, ensure};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{Array, MapError},
-    programs::{Program, ProgramError, SkReuseport, SkSkb, Xdp},
+    programs::{Program, ProgramError, SchedClassifier, SkMsg, SkReuseport, SkSkb, SockOps, Xdp},
     util::KernelVersion,
 };
-use proxy_common::{ABI_VERSION, globals, names};
+use proxy_common::{ABI_VERSION, globals, limits, names};
 
-use super::{log, rules::Rules, sockmap};
+use super::{log, rules::Rules, same_host, sockets::Offsets, sockmap};
 
 /// Older kernels lack fixes that the data paths depend on (redirected FIN and early data in
 /// sockmap, see ARCHITECTURE); nothing here is tested on them.
@@ -38,11 +38,7 @@ pub const fn is_built_in() -> bool {
 
 /// Makes the maps, at the sizes and with the constants of this run, and fills them. Nothing is
 /// verified or attached yet.
-pub(super) fn create(
-    object: &[u8],
-    rules: &Rules,
-    tunnels: &sockmap::Setup,
-) -> anyhow::Result<Ebpf> {
+pub(super) fn create(object: &[u8], rules: &Rules, sockets: &SocketSetup) -> anyhow::Result<Ebpf> {
     check_kernel()?;
     let processors = aya::util::nr_cpus()
         .map_err(|(path, error)| anyhow!(error).context(format!("read {path}")))?;
@@ -58,11 +54,37 @@ pub(super) fn create(
         .override_global(aya_log::LEVEL, &log::LEVEL, false)
         .map_max_entries(names::RATE_BY_SOURCE, rules.sources_max())
         .map_max_entries(log::RING, log::RING_SIZE);
-    tunnels.apply(&mut loader);
+    sockets.apply(&mut loader);
     let mut ebpf = loader.load(object).map_err(explain_maps).context("make the maps")?;
     check_abi(&ebpf)?;
     rules.write(&mut ebpf).context("fill the maps")?;
     Ok(ebpf)
+}
+
+/// What tunnels and legs need before the maps are made.
+pub(super) struct SocketSetup {
+    pub(super) tunnels: sockmap::Setup,
+    /// Of fields that `tunnel` reads; or why they are not known.
+    pub(super) offsets: anyhow::Result<Offsets>,
+    /// `None`: not asked for.
+    pub(super) same_host: Option<anyhow::Result<same_host::Setup>>,
+}
+
+impl SocketSetup {
+    fn apply<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        let same_host = self.same_host.as_ref().and_then(|setup| setup.as_ref().ok());
+        let legs_max = same_host.map_or(0, |_| limits::LEGS_MAX);
+        let sockets_max = self.tunnels.ends_max().saturating_add(2 * legs_max);
+        loader.map_max_entries(names::SOCKETS, sockets_max);
+        for (global, offset) in self.offsets.iter().flatten() {
+            loader.override_global(global, offset, true);
+        }
+        self.tunnels.apply(loader);
+        same_host::size_maps(loader, same_host.is_some());
+        if let Some(same_host) = same_host {
+            same_host.apply(loader);
+        }
+    }
 }
 
 fn check_kernel() -> anyhow::Result<()> {
@@ -127,6 +149,24 @@ impl Verify for SkReuseport {
 }
 
 impl Verify for SkSkb {
+    fn verify(&mut self) -> Result<(), ProgramError> {
+        self.load()
+    }
+}
+
+impl Verify for SkMsg {
+    fn verify(&mut self) -> Result<(), ProgramError> {
+        self.load()
+    }
+}
+
+impl Verify for SchedClassifier {
+    fn verify(&mut self) -> Result<(), ProgramError> {
+        self.load()
+    }
+}
+
+impl Verify for SockOps {
     fn verify(&mut self) -> Result<(), ProgramError> {
         self.load()
     }

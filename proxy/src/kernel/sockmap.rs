@@ -12,7 +12,7 @@ mod self_test;
 use std::{
     io,
     mem::offset_of,
-    os::fd::{AsRawFd as _, BorrowedFd},
+    os::fd::BorrowedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -20,14 +20,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, Map, MapData, MapError, SockHash},
-    programs::SkSkb,
+    maps::{HashMap, Map, MapData, MapError},
 };
 use proxy_common::{
-    globals,
     limits::TUNNEL_WINDOW,
     names,
     tunnel::{Control, Flow, state},
@@ -35,20 +33,11 @@ use proxy_common::{
 use rustix::time::{ClockId, clock_gettime};
 
 use self::places::{Place, Places};
-use super::{btf::Btf, loader};
+use super::sockets::{Sockets, take};
 use crate::{
     config::Limits,
     sys::{self, mapped::MappedWords},
 };
-
-/// Global, struct, field: what the program has to know of this kernel.
-pub(super) const FIELDS: [(&str, &str, &str); 5] = [
-    (globals::SKB_SEQ, "sk_buff", "cb"),
-    (globals::SKB_TRUESIZE, "sk_buff", "truesize"),
-    (globals::TCP_COPIED_SEQ, "tcp_sock", "copied_seq"),
-    (globals::TCP_WRITE_SEQ, "tcp_sock", "write_seq"),
-    (globals::TCP_SND_UNA, "tcp_sock", "snd_una"),
-];
 
 const WORD: usize = size_of::<u64>();
 
@@ -94,7 +83,7 @@ pub(super) struct Tunnels {
 }
 
 struct Shared {
-    sockets: Mutex<SockHash<MapData, u64>>,
+    sockets: Sockets,
     ends: Mutex<HashMap<MapData, u64, u32>>,
     controls: MappedWords,
     flows: MappedWords,
@@ -118,37 +107,25 @@ struct Socket {
     written: u64,
 }
 
-/// What the loader has to know before the maps are made and the program is verified.
+/// How many there may be.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Setup {
     tunnels_max: u32,
-    /// Offsets of this kernel, by the global that takes each; or why there are none.
-    offsets: anyhow::Result<Vec<(&'static str, u32)>>,
 }
 
 impl Setup {
     pub(super) fn new(limits: &Limits) -> Self {
-        let offsets = match limits.sockmap_tunnels {
-            0 => Err(anyhow!("`limits.sockmap_tunnels` is 0")),
-            _ => offsets(),
-        };
-        Self { tunnels_max: limits.sockmap_tunnels, offsets }
+        Self { tunnels_max: limits.sockmap_tunnels }
     }
 
-    /// Sets capacities and constants. Without offsets the program is not loaded: see
-    /// [`Tunnels::load`].
-    pub(super) fn apply<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
-        for map in
-            [names::TUNNEL_SOCKETS, names::TUNNEL_END, names::TUNNEL_CONTROL, names::TUNNEL_FLOW]
-        {
+    pub(super) fn apply(self, loader: &mut EbpfLoader<'_>) {
+        for map in [names::TUNNEL_END, names::TUNNEL_CONTROL, names::TUNNEL_FLOW] {
             loader.map_max_entries(map, self.ends_max());
-        }
-        for (global, offset) in self.offsets.iter().flatten() {
-            loader.override_global(global, offset, true);
         }
     }
 
     /// At least one tunnel: the kernel makes no empty map.
-    const fn ends_max(&self) -> u32 {
+    pub(super) const fn ends_max(self) -> u32 {
         match self.tunnels_max {
             0 => 2,
             tunnels => tunnels.saturating_mul(2),
@@ -156,27 +133,12 @@ impl Setup {
     }
 }
 
-fn offsets() -> anyhow::Result<Vec<(&'static str, u32)>> {
-    let btf = Btf::of_this_kernel()?;
-    FIELDS
-        .into_iter()
-        .map(|(global, structure, field)| Ok((global, btf.offset_of(structure, field)?)))
-        .collect()
-}
-
 impl Tunnels {
-    /// Loads the program, attaches it to the socket map, and proves on loopback that it does what it
-    /// should on this kernel.
-    pub(super) fn load(ebpf: &mut Ebpf, setup: Setup) -> anyhow::Result<Self> {
+    /// Proves on loopback that the program does what it should on this kernel.
+    pub(super) fn load(ebpf: &mut Ebpf, setup: Setup, sockets: Sockets) -> anyhow::Result<Self> {
         let ends_max = setup.ends_max();
-        setup.offsets?;
-        let sockets: SockHash<MapData, u64> = take(ebpf, names::TUNNEL_SOCKETS)?.try_into()?;
-        // Before the first socket: a socket keeps the program its map had when it came in.
-        loader::verify::<SkSkb>(ebpf, names::TUNNEL)?
-            .attach(sockets.fd())
-            .context("attach `tunnel` to `TUNNEL_SOCKETS`")?;
         let shared = Shared {
-            sockets: Mutex::new(sockets),
+            sockets,
             ends: Mutex::new(take(ebpf, names::TUNNEL_END)?.try_into()?),
             controls: map_array::<Control>(ebpf, names::TUNNEL_CONTROL, ends_max)?,
             flows: map_array::<Flow>(ebpf, names::TUNNEL_FLOW, ends_max)?,
@@ -206,10 +168,6 @@ impl Tunnels {
     }
 }
 
-fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Map> {
-    ebpf.take_map(name).with_context(|| format!("no map `{name}`"))
-}
-
 fn map_array<T>(ebpf: &mut Ebpf, name: &str, count: u32) -> anyhow::Result<MappedWords> {
     let Map::Array(map) = take(ebpf, name)? else { bail!("map `{name}` is not an array") };
     MappedWords::map(map.fd(), count as usize * size_of::<T>() / WORD)
@@ -218,7 +176,7 @@ fn map_array<T>(ebpf: &mut Ebpf, name: &str, count: u32) -> anyhow::Result<Mappe
 
 impl Shared {
     fn insert(&self, cookie: u64, socket: BorrowedFd<'_>) -> Result<(), TunnelRefused> {
-        lock(&self.sockets).insert(cookie, socket.as_raw_fd(), 0).map_err(|error| refusal(&error))
+        self.sockets.insert(cookie, socket).map_err(|error| refusal(&error))
     }
 
     fn control(&self, index: u32, field: usize) -> &AtomicU64 {

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::same_host::Legs;
 use crate::config::KernelMode;
 
 /// The kernel half as asked for and as it runs.
@@ -15,6 +16,9 @@ pub struct Status {
     /// How XDP is attached: `native`, `generic`, or `mixed` over several interfaces.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub xdp_mode: Option<&'static str>,
+    /// Connections whose both ends are on this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub same_host: Option<Legs>,
     pub abi: u32,
     pub features: Vec<Feature>,
     pub programs: Vec<ProgramStatus>,

@@ -13,7 +13,12 @@ fn route((uris, hosts, methods, priority): (&str, &str, &str, i64)) -> Route {
         methods: words(methods),
         priority,
         plugins: Vec::new(),
-        upstream: Arc::new(Upstream { id: "u".into(), nodes: Vec::new(), retries: 0 }),
+        upstream: Arc::new(Upstream {
+            id: "u".into(),
+            nodes: Vec::new(),
+            retries: 0,
+            is_same_host: true,
+        }),
     }
 }
 

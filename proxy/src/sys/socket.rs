@@ -52,6 +52,29 @@ pub fn make_room(socket: impl AsFd, window: u32) -> io::Result<()> {
     SockRef::from(&socket).set_tcp_notsent_lowat(window.saturating_mul(2))
 }
 
+/// Number of the network namespace that this process is in, unique on this kernel until reboot
+/// (`SO_NETNS_COOKIE`, v5.14).
+///
+/// # Errors
+/// No socket can be opened.
+#[expect(unsafe_code, reason = "no safe wrapper of this option")]
+pub fn own_namespace() -> io::Result<u64> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let mut cookie: u64 = 0;
+    let mut size = mem::size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes, which `cookie` has.
+    let failed = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut size,
+        )
+    };
+    if failed == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Leaves urgent bytes where they stand in the stream. Otherwise each of them is taken out of it.
 ///
 /// # Errors

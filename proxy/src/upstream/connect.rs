@@ -1,12 +1,17 @@
 //! Dials one node with a deadline and sets the socket up for proxying.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd as _, BorrowedFd},
+    time::Duration,
+};
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::{config::Limits, error::Fault, metrics::ConnectResult, sys::socket};
 
-/// Dials `address` within `timeout`.
+/// Dials `address` within `timeout`, with a socket that `prepare` has seen before.
 ///
 /// # Errors
 /// [`Fault::ConnectTimedOut`], or [`Fault::ConnectRefused`] for everything else that keeps a
@@ -15,8 +20,14 @@ pub async fn dial(
     address: SocketAddr,
     timeout: Duration,
     limits: &Limits,
+    prepare: impl FnOnce(BorrowedFd<'_>),
 ) -> Result<TcpStream, Fault> {
-    let stream = match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
+    let connect = async {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        prepare(socket.as_fd());
+        socket.connect(address).await
+    };
+    let stream = match tokio::time::timeout(timeout, connect).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
             return Err(Fault::ConnectTimedOut);

@@ -1,11 +1,18 @@
 //! One connection to a node that the express lane reads and writes itself.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, os::fd::AsFd as _, sync::Arc};
 
 use tokio::net::TcpStream;
 
 use super::pool::Pooled;
-use crate::metrics::{GaugeGuard, UpstreamMetrics};
+use crate::{
+    kernel::{Join, KernelPlane, Outlook},
+    metrics::{GaugeGuard, UpstreamMetrics},
+};
+
+/// Check-ins at which a connection is looked at: it joins at the first, what is sent next shows whether
+/// its node blocks, and after that it is known what it is good for.
+const LEG_TRIES_MAX: u8 = 4;
 
 /// A connection between two exchanges, or in one. It owns no buffer.
 pub(crate) struct PlainConnection {
@@ -13,12 +20,41 @@ pub(crate) struct PlainConnection {
     pub(crate) stream: TcpStream,
     /// Whether it comes out of the pool and the node has said nothing since.
     pub(crate) is_reused: bool,
+    /// Whether the kernel delivers between it and the node, which is on this host.
+    pub(crate) is_leg: bool,
+    /// How often more is still asked for that.
+    tries_left: u8,
     metrics: Arc<UpstreamMetrics>,
 }
 
 impl PlainConnection {
     pub(crate) fn new(stream: TcpStream, node: SocketAddr, metrics: &Arc<UpstreamMetrics>) -> Self {
-        Self { node, stream, is_reused: false, metrics: Arc::clone(metrics) }
+        let metrics = Arc::clone(metrics);
+        Self { node, stream, is_reused: false, is_leg: false, tries_left: LEG_TRIES_MAX, metrics }
+    }
+
+    /// It lives for more than one request: worth what it costs to deliver directly. `false`: a new
+    /// connection would be delivered, and this one never will be.
+    pub(crate) fn join_leg(&mut self, kernel: &KernelPlane) -> bool {
+        if self.tries_left == 0 {
+            return true;
+        }
+        self.tries_left -= 1;
+        let socket = self.stream.as_fd();
+        if !self.is_leg {
+            match kernel.join_leg(socket) {
+                Join::Joined => self.is_leg = true,
+                Join::NotNow => {}
+                Join::Never => self.tries_left = 0,
+            }
+            return true;
+        }
+        match kernel.leg_outlook(socket) {
+            Outlook::Direct => self.tries_left = 0,
+            Outlook::Better => return false,
+            Outlook::Unknown => {}
+        }
+        true
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proxy::test_support::{Client, Node, Reply, TestProxy};
+use proxy::test_support::{Client, Node, Reply, TestProxy, gives_up_connections};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 /// Far below every timeout there is, far above what an exchange on loopback takes.
@@ -54,7 +54,9 @@ fn a_response_ends_with_its_last_byte() {
         assert!(line.ends_with(" --"), "{line}");
     }
     let connections: Vec<_> = node.seen().iter().map(|seen| seen.connection).collect();
-    assert!(connections.iter().all(|&connection| connection == 0), "{connections:?}");
+    if !gives_up_connections() {
+        assert!(connections.iter().all(|&connection| connection == 0), "{connections:?}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use proxy::config::{Config, Datapath, KernelMode, LogTarget, Protocol, check};
+use proxy::config::{Config, Datapath, KernelMode, LogTarget, Protocol, SameHost, check};
 
 fn messages(yaml: &str) -> String {
     match Config::parse(yaml, "t.yaml") {
@@ -334,7 +334,7 @@ fn the_kernel_section_is_checked() {
         "kernel:\n\
          \x20 mode: requires\n\
          \x20 xdp: { interfaces: [eth0, eth0, eth/0, an-interface-with-a-long-name], mode: offload }\n\
-         \x20 same_host: { enabled: true }\n\
+         \x20 same_host: { enabled: yes, cgroup: pods, uid: -1, window: 1KiB, egress_max: 1KiB }\n\
          \x20 guard:\n\
          \x20   allow: [10.0.0.0/8, 10.0.0.0/8, 10.0.0.1/8, '::ffff:10.0.0.0/104', any]\n\
          \x20   connection_rate: { per_second: 0 }\n",
@@ -347,7 +347,13 @@ fn the_kernel_section_is_checked() {
             "6:42: kernel.xdp.interfaces[3]: not the name of an interface; at most 15 bytes, no \
              `/`, `:` or blank",
             "6:80: kernel.xdp.mode: `offload` is not built yet; use `auto`, `native` or `generic`",
-            "7:3: kernel.same_host: not built yet; remove it",
+            "7:25: kernel.same_host.enabled: expected `true` or `false`, found `yes`",
+            "7:38: kernel.same_host.cgroup: expected a cgroup as `/proc/PID/cgroup` has it, such \
+             as `/` or `/pods`",
+            "7:49: kernel.same_host.uid: expected a whole number from 0 to 4294967294, found `-1`",
+            "7:61: kernel.same_host.window: expected a size with its unit (`512B`, `16KiB`, `1MiB`) \
+             from 64KiB to 16MiB, found `1KiB`",
+            "7:67: kernel.same_host.egress_max: not built yet; remove it",
             "9:25: kernel.guard.allow[1]: `10.0.0.0/8` is in line 9 already",
             "9:37: kernel.guard.allow[2]: bits are set behind the prefix; write `10.0.0.0/8`",
             "9:49: kernel.guard.allow[3]: an IPv4-mapped address; write it as `10.0.0.0`",
@@ -361,6 +367,32 @@ fn the_kernel_section_is_checked() {
     check_addition(
         "workers: 65\nkernel: { mode: require }\n",
         &["1:1: `workers: 65` with `kernel.mode: require`; the kernel half steers 64"],
+    );
+}
+
+#[test]
+fn delivery_on_this_host_is_asked_for_by_name() {
+    let config = valid(&with(
+        "kernel: { same_host: { enabled: true, cgroup: /pods, uid: 1000, cross_namespace: true } }\n",
+    ));
+    let expected = SameHost {
+        cgroup: "/pods".into(),
+        uid: Some(1000),
+        is_cross_namespace: true,
+        window: 1 << 20,
+    };
+    assert_eq!(config.kernel.same_host, Some(expected));
+    assert!(config.listeners[0].is_same_host && !config.listeners[1].is_same_host);
+    let config = valid(&with("kernel: { same_host: { enabled: false, cgroup: / } }\n"));
+    assert_eq!(config.kernel.same_host, None);
+    check_addition(
+        "kernel: { same_host: { enabled: true } }\n",
+        &["4:22: kernel.same_host: `cgroup` is missing"],
+    );
+    check_errors(
+        "listeners: [{ name: l4, address: 127.0.0.1:0, protocol: tcp, same_host: true }]\n\
+         stream_routes: [{ id: a, upstream: { nodes: { \"127.0.0.1:80\": 1 } } }]\n",
+        &["1:73: listeners[0].same_host: only a listener with `protocol: http` delivers directly"],
     );
 }
 

@@ -14,6 +14,7 @@ use proxy_common::{
     addr::{Destination, Source},
     globals,
     guard::{Bucket, FloodGauge, Rule},
+    leg::{Key, Leg, Member, Received, Switch},
     limits, names,
     steering::{DrainedWorkers, Listener},
     tunnel::{Control, Flow},
@@ -48,7 +49,10 @@ fn every_program_is_there_with_its_type() {
     ));
     let tunnel = section(names::TUNNEL);
     assert!(matches!(tunnel, ProgramSection::SkSkbStream { kind: SkSkbKind::StreamVerdict }));
-    assert_eq!(object.programs.len(), 3);
+    assert!(matches!(section(names::ESTABLISH), ProgramSection::SockOps));
+    assert!(matches!(section(names::LOCAL), ProgramSection::SkMsg));
+    assert!(matches!(section(names::UNREAD), ProgramSection::SchedClassifier));
+    assert_eq!(object.programs.len(), 6);
     assert_eq!(object.license.to_bytes(), b"Dual MIT/GPL");
 }
 
@@ -93,10 +97,18 @@ fn every_map_has_the_shared_layout() {
     check_map::<u32, u32>(o, names::WORKER_SOCKETS, BPF_MAP_TYPE_REUSEPORT_SOCKARRAY, sockets);
     check_map::<u32, DrainedWorkers>(o, names::DRAINED_WORKERS, BPF_MAP_TYPE_ARRAY, 1);
     let ends = 2 * limits::TUNNELS_DEFAULT;
-    check_map::<u64, u32>(o, names::TUNNEL_SOCKETS, BPF_MAP_TYPE_SOCKHASH, ends);
+    check_map::<u64, u32>(o, names::SOCKETS, BPF_MAP_TYPE_SOCKHASH, ends);
     check_map::<u64, u32>(o, names::TUNNEL_END, BPF_MAP_TYPE_HASH, ends);
     check_map::<u32, Control>(o, names::TUNNEL_CONTROL, BPF_MAP_TYPE_ARRAY, ends);
     check_map::<u32, Flow>(o, names::TUNNEL_FLOW, BPF_MAP_TYPE_ARRAY, ends);
+    check_map::<Key, Leg>(o, names::LEGS, BPF_MAP_TYPE_HASH, limits::LEGS_MAX);
+    check_map::<u32, Member>(o, names::MEMBER, BPF_MAP_TYPE_SK_STORAGE, 0);
+    check_map::<u64, Received>(o, names::RECEIVED, BPF_MAP_TYPE_HASH, 2 * limits::LEGS_MAX);
+    let own = limits::OWN_ADDRESSES_MAX;
+    check_map::<Destination, u32>(o, names::OWN_ADDRESSES, BPF_MAP_TYPE_HASH, own);
+    let nodes = limits::NODES_MAX;
+    check_map::<Destination, u32>(o, names::NODES, BPF_MAP_TYPE_LRU_HASH, nodes);
+    check_map::<u32, Switch>(o, names::SAME_HOST, BPF_MAP_TYPE_ARRAY, 1);
 }
 
 #[test]
@@ -129,6 +141,24 @@ fn every_global_can_be_set_and_the_abi_is_ours() {
         globals::TCP_COPIED_SEQ,
         globals::TCP_WRITE_SEQ,
         globals::TCP_SND_UNA,
+        globals::LOCAL_WINDOW,
+        globals::CROSS_NAMESPACE,
+        globals::TRUSTED_USER,
+        globals::SOCK_COOKIE,
+        globals::SOCK_STATE,
+        globals::SOCK_USER,
+        globals::SOCK_FLAGS,
+        globals::SOCK_ZEROCOPY,
+        globals::SOCK_OWNED,
+        globals::SOCK_USER_DATA,
+        globals::SOCK_RECEIVED,
+        globals::SOCK_BACKLOG,
+        globals::SOCK_SOCKET,
+        globals::SOCKET_FILE,
+        globals::FILE_FLAGS,
+        globals::SOCK_ULP,
+        globals::PSOCK_UNREAD,
+        globals::PSOCK_WAITING,
     ] {
         set(&mut object, name, &7_u32.to_ne_bytes()).unwrap();
         assert!(set(&mut object, name, &7_u64.to_ne_bytes()).is_err(), "{name} is a u32");
@@ -138,6 +168,7 @@ fn every_global_can_be_set_and_the_abi_is_ours() {
         globals::RATE_INTERVAL_NS,
         globals::RATE_TOLERANCE_NS,
         globals::FLOOD_SOURCES_MAX,
+        globals::OWN_NAMESPACE,
     ] {
         set(&mut object, name, &7_u64.to_ne_bytes()).unwrap();
         assert!(set(&mut object, name, &7_u32.to_ne_bytes()).is_err(), "{name} is a u64");

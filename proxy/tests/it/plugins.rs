@@ -12,7 +12,7 @@ use proxy::{
     plugin::{
         BodyFilter, Call, FieldEdits, Finished, Hooks, Outcome, Plugin, Reply, RequestContext,
     },
-    test_support::{Node, PATIENCE, Reply as NodeReply, TestProxy},
+    test_support::{Node, PATIENCE, Reply as NodeReply, TestProxy, gives_up_connections},
 };
 
 const DELAY: Duration = Duration::from_millis(50);
@@ -137,7 +137,9 @@ fn a_response_passes_the_hooks_of_every_plugin_last_first() {
     assert_eq!(client.response_to("HEAD").field("content-length"), None);
     assert_eq!(client.ask(get("/plain")).text(), "a b");
     let connections: Vec<_> = node.seen().iter().map(|seen| seen.connection).collect();
-    assert_eq!(connections, [0; 5]);
+    if !gives_up_connections() {
+        assert_eq!(connections, [0; 5]);
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod equivalence;
 mod guard;
+mod leg;
 mod load;
 mod steer;
 mod storm;
@@ -49,7 +50,7 @@ fn has_capabilities() -> bool {
 /// `kernel:` of a configuration that requires everything it asks for.
 pub(crate) fn required(interfaces: &[&str], mode: XdpMode, guard: Guard) -> Kernel {
     let interfaces = interfaces.iter().map(|&name| name.to_owned()).collect();
-    Kernel { mode: KernelMode::Require, xdp: Xdp { interfaces, mode }, guard }
+    Kernel { mode: KernelMode::Require, xdp: Xdp { interfaces, mode }, guard, same_host: None }
 }
 
 pub(crate) fn limits() -> Limits {

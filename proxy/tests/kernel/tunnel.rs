@@ -2,7 +2,7 @@
 
 mod child;
 mod forged;
-mod memory;
+pub(crate) mod memory;
 
 use std::{future::pending, io::ErrorKind, net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ use tokio::{
 use crate::{limits, required, skip_without_privileges};
 
 /// Cases that measure memory run alone.
-static MACHINE: RwLock<()> = RwLock::const_new(());
+pub(crate) static MACHINE: RwLock<()> = RwLock::const_new(());
 /// No case waits longer for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -120,17 +120,17 @@ async fn connection() -> (TcpStream, TcpStream) {
 }
 
 /// Bytes that look random and differ by seed (xorshift64*).
-struct Noise(u64);
+pub(crate) struct Noise(pub(crate) u64);
 
 impl Noise {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    fn bytes(seed: u64, len: usize) -> Vec<u8> {
+    pub(crate) fn bytes(seed: u64, len: usize) -> Vec<u8> {
         let mut noise = Noise(seed);
         std::iter::repeat_with(|| noise.next().to_le_bytes()).flatten().take(len).collect()
     }
@@ -574,7 +574,7 @@ async fn stuff(socket: &TcpStream, pattern: &[u8]) -> usize {
 }
 
 /// The kernel says so in its log when a socket map has confused a socket.
-fn assert_kernel_is_content() {
+pub(crate) fn assert_kernel_is_content() {
     let log = std::process::Command::new("dmesg").output().unwrap();
     let log = String::from_utf8_lossy(&log.stdout);
     for complaint in ["recvmsg seq #", "WARNING: CPU"] {

@@ -13,7 +13,7 @@ const ADDED_MAX: i64 = 5 << 20;
 const TRANSFERS: usize = 24;
 
 /// Memory of this process, of all TCP queues and of the kernel's slabs, bytes.
-fn memory_in_use() -> i64 {
+pub(crate) fn memory_in_use() -> i64 {
     let number = |path: &str, name: &str, at: usize| -> i64 {
         let text = fs::read_to_string(path).unwrap();
         let line = text.lines().find(|line| line.starts_with(name)).unwrap();

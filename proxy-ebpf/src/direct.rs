@@ -1,0 +1,89 @@
+//! How much may be delivered to a receiver that does not read: pure arithmetic.
+//!
+//! Delivering has no backpressure of its own. What may not be delivered goes by TCP, whose window
+//! closes.
+
+use proxy_common::{
+    Reason,
+    leg::NO_LEGS,
+    limits::{SHORT_LIVED_MAX, SHORT_LIVED_TAKEN, UNREAD_MESSAGES_MAX},
+};
+
+/// A message that is to be delivered, in bytes: its size, what the receiver has not read, and how much
+/// that may become.
+#[derive(Clone, Copy)]
+pub struct Message {
+    pub size: u32,
+    pub unread: u32,
+    pub window: u32,
+}
+
+/// Whether a message may be delivered; if so it is counted in `messages`, those delivered since the
+/// receiver had nothing unread.
+///
+/// # Errors
+/// [`Reason::UnreadBytes`], [`Reason::UnreadMessages`].
+#[inline(always)]
+pub fn admit(messages: &mut u64, message: Message) -> Result<(), Reason> {
+    if message.unread == 0 {
+        *messages = 0;
+    }
+    if message.unread.saturating_add(message.size) > message.window {
+        return Err(Reason::UnreadBytes);
+    }
+    if *messages >= UNREAD_MESSAGES_MAX {
+        return Err(Reason::UnreadMessages);
+    }
+    *messages += 1;
+    Ok(())
+}
+
+/// One barren connection more; never [`NO_LEGS`].
+#[inline(always)]
+pub const fn one_more(barren: u32) -> u32 {
+    if barren >= NO_LEGS - 1 { SHORT_LIVED_MAX } else { barren + 1 }
+}
+
+/// Whether a connection is worth taking, after `barren` others in a row that were not delivered to.
+#[inline(always)]
+pub const fn is_worth_it(barren: u32) -> bool {
+    barren < SHORT_LIVED_MAX || barren.is_multiple_of(SHORT_LIVED_TAKEN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: u32 = 1000;
+
+    #[track_caller]
+    fn check(messages: u64, size: u32, unread: u32, expected: Result<u64, Reason>) {
+        let mut count = messages;
+        let admitted = admit(&mut count, Message { size, unread, window: WINDOW });
+        assert_eq!(admitted.map(|()| count), expected);
+    }
+
+    #[test]
+    fn bytes_stay_within_the_window() {
+        check(0, WINDOW, 0, Ok(1));
+        check(0, WINDOW + 1, 0, Err(Reason::UnreadBytes));
+        check(1, 1, WINDOW - 1, Ok(2));
+        check(1, 1, WINDOW, Err(Reason::UnreadBytes));
+        check(1, u32::MAX, 1, Err(Reason::UnreadBytes));
+    }
+
+    #[test]
+    fn of_many_barren_connections_few_are_taken() {
+        assert!((0..SHORT_LIVED_MAX).all(is_worth_it));
+        let taken = SHORT_LIVED_MAX..SHORT_LIVED_MAX + 10 * SHORT_LIVED_TAKEN;
+        assert_eq!(taken.filter(|barren| is_worth_it(*barren)).count(), 10);
+        assert_eq!([one_more(0), one_more(NO_LEGS - 1)], [1, SHORT_LIVED_MAX]);
+    }
+
+    #[test]
+    fn messages_are_bounded_until_nothing_is_unread() {
+        check(UNREAD_MESSAGES_MAX - 1, 1, 1, Ok(UNREAD_MESSAGES_MAX));
+        check(UNREAD_MESSAGES_MAX, 1, 1, Err(Reason::UnreadMessages));
+        check(UNREAD_MESSAGES_MAX, 1, 0, Ok(1));
+    }
+}

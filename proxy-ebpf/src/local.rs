@@ -1,0 +1,224 @@
+//! `local`: what is sent on one end of a leg is queued at the other end at once, without TCP.
+//!
+//! Runs in the sender's call, for each message. Everything else stays as it is: what may not be
+//! delivered goes by TCP, into the same queue of the receiver, so switching in either direction
+//! only has to prove that nothing is still on its way.
+
+use core::{ffi::c_void, ptr::read_volatile};
+
+use aya_ebpf::{bindings::BPF_F_INGRESS, programs::SkMsgContext};
+use proxy_common::{
+    Reason,
+    addr::Destination,
+    leg::{Member, state},
+};
+use proxy_ebpf::direct::{self, Message};
+
+use crate::{
+    establish::{is_switched_on, is_trusted, member},
+    maps::{
+        LEGS, LOCAL_WINDOW, NODES, OWN_ADDRESSES, PSOCK_UNREAD, PSOCK_WAITING, SOCK_BACKLOG,
+        SOCK_COOKIE, SOCK_FLAGS, SOCK_OWNED, SOCK_RECEIVED, SOCK_STATE, SOCK_ULP, SOCK_ZEROCOPY,
+        SOCKETS, TCP_SND_UNA, TCP_WRITE_SEQ,
+    },
+    sock::{is_nonblocking, queue_of, read_u8, read_u32, read_u64, tcp_sock},
+};
+
+/// Delivers one message, or says why TCP gets it.
+#[inline(always)]
+pub(crate) fn try_local(ctx: &SkMsgContext) -> Result<Reason, Reason> {
+    let sender = own_sock(ctx);
+    let member = member(sender, 0).ok_or(Reason::NoLeg)?;
+    match deliver(ctx, sender, member) {
+        Ok(()) => {
+            if member.state & (state::DIRECT | state::ACTIVE | state::UPSTREAM) == state::ACTIVE {
+                was_worth_it(member);
+            }
+            member.state |= state::DIRECT;
+            Ok(Reason::Delivered)
+        }
+        Err(reason) => {
+            member.state &= !state::DIRECT;
+            Err(reason)
+        }
+    }
+}
+
+/// Somebody who connected to us was delivered to: others may be worth it too.
+#[inline(always)]
+fn was_worth_it(member: &Member) {
+    let listener = Destination::new(member.key.passive, member.key.passive_port_be);
+    if let Some(barren) = OWN_ADDRESSES.get_ptr_mut(listener) {
+        // SAFETY: an entry of the map. Others may count at the same time: one more or less is all.
+        unsafe { *barren = 0 };
+    }
+}
+
+#[inline(always)]
+fn deliver(ctx: &SkMsgContext, sender: *mut c_void, member: &mut Member) -> Result<(), Reason> {
+    if !is_switched_on() {
+        return Err(Reason::SwitchedOff);
+    }
+    if member.state & state::BY_TCP != 0 {
+        return Err(Reason::HeldUp);
+    }
+    // The same address in another type: the verifier allows no arithmetic on a socket.
+    let sender = tcp_sock(sender).ok_or(Reason::NotEligible)?;
+    if !is_sending(sender) || !is_plain(sender) {
+        return Err(Reason::NotEligible);
+    }
+    let receiver = Receiver::of(member)?;
+    let is_direct = member.state & state::DIRECT != 0;
+    let is_ours = member.state & (state::UPSTREAM | state::DOWNSTREAM) != 0;
+    let unread = receiver.look(is_direct, is_ours);
+    if !is_direct && member.state & state::UPSTREAM != 0 {
+        learn(member, &receiver);
+    }
+    let unread = unread?;
+    if !is_direct {
+        check_arrived(sender)?;
+    }
+    let message = Message { size: ctx.size(), unread, window: LOCAL_WINDOW.load() };
+    direct::admit(&mut member.unread_messages, message)?;
+    // The helper returns the verdict it recommends: to drop, 0, if there is no such socket. The entry
+    // point passes instead.
+    match SOCKETS.redirect_msg(ctx, receiver.cookie, u64::from(BPF_F_INGRESS)) {
+        0 => Err(Reason::NoReceiver),
+        _ => Ok(()),
+    }
+}
+
+/// Notes whether what this node accepts blocks: the next connection to it enters the map only if not.
+#[inline(always)]
+fn learn(member: &Member, receiver: &Receiver) {
+    let node = Destination::new(member.key.passive, member.key.passive_port_be);
+    let is_nonblocking = is_nonblocking(receiver.sock);
+    if receiver.check_identity().is_err() {
+        return;
+    }
+    // Full, or not there: known less.
+    let _ = if is_nonblocking { NODES.insert(node, 1, 0) } else { NODES.remove(node) };
+}
+
+/// Whether all that the sender gave to TCP has arrived.
+#[inline(always)]
+fn check_arrived(sender: *mut c_void) -> Result<(), Reason> {
+    let sent = read_u32(sender, TCP_WRITE_SEQ.load());
+    if sent.is_none() || sent != read_u32(sender, TCP_SND_UNA.load()) {
+        return Err(Reason::InFlight);
+    }
+    Ok(())
+}
+
+/// Whether its connection still takes bytes: a socket may be written to after it was reset.
+#[inline(always)]
+fn is_sending(sender: *mut c_void) -> bool {
+    /// `TCP_ESTABLISHED` and `TCP_CLOSE_WAIT` (include/net/tcp_states.h), as bits.
+    const SENDING: u32 = 1 << 1 | 1 << 8;
+    read_u8(sender, SOCK_STATE.load()).is_some_and(|state| 1_u32 << (state & 31) & SENDING != 0)
+}
+
+/// Neither MSG_ZEROCOPY, whose completion would never come, nor TLS in the kernel, whose plaintext
+/// would be delivered.
+#[inline(always)]
+fn is_plain(sock: *mut c_void) -> bool {
+    let flags = read_u64(sock, SOCK_FLAGS.load());
+    flags.is_some_and(|flags| flags >> (SOCK_ZEROCOPY.load() & 63) & 1 == 0)
+        && read_u64(sock, SOCK_ULP.load()) == Some(0)
+}
+
+/// The other end, whose memory may be given to another socket at any time: what was read counts only
+/// if the cookie is the same before and after.
+struct Receiver {
+    sock: *mut c_void,
+    cookie: u64,
+}
+
+impl Receiver {
+    #[inline(always)]
+    fn of(member: &mut Member) -> Result<Self, Reason> {
+        if member.peer == 0 {
+            let leg = LEGS.get_ptr(member.key).ok_or(Reason::NoLeg)?;
+            let is_active = member.state & state::ACTIVE != 0;
+            // SAFETY: an entry of the map, which is not given to another leg while a program runs.
+            let leg = unsafe { &*leg };
+            let end = if is_active { &leg.passive } else { &leg.active };
+            // SAFETY: a field. First: with it, the rest is there.
+            let cookie = unsafe { read_volatile(&raw const end.cookie) };
+            if cookie == 0 {
+                return Err(Reason::NoLeg);
+            }
+            // SAFETY: a field.
+            member.peer_sock = unsafe { read_volatile(&raw const end.sock) };
+            member.peer = cookie;
+        }
+        Ok(Self { sock: member.peer_sock as *mut c_void, cookie: member.peer })
+    }
+
+    /// Whether it can be delivered to; if so, the bytes that it has not read.
+    #[inline(always)]
+    fn look(&self, is_direct: bool, is_foreign: bool) -> Result<u32, Reason> {
+        self.check_identity()?;
+        let queue = self.queue().ok_or(Reason::NoReceiver)?;
+        // Somebody who sleeps in a call on it, in a page fault perhaps, would hold up the sender.
+        if read_u32(self.sock, SOCK_OWNED.load()) != Some(0) {
+            return Err(Reason::ReceiverBusy);
+        }
+        if !is_direct {
+            self.check_order(queue)?;
+            if !is_plain(self.sock) || !is_nonblocking(self.sock) {
+                return Err(Reason::NotEligible);
+            }
+            // Who accepted it may be another than who listened.
+            if is_foreign && !is_trusted(self.sock) {
+                return Err(Reason::NotEligible);
+            }
+        }
+        let unread = read_u32(queue, PSOCK_UNREAD.load()).ok_or(Reason::NoReceiver)?;
+        self.check_identity()?;
+        Ok(unread)
+    }
+
+    #[inline(always)]
+    fn check_identity(&self) -> Result<(), Reason> {
+        if read_u64(self.sock, SOCK_COOKIE.load()) == Some(self.cookie) {
+            Ok(())
+        } else {
+            Err(Reason::NoReceiver)
+        }
+    }
+
+    /// Its queue, if it still receives.
+    #[inline(always)]
+    fn queue(&self) -> Option<*mut c_void> {
+        /// `TCP_ESTABLISHED`, `TCP_FIN_WAIT1`, `TCP_FIN_WAIT2` (include/net/tcp_states.h), as bits.
+        const RECEIVING: u32 = 1 << 1 | 1 << 4 | 1 << 5;
+        let state = read_u8(self.sock, SOCK_STATE.load())?;
+        if 1_u32 << (state & 31) & RECEIVING == 0 {
+            return None;
+        }
+        queue_of(self.sock)
+    }
+
+    /// Whether everything that came by TCP is in the one queue that is delivered to. What TCP is
+    /// just moving there is moved under the receiver's lock, which delivering waits for.
+    #[inline(always)]
+    fn check_order(&self, queue: *mut c_void) -> Result<(), Reason> {
+        let waits = |base, offset| read_u32(base, offset) != Some(0);
+        if waits(self.sock, SOCK_RECEIVED.load())
+            || waits(self.sock, SOCK_BACKLOG.load())
+            || waits(queue, PSOCK_WAITING.load())
+        {
+            return Err(Reason::NotQueued);
+        }
+        Ok(())
+    }
+}
+
+#[inline(always)]
+fn own_sock(ctx: &SkMsgContext) -> *mut c_void {
+    // SAFETY: the context is valid for the run of the program.
+    let msg = unsafe { &*ctx.msg };
+    // SAFETY: the only variant of this union beside padding; never null (v5.8).
+    unsafe { msg.__bindgen_anon_3.sk }.cast()
+}

@@ -1,0 +1,418 @@
+//! Legs: connections of ours whose other end is on this host too. `establish` finds both ends, this
+//! puts ours into the map of sockets, and from then on `local` delivers what either end sends.
+//!
+//! Whatever goes wrong with a leg, its bytes go by TCP: nothing here is an error to a request.
+
+mod addresses;
+mod cgroup;
+mod self_test;
+
+use std::{
+    fs::File,
+    net::SocketAddr,
+    os::fd::{AsFd as _, BorrowedFd},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, MapError, SkStorage},
+    programs::{
+        CgroupAttachMode, SchedClassifier, SockOps, TestRun as _, TestRunOptions,
+        sock_ops::SockOpsLink,
+    },
+};
+use proxy_common::{
+    addr::Destination,
+    globals,
+    leg::{COOKIE_AT, Key, Leg, Member, Received, Switch, state},
+    limits::{LEGS_MAX, OWN_ADDRESSES_MAX},
+    names,
+};
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+
+use self::addresses::{Addresses, Changes};
+use super::{
+    btf::Btf,
+    loader,
+    sockets::{self, Offsets, Sockets, take},
+};
+use crate::{config, sys};
+
+/// Global, struct, field: what the programs have to know of this kernel.
+pub(super) const FIELDS: [(&str, &str, &str); 14] = [
+    (globals::SOCK_COOKIE, "sock_common", "skc_cookie"),
+    (globals::SOCK_STATE, "sock_common", "skc_state"),
+    (globals::SOCK_FLAGS, "sock_common", "skc_flags"),
+    (globals::SOCK_USER, "sock", "sk_uid"),
+    (globals::SOCK_OWNED, "sock", "sk_lock.owned"),
+    (globals::SOCK_USER_DATA, "sock", "sk_user_data"),
+    (globals::SOCK_RECEIVED, "sock", "sk_receive_queue.qlen"),
+    (globals::SOCK_BACKLOG, "sock", "sk_backlog.len"),
+    (globals::SOCK_SOCKET, "sock", "sk_socket"),
+    (globals::SOCKET_FILE, "socket", "file"),
+    (globals::FILE_FLAGS, "file", "f_flags"),
+    (globals::SOCK_ULP, "inet_connection_sock", "icsk_ulp_ops"),
+    // Since 6.6.128, 6.12.75, 6.18.14 and 6.19; without it nothing bounds what is unread.
+    (globals::PSOCK_UNREAD, "sk_psock", "msg_tot_len"),
+    (globals::PSOCK_WAITING, "sk_psock", "ingress_skb.qlen"),
+];
+
+/// An end that connected waits this long for the one that accepted.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Delivering a message waits for whoever is in a call on the receiver. `local` looks before, which
+/// leaves a gap; who holds up a worker for this long gets no more that way.
+const HELD_UP_MAX: Duration = Duration::from_millis(5);
+
+/// Times what may deliver to the other end of a leg.
+#[derive(Debug, Clone, Copy)]
+pub struct LegWatch(Option<Instant>);
+
+impl LegWatch {
+    /// Costs nothing if it is no leg.
+    pub fn start(is_leg: bool) -> Self {
+        Self(is_leg.then(Instant::now))
+    }
+
+    pub(super) fn has_been_held_up(&self) -> bool {
+        self.0.is_some_and(|started| started.elapsed() > HELD_UP_MAX)
+    }
+}
+
+/// What became of an attempt to have the kernel deliver on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Join {
+    /// From now on nobody finds bytes there with `splice(2)`.
+    Joined,
+    /// Something is unread, or delivery is switched off; nothing has changed.
+    NotNow,
+    /// It is not a leg, or the kernel does not take it; nothing has changed.
+    Never,
+}
+
+/// What becomes of a connection to a node that has joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlook {
+    /// It is delivered.
+    Direct,
+    /// It is not, but a new one would be: it was established before it was known that the node does
+    /// not block.
+    Better,
+    Unknown,
+}
+
+/// `BPF_NOEXIST` of linux/bpf.h.
+const NOEXIST: u64 = 1;
+
+/// What the loader has to know before the maps are made and the programs are verified.
+pub(super) struct Setup {
+    window: u32,
+    namespace: u64,
+    is_cross_namespace: u32,
+    user: u32,
+    offsets: Offsets,
+}
+
+impl Setup {
+    pub(super) fn new(config: &config::SameHost, btf: &Btf) -> anyhow::Result<Self> {
+        let mut offsets = sockets::offsets(btf, &FIELDS)?;
+        offsets.push((globals::SOCK_ZEROCOPY, btf.constant("sock_flags", "SOCK_ZEROCOPY")?));
+        Ok(Self {
+            window: config.window,
+            namespace: sys::socket::own_namespace().context("cookie of our network namespace")?,
+            is_cross_namespace: config.is_cross_namespace.into(),
+            user: config.uid.unwrap_or(globals::ANY_USER),
+            offsets,
+        })
+    }
+
+    pub(super) fn apply<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        loader
+            .override_global(globals::LOCAL_WINDOW, &self.window, true)
+            .override_global(globals::OWN_NAMESPACE, &self.namespace, true)
+            .override_global(globals::CROSS_NAMESPACE, &self.is_cross_namespace, true)
+            .override_global(globals::TRUSTED_USER, &self.user, true);
+        for (global, offset) in &self.offsets {
+            loader.override_global(global, offset, true);
+        }
+    }
+}
+
+/// Entries of the maps: none to speak of unless they are used, the kernel makes no empty map.
+pub(super) fn size_maps(loader: &mut EbpfLoader<'_>, is_used: bool) {
+    let (legs, addresses) = if is_used { (LEGS_MAX, OWN_ADDRESSES_MAX) } else { (1, 1) };
+    loader
+        .map_max_entries(names::LEGS, legs)
+        .map_max_entries(names::RECEIVED, 2 * legs)
+        .map_max_entries(names::OWN_ADDRESSES, addresses);
+}
+
+/// Every leg.
+#[derive(Clone)]
+pub(super) struct SameHost {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    sockets: Sockets,
+    members: Mutex<SkStorage<MapData, Member>>,
+    /// To go through, which takes long.
+    legs: Mutex<HashMap<MapData, Key, Leg>>,
+    /// To look one up.
+    leg: Mutex<HashMap<MapData, Key, Leg>>,
+    received: Mutex<HashMap<MapData, u64, Received>>,
+    nodes: Mutex<HashMap<MapData, Destination, u32>>,
+    addresses: Mutex<Addresses>,
+    switch: Mutex<Array<MapData, Switch>>,
+    given_up: AtomicU64,
+    /// Detached with the legs, also when they could not be had after all.
+    _establish: SockOpsLink,
+}
+
+/// Connections as `tandem bpf status` shows them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Legs {
+    pub is_enabled: bool,
+    /// Both ends known.
+    pub found: usize,
+    /// One end known.
+    pub begun: usize,
+    /// Ends so far of which no other was found: it is on another host, or behind an address
+    /// translation.
+    pub given_up: u64,
+    /// Bytes that were delivered and nobody has read yet.
+    pub unread_bytes: u64,
+}
+
+impl SameHost {
+    /// Loads the programs, proves on loopback that they do what they should on this kernel, and
+    /// attaches to the trusted cgroup.
+    pub(super) fn load(
+        ebpf: &mut Ebpf,
+        config: &config::SameHost,
+        sockets: Sockets,
+    ) -> anyhow::Result<Self> {
+        sockets.attach_local(ebpf)?;
+        loader::verify::<SchedClassifier>(ebpf, names::UNREAD)?;
+        let own: HashMap<MapData, Destination, u32> =
+            take(ebpf, names::OWN_ADDRESSES)?.try_into()?;
+        let legs = take(ebpf, names::LEGS)?;
+        let shared = Shared {
+            sockets,
+            members: Mutex::new(take(ebpf, names::MEMBER)?.try_into()?),
+            leg: Mutex::new(another(&legs)?),
+            legs: Mutex::new(legs.try_into()?),
+            received: Mutex::new(take(ebpf, names::RECEIVED)?.try_into()?),
+            nodes: Mutex::new(take(ebpf, names::NODES)?.try_into()?),
+            addresses: Mutex::new(Addresses::new(own)),
+            switch: Mutex::new(take(ebpf, names::SAME_HOST)?.try_into()?),
+            given_up: AtomicU64::new(0),
+            _establish: attach(ebpf, &config.cgroup)?,
+        };
+        let same_host = Self { shared: Arc::new(shared) };
+        same_host.switch(true)?;
+        self_test::run(&same_host, config.uid).context("self-test of `local`")?;
+        let changes = Changes::watch(PATIENCE)?;
+        let shared = Arc::downgrade(&same_host.shared);
+        thread::Builder::new()
+            .name("same-host".to_owned())
+            .spawn(move || tend(&shared, &changes))
+            .context("start a thread")?;
+        Ok(same_host)
+    }
+
+    /// Whether messages are delivered; bytes that were are read whatever this says.
+    pub(super) fn switch(&self, is_enabled: bool) -> anyhow::Result<()> {
+        let mut switch = lock(&self.shared.switch);
+        switch.set(0, Switch { enabled: is_enabled.into() }, 0).context("write map `SAME_HOST`")
+    }
+
+    fn is_enabled(&self) -> bool {
+        lock(&self.shared.switch).get(&0, 0).is_ok_and(|switch| switch.enabled != 0)
+    }
+
+    /// Marks a socket that is about to connect to a node: `establish` looks for its other end.
+    pub(super) fn mark(&self, socket: BorrowedFd<'_>) {
+        if let Err(error) = lock(&self.shared.members).insert(&socket, Member::UPSTREAM, 0) {
+            tracing::debug!(%error, "a connection that is not marked goes by TCP");
+        }
+    }
+
+    /// Puts our end of a leg into the map, if nothing on it is unread: a buffer that was read half
+    /// would be handed out whole.
+    pub(super) fn join(&self, socket: BorrowedFd<'_>) -> Join {
+        let Ok(member) = lock(&self.shared.members).get(&socket, 0) else { return Join::Never };
+        if member.cookie == 0 || (member.peer == 0 && !self.is_found(&member)) {
+            return Join::Never;
+        }
+        if !self.is_enabled() || sys::socket::has_unread(socket) {
+            return Join::NotNow;
+        }
+        let seen = lock(&self.shared.received).insert(member.cookie, Received::default(), NOEXIST);
+        match seen {
+            Ok(()) => {}
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
+            {
+                return Join::Joined;
+            }
+            Err(error) => return never(&error),
+        }
+        match self.shared.sockets.insert(member.cookie, socket) {
+            Ok(()) => Join::Joined,
+            Err(error) => {
+                let _ = lock(&self.shared.received).remove(&member.cookie);
+                never(&error)
+            }
+        }
+    }
+
+    /// Whether what our socket, which has joined, sends to its node is delivered.
+    pub(super) fn outlook(&self, socket: BorrowedFd<'_>) -> Outlook {
+        let Ok(member) = lock(&self.shared.members).get(&socket, 0) else {
+            return Outlook::Unknown;
+        };
+        if member.state & state::DIRECT != 0 {
+            return Outlook::Direct;
+        }
+        let node = Destination::new(member.key.passive, member.key.passive_port_be);
+        let is_known = lock(&self.shared.nodes).get(&node, 0).is_ok();
+        let is_in_map = lock(&self.shared.received).get(&member.peer, 0).is_ok();
+        if is_known && !is_in_map { Outlook::Better } else { Outlook::Unknown }
+    }
+
+    /// From now on everything that our socket sends goes by TCP. Nobody may be sending on it.
+    pub(super) fn leave(&self, socket: BorrowedFd<'_>) {
+        let mut members = lock(&self.shared.members);
+        let Ok(mut member) = members.get(&socket, 0) else { return };
+        member.state |= state::BY_TCP;
+        if let Err(error) = members.insert(&socket, member, 0) {
+            tracing::debug!(%error, "a leg that is to be left");
+        }
+    }
+
+    /// Bytes that were delivered and nobody has read, of all ends that are in the map. Leaving loses
+    /// those of others.
+    pub(super) fn unread(&self, program: &SchedClassifier) -> u64 {
+        let cookies: Vec<u64> = lock(&self.shared.received).keys().flatten().collect();
+        cookies.into_iter().map(|cookie| u64::from(unread(program, cookie))).sum()
+    }
+
+    fn is_found(&self, member: &Member) -> bool {
+        lock(&self.shared.leg).get(&member.key, 0).is_ok_and(|leg| {
+            let is_active = member.state & state::ACTIVE != 0;
+            let other = if is_active { leg.passive } else { leg.active };
+            other.cookie != 0
+        })
+    }
+
+    /// Says at which listeners clients on this host are looked for, and which ones are ours beside.
+    pub(super) fn take_legs(&self, listeners: &[(SocketAddr, bool)]) -> anyhow::Result<()> {
+        lock(&self.shared.addresses).lead_to(listeners)
+    }
+
+    pub(super) fn legs(&self, program: Option<&SchedClassifier>) -> Legs {
+        let unread_bytes = program.map_or(0, |program| self.unread(program));
+        let legs = lock(&self.shared.legs);
+        let (found, begun): (Vec<_>, Vec<_>) =
+            legs.iter().flatten().partition(|(_, leg)| leg.passive.cookie != 0);
+        Legs {
+            is_enabled: self.is_enabled(),
+            found: found.len(),
+            begun: begun.len(),
+            given_up: self.shared.given_up.load(Ordering::Relaxed),
+            unread_bytes,
+        }
+    }
+
+    /// Whether the last message that a socket sent was delivered.
+    fn is_direct(&self, socket: BorrowedFd<'_>) -> anyhow::Result<bool> {
+        let member = lock(&self.shared.members).get(&socket, 0).context("no end of a leg")?;
+        ensure!(member.cookie != 0, "not established");
+        Ok(member.state & state::DIRECT != 0)
+    }
+}
+
+impl Shared {
+    /// Forgets connections of which one end was seen and no other within [`PATIENCE`]: they lead off
+    /// this host, or through an address translation.
+    fn sweep(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let now = Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32);
+        let is_given_up = |leg: &Leg| {
+            let since = Duration::from_nanos(leg.since_ns);
+            leg.passive.cookie == 0 && now.saturating_sub(since) > PATIENCE
+        };
+        let mut legs = lock(&self.legs);
+        let given_up: Vec<Key> = legs
+            .iter()
+            .filter_map(|entry| entry.ok().filter(|(_, leg)| is_given_up(leg)))
+            .map(|(key, _)| key)
+            .collect();
+        for key in given_up {
+            // Unless it was closed meanwhile.
+            if legs.remove(&key).is_ok() {
+                self.given_up.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+fn attach(ebpf: &mut Ebpf, cgroup: &str) -> anyhow::Result<SockOpsLink> {
+    let cgroup = cgroup::trusted(cgroup)?;
+    let cgroup =
+        File::open(&cgroup).with_context(|| format!("open the cgroup {}", cgroup.display()))?;
+    let program = loader::verify::<SockOps>(ebpf, names::ESTABLISH)?;
+    // A link is always one among several (cgroup_bpf_link_attach).
+    let link = program
+        .attach(cgroup, CgroupAttachMode::Single)
+        .context("attach `establish` to the cgroup")?;
+    Ok(program.take_link(link)?)
+}
+
+/// A second way to the same map.
+fn another(map: &Map) -> anyhow::Result<HashMap<MapData, Key, Leg>> {
+    let Map::HashMap(data) = map else { bail!("map `LEGS` is not a hash") };
+    let file = data.fd().as_fd().try_clone_to_owned().context("map `LEGS`")?;
+    Ok(Map::HashMap(MapData::from_fd(file)?).try_into()?)
+}
+
+fn never(error: &MapError) -> Join {
+    tracing::debug!(%error, "the end of a leg goes by TCP");
+    Join::Never
+}
+
+/// 0 as well for a socket that is not in the map any more.
+fn unread(program: &SchedClassifier, cookie: u64) -> u32 {
+    let mut packet = [0; COOKIE_AT + size_of::<u64>()];
+    packet[COOKIE_AT..].copy_from_slice(&cookie.to_ne_bytes());
+    let options = TestRunOptions { data_in: Some(&packet), ..TestRunOptions::default() };
+    program.test_run(options).map_or(0, |run| run.return_value)
+}
+
+/// Follows the addresses of this namespace and forgets what has no other end, until there are no
+/// legs any more.
+fn tend(legs: &Weak<Shared>, changes: &Changes) {
+    loop {
+        let has_changed = changes.has_come();
+        let Some(shared) = legs.upgrade() else { return };
+        if has_changed && let Err(error) = lock(&shared.addresses).refresh() {
+            let reason = format!("{error:#}");
+            tracing::warn!(reason, "legs do not follow this host's addresses");
+        }
+        shared.sweep();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is in there is valid whenever the lock is free: single calls change it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,151 @@
+//! Whether this kernel delivers as it should, tried on loopback before any connection is trusted to
+//! it: order over both ways, what is unread, wake-ups by edge, a reader that does not read.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::{fd::AsFd as _, unix::fs::fchown},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use rustix::{
+    event::{Timespec, epoll},
+    io::ioctl_fionread,
+};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::{Join, SameHost};
+
+/// Longest wait for what is already under way on loopback.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// More than any window.
+const FLOOD_MAX: usize = 64 << 20;
+
+pub(super) fn run(same_host: &SameHost, user: Option<u32>) -> anyhow::Result<()> {
+    let (mut foreign, mut own) = leg(same_host, user).context("make a leg over loopback")?;
+    for _ in 0..2 {
+        deliver(same_host, &mut foreign, &mut own).context("to us")?;
+        deliver(same_host, &mut own, &mut foreign).context("from us")?;
+        // The other way, and back again: one order.
+        same_host.switch(false)?;
+        foreign.write_all(b"by TCP")?;
+        same_host.switch(true)?;
+        foreign.write_all(b", then directly")?;
+        expect(&mut own, b"by TCP, then directly")?;
+    }
+    wake(&mut foreign, &own).context("wake-up by edge")?;
+    flood(same_host, &mut foreign, &mut own).context("a reader that does not read")
+}
+
+/// A client that does not block, of the user that is trusted, and our end of its connection, which is
+/// in the map.
+fn leg(same_host: &SameHost, user: Option<u32>) -> anyhow::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    super::lock(&same_host.shared.addresses).add(address)?;
+    let foreign = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    foreign.set_nonblocking(true)?;
+    fchown(&foreign, user, None).context("give a socket to the trusted user")?;
+    match foreign.connect(&SockAddr::from(address)) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
+    let from = |foreign: &Socket| Ok::<_, io::Error>(foreign.local_addr()?.as_socket());
+    let own = accept_from(&listener, from(&foreign)?)?;
+    own.set_nonblocking(true)?;
+    ensure!(same_host.join(own.as_fd()) == Join::Joined, "the two ends did not find each other");
+    Ok((foreign.into(), own))
+}
+
+/// Anyone on this host may have connected in between.
+fn accept_from(listener: &TcpListener, wanted: Option<SocketAddr>) -> anyhow::Result<TcpStream> {
+    listener.set_nonblocking(true)?;
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        match listener.accept() {
+            Ok((socket, from)) if Some(from) == wanted => return Ok(socket),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    bail!("nobody connected")
+}
+
+fn deliver(same_host: &SameHost, from: &mut TcpStream, to: &mut TcpStream) -> anyhow::Result<()> {
+    let pattern: Vec<u8> = (0..10_000_u32).map(|n| (n % 251) as u8).collect();
+    // What TCP still has under way is acknowledged in its own time.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        from.write_all(&pattern)?;
+        let unread = ioctl_fionread(&*to)?;
+        let is_direct = same_host.is_direct(from.as_fd())?;
+        ensure!(!is_direct || unread == pattern.len() as u64, "{unread} bytes said to be unread");
+        expect(to, &pattern)?;
+        if is_direct {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "nothing was delivered");
+    }
+}
+
+/// Reads until the pattern is whole; neither end blocks.
+fn expect(from: &mut TcpStream, pattern: &[u8]) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut received = vec![0; pattern.len()];
+    let mut size = 0;
+    while size < pattern.len() {
+        match from.read(&mut received[size..]) {
+            Ok(0) => bail!("the stream ended"),
+            Ok(count) => size += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                ensure!(Instant::now() < deadline, "{size} bytes of {}", pattern.len());
+                std::thread::yield_now();
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    ensure!(received == pattern, "other bytes than were sent");
+    Ok(())
+}
+
+/// Each message is an edge of its own for whoever waits in epoll.
+fn wake(from: &mut TcpStream, to: &TcpStream) -> anyhow::Result<()> {
+    let queue = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+    epoll::add(&queue, to, epoll::EventData::new_u64(0), flags)?;
+    let limit = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    for message in 1..=3_u8 {
+        from.write_all(&[message])?;
+        let mut events = [const {
+            epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }
+        }; 1];
+        let count = epoll::wait(&queue, &mut events, Some(&limit))?;
+        ensure!(count == 1, "no wake-up for message {message}");
+        let mut reader = to;
+        let mut byte = [0];
+        reader.read_exact(&mut byte)?;
+        ensure!(byte == [message], "another byte than was sent");
+    }
+    Ok(())
+}
+
+/// Writes until neither way takes more, then reads everything.
+fn flood(same_host: &SameHost, from: &mut TcpStream, to: &mut TcpStream) -> anyhow::Result<()> {
+    let byte = |at: usize| (at % 253) as u8;
+    let mut written = 0;
+    let mut was_bounded = false;
+    while written < FLOOD_MAX {
+        let chunk: Vec<u8> = (written..written + 16_384).map(byte).collect();
+        match from.write(&chunk) {
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error.into()),
+        }
+        was_bounded |= !same_host.is_direct(from.as_fd())?;
+    }
+    ensure!(was_bounded && written < FLOOD_MAX, "{written} bytes were taken that nobody reads");
+    let pattern: Vec<u8> = (0..written).map(byte).collect();
+    expect(to, &pattern)
+}

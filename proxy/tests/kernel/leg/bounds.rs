@@ -1,0 +1,90 @@
+//! What a reader that does not read costs, beside the same transfers by TCP alone.
+
+use std::{
+    sync::atomic::Ordering,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{peer::ask_drop_by_drop, *};
+use crate::tunnel::{MACHINE, memory::memory_in_use};
+
+const WINDOW: i64 = 1 << 20;
+/// The promise, for one transfer.
+const ADDED_MAX: i64 = WINDOW + (4 << 20);
+/// Measured together, so that what else the machine does is small beside them.
+const TRANSFERS: usize = 8;
+const LARGE: usize = 64 << 20;
+const DROPS: usize = 200_000;
+/// Nothing has moved for so long: everything is full.
+const REST: Duration = Duration::from_millis(400);
+
+fn until_at_rest(node: &Node) -> u64 {
+    let (mut last, mut since) = (node.written.load(Ordering::Relaxed), Instant::now());
+    while since.elapsed() < REST {
+        thread::park_timeout(Duration::from_millis(20));
+        let now = node.written.load(Ordering::Relaxed);
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+    }
+    last
+}
+
+/// Memory held by `count` transfers that nobody reads, each of which is then read and checked.
+fn held(kernel: &str, reasons: &[&'static str], count: usize, request: &str, size: usize) -> i64 {
+    let node = Node::start("127.0.0.1:0");
+    let proxy = proxy(kernel, node.address);
+    let delivered = Counted::delivered(&proxy);
+    let counters: Vec<_> =
+        reasons.iter().map(|reason| Counted::start(&proxy, "local", reason)).collect();
+    let mut peers: Vec<_> = (0..count).map(|_| Peer::connect(proxy.address("web"))).collect();
+    for peer in &mut peers {
+        if reasons.is_empty() {
+            (0..8).for_each(|_| peer.get(100).expect("answered"));
+        } else {
+            warm_up(peer, &delivered);
+        }
+    }
+    let before = memory_in_use();
+    for peer in &mut peers {
+        peer.send(request.as_bytes()).expect("sent");
+    }
+    let written = until_at_rest(&node);
+    let added = memory_in_use() - before;
+    for counter in &counters {
+        assert!(counter.since() > 0, "{} of {written} bytes", counter.reason);
+    }
+    for peer in &mut peers {
+        peer.answer(size).expect("every byte");
+        peer.get(10).expect("the next answer");
+    }
+    added
+}
+
+#[test]
+fn a_reader_that_does_not_read_a_large_answer_costs_a_window() {
+    if skip_without_privileges() {
+        return;
+    }
+    let _machine = MACHINE.blocking_write();
+    let request = peer::ask(LARGE);
+    let by_tcp = held(TCP, &[], TRANSFERS, &request, LARGE);
+    let by_legs = held(LEGS, &["delivered", "unread_bytes"], TRANSFERS, &request, LARGE);
+    let added = (by_legs - by_tcp) / TRANSFERS as i64;
+    println!("{} KiB by TCP in all, legs add {} KiB to each", by_tcp >> 10, added >> 10);
+    assert!(added <= ADDED_MAX, "{added} bytes for a transfer");
+}
+
+#[test]
+fn messages_of_one_byte_that_nobody_reads_are_few_and_in_order() {
+    if skip_without_privileges() {
+        return;
+    }
+    let _machine = MACHINE.blocking_write();
+    let request = ask_drop_by_drop(DROPS);
+    let by_tcp = held(TCP, &[], 1, &request, DROPS);
+    let by_legs = held(LEGS, &["delivered", "unread_messages"], 1, &request, DROPS);
+    println!("{} KiB by TCP, {} KiB by legs", by_tcp >> 10, by_legs >> 10);
+    assert!(by_legs - by_tcp <= ADDED_MAX, "{by_legs} bytes instead of {by_tcp}");
+}
