@@ -283,6 +283,9 @@ impl SameHost {
         if member.state & state::DIRECT != 0 {
             return Outlook::Direct;
         }
+        if member.peer == 0 {
+            return Outlook::Unknown;
+        }
         let node = Destination::new(member.key.passive, member.key.passive_port_be);
         let is_known = lock(&self.shared.nodes).get(&node, 0).is_ok();
         let is_in_map = lock(&self.shared.received).get(&member.peer, 0).is_ok();
