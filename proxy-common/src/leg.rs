@@ -87,6 +87,8 @@ pub mod state {
     pub const BY_TCP: u32 = 8;
     /// A socket of ours that accepted.
     pub const DOWNSTREAM: u32 = 16;
+    /// From here up: how often userspace found the other end to hold it up.
+    pub const ONE_STRIKE: u32 = 256;
 }
 
 /// Value of an address in `OWN_ADDRESSES` whose connections are ours and no legs.

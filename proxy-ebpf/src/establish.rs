@@ -38,7 +38,7 @@ use crate::{
         CROSS_NAMESPACE, LEGS, MEMBER, NODES, OWN_ADDRESSES, OWN_NAMESPACE, RECEIVED, SAME_HOST,
         SOCK_USER, SOCKETS, TRUSTED_USER,
     },
-    sock::{is_nonblocking, read_u32, tcp_sock},
+    sock::{nonblocking, read_u32, tcp_sock},
 };
 
 /// Notes an end, finds the other, or forgets both. A frame has 512 bytes, hence the functions that are
@@ -90,7 +90,7 @@ fn active(connection: &Connection) -> Result<Reason, Reason> {
     if !is_ours {
         let barren = connection.leads_to_us()?;
         check_owner(sock)?;
-        if !tcp_sock(sock).is_some_and(is_nonblocking) {
+        if tcp_sock(sock).and_then(nonblocking) != Some(true) {
             return Err(Reason::Blocking);
         }
         let count = *barren;
@@ -129,7 +129,8 @@ fn passive(connection: &Connection) -> Result<Reason, Reason> {
     let leg = LEGS.get_ptr_mut(key).ok_or(Reason::NotLeg)?;
     let sock = connection.sock().ok_or(Reason::NotLeg)?;
     let end = connection.end(sock);
-    // SAFETY: an entry of the map, which is not given to another leg while a program runs.
+    // SAFETY: an entry of the map. Another leg may be given it meanwhile, and then has an end that is
+    // not its own: `local` proves that two ends belong together before it delivers.
     let leg = unsafe { &mut *leg };
     // SAFETY: a field; it was written before its key was there.
     let other = unsafe { read_volatile(&raw const leg.active) };
@@ -150,8 +151,8 @@ fn passive(connection: &Connection) -> Result<Reason, Reason> {
     connection.watch_close();
     // Nobody has accepted it yet, so only others like it can tell whether it will block.
     let node = Destination::new(key.passive, key.passive_port_be);
-    // SAFETY: only whether there is an entry matters.
-    if !is_ours && unsafe { NODES.get(node) }.is_some() {
+    // SAFETY: copied out at once.
+    if !is_ours && unsafe { NODES.get(node) }.copied() == Some(1) {
         connection.enter_map(end.cookie)?;
     }
     leg.passive.sock = end.sock;

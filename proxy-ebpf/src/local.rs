@@ -19,9 +19,9 @@ use crate::{
     maps::{
         LEGS, LOCAL_WINDOW, NODES, OWN_ADDRESSES, PSOCK_UNREAD, PSOCK_WAITING, SOCK_BACKLOG,
         SOCK_COOKIE, SOCK_FLAGS, SOCK_OWNED, SOCK_RECEIVED, SOCK_STATE, SOCK_ULP, SOCK_ZEROCOPY,
-        SOCKETS, TCP_SND_UNA, TCP_WRITE_SEQ,
+        SOCKETS, TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ,
     },
-    sock::{is_nonblocking, queue_of, read_u8, read_u32, read_u64, tcp_sock},
+    sock::{nonblocking, queue_of, read_u8, read_u32, read_u64, tcp_sock},
 };
 
 /// Delivers one message, or says why TCP gets it.
@@ -76,7 +76,7 @@ fn deliver(ctx: &SkMsgContext, sender: *mut c_void, member: &mut Member) -> Resu
     }
     let unread = unread?;
     if !is_direct {
-        check_arrived(sender)?;
+        check_arrived(sender, &receiver)?;
     }
     let message = Message { size: ctx.size(), unread, window: LOCAL_WINDOW.load() };
     direct::admit(&mut member.unread_messages, message)?;
@@ -88,26 +88,37 @@ fn deliver(ctx: &SkMsgContext, sender: *mut c_void, member: &mut Member) -> Resu
     }
 }
 
-/// Notes whether what this node accepts blocks: the next connection to it enters the map only if not.
+/// Notes whether what this node accepts blocks: the next connection to it enters the map only if
+/// nothing ever did.
 #[inline(always)]
 fn learn(member: &Member, receiver: &Receiver) {
-    let node = Destination::new(member.key.passive, member.key.passive_port_be);
-    let is_nonblocking = is_nonblocking(receiver.sock);
+    let seen = nonblocking(receiver.sock);
     if receiver.check_identity().is_err() {
         return;
     }
-    // Full, or not there: known less.
-    let _ = if is_nonblocking { NODES.insert(node, 1, 0) } else { NODES.remove(node) };
+    let Some(is_nonblocking) = seen else { return };
+    let node = Destination::new(member.key.passive, member.key.passive_port_be);
+    // SAFETY: copied out at once.
+    let known = unsafe { NODES.get(node) }.copied();
+    if is_nonblocking && known.is_none() {
+        // Full: known less.
+        let _ = NODES.insert(node, 1, 0);
+    } else if !is_nonblocking && known != Some(0) {
+        let _ = NODES.insert(node, 0, 0);
+    }
 }
 
-/// Whether all that the sender gave to TCP has arrived.
+/// Whether all that the sender gave to TCP has arrived, at this receiver: equal numbers on both
+/// sides prove that they are two ends of one connection as well.
 #[inline(always)]
-fn check_arrived(sender: *mut c_void) -> Result<(), Reason> {
-    let sent = read_u32(sender, TCP_WRITE_SEQ.load());
-    if sent.is_none() || sent != read_u32(sender, TCP_SND_UNA.load()) {
+fn check_arrived(sender: *mut c_void, receiver: &Receiver) -> Result<(), Reason> {
+    let sent = read_u32(sender, TCP_WRITE_SEQ.load()).ok_or(Reason::InFlight)?;
+    if read_u32(sender, TCP_SND_UNA.load()) != Some(sent)
+        || read_u32(receiver.sock, TCP_RCV_NXT.load()) != Some(sent)
+    {
         return Err(Reason::InFlight);
     }
-    Ok(())
+    receiver.check_identity()
 }
 
 /// Whether its connection still takes bytes: a socket may be written to after it was reset.
@@ -140,7 +151,8 @@ impl Receiver {
         if member.peer == 0 {
             let leg = LEGS.get_ptr(member.key).ok_or(Reason::NoLeg)?;
             let is_active = member.state & state::ACTIVE != 0;
-            // SAFETY: an entry of the map, which is not given to another leg while a program runs.
+            // SAFETY: an entry of the map. Another leg may be given it meanwhile: what is read then is
+            // no end of this connection, which `check_arrived` finds.
             let leg = unsafe { &*leg };
             let end = if is_active { &leg.passive } else { &leg.active };
             // SAFETY: a field. First: with it, the rest is there.
@@ -166,7 +178,7 @@ impl Receiver {
         }
         if !is_direct {
             self.check_order(queue)?;
-            if !is_plain(self.sock) || !is_nonblocking(self.sock) {
+            if !is_plain(self.sock) || nonblocking(self.sock) != Some(true) {
                 return Err(Reason::NotEligible);
             }
             // Who accepted it may be another than who listened.

@@ -136,6 +136,8 @@ pub(crate) static TRUSTED_USER: Global<u32> = Global::new(ANY_USER);
 
 // Offsets in this kernel, for `establish` and `local`.
 #[unsafe(no_mangle)]
+pub(crate) static TCP_RCV_NXT: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
 pub(crate) static SOCK_COOKIE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static SOCK_STATE: Global<u32> = Global::new(0);
@@ -190,8 +192,8 @@ pub(crate) static RECEIVED: HashMap<u64, Received, { 2 * LEGS_MAX as usize }> = 
 pub(crate) static OWN_ADDRESSES: HashMap<Destination, u32, { OWN_ADDRESSES_MAX as usize }> =
     HashMap::new();
 
-/// Address and port of a node → 1 if what it accepts does not block. `local` writes what it sees,
-/// userspace reads. A miss: not known, or it blocks; its sockets stay out of the map. When it is full the
+/// Address and port of a node → 1 if what it accepts does not block, 0 once something did. `local`
+/// writes what it sees, userspace reads. A miss: not known; its sockets stay out of the map. When it is full the
 /// node that was not asked for longest is forgotten.
 #[btf_map]
 pub(crate) static NODES: LruHashMap<Destination, u32, { NODES_MAX as usize }> = LruHashMap::new();

@@ -26,19 +26,18 @@ pub(crate) fn queue_of(sock: *mut c_void) -> Option<*mut c_void> {
     (user_data & IS_PSOCK != 0).then_some((user_data & POINTER) as *mut c_void)
 }
 
-/// Whether calls on the socket return at once (`O_NONBLOCK`). Not before somebody has accepted it.
+/// Whether calls on the socket return at once (`O_NONBLOCK`). `None`: it has no file, nobody has
+/// accepted it, or it is closed.
 #[inline(always)]
-pub(crate) fn is_nonblocking(sock: *mut c_void) -> bool {
+pub(crate) fn nonblocking(sock: *mut c_void) -> Option<bool> {
     /// `O_NONBLOCK` of Linux, on every architecture that Rust and BPF share but MIPS and PA-RISC.
     const NONBLOCK: u32 = 0o4000;
     let pointer = |base, offset| {
         let address = read_u64(base, offset).filter(|address| *address != 0)?;
         Some(address as *mut c_void)
     };
-    pointer(sock, SOCK_SOCKET.load())
-        .and_then(|socket| pointer(socket, SOCKET_FILE.load()))
-        .and_then(|file| read_u32(file, FILE_FLAGS.load()))
-        .is_some_and(|flags| flags & NONBLOCK != 0)
+    let file = pointer(pointer(sock, SOCK_SOCKET.load())?, SOCKET_FILE.load())?;
+    Some(read_u32(file, FILE_FLAGS.load())? & NONBLOCK != 0)
 }
 
 #[inline(always)]

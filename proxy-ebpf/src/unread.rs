@@ -1,5 +1,5 @@
 //! `unread`: what a socket of the map has in its queue and nobody has read yet. Userspace cannot see
-//! that of somebody else's socket, and must not leave before it is read.
+//! that of somebody else's socket.
 
 use aya_ebpf::{
     helpers::generated::{bpf_map_lookup_elem, bpf_sk_release},

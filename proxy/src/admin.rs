@@ -6,9 +6,10 @@
 //! | `/ready` | 200, or 503 while draining; who does the work, and why not the kernel |
 //! | `/metrics` | every metric, OpenMetrics text |
 //! | `/bpf/status` | [`kernel::Status`](crate::kernel::Status) as JSON, for `tandem bpf status` |
+//! | PUT `/bpf/same_host/on`, `off` | the switch of `kernel.same_host`, then the status |
 //!
-//! GET and HEAD only, nothing changes anything, so there is no key; it listens on loopback unless told
-//! otherwise. Runs on the control runtime and takes no lock of the data path.
+//! GET and HEAD but for the switch, which changes nobody's answers; there is no key, so it belongs on
+//! loopback. Runs on the control runtime.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -189,7 +190,11 @@ impl Sources {
     }
 
     fn bpf_status(&self) -> Response<Full<Bytes>> {
-        json(StatusCode::OK, &self.kernel.status())
+        let mut status = self.kernel.status();
+        if let Some(legs) = &mut status.same_host {
+            legs.unread_bytes = Some(self.kernel.unread());
+        }
+        json(StatusCode::OK, &status)
     }
 }
 

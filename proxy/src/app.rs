@@ -17,7 +17,7 @@ use crate::{
     access_log::{AccessLog, AccessLogGuard},
     admin,
     config::{Config, Datapath, Listener, Workers},
-    drain::{self, Order, Shutdown, Signals},
+    drain::{self, Shutdown, Signals},
     guard::Guard,
     http::fields::Pseudonym,
     kernel::KernelPlane,
@@ -33,8 +33,6 @@ use crate::{
 const RESERVED_FILES: u64 = 256;
 /// Files one connection may hold: its own socket and its node's.
 const FILES_PER_CONNECTION: u64 = 2;
-/// Between two looks at whether everything that was delivered has been read.
-const UNREAD_LOOK: Duration = Duration::from_millis(5);
 /// Downstream connections there can be a permit for.
 const CONNECTIONS_MAX: usize = Semaphore::MAX_PERMITS;
 
@@ -133,17 +131,10 @@ impl App {
     /// # Errors
     /// A worker broke down; the others are drained first.
     pub fn wait(self) -> anyhow::Result<()> {
-        let Self { shutdown, drain_timeout, signals, control, workers, kernel, .. } = self;
-        let orders = shutdown.clone();
+        let Self { shutdown, drain_timeout, signals, control, workers, .. } = self;
         let signals = control.spawn(drain::on_signals(signals, shutdown.clone(), drain_timeout));
-        let finished = control.block_on(async {
-            let joined = tokio::task::spawn_blocking(move || join(workers)).await;
-            // Until the deadline, or a second signal.
-            while kernel.unread() > 0 && orders.order() < Order::End {
-                tokio::time::sleep(UNREAD_LOOK).await;
-            }
-            joined
-        });
+        let finished =
+            control.block_on(async { tokio::task::spawn_blocking(move || join(workers)).await });
         signals.abort();
         control.shutdown_background();
         finished.context("waiting for workers")?

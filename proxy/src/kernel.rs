@@ -176,8 +176,7 @@ impl KernelPlane {
         }
     }
 
-    /// Bytes that were delivered to others and that they have not read: without the plane they are
-    /// lost.
+    /// Bytes that were delivered and nobody has read yet. Takes a call for each end in the map.
     pub fn unread(&self) -> u64 {
         match &self.plane {
             Plane::Loaded(loaded) => loaded.unread(),

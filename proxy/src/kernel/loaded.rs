@@ -152,7 +152,6 @@ impl Loaded {
         }
     }
 
-    /// Bytes that leaving now would lose.
     pub(super) fn unread(&self) -> u64 {
         match (&self.same_host, self.unread_program()) {
             (Some(same_host), Some(program)) => same_host.unread(program),
@@ -175,10 +174,7 @@ impl Loaded {
             running: status::running(&features),
             detail: None,
             xdp_mode: ingress::mode_label(&self.ingress),
-            same_host: self
-                .same_host
-                .as_ref()
-                .map(|same_host| same_host.legs(self.unread_program())),
+            same_host: self.same_host.as_ref().map(SameHost::legs),
             abi: proxy_common::ABI_VERSION,
             features,
             programs: self.programs(),

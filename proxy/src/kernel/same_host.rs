@@ -13,7 +13,7 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -47,7 +47,8 @@ use super::{
 use crate::{config, sys};
 
 /// Global, struct, field: what the programs have to know of this kernel.
-pub(super) const FIELDS: [(&str, &str, &str); 14] = [
+pub(super) const FIELDS: [(&str, &str, &str); 15] = [
+    (globals::TCP_RCV_NXT, "tcp_sock", "rcv_nxt"),
     (globals::SOCK_COOKIE, "sock_common", "skc_cookie"),
     (globals::SOCK_STATE, "sock_common", "skc_state"),
     (globals::SOCK_FLAGS, "sock_common", "skc_flags"),
@@ -71,6 +72,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Delivering a message waits for whoever is in a call on the receiver. `local` looks before, which
 /// leaves a gap; who holds up a worker for this long gets no more that way.
 const HELD_UP_MAX: Duration = Duration::from_millis(5);
+/// How often: a worker that was preempted looks the same.
+const STRIKES_MAX: u32 = 3;
 
 /// Times what may deliver to the other end of a leg.
 #[derive(Debug, Clone, Copy)]
@@ -172,6 +175,8 @@ struct Shared {
     nodes: Mutex<HashMap<MapData, Destination, u32>>,
     addresses: Mutex<Addresses>,
     switch: Mutex<Array<MapData, Switch>>,
+    /// What the switch says.
+    is_enabled: AtomicBool,
     given_up: AtomicU64,
     /// Detached with the legs, also when they could not be had after all.
     _establish: SockOpsLink,
@@ -188,8 +193,9 @@ pub struct Legs {
     /// Ends so far of which no other was found: it is on another host, or behind an address
     /// translation.
     pub given_up: u64,
-    /// Bytes that were delivered and nobody has read yet.
-    pub unread_bytes: u64,
+    /// Bytes that were delivered and nobody has read yet; looked for only when it is asked about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unread_bytes: Option<u64>,
 }
 
 impl SameHost {
@@ -214,6 +220,7 @@ impl SameHost {
             nodes: Mutex::new(take(ebpf, names::NODES)?.try_into()?),
             addresses: Mutex::new(Addresses::new(own)),
             switch: Mutex::new(take(ebpf, names::SAME_HOST)?.try_into()?),
+            is_enabled: AtomicBool::new(false),
             given_up: AtomicU64::new(0),
             _establish: attach(ebpf, &config.cgroup)?,
         };
@@ -232,11 +239,13 @@ impl SameHost {
     /// Whether messages are delivered; bytes that were are read whatever this says.
     pub(super) fn switch(&self, is_enabled: bool) -> anyhow::Result<()> {
         let mut switch = lock(&self.shared.switch);
-        switch.set(0, Switch { enabled: is_enabled.into() }, 0).context("write map `SAME_HOST`")
+        switch.set(0, Switch { enabled: is_enabled.into() }, 0).context("write map `SAME_HOST`")?;
+        self.shared.is_enabled.store(is_enabled, Ordering::Relaxed);
+        Ok(())
     }
 
     fn is_enabled(&self) -> bool {
-        lock(&self.shared.switch).get(&0, 0).is_ok_and(|switch| switch.enabled != 0)
+        self.shared.is_enabled.load(Ordering::Relaxed)
     }
 
     /// Marks a socket that is about to connect to a node: `establish` looks for its other end.
@@ -249,11 +258,14 @@ impl SameHost {
     /// Puts our end of a leg into the map, if nothing on it is unread: a buffer that was read half
     /// would be handed out whole.
     pub(super) fn join(&self, socket: BorrowedFd<'_>) -> Join {
+        if !self.is_enabled() {
+            return Join::NotNow;
+        }
         let Ok(member) = lock(&self.shared.members).get(&socket, 0) else { return Join::Never };
         if member.cookie == 0 || (member.peer == 0 && !self.is_found(&member)) {
             return Join::Never;
         }
-        if !self.is_enabled() || sys::socket::has_unread(socket) {
+        if sys::socket::has_unread(socket) {
             return Join::NotNow;
         }
         let seen = lock(&self.shared.received).insert(member.cookie, Received::default(), NOEXIST);
@@ -283,27 +295,30 @@ impl SameHost {
         if member.state & state::DIRECT != 0 {
             return Outlook::Direct;
         }
-        if member.peer == 0 {
+        if member.peer == 0 || !self.is_enabled() {
             return Outlook::Unknown;
         }
         let node = Destination::new(member.key.passive, member.key.passive_port_be);
-        let is_known = lock(&self.shared.nodes).get(&node, 0).is_ok();
+        let is_known = lock(&self.shared.nodes).get(&node, 0).is_ok_and(|known| known == 1);
         let is_in_map = lock(&self.shared.received).get(&member.peer, 0).is_ok();
         if is_known && !is_in_map { Outlook::Better } else { Outlook::Unknown }
     }
 
-    /// From now on everything that our socket sends goes by TCP. Nobody may be sending on it.
+    /// Counts that the other end held us up; after a few times everything that our socket sends goes
+    /// by TCP. Nobody may be sending on it.
     pub(super) fn leave(&self, socket: BorrowedFd<'_>) {
         let mut members = lock(&self.shared.members);
         let Ok(mut member) = members.get(&socket, 0) else { return };
-        member.state |= state::BY_TCP;
+        member.state += state::ONE_STRIKE;
+        if member.state / state::ONE_STRIKE >= STRIKES_MAX {
+            member.state |= state::BY_TCP;
+        }
         if let Err(error) = members.insert(&socket, member, 0) {
             tracing::debug!(%error, "a leg that is to be left");
         }
     }
 
-    /// Bytes that were delivered and nobody has read, of all ends that are in the map. Leaving loses
-    /// those of others.
+    /// Bytes that were delivered and nobody has read, of all ends that are in the map.
     pub(super) fn unread(&self, program: &SchedClassifier) -> u64 {
         let cookies: Vec<u64> = lock(&self.shared.received).keys().flatten().collect();
         cookies.into_iter().map(|cookie| u64::from(unread(program, cookie))).sum()
@@ -322,8 +337,7 @@ impl SameHost {
         lock(&self.shared.addresses).lead_to(listeners)
     }
 
-    pub(super) fn legs(&self, program: Option<&SchedClassifier>) -> Legs {
-        let unread_bytes = program.map_or(0, |program| self.unread(program));
+    pub(super) fn legs(&self) -> Legs {
         let legs = lock(&self.shared.legs);
         let (found, begun): (Vec<_>, Vec<_>) =
             legs.iter().flatten().partition(|(_, leg)| leg.passive.cookie != 0);
@@ -332,7 +346,7 @@ impl SameHost {
             found: found.len(),
             begun: begun.len(),
             given_up: self.shared.given_up.load(Ordering::Relaxed),
-            unread_bytes,
+            unread_bytes: None,
         }
     }
 

@@ -44,7 +44,7 @@ impl PlainConnection {
         if !self.is_leg {
             match kernel.join_leg(socket) {
                 Join::Joined => self.is_leg = true,
-                Join::NotNow => {}
+                Join::NotNow => self.tries_left += 1,
                 Join::Never => self.tries_left = 0,
             }
             return true;

@@ -144,6 +144,7 @@ fn every_global_can_be_set_and_the_abi_is_ours() {
         globals::LOCAL_WINDOW,
         globals::CROSS_NAMESPACE,
         globals::TRUSTED_USER,
+        globals::TCP_RCV_NXT,
         globals::SOCK_COOKIE,
         globals::SOCK_STATE,
         globals::SOCK_USER,
