@@ -24,6 +24,18 @@ shared_layout!(Key, size = 44, align = 4, {
     34 => passive_port_be: [u8; 2], 36 => active_seq: u32, 40 => passive_seq: u32,
 });
 
+impl Key {
+    /// No connection's.
+    pub const NONE: Key = Key {
+        active: Address::v6([0; 16]),
+        passive: Address::v6([0; 16]),
+        active_port_be: [0; 2],
+        passive_port_be: [0; 2],
+        active_seq: 0,
+        passive_seq: 0,
+    };
+}
+
 /// One end of a leg. Written once, by the program that sees the end established, the cookie last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
@@ -97,14 +109,7 @@ pub const NO_LEGS: u32 = u32::MAX;
 impl Member {
     /// What userspace writes for a socket that is about to connect to a node.
     pub const UPSTREAM: Member = Member {
-        key: Key {
-            active: Address::v6([0; 16]),
-            passive: Address::v6([0; 16]),
-            active_port_be: [0; 2],
-            passive_port_be: [0; 2],
-            active_seq: 0,
-            passive_seq: 0,
-        },
+        key: Key::NONE,
         state: state::UPSTREAM,
         cookie: 0,
         peer: 0,

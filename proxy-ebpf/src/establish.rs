@@ -122,7 +122,7 @@ fn active(connection: &Connection) -> Result<Reason, Reason> {
 /// The end that accepted: one of our listeners, or the node.
 #[inline(always)]
 fn passive(connection: &Connection) -> Result<Reason, Reason> {
-    let mut key = NO_KEY;
+    let mut key = Key::NONE;
     if !connection.write_key(Side::Passive, &mut key) {
         return Err(Reason::NotLeg);
     }
@@ -200,15 +200,6 @@ pub(crate) fn member<'a>(sock: *mut c_void, flags: u64) -> Option<&'a mut Member
     // SAFETY: the value lives as long as the socket, and programs of a socket run under its lock.
     unsafe { member.as_mut() }
 }
-
-const NO_KEY: Key = Key {
-    active: Address::v6([0; 16]),
-    passive: Address::v6([0; 16]),
-    active_port_be: [0; 2],
-    passive_port_be: [0; 2],
-    active_seq: 0,
-    passive_seq: 0,
-};
 
 /// Which end of the connection this is.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -88,3 +88,26 @@ fn messages_of_one_byte_that_nobody_reads_are_few_and_in_order() {
     println!("{} KiB by TCP, {} KiB by legs", by_tcp >> 10, by_legs >> 10);
     assert!(by_legs - by_tcp <= ADDED_MAX, "{by_legs} bytes instead of {by_tcp}");
 }
+
+#[test]
+fn the_window_says_how_much_may_be_unread() {
+    if skip_without_privileges() {
+        return;
+    }
+    const SIZE: usize = 400_000;
+    let node = Node::start("127.0.0.1:0");
+    for (window, is_exceeded) in [("64KiB", true), ("16MiB", false)] {
+        let kernel = LEGS.replace("cgroup: /", &format!("cgroup: /, window: {window}"));
+        let proxy = proxy(&kernel, node.address);
+        let delivered = Counted::delivered(&proxy);
+        let mut peer = Peer::connect(proxy.address("web"));
+        warm_up(&mut peer, &delivered);
+        let exceeded = Counted::start(&proxy, "local", "unread_bytes");
+        let before = delivered.since();
+        peer.send(peer::ask(SIZE).as_bytes()).expect("sent");
+        until_at_rest(&node);
+        assert!(delivered.since() > before, "{window}: nothing was delivered");
+        assert_eq!(exceeded.since() > 0, is_exceeded, "{window}");
+        peer.answer(SIZE).expect("every byte");
+    }
+}

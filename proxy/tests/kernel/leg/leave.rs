@@ -190,3 +190,42 @@ fn what_was_delivered_is_read_after_the_proxy_is_gone() {
         peer.answer_body(10, SIZE).expect("the whole answer");
     }
 }
+
+fn tandem(arguments: &[&str]) -> (bool, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_tandem")).args(arguments).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).expect("text"))
+}
+
+#[test]
+fn the_command_line_switches_a_running_proxy() {
+    if skip_without_privileges() {
+        return;
+    }
+    let node = Node::start("127.0.0.1:0");
+    let running = Process::start(node.address);
+    let admin = running.admin.to_string();
+    for (to, is_enabled) in [("off", false), ("on", true)] {
+        let (is_fine, said) = tandem(&["bpf", "same-host", to, "--admin", &admin]);
+        assert!(is_fine && said.contains(&format!("\"is_enabled\":{is_enabled}")), "{said}");
+    }
+    // Where nothing is delivered there is nothing to switch.
+    let other = proxy(TCP, node.address);
+    assert_eq!(other.ask_admin("PUT", "/bpf/same_host/on").status, 409);
+    assert_eq!(other.admin("/bpf/same_host/on").status, 405);
+}
+
+#[test]
+fn the_doctor_says_what_works() {
+    if skip_without_privileges() {
+        return;
+    }
+    let (is_fine, said) = tandem(&["bpf", "doctor"]);
+    assert!(is_fine, "{said}");
+    for program in ["worker", "local", "tunnel"] {
+        let line = said.lines().find(|line| line.starts_with(program)).expect(program);
+        assert!(line.contains(" works: "), "{line}");
+    }
+    let (is_fine, said) = tandem(&["bpf", "doctor", "--cgroup", "/no-such-cgroup"]);
+    assert!(!is_fine && said.contains("local    does not work: "), "{said}");
+}
