@@ -2,7 +2,10 @@
 //! other by its addresses and initial sequence numbers, and tell the programs what they need to know
 //! of the other end.
 
-use crate::{addr::Address, shared_layout};
+use crate::{
+    addr::{Address, Destination},
+    shared_layout,
+};
 
 /// What both ends of a connection agree on, as the active end saw it when it was established. Equal
 /// addresses and ports exist in several network namespaces; equal sequence numbers as well do not.
@@ -99,6 +102,8 @@ pub mod state {
     pub const BY_TCP: u32 = 8;
     /// A socket of ours that accepted.
     pub const DOWNSTREAM: u32 = 16;
+    /// Something that this socket sent was delivered, ever.
+    pub const DELIVERED: u32 = 32;
     /// From here up: how often userspace found the other end to hold it up.
     pub const ONE_STRIKE: u32 = 256;
 }
@@ -116,6 +121,12 @@ impl Member {
         peer_sock: 0,
         unread_messages: 0,
     };
+
+    /// Where the connection leads: a listener of ours, or a node.
+    #[inline(always)]
+    pub const fn destination(&self) -> Destination {
+        Destination::new(self.key.passive, self.key.passive_port_be)
+    }
 }
 
 /// How far the bytes that came to a socket by TCP have been seen, so that none is handed out twice.

@@ -67,9 +67,9 @@ pub const LOCAL_WINDOW_DEFAULT: u32 = 1024 * 1024;
 /// one byte costs about 1 KiB, which nobody charges to the receiver.
 pub const UNREAD_MESSAGES_MAX: u64 = 256;
 
-/// Connections to an address of ours in a row of which none was delivered to: from then on only one
-/// of [`SHORT_LIVED_TAKEN`] is taken, until one is. Entering the map costs a connection about as much
-/// as a request.
+/// Connections to an address of ours in a row that were closed before anything on them was
+/// delivered: from then on only one of [`SHORT_LIVED_TAKEN`] is taken, until something is. Entering
+/// the map costs a connection about as much as a request.
 pub const SHORT_LIVED_MAX: u32 = 64;
 pub const SHORT_LIVED_TAKEN: u32 = 16;
 

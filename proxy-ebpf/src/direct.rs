@@ -38,16 +38,32 @@ pub fn admit(messages: &mut u64, message: Message) -> Result<(), Reason> {
     Ok(())
 }
 
-/// One barren connection more; never [`NO_LEGS`].
+/// Whether a connection is worth taking, after `barren` others in a row that were closed before
+/// anything on them was delivered. From [`SHORT_LIVED_MAX`] on, `barren` counts those that come.
 #[inline(always)]
-pub const fn one_more(barren: u32) -> u32 {
-    if barren >= NO_LEGS - 1 { SHORT_LIVED_MAX } else { barren + 1 }
+pub const fn is_worth_it(barren: &mut u32) -> bool {
+    let count = *barren;
+    if count < SHORT_LIVED_MAX {
+        return true;
+    }
+    *barren = if count >= NO_LEGS - 1 { SHORT_LIVED_MAX } else { count + 1 };
+    count.is_multiple_of(SHORT_LIVED_TAKEN)
 }
 
-/// Whether a connection is worth taking, after `barren` others in a row that were not delivered to.
+/// A connection that was taken is closed, and nothing on it was delivered.
 #[inline(always)]
-pub const fn is_worth_it(barren: u32) -> bool {
-    barren < SHORT_LIVED_MAX || barren.is_multiple_of(SHORT_LIVED_TAKEN)
+pub const fn was_barren(barren: &mut u32) {
+    if *barren < SHORT_LIVED_MAX {
+        *barren += 1;
+    }
+}
+
+/// Something on a connection was delivered: others may be worth it too.
+#[inline(always)]
+pub const fn was_fruitful(barren: &mut u32) {
+    if *barren != NO_LEGS {
+        *barren = 0;
+    }
 }
 
 #[cfg(test)]
@@ -73,11 +89,29 @@ mod tests {
     }
 
     #[test]
+    fn connections_that_come_together_are_all_taken() {
+        let mut barren = SHORT_LIVED_MAX - 1;
+        assert!((0..1000).all(|_| is_worth_it(&mut barren)));
+    }
+
+    #[test]
     fn of_many_barren_connections_few_are_taken() {
-        assert!((0..SHORT_LIVED_MAX).all(is_worth_it));
-        let taken = SHORT_LIVED_MAX..SHORT_LIVED_MAX + 10 * SHORT_LIVED_TAKEN;
-        assert_eq!(taken.filter(|barren| is_worth_it(*barren)).count(), 10);
-        assert_eq!([one_more(0), one_more(NO_LEGS - 1)], [1, SHORT_LIVED_MAX]);
+        let mut barren = 0;
+        for _ in 0..2 * SHORT_LIVED_MAX {
+            was_barren(&mut barren);
+        }
+        assert_eq!(barren, SHORT_LIVED_MAX);
+        let come = 0..10 * SHORT_LIVED_TAKEN;
+        assert_eq!(come.filter(|_| is_worth_it(&mut barren)).count(), 10);
+        was_fruitful(&mut barren);
+        assert!(barren == 0 && is_worth_it(&mut barren));
+        barren = NO_LEGS - 1;
+        is_worth_it(&mut barren);
+        assert_eq!(barren, SHORT_LIVED_MAX);
+        barren = NO_LEGS;
+        was_barren(&mut barren);
+        was_fruitful(&mut barren);
+        assert_eq!(barren, NO_LEGS);
     }
 
     #[test]

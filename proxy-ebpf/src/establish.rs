@@ -93,9 +93,7 @@ fn active(connection: &Connection) -> Result<Reason, Reason> {
         if tcp_sock(sock).and_then(nonblocking) != Some(true) {
             return Err(Reason::Blocking);
         }
-        let count = *barren;
-        *barren = direct::one_more(count);
-        if !direct::is_worth_it(count) {
+        if !direct::is_worth_it(barren) {
             return Err(Reason::ShortLived);
         }
     }
@@ -150,7 +148,7 @@ fn passive(connection: &Connection) -> Result<Reason, Reason> {
     member.unread_messages = 0;
     connection.watch_close();
     // Nobody has accepted it yet, so only others like it can tell whether it will block.
-    let node = Destination::new(key.passive, key.passive_port_be);
+    let node = member.destination();
     // SAFETY: copied out at once.
     if !is_ours && unsafe { NODES.get(node) }.copied() == Some(1) {
         connection.enter_map(end.cookie)?;
@@ -168,6 +166,11 @@ fn passive(connection: &Connection) -> Result<Reason, Reason> {
 fn closed(connection: &Connection) -> Result<Reason, Reason> {
     let sock = connection.sock().ok_or(Reason::NotLeg)?;
     let member = member(sock, 0).ok_or(Reason::NotLeg)?;
+    if member.state & (state::ACTIVE | state::UPSTREAM | state::DELIVERED) == state::ACTIVE
+        && let Some(barren) = barren_at(member.destination())
+    {
+        direct::was_barren(barren);
+    }
     // The other end may have done it already, and ours may never have been in the map.
     let _ = LEGS.remove(member.key);
     let _ = RECEIVED.remove(member.cookie);
@@ -189,6 +192,13 @@ pub(crate) fn is_trusted(sock: *mut c_void) -> bool {
 
 fn member_of<'a>(sock: *mut c_void) -> Option<&'a mut Member> {
     member(sock, u64::from(BPF_SK_STORAGE_GET_F_CREATE))
+}
+
+/// How many connections to an address of ours were worth nothing lately.
+#[inline(always)]
+pub(crate) fn barren_at<'a>(listener: Destination) -> Option<&'a mut u32> {
+    // SAFETY: an entry of the map. Others may count at the same time: one more or less is all.
+    OWN_ADDRESSES.get_ptr_mut(listener).map(|barren| unsafe { &mut *barren })
 }
 
 /// The socket's storage.
@@ -237,12 +247,8 @@ impl Connection {
     #[inline(always)]
     fn leads_to_us<'a>(&self) -> Result<&'a mut u32, Reason> {
         let remote = self.remote().ok_or(Reason::NotLeg)?;
-        let barren = OWN_ADDRESSES.get_ptr_mut(remote).ok_or(Reason::NotLeg)?;
-        // SAFETY: an entry of the map. Others may count at the same time: one more or less is all.
-        let barren = unsafe { &mut *barren };
-        if *barren == NO_LEGS {
-            return Err(Reason::NotLeg);
-        }
+        let barren =
+            barren_at(remote).filter(|barren| **barren != NO_LEGS).ok_or(Reason::NotLeg)?;
         // SAFETY: takes the context.
         let namespace = unsafe { bpf_get_netns_cookie(self.0.cast()) };
         if namespace == OWN_NAMESPACE.load() {

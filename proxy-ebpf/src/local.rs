@@ -9,17 +9,16 @@ use core::{ffi::c_void, ptr::read_volatile};
 use aya_ebpf::{bindings::BPF_F_INGRESS, programs::SkMsgContext};
 use proxy_common::{
     Reason,
-    addr::Destination,
     leg::{Member, state},
 };
 use proxy_ebpf::direct::{self, Message};
 
 use crate::{
-    establish::{is_switched_on, is_trusted, member},
+    establish::{barren_at, is_switched_on, is_trusted, member},
     maps::{
-        LEGS, LOCAL_WINDOW, NODES, OWN_ADDRESSES, PSOCK_UNREAD, PSOCK_WAITING, SOCK_BACKLOG,
-        SOCK_COOKIE, SOCK_FLAGS, SOCK_OWNED, SOCK_RECEIVED, SOCK_STATE, SOCK_ULP, SOCK_ZEROCOPY,
-        SOCKETS, TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ,
+        LEGS, LOCAL_WINDOW, NODES, PSOCK_UNREAD, PSOCK_WAITING, SOCK_BACKLOG, SOCK_COOKIE,
+        SOCK_FLAGS, SOCK_OWNED, SOCK_RECEIVED, SOCK_STATE, SOCK_ULP, SOCK_ZEROCOPY, SOCKETS,
+        TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ,
     },
     sock::{nonblocking, queue_of, read_u8, read_u32, read_u64, tcp_sock},
 };
@@ -31,26 +30,18 @@ pub(crate) fn try_local(ctx: &SkMsgContext) -> Result<Reason, Reason> {
     let member = member(sender, 0).ok_or(Reason::NoLeg)?;
     match deliver(ctx, sender, member) {
         Ok(()) => {
-            if member.state & (state::DIRECT | state::ACTIVE | state::UPSTREAM) == state::ACTIVE {
-                was_worth_it(member);
+            if member.state & (state::DELIVERED | state::ACTIVE | state::UPSTREAM) == state::ACTIVE
+                && let Some(barren) = barren_at(member.destination())
+            {
+                direct::was_fruitful(barren);
             }
-            member.state |= state::DIRECT;
+            member.state |= state::DIRECT | state::DELIVERED;
             Ok(Reason::Delivered)
         }
         Err(reason) => {
             member.state &= !state::DIRECT;
             Err(reason)
         }
-    }
-}
-
-/// Somebody who connected to us was delivered to: others may be worth it too.
-#[inline(always)]
-fn was_worth_it(member: &Member) {
-    let listener = Destination::new(member.key.passive, member.key.passive_port_be);
-    if let Some(barren) = OWN_ADDRESSES.get_ptr_mut(listener) {
-        // SAFETY: an entry of the map. Others may count at the same time: one more or less is all.
-        unsafe { *barren = 0 };
     }
 }
 
@@ -97,7 +88,7 @@ fn learn(member: &Member, receiver: &Receiver) {
         return;
     }
     let Some(is_nonblocking) = seen else { return };
-    let node = Destination::new(member.key.passive, member.key.passive_port_be);
+    let node = member.destination();
     // SAFETY: copied out at once.
     let known = unsafe { NODES.get(node) }.copied();
     if is_nonblocking && known.is_none() {

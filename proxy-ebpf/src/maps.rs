@@ -185,16 +185,17 @@ pub(crate) static MEMBER: SkStorage<Member> = SkStorage::new();
 #[btf_map]
 pub(crate) static RECEIVED: HashMap<u64, Received, { 2 * LEGS_MAX as usize }> = HashMap::new();
 
-/// Address and port where one of our listeners takes legs, for each address of our namespace → its
-/// connections since the last one that was delivered to, or [`leg::NO_LEGS`]. Userspace makes and removes entries as
-/// addresses change, `establish` and `local` count, about. A miss: not to us.
+/// Address and port where one of our listeners takes legs, for each address of our namespace → how
+/// many connections to it were worth nothing lately (`direct::is_worth_it`), or [`leg::NO_LEGS`].
+/// Userspace makes and removes entries as addresses change, `establish` and `local` count, about. A
+/// miss: not to us.
 #[btf_map]
 pub(crate) static OWN_ADDRESSES: HashMap<Destination, u32, { OWN_ADDRESSES_MAX as usize }> =
     HashMap::new();
 
 /// Address and port of a node → 1 if what it accepts does not block, 0 once something did. `local`
-/// writes what it sees, userspace reads. A miss: not known; its sockets stay out of the map. When it is full the
-/// node that was not asked for longest is forgotten.
+/// writes what it sees, userspace reads. A miss: not known; its sockets stay out of the map. When it
+/// is full the node that was not asked for longest is forgotten.
 #[btf_map]
 pub(crate) static NODES: LruHashMap<Destination, u32, { NODES_MAX as usize }> = LruHashMap::new();
 

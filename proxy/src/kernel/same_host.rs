@@ -298,7 +298,7 @@ impl SameHost {
         if member.peer == 0 || !self.is_enabled() {
             return Outlook::Unknown;
         }
-        let node = Destination::new(member.key.passive, member.key.passive_port_be);
+        let node = member.destination();
         let is_known = lock(&self.shared.nodes).get(&node, 0).is_ok_and(|known| known == 1);
         let is_in_map = lock(&self.shared.received).get(&member.peer, 0).is_ok();
         if is_known && !is_in_map { Outlook::Better } else { Outlook::Unknown }

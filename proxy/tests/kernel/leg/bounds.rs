@@ -1,10 +1,13 @@
-//! What a reader that does not read costs, beside the same transfers by TCP alone.
+//! What a reader that does not read costs, beside the same transfers by TCP alone; and which
+//! connections are not worth taking.
 
 use std::{
     sync::atomic::Ordering,
     thread,
     time::{Duration, Instant},
 };
+
+use proxy_common::limits::{SHORT_LIVED_MAX, SHORT_LIVED_TAKEN};
 
 use super::{peer::ask_drop_by_drop, *};
 use crate::tunnel::{MACHINE, memory::memory_in_use};
@@ -110,4 +113,56 @@ fn the_window_says_how_much_may_be_unread() {
         assert_eq!(exceeded.since() > 0, is_exceeded, "{window}");
         peer.answer(SIZE).expect("every byte");
     }
+}
+
+#[test]
+fn connections_that_come_together_are_all_taken() {
+    if skip_without_privileges() {
+        return;
+    }
+    const TOGETHER: usize = 3 * SHORT_LIVED_MAX as usize;
+    const ROUNDS: usize = 10;
+    let node = Node::start("127.0.0.1:0");
+    let proxy = proxy(LEGS, node.address);
+    let address = proxy.address("web");
+    let (delivered, short) = (Counted::delivered(&proxy), short_lived(&proxy));
+    let mut peers: Vec<_> = (0..TOGETHER).map(|_| Peer::connect(address)).collect();
+    peers.iter_mut().for_each(|peer| warm_up(peer, &delivered));
+    let before = delivered.since();
+    for _ in 0..ROUNDS {
+        peers.iter_mut().for_each(|peer| peer.get(100).expect("answered"));
+    }
+    assert_eq!(short.since(), 0);
+    // Request and answer of each, on both legs.
+    let (messages, all) = (delivered.since() - before, 4 * ROUNDS * TOGETHER);
+    assert!(messages as usize > all - all / 20, "{messages} of {all}");
+}
+
+#[test]
+fn after_many_short_connections_few_are_taken_until_one_is_used() {
+    if skip_without_privileges() {
+        return;
+    }
+    let node = Node::start("127.0.0.1:0");
+    let proxy = proxy(LEGS, node.address);
+    let address = proxy.address("web");
+    let (delivered, short) = (Counted::delivered(&proxy), short_lived(&proxy));
+    let once = || Peer::connect(address).last(100).expect("answered");
+    (0..SHORT_LIVED_MAX).for_each(|_| once());
+    assert_eq!(short.since(), 0);
+    eventually("connections that are not taken", || {
+        once();
+        (short.since() > 3 * u64::from(SHORT_LIVED_TAKEN)).then_some(())
+    });
+    let mut peers: Vec<_> = (0..SHORT_LIVED_TAKEN).map(|_| Peer::connect(address)).collect();
+    let before = short.since();
+    for _ in 0..20 {
+        peers.iter_mut().for_each(|peer| peer.get(100).expect("answered"));
+    }
+    warm_up(&mut Peer::connect(address), &delivered);
+    assert_eq!(short.since(), before, "one of them was used, so this one was taken");
+}
+
+fn short_lived(proxy: &TestProxy) -> Counted<'_> {
+    Counted::start(proxy, "establish", "short_lived")
 }
