@@ -40,7 +40,6 @@ use crate::{
         framing::{BodyLength, BodyReader, Version},
         gate::ResponseGate,
         head::{RequestHead, ResponseHead},
-        name::Known,
     },
     inlet::{self, BodySource, head_limits},
     kernel::LegWatch,
@@ -91,9 +90,7 @@ pub(crate) async fn serve(cx: Rc<ConnectionCx>) -> Lull {
 
 /// Whether nothing about the message is special.
 fn is_plain(head: &RequestHead) -> bool {
-    head.version() == Version::Http11
-        && !head.expects_continue()
-        && !head.fields().any(|field| matches!(field.known, Known::Upgrade | Known::Trailer))
+    head.version() == Version::Http11 && !head.expects_continue() && !head.announces_more()
 }
 
 /// One request, from its head to the last byte of its response.
@@ -229,9 +226,10 @@ async fn ask(
     gate.restart();
     request.clear();
     heads::request(request, head, plan, &cx.forwarding, connection.node);
+    let method = head.method();
     let response = poll_fn(|task| {
         advance(upload, cx, connection, request, task)?;
-        let response = poll_response_head(head.method(), connection, input, gate, task);
+        let response = poll_response_head(method, connection, input, gate, task);
         if response.is_pending() && upload.is_over() {
             if cx.deadlines.has_expired(Wait::Upstream) {
                 return Poll::Ready(Err(Fault::ResponseTimedOut));

@@ -101,8 +101,7 @@ impl Inlet {
         ready!(self.io.get_ref().poll_read_ready(cx))?;
         let size = if self.is_between_messages() { READ_SIZE } else { BODY_READ_SIZE };
         self.buffer.reserve(size);
-        self.io.set_limit(u64::MAX);
-        poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buffer)
+        poll_read_buf(Pin::new(self.io.get_mut()), cx, &mut self.buffer)
     }
 
     /// Lets in the body of a message whose head has been dealt with: it is taken from its

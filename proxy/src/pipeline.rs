@@ -11,7 +11,7 @@ use crate::{
     error::Fault,
     http::{
         answer::Answer,
-        fields::Pseudonym,
+        fields::{ForwardedField, Pseudonym},
         framing::BodyLength,
         head::RequestHead,
         name::Known,
@@ -195,14 +195,15 @@ impl<'a> Undecided<'a> {
 
 /// Fields that tell the node who was authenticated: what the downstream sends under these names
 /// never reaches it.
-const IDENTITY_FIELDS: [&str; 3] =
-    ["x-consumer-username", "x-consumer-custom-id", "x-credential-identifier"];
+const IDENTITY_FIELDS: [&[u8]; 3] =
+    [b"x-consumer-username", b"x-consumer-custom-id", b"x-credential-identifier"];
 
 impl Plan<'_> {
-    /// Whether the node must not see what the downstream sent under `name`.
-    pub fn replaces(&self, name: &str) -> bool {
-        IDENTITY_FIELDS.iter().any(|field| plugin::is_alike(field, name))
-            || self.edits.replaces(name)
+    /// Whether the node must not see this field of the downstream.
+    pub fn replaces(&self, field: &ForwardedField<'_>) -> bool {
+        let is_identity = |name| IDENTITY_FIELDS.iter().any(|field| plugin::is_alike(field, name));
+        field.known.is_editable() && is_identity(field.name.as_bytes())
+            || self.edits.replaces(field)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
     config::Consumer,
     http::{
         answer::Answer,
+        fields::ForwardedField,
         head::{RequestHead, ResponseHead},
         name::Known,
     },
@@ -180,10 +181,9 @@ pub struct FieldEdits<'a> {
     set: Vec<(&'static str, Bytes)>,
 }
 
-/// Whether plugins may remove or set fields of this name: it is not one that frames a message, is
-/// meant for one connection, or tells of the downstream.
+/// Whether plugins may remove or set fields of this name.
 pub fn is_editable(name: &str) -> bool {
-    Known::of(name.as_bytes()) == Known::Other
+    Known::of(name.as_bytes()).is_editable()
 }
 
 impl<'a> FieldEdits<'a> {
@@ -206,19 +206,21 @@ impl<'a> FieldEdits<'a> {
         self.set.iter().filter(|(name, _)| is_editable(name)).map(|(name, value)| (*name, value))
     }
 
-    /// Whether what was received under `name` stays behind. Nodes that read fields as CGI variables
+    /// Whether a field that was received stays behind. Nodes that read fields as CGI variables
     /// cannot tell `_` from `-`, so neither is told here.
-    pub fn replaces(&self, name: &str) -> bool {
-        let removed = self.removed.iter().map(|field| &**field);
-        removed.chain(self.set.iter().map(|(field, _)| *field)).any(|field| is_alike(field, name))
-            && is_editable(name)
+    pub fn replaces(&self, field: &ForwardedField<'_>) -> bool {
+        let removed = self.removed.iter().map(|name| &**name);
+        field.known.is_editable()
+            && removed
+                .chain(self.set.iter().map(|(name, _)| *name))
+                .any(|name| is_alike(name.as_bytes(), field.name.as_bytes()))
     }
 }
 
 /// Whether two field names are one to a CGI node.
-pub(crate) fn is_alike(one: &str, other: &str) -> bool {
-    let folded = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    one.len() == other.len() && one.bytes().map(folded).eq(other.bytes().map(folded))
+pub(crate) fn is_alike(one: &[u8], other: &[u8]) -> bool {
+    let folded = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    one.len() == other.len() && one.iter().map(folded).eq(other.iter().map(folded))
 }
 
 /// Everybody a plugin may authenticate.

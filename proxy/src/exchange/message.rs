@@ -41,9 +41,10 @@ pub(super) fn upstream_request(
     }
     .map(Uri::from)
     .map_err(|_| Fault::HeadMalformed)?;
-    let host = head.host().map_or_else(|| Cow::Owned(node.to_string()), Cow::Borrowed);
+    let host =
+        head.host_bytes().map_or_else(|| Cow::Owned(node.to_string().into_bytes()), Cow::Borrowed);
     let all = fields::forwarded_request_fields(head, forwarding, &host);
-    let kept = all.filter(|field| !plan.replaces(field.name.as_str()));
+    let kept = all.filter(|field| !plan.replaces(field));
     let fields = request.headers_mut();
     fields.reserve(FIELDS_EXPECTED);
     append(fields, head.bytes(), kept)?;
@@ -78,7 +79,7 @@ pub(super) fn downstream_response(
         plan.route.chain.response_head(response_head, &mut edits);
     }
     let all = fields::forwarded_response_fields(response_head, forwarding.pseudonym());
-    let kept = all.filter(|field| !edits.replaces(field.name.as_str()));
+    let kept = all.filter(|field| !edits.replaces(field));
     append(fields, response_head.bytes(), kept)?;
     if length_is_unknown {
         fields.remove(header::CONTENT_LENGTH);
@@ -99,12 +100,10 @@ fn append<'a>(
     head_bytes: &bytes::Bytes,
     fields: impl Iterator<Item = ForwardedField<'a>>,
 ) -> Result<(), Fault> {
-    for ForwardedField { name, value } in fields {
+    for ForwardedField { name, value, .. } in fields {
         let name = match name {
-            Name::Received(name) => {
-                HeaderName::from_bytes(name.as_bytes()).map_err(|_| Fault::Internal)?
-            }
-            Name::Made(name) => name,
+            Name::Received(name) => HeaderName::from_bytes(name).map_err(|_| Fault::Internal)?,
+            Name::Made(name) => name.clone(),
         };
         let value = HeaderValue::from_maybe_shared(value.into_bytes(head_bytes));
         to.append(name, value.map_err(|_| Fault::Internal)?);

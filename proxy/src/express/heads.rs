@@ -6,7 +6,7 @@ use std::{borrow::Cow, net::SocketAddr};
 use crate::{
     http::{
         answer::After,
-        fields::{self, ForwardedField, Forwarding, Pseudonym},
+        fields::{self, ForwardedField, Forwarding, Name, Pseudonym},
         head::{RequestHead, ResponseHead},
         name::Known,
     },
@@ -24,9 +24,10 @@ pub(super) fn request(
     node: SocketAddr,
 ) {
     push(out, &[head.method().as_bytes(), b" ", plan.target.as_bytes(), b" HTTP/1.1\r\n"]);
-    let host = head.host().map_or_else(|| Cow::Owned(node.to_string()), Cow::Borrowed);
+    let host =
+        head.host_bytes().map_or_else(|| Cow::Owned(node.to_string().into_bytes()), Cow::Borrowed);
     for field in fields::forwarded_request_fields(head, forwarding, &host) {
-        if !plan.replaces(field.name.as_str()) {
+        if !plan.replaces(&field) {
             push_field(out, &field);
         }
     }
@@ -63,12 +64,11 @@ pub(super) fn response(
     }
     let mut has_date = false;
     for field in fields::forwarded_response_fields(head, pseudonym) {
-        let name = field.name.as_str();
-        let is_framing = is_framing(name);
-        if edits.replaces(name) || is_framing && (ends.is_filtered || ends.is_chunked) {
+        let is_framing = matches!(field.known, Known::ContentLength | Known::TransferEncoding);
+        if edits.replaces(&field) || is_framing && (ends.is_filtered || ends.is_chunked) {
             continue;
         }
-        has_date |= name.eq_ignore_ascii_case("date");
+        has_date |= field.known == Known::Date;
         push_field(out, &field);
     }
     if ends.is_chunked {
@@ -87,14 +87,11 @@ pub(super) fn response(
     out.extend_from_slice(b"\r\n");
 }
 
-fn is_framing(name: &str) -> bool {
-    matches!(Known::of(name.as_bytes()), Known::ContentLength | Known::TransferEncoding)
-}
-
 fn push_field(out: &mut Vec<u8>, field: &ForwardedField<'_>) {
-    let start = out.len();
-    out.extend_from_slice(field.name.as_str().as_bytes());
-    out[start..].make_ascii_lowercase();
+    match field.name {
+        Name::Received(name) => out.extend(name.iter().map(u8::to_ascii_lowercase)),
+        Name::Made(name) => out.extend_from_slice(name.as_str().as_bytes()),
+    }
     push(out, &[b": ", field.value.as_bytes(), b"\r\n"]);
 }
 

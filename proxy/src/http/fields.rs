@@ -20,31 +20,37 @@ use super::{
     name::{self, Known},
 };
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+static HOST: HeaderName = header::HOST;
+static VIA: HeaderName = header::VIA;
+static CONTENT_LENGTH: HeaderName = header::CONTENT_LENGTH;
+static TRANSFER_ENCODING: HeaderName = header::TRANSFER_ENCODING;
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// One field as it is sent on.
 #[derive(Debug, Clone)]
 pub struct ForwardedField<'a> {
     pub name: Name<'a>,
     pub value: Value<'a>,
+    pub known: Known,
 }
 
-/// In the case received, or lower-case.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub enum Name<'a> {
-    Received(&'a str),
-    Made(HeaderName),
+    /// In the case received.
+    Received(&'a [u8]),
+    /// Lower-case.
+    Made(&'static HeaderName),
 }
 
 impl Name<'_> {
-    pub fn as_str(&self) -> &str {
+    pub fn as_bytes(&self) -> &[u8] {
         match self {
             Name::Received(name) => name,
-            Name::Made(name) => name.as_str(),
+            Name::Made(name) => name.as_str().as_bytes(),
         }
     }
 }
@@ -53,6 +59,8 @@ impl Name<'_> {
 #[derive(Debug, Clone)]
 pub enum Value<'a> {
     Received(&'a [u8]),
+    /// The same for every request of a connection.
+    Shared(&'a Bytes),
     Made(Bytes),
 }
 
@@ -60,6 +68,7 @@ impl Value<'_> {
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Value::Received(value) => value,
+            Value::Shared(value) => value,
             Value::Made(value) => value,
         }
     }
@@ -68,17 +77,14 @@ impl Value<'_> {
     pub fn into_bytes(self, head_bytes: &Bytes) -> Bytes {
         match self {
             Value::Received(value) => head::slice(head_bytes, value),
+            Value::Shared(value) => value.clone(),
             Value::Made(value) => value,
         }
     }
 }
 
-fn made(name: HeaderName, value: Bytes) -> ForwardedField<'static> {
-    ForwardedField { name: Name::Made(name), value: Value::Made(value) }
-}
-
-fn received(name: HeaderName, value: &[u8]) -> ForwardedField<'_> {
-    ForwardedField { name: Name::Made(name), value: Value::Received(value) }
+fn made<'a>(name: &'static HeaderName, known: Known, value: Value<'a>) -> ForwardedField<'a> {
+    ForwardedField { name: Name::Made(name), value, known }
 }
 
 /// The name under which this proxy appears in `Via`: one for the process, clones share it.
@@ -133,7 +139,7 @@ pub enum Scheme {
 pub struct Forwarding {
     peer: Bytes,
     port: Bytes,
-    scheme: &'static str,
+    scheme: Bytes,
     pseudonym: Pseudonym,
 }
 
@@ -148,8 +154,8 @@ impl Forwarding {
         // Over a dual-stack socket IPv4 comes mapped; nodes know it by its own form.
         let peer = peer.to_canonical().to_string().into();
         let scheme = match scheme {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
+            Scheme::Http => Bytes::from_static(b"http"),
+            Scheme::Https => Bytes::from_static(b"https"),
         };
         Forwarding { peer, port: port.to_string().into(), scheme, pseudonym }
     }
@@ -163,30 +169,29 @@ impl Forwarding {
 /// own name where that is `None` or configured otherwise.
 pub fn forwarded_request_fields<'a>(
     head: &'a RequestHead,
-    forwarding: &Forwarding,
-    host: &'a str,
+    forwarding: &'a Forwarding,
+    host: &'a [u8],
 ) -> impl Iterator<Item = ForwardedField<'a>> {
-    // Whatever is known by name in a request is dropped or made anew.
+    // What plugins may not change is dropped or made anew.
     let kept = head
         .fields()
-        .filter(|field| field.known == Known::Other && !field.is_connection_option)
+        .filter(|field| field.known.is_editable() && !field.is_connection_option)
         .map(as_received);
 
-    let port = head.host_port().map_or_else(
-        || made(X_FORWARDED_PORT, forwarding.port.clone()),
-        |port| received(X_FORWARDED_PORT, port.as_bytes()),
-    );
-    let via = forwarding.pseudonym.entry(head.version());
+    let host_received = head.host_bytes().map(Value::Received);
+    let port = head.host_port().map_or(Value::Shared(&forwarding.port), Value::Received);
+    let xff = appended(head.end_to_end(Known::XForwardedFor), &forwarding.peer);
+    let via = appended(head.end_to_end(Known::Via), forwarding.pseudonym.entry(head.version()));
     let added = [
-        Some(appended(head.fields(), X_FORWARDED_FOR, Known::XForwardedFor, &forwarding.peer)),
-        Some(made(X_FORWARDED_PROTO, Bytes::from_static(forwarding.scheme.as_bytes()))),
-        head.host().map(|host| received(X_FORWARDED_HOST, host.as_bytes())),
-        Some(port),
-        Some(made(X_REAL_IP, forwarding.peer.clone())),
-        Some(appended(head.fields(), header::VIA, Known::Via, via)),
+        Some(made(&X_FORWARDED_FOR, Known::XForwardedFor, xff)),
+        Some(made(&X_FORWARDED_PROTO, Known::XForwardedProto, Value::Shared(&forwarding.scheme))),
+        host_received.map(|host| made(&X_FORWARDED_HOST, Known::XForwardedHost, host)),
+        Some(made(&X_FORWARDED_PORT, Known::XForwardedPort, port)),
+        Some(made(&X_REAL_IP, Known::XRealIp, Value::Shared(&forwarding.peer))),
+        Some(made(&VIA, Known::Via, via)),
         framing_field(head.body_length(), head.known(Known::ContentLength).next()),
     ];
-    let host = received(header::HOST, host.as_bytes());
+    let host = made(&HOST, Known::Host, Value::Received(host));
     std::iter::once(host).chain(kept).chain(added.into_iter().flatten())
 }
 
@@ -194,7 +199,7 @@ pub fn forwarded_request_fields<'a>(
 /// frames a body that ends with the node's connection as it likes.
 pub fn forwarded_response_fields<'a>(
     head: &'a ResponseHead,
-    pseudonym: &Pseudonym,
+    pseudonym: &'a Pseudonym,
 ) -> impl Iterator<Item = ForwardedField<'a>> {
     let is_kept = |known: Known| {
         !known.is_hop_by_hop() && !matches!(known, Known::ContentLength | Known::Via)
@@ -211,42 +216,36 @@ pub fn forwarded_response_fields<'a>(
         let is_allowed = !head.is_interim()
             && !matches!(head.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let would_be = content_length.filter(|_| is_allowed);
-        would_be.map(|length| received(header::CONTENT_LENGTH, length))
+        would_be.map(content_length_as_received)
     } else {
         framing_field(head.body_length(), content_length)
     };
-    let own_via = pseudonym.entry(head.version());
-    let via = appended(head.fields(), header::VIA, Known::Via, own_via);
-    kept.chain([Some(via), framing].into_iter().flatten())
+    let via = appended(head.end_to_end(Known::Via), pseudonym.entry(head.version()));
+    kept.chain([Some(made(&VIA, Known::Via, via)), framing].into_iter().flatten())
 }
 
 fn as_received(field: Field<'_>) -> ForwardedField<'_> {
-    ForwardedField { name: Name::Received(field.name), value: Value::Received(field.value) }
+    let (name, value) = (Name::Received(field.name), Value::Received(field.value));
+    ForwardedField { name, value, known: field.known }
 }
 
-/// The received values of a list field that is ours to extend, and `own` behind them.
-fn appended<'a>(
-    fields: impl Iterator<Item = Field<'a>>,
-    name: HeaderName,
-    known: Known,
-    own: &Bytes,
-) -> ForwardedField<'a> {
-    let is_extended = |field: &Field<'_>| field.known == known && !field.is_connection_option;
-    made(name, join(fields.filter(is_extended).map(|field| field.value), own))
+fn content_length_as_received(digits: &[u8]) -> ForwardedField<'_> {
+    made(&CONTENT_LENGTH, Known::ContentLength, Value::Received(digits))
 }
 
-/// Without an allocation if there is only `own`.
-fn join<'v>(values: impl Iterator<Item = &'v [u8]>, own: &Bytes) -> Bytes {
+/// The received values of a list field that is ours to extend, and `own` behind them; without an
+/// allocation if there is only `own`.
+fn appended<'a>(values: impl Iterator<Item = &'a [u8]>, own: &'a Bytes) -> Value<'a> {
     let mut joined = Vec::new();
     for value in values.filter(|value| !value.is_empty()) {
         joined.extend_from_slice(value);
         joined.extend_from_slice(b", ");
     }
     if joined.is_empty() {
-        return own.clone();
+        return Value::Shared(own);
     }
     joined.extend_from_slice(own);
-    joined.into()
+    Value::Made(joined.into())
 }
 
 /// Made from our own view of the body: a length with leading zeros is not passed on as it was.
@@ -254,11 +253,15 @@ fn framing_field(length: BodyLength, received_length: Option<&[u8]>) -> Option<F
     match length {
         BodyLength::Empty | BodyLength::UntilClose => None,
         BodyLength::Chunked => {
-            Some(made(header::TRANSFER_ENCODING, Bytes::from_static(b"chunked")))
+            let value = Value::Received(b"chunked");
+            Some(made(&TRANSFER_ENCODING, Known::TransferEncoding, value))
         }
         BodyLength::Fixed(length) => Some(match received_length {
-            Some(digits @ ([b'0'] | [b'1'..=b'9', ..])) => received(header::CONTENT_LENGTH, digits),
-            Some(_) | None => made(header::CONTENT_LENGTH, length.to_string().into()),
+            Some(digits @ ([b'0'] | [b'1'..=b'9', ..])) => content_length_as_received(digits),
+            Some(_) | None => {
+                let value = Value::Made(length.to_string().into());
+                made(&CONTENT_LENGTH, Known::ContentLength, value)
+            }
         }),
     }
 }

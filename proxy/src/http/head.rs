@@ -129,7 +129,7 @@ impl Flaw {
 /// One field line. The value has no blanks around it and may be empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Field<'a> {
-    pub name: &'a str,
+    pub name: &'a [u8],
     pub value: &'a [u8],
     pub known: Known,
     /// Whether `Connection` names it: it is for the next hop alone.
@@ -205,11 +205,19 @@ impl Lines {
 
     fn iter(&self) -> impl Iterator<Item = Field<'_>> {
         self.fields.iter().map(|field| Field {
-            name: self.text(field.name),
+            name: self.part(field.name),
             value: self.part(field.value),
             known: field.known,
             is_connection_option: field.is_connection_option,
         })
+    }
+
+    /// The values of a field that is known by name, without those meant for the next hop alone.
+    fn end_to_end(&self, known: Known) -> impl Iterator<Item = &[u8]> {
+        self.fields
+            .iter()
+            .filter(move |field| field.known == known && !field.is_connection_option)
+            .map(|field| self.part(field.value))
     }
 
     fn values(&self, name: &str) -> impl Iterator<Item = &[u8]> {
@@ -258,6 +266,7 @@ pub struct RequestHead {
     body_length: BodyLength,
     keeps_alive: bool,
     expects_continue: bool,
+    announces_more: bool,
 }
 
 impl RequestHead {
@@ -304,9 +313,15 @@ impl RequestHead {
         self.host_name.map(|name| self.lines.text(name))
     }
 
+    /// [`host`](Self::host) as the bytes it is.
+    pub fn host_bytes(&self) -> Option<&[u8]> {
+        self.host.map(|host| self.lines.part(host))
+    }
+
     /// The port of [`host`](Self::host), if it has one.
-    pub fn host_port(&self) -> Option<&str> {
-        let port = self.host()?.get(self.host_name()?.len() + 1..)?;
+    pub fn host_port(&self) -> Option<&[u8]> {
+        let (whole, name) = (self.host?, self.host_name?);
+        let port = self.lines.part(Span { start: name.end + 1, end: whole.end });
         (!port.is_empty()).then_some(port)
     }
 
@@ -329,6 +344,11 @@ impl RequestHead {
         self.lines.known(known)
     }
 
+    /// As [`known`](Self::known), without those that `Connection` names.
+    pub fn end_to_end(&self, known: Known) -> impl Iterator<Item = &[u8]> {
+        self.lines.end_to_end(known)
+    }
+
     pub fn body_length(&self) -> BodyLength {
         self.body_length
     }
@@ -336,6 +356,11 @@ impl RequestHead {
     /// Whether the downstream wants to use the connection again (RFC 9112 section 9.3).
     pub fn keeps_alive(&self) -> bool {
         self.keeps_alive
+    }
+
+    /// Whether a field says that something other than the message follows: `Upgrade`, `Trailer`.
+    pub fn announces_more(&self) -> bool {
+        self.announces_more
     }
 
     /// Whether the downstream waits for a 100 before it sends its body.
@@ -412,6 +437,11 @@ impl ResponseHead {
     /// The values of a field that is known by name.
     pub fn known(&self, known: Known) -> impl Iterator<Item = &[u8]> {
         self.lines.known(known)
+    }
+
+    /// As [`known`](Self::known), without those that `Connection` names.
+    pub fn end_to_end(&self, known: Known) -> impl Iterator<Item = &[u8]> {
+        self.lines.end_to_end(known)
     }
 
     /// The body that follows, given the request it answers.

@@ -22,6 +22,7 @@ pub enum Known {
     Other,
     Connection,
     ContentLength,
+    Date,
     Expect,
     Forwarded,
     Host,
@@ -51,7 +52,7 @@ impl Known {
         let candidates: &[(&[u8], Known)] = match name.len() {
             2 => &[(b"te", Known::Te)],
             3 => &[(b"via", Known::Via)],
-            4 => &[(b"host", Known::Host)],
+            4 => &[(b"host", Known::Host), (b"date", Known::Date)],
             5 => &[(b"proxy", Known::Proxy)],
             6 => &[(b"expect", Known::Expect)],
             7 => &[(b"upgrade", Known::Upgrade), (b"trailer", Known::Trailer)],
@@ -100,9 +101,40 @@ impl Known {
             | Known::Upgrade => true,
             Known::Other
             | Known::ContentLength
+            | Known::Date
             | Known::Expect
             | Known::Forwarded
             | Known::Host
+            | Known::Via
+            | Known::XForwardedFor
+            | Known::XForwardedHost
+            | Known::XForwardedPort
+            | Known::XForwardedProto
+            | Known::XRealIp => false,
+        }
+    }
+
+    /// Whether plugins may remove or set it: it is not one that frames a message, is meant for one
+    /// connection, or tells of the downstream.
+    pub const fn is_editable(self) -> bool {
+        match self {
+            Known::Other | Known::Date => true,
+            Known::Connection
+            | Known::ContentLength
+            | Known::Expect
+            | Known::Forwarded
+            | Known::Host
+            | Known::Http2Settings
+            | Known::KeepAlive
+            | Known::Proxy
+            | Known::ProxyAuthenticate
+            | Known::ProxyAuthenticationInfo
+            | Known::ProxyAuthorization
+            | Known::ProxyConnection
+            | Known::Te
+            | Known::Trailer
+            | Known::TransferEncoding
+            | Known::Upgrade
             | Known::Via
             | Known::XForwardedFor
             | Known::XForwardedHost

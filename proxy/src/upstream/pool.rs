@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use crate::metrics::GaugeGuard;
@@ -31,7 +32,7 @@ struct Idle<C> {
 }
 
 pub(crate) struct Pool<C> {
-    idle: HashMap<SocketAddr, VecDeque<Idle<C>>>,
+    idle: HashMap<SocketAddr, VecDeque<Idle<C>>, RandomState>,
     /// Kept to one node.
     idle_max: usize,
     timeout: Duration,
@@ -39,7 +40,7 @@ pub(crate) struct Pool<C> {
 
 impl<C: Pooled> Pool<C> {
     pub(crate) fn new(idle_max: usize, timeout: Duration) -> Self {
-        Self { idle: HashMap::new(), idle_max, timeout }
+        Self { idle: HashMap::default(), idle_max, timeout }
     }
 
     /// Takes the youngest idle connection to `node` that is still alive.

@@ -74,6 +74,7 @@ pub(in crate::http) fn request(
         body_length,
         keeps_alive,
         expects_continue,
+        announces_more: summary.announces_more,
         lines: Lines { fields: fields.share(), bytes: bytes.clone() },
     })
 }
@@ -195,6 +196,7 @@ struct Summary<'a> {
     option_count: usize,
     has_continue: bool,
     has_other_expectation: bool,
+    announces_more: bool,
 }
 
 impl<'a> Summary<'a> {
@@ -240,7 +242,9 @@ impl<'a> Summary<'a> {
                     self.has_other_expectation = true;
                 }
             }),
+            Known::Trailer | Known::Upgrade => self.announces_more = true,
             Known::Other
+            | Known::Date
             | Known::Forwarded
             | Known::Http2Settings
             | Known::KeepAlive
@@ -250,8 +254,6 @@ impl<'a> Summary<'a> {
             | Known::ProxyAuthorization
             | Known::ProxyConnection
             | Known::Te
-            | Known::Trailer
-            | Known::Upgrade
             | Known::Via
             | Known::XForwardedFor
             | Known::XForwardedHost

@@ -2,8 +2,10 @@ use bytes::BytesMut;
 
 use super::*;
 use crate::http::{
+    fields::{ForwardedField, Name, Value},
     gate::RequestGate,
     head::{HeadLimits, RequestHead},
+    name::Known,
 };
 
 fn head(request_line: &str, fields: &str) -> RequestHead {
@@ -45,6 +47,11 @@ fn run(config: &KeyAuthConfig, head: &RequestHead) -> Result {
         edits: crate::plugin::FieldEdits::default(),
         consumer: None,
     };
+    let sent_key = ForwardedField {
+        name: Name::Received(b"apikey"),
+        value: Value::Received(b""),
+        known: Known::Other,
+    };
     match plugin.request(&mut cx) {
         Outcome::Continue => {
             let consumer = cx.consumer.expect("a consumer is attached").to_string();
@@ -53,7 +60,7 @@ fn run(config: &KeyAuthConfig, head: &RequestHead) -> Result {
             Result::Attached {
                 consumer,
                 query: cx.query.map(Cow::into_owned),
-                hides_field: cx.edits.replaces("apikey"),
+                hides_field: cx.edits.replaces(&sent_key),
             }
         }
         Outcome::Answer(answer) => Result::Refused(answer.status.as_u16()),
