@@ -83,11 +83,14 @@ pub struct Member {
     pub peer_sock: u64,
     /// Messages delivered since the other end was last seen with nothing unread.
     pub unread_messages: u64,
+    /// [`Received::place`] of this socket and of the other end: where what is delivered is counted.
+    pub own_place: u32,
+    pub peer_place: u32,
 }
 
-shared_layout!(Member, size = 80, align = 8, {
+shared_layout!(Member, size = 88, align = 8, {
     0 => key: Key, 44 => state: u32, 48 => cookie: u64, 56 => peer: u64, 64 => peer_sock: u64,
-    72 => unread_messages: u64,
+    72 => unread_messages: u64, 80 => own_place: u32, 84 => peer_place: u32,
 });
 
 /// Bits of [`Member::state`].
@@ -120,6 +123,8 @@ impl Member {
         peer: 0,
         peer_sock: 0,
         unread_messages: 0,
+        own_place: 0,
+        peer_place: 0,
     };
 
     /// Where the connection leads: a listener of ours, or a node.
@@ -139,10 +144,32 @@ pub struct Received {
     pub state: u32,
     /// Bytes that arrived a second time and were cut off.
     pub trimmed: u64,
+    /// Where what is delivered on a socket of ours is counted: 1 + the index of its [`Delivered`]; 0:
+    /// nowhere. Never changes.
+    pub place: u32,
+    pub reserved: u32,
 }
 
-shared_layout!(Received, size = 16, align = 8, {
-    0 => next_seq: u32, 4 => state: u32, 8 => trimmed: u64,
+shared_layout!(Received, size = 24, align = 8, {
+    0 => next_seq: u32, 4 => state: u32, 8 => trimmed: u64, 16 => place: u32, 20 => reserved: u32,
+});
+
+/// Bytes that were delivered on a socket of ours so far, whoever had the place before included. Each
+/// word is written by one end, and has a cache line of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Delivered {
+    /// By this socket.
+    pub sent: u64,
+    pub reserved_sent: [u64; 7],
+    /// To it.
+    pub received: u64,
+    pub reserved_received: [u64; 7],
+}
+
+shared_layout!(Delivered, size = 128, align = 8, {
+    0 => sent: u64, 8 => reserved_sent: [u64; 7], 64 => received: u64,
+    72 => reserved_received: [u64; 7],
 });
 
 /// Where the program `unread` finds the cookie it is asked about: behind the Ethernet header that a

@@ -35,6 +35,7 @@ pub const TUNNEL_FLOW: &str = "TUNNEL_FLOW";
 pub const LEGS: &str = "LEGS";
 pub const MEMBER: &str = "MEMBER";
 pub const RECEIVED: &str = "RECEIVED";
+pub const DELIVERED: &str = "DELIVERED";
 pub const OWN_ADDRESSES: &str = "OWN_ADDRESSES";
 pub const NODES: &str = "NODES";
 pub const SAME_HOST: &str = "SAME_HOST";

@@ -300,7 +300,7 @@ impl Connection {
 
     #[inline(always)]
     fn enter_map(&self, cookie: u64) -> Result<(), Reason> {
-        let seen = Received { next_seq: 0, state: 0, trimmed: 0 };
+        let seen = Received { next_seq: 0, state: 0, trimmed: 0, place: 0, reserved: 0 };
         RECEIVED.insert(cookie, seen, 0).map_err(|_| Reason::LegsFull)?;
         let map = from_ref(&SOCKETS).cast_mut().cast();
         let mut key = cookie;

@@ -9,16 +9,16 @@ use core::{ffi::c_void, ptr::read_volatile};
 use aya_ebpf::{bindings::BPF_F_INGRESS, programs::SkMsgContext};
 use proxy_common::{
     Reason,
-    leg::{Member, state},
+    leg::{Delivered, Member, state},
 };
 use proxy_ebpf::direct::{self, Message};
 
 use crate::{
     establish::{barren_at, is_switched_on, is_trusted, member},
     maps::{
-        LEGS, LOCAL_WINDOW, NODES, PSOCK_UNREAD, PSOCK_WAITING, SOCK_BACKLOG, SOCK_COOKIE,
-        SOCK_FLAGS, SOCK_OWNED, SOCK_RECEIVED, SOCK_STATE, SOCK_ULP, SOCK_ZEROCOPY, SOCKETS,
-        TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ,
+        DELIVERED, LEGS, LOCAL_WINDOW, NODES, PSOCK_UNREAD, PSOCK_WAITING, RECEIVED, SOCK_BACKLOG,
+        SOCK_COOKIE, SOCK_FLAGS, SOCK_OWNED, SOCK_RECEIVED, SOCK_STATE, SOCK_ULP, SOCK_ZEROCOPY,
+        SOCKETS, TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ,
     },
     sock::{nonblocking, queue_of, read_u8, read_u32, read_u64, tcp_sock},
 };
@@ -30,6 +30,11 @@ pub(crate) fn try_local(ctx: &SkMsgContext) -> Result<Reason, Reason> {
     let member = member(sender, 0).ok_or(Reason::NoLeg)?;
     match deliver(ctx, sender, member) {
         Ok(()) => {
+            if member.state & state::DIRECT == 0 {
+                member.own_place = place_of(member.cookie);
+                member.peer_place = place_of(member.peer);
+            }
+            count(member, u64::from(ctx.size()));
             if member.state & (state::DELIVERED | state::ACTIVE | state::UPSTREAM) == state::ACTIVE
                 && let Some(barren) = barren_at(member.destination())
             {
@@ -43,6 +48,31 @@ pub(crate) fn try_local(ctx: &SkMsgContext) -> Result<Reason, Reason> {
             Err(reason)
         }
     }
+}
+
+/// Where what is delivered on a socket of ours is counted.
+#[inline(always)]
+fn place_of(cookie: u64) -> u32 {
+    // SAFETY: a field that never changes is copied out at once.
+    unsafe { RECEIVED.get(cookie) }.map_or(0, |received| received.place)
+}
+
+/// Runs under the sender's lock, so that each word has one writer.
+#[inline(always)]
+fn count(member: &Member, size: u64) {
+    if let Some(place) = delivered_at(member.own_place) {
+        place.sent += size;
+    }
+    if let Some(place) = delivered_at(member.peer_place) {
+        place.received += size;
+    }
+}
+
+#[inline(always)]
+fn delivered_at<'a>(place: u32) -> Option<&'a mut Delivered> {
+    let delivered = DELIVERED.get_ptr_mut(place.checked_sub(1)?)?;
+    // SAFETY: a slot of an array never goes away; nobody else writes the same word.
+    Some(unsafe { &mut *delivered })
 }
 
 #[inline(always)]

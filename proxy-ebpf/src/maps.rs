@@ -14,7 +14,7 @@ use proxy_common::{
     addr::{Destination, Source},
     globals::ANY_USER,
     guard::{Bucket, FloodGauge, Rule},
-    leg::{self, Leg, Member, Received, Switch},
+    leg::{self, Delivered, Leg, Member, Received, Switch},
     limits::{
         DESTINATIONS_MAX, LEGS_MAX, LISTENERS_MAX, LOCAL_WINDOW_DEFAULT, NODES_MAX,
         OWN_ADDRESSES_MAX, PREFIXES_MAX, SOURCES_MAX, TUNNELS_DEFAULT, WORKERS_MAX,
@@ -184,6 +184,15 @@ pub(crate) static MEMBER: SkStorage<Member> = SkStorage::new();
 /// the socket stays out of the map.
 #[btf_map]
 pub(crate) static RECEIVED: HashMap<u64, Received, { 2 * LEGS_MAX as usize }> = HashMap::new();
+
+/// Place of a socket of ours → what was delivered on it. `local` counts, userspace reads in its own
+/// memory; a place always exists.
+#[btf_map]
+pub(crate) static DELIVERED: Array<
+    Delivered,
+    { 2 * LEGS_MAX as usize },
+    { BPF_F_MMAPABLE as usize },
+> = Array::new();
 
 /// Address and port where one of our listeners takes legs, for each address of our namespace → how
 /// many connections to it were worth nothing lately (`direct::is_worth_it`), or [`leg::NO_LEGS`].

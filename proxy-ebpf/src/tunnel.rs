@@ -63,7 +63,13 @@ pub(crate) fn try_tunnel(ctx: &SkBuffContext) -> Result<Reason, Reason> {
     }
     // SAFETY: a helper without arguments.
     flow.last_ns = unsafe { bpf_ktime_get_ns() };
-    let mut seen = Received { next_seq: flow.next_seq, state: flow.state, trimmed: flow.trimmed };
+    let mut seen = Received {
+        next_seq: flow.next_seq,
+        state: flow.state,
+        trimmed: flow.trimmed,
+        place: 0,
+        reserved: 0,
+    };
     let rest = trim(ctx, &mut seen, len);
     (flow.next_seq, flow.state, flow.trimmed) = (seen.next_seq, seen.state, seen.trimmed);
     let Some(len) = rest else {

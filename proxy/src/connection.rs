@@ -42,7 +42,7 @@ use crate::{
         head::RequestHead,
     },
     inlet::BodySource,
-    kernel::Join,
+    kernel::{Join, Meter},
     record::RequestRecord,
     worker::{ListenerCx, Worker},
 };
@@ -73,6 +73,7 @@ pub(crate) struct ConnectionCx {
     body_fault: Cell<Option<Fault>>,
     sent_bytes: Cell<u64>,
     leg: Cell<LegState>,
+    meter: RefCell<Option<Meter>>,
     order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
 }
@@ -142,6 +143,7 @@ impl ConnectionCx {
             body_fault: Cell::default(),
             sent_bytes: Cell::default(),
             leg: Cell::new(LegState::Fresh),
+            meter: RefCell::default(),
             order: Cell::new(Order::Run),
             waker: RefCell::default(),
         }
@@ -250,7 +252,10 @@ impl ConnectionCx {
         let next = match self.leg.get() {
             LegState::Fresh if self.listener.is_same_host => LegState::Used,
             LegState::Used => match self.worker.kernel.join_leg(stream.as_fd()) {
-                Join::Joined => LegState::Joined,
+                Join::Joined(meter) => {
+                    *self.meter.borrow_mut() = Some(meter);
+                    LegState::Joined
+                }
                 Join::NotNow => LegState::Used,
                 Join::Never => LegState::Tcp,
             },
@@ -296,7 +301,10 @@ impl ConnectionCx {
     }
 
     fn finish_record(&self, recv_bytes: u64) {
-        if let Some(record) = self.record.borrow_mut().take() {
+        if let Some(mut record) = self.record.borrow_mut().take() {
+            if let Some(meter) = &mut *self.meter.borrow_mut() {
+                record.delivered(meter.advance());
+            }
             record.finish(self.sent_bytes.get(), recv_bytes, Via::User);
         }
     }

@@ -46,6 +46,7 @@ use crate::{
     metrics::{Checkout, Direction},
     pipeline::Plan,
     plugin::BodyFilters,
+    record::RequestRecord,
     upstream::plain::PlainConnection,
 };
 
@@ -257,7 +258,7 @@ fn advance(
     request: &mut Vec<u8>,
     task: &mut Context<'_>,
 ) -> Result<(), Fault> {
-    let watch = LegWatch::start(connection.is_leg);
+    let watch = LegWatch::start(connection.is_leg());
     let advanced = upload.advance(cx, &mut connection.stream, request, task);
     cx.worker.kernel.check_leg(&watch, connection.stream.as_fd());
     advanced
@@ -325,7 +326,7 @@ async fn respond(
     drop(response);
     poll_fn(|task| {
         advance(&mut upload, cx, &mut connection, request, task)?;
-        let source_is_leg = connection.is_leg;
+        let source_is_leg = connection.is_leg();
         cx.with_downstream(|downstream| {
             let stream = &mut connection.stream;
             let mut source = BodySource { stream, input, reader: &mut reader };
@@ -338,6 +339,9 @@ async fn respond(
     .await?;
     cx.deadlines.stop(Wait::Send);
     cx.deadlines.stop(Wait::Upstream);
+    if connection.was_delivered() {
+        cx.record(RequestRecord::node_delivered);
+    }
     cx.answered();
     if !upload.is_over() && keeps_alive && after == After::KeepAlive {
         return Ok(upload.finish(cx, connection.stream, request).await);

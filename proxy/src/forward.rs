@@ -48,10 +48,11 @@ pub enum Via {
     User,
     Splice,
     Sockmap,
+    Local,
 }
 
 impl Via {
-    pub const ALL: [Via; 3] = [Via::User, Via::Splice, Via::Sockmap];
+    pub const ALL: [Via; 4] = [Via::User, Via::Splice, Via::Sockmap, Via::Local];
 
     /// Label in the access log and in metrics.
     pub const fn label(self) -> &'static str {
@@ -59,6 +60,7 @@ impl Via {
             Via::User => "user",
             Via::Splice => "splice",
             Via::Sockmap => "sockmap",
+            Via::Local => "local",
         }
     }
 }

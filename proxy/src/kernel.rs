@@ -14,6 +14,7 @@ mod interface;
 mod loaded;
 mod loader;
 mod log;
+mod places;
 mod rules;
 mod same_host;
 mod sockets;
@@ -27,7 +28,7 @@ use std::{fmt, net::SocketAddr, os::fd::BorrowedFd};
 use self::{disabled::Disabled, loaded::Loaded, same_host::SameHost};
 pub use self::{
     loader::{is_built_in, object},
-    same_host::{Join, LegWatch, Legs, Outlook},
+    same_host::{Join, LegWatch, Legs, Meter, Outlook},
     sockmap::{End, Tunnel, TunnelRefused},
     stats::Counter,
     status::{Feature, FeatureState, MapStatus, ProgramStatus, Running, Status},

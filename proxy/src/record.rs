@@ -40,6 +40,10 @@ pub(crate) struct RequestRecord {
     fault: Option<Fault>,
     /// Body bytes by [`Direction`].
     spliced: [u64; 2],
+    /// Bytes of the downstream's connection that were delivered without TCP, by [`Direction`].
+    delivered: [u64; 2],
+    /// Whether that was so for any of the node's.
+    is_node_delivered: bool,
     is_finished: bool,
 }
 
@@ -73,6 +77,8 @@ impl RequestRecord {
             is_reused: false,
             fault: None,
             spliced: [0; 2],
+            delivered: [0; 2],
+            is_node_delivered: false,
             is_finished: false,
         }
     }
@@ -119,6 +125,16 @@ impl RequestRecord {
         self.spliced[direction as usize] += bytes;
     }
 
+    /// Bytes that the kernel delivered between the downstream and us, heads included.
+    pub(crate) fn delivered(&mut self, bytes: [u64; 2]) {
+        self.delivered = bytes;
+    }
+
+    /// The kernel delivered between the node and us.
+    pub(crate) fn node_delivered(&mut self) {
+        self.is_node_delivered = true;
+    }
+
     /// Why it did not go well; the first reason stays.
     pub(crate) fn fault(&mut self, fault: Fault) {
         self.fault.get_or_insert(fault);
@@ -141,12 +157,15 @@ impl RequestRecord {
         }
         let metrics = self.route_metrics();
         metrics.finished(self.status, end, total);
-        let via = if self.spliced == [0; 2] { carried } else { Via::Splice };
         for (direction, bytes) in [(Direction::Sent, sent_bytes), (Direction::Recv, recv_bytes)] {
             let spliced = self.spliced[direction as usize];
+            let other = bytes.saturating_sub(spliced);
+            let delivered = self.delivered[direction as usize].min(other);
             metrics.bytes(direction, Via::Splice, spliced);
-            metrics.bytes(direction, carried, bytes.saturating_sub(spliced));
+            metrics.bytes(direction, Via::Local, delivered);
+            metrics.bytes(direction, carried, other - delivered);
         }
+        let via = self.via(carried);
         self.log_hooks(sent_bytes, recv_bytes, total);
         let (Some(log), Some(at)) = (&self.worker.access_log, self.at) else { return };
         let (route, upstream) = self.names();
@@ -172,6 +191,17 @@ impl RequestRecord {
             via,
             end,
         });
+    }
+
+    /// What is said of the whole: the path on which the kernel did most.
+    fn via(&self, carried: Via) -> Via {
+        if self.is_node_delivered || self.delivered != [0; 2] {
+            Via::Local
+        } else if self.spliced != [0; 2] {
+            Via::Splice
+        } else {
+            carried
+        }
     }
 
     fn log_hooks(&self, sent_bytes: u64, recv_bytes: u64, total: Duration) {

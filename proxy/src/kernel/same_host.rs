@@ -5,6 +5,7 @@
 
 mod addresses;
 mod cgroup;
+mod meter;
 mod self_test;
 
 use std::{
@@ -38,7 +39,11 @@ use proxy_common::{
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use self::addresses::{Addresses, Changes};
+pub use self::meter::Meter;
+use self::{
+    addresses::{Addresses, Changes},
+    meter::Meters,
+};
 use super::{
     btf::Btf,
     loader,
@@ -91,10 +96,10 @@ impl LegWatch {
 }
 
 /// What became of an attempt to have the kernel deliver on a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Join {
     /// From now on nobody finds bytes there with `splice(2)`.
-    Joined,
+    Joined(Meter),
     /// Something is unread, or delivery is switched off; nothing has changed.
     NotNow,
     /// It is not a leg, or the kernel does not take it; nothing has changed.
@@ -155,6 +160,7 @@ pub(super) fn size_maps(loader: &mut EbpfLoader<'_>, is_used: bool) {
     loader
         .map_max_entries(names::LEGS, legs)
         .map_max_entries(names::RECEIVED, 2 * legs)
+        .map_max_entries(names::DELIVERED, 2 * legs)
         .map_max_entries(names::OWN_ADDRESSES, addresses);
 }
 
@@ -172,6 +178,7 @@ struct Shared {
     /// To look one up.
     leg: Mutex<HashMap<MapData, Key, Leg>>,
     received: Mutex<HashMap<MapData, u64, Received>>,
+    meters: Meters,
     nodes: Mutex<HashMap<MapData, Destination, u32>>,
     addresses: Mutex<Addresses>,
     switch: Mutex<Array<MapData, Switch>>,
@@ -217,6 +224,7 @@ impl SameHost {
             leg: Mutex::new(another(&legs)?),
             legs: Mutex::new(legs.try_into()?),
             received: Mutex::new(take(ebpf, names::RECEIVED)?.try_into()?),
+            meters: Meters::new(ebpf, 2 * LEGS_MAX)?,
             nodes: Mutex::new(take(ebpf, names::NODES)?.try_into()?),
             addresses: Mutex::new(Addresses::new(own)),
             switch: Mutex::new(take(ebpf, names::SAME_HOST)?.try_into()?),
@@ -256,7 +264,7 @@ impl SameHost {
     }
 
     /// Puts our end of a leg into the map, if nothing on it is unread: a buffer that was read half
-    /// would be handed out whole.
+    /// would be handed out whole. Only once for each socket.
     pub(super) fn join(&self, socket: BorrowedFd<'_>) -> Join {
         if !self.is_enabled() {
             return Join::NotNow;
@@ -268,18 +276,13 @@ impl SameHost {
         if sys::socket::has_unread(socket) {
             return Join::NotNow;
         }
-        let seen = lock(&self.shared.received).insert(member.cookie, Received::default(), NOEXIST);
-        match seen {
-            Ok(()) => {}
-            Err(MapError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
-            {
-                return Join::Joined;
-            }
-            Err(error) => return never(&error),
+        let Some(meter) = self.shared.meters.take() else { return Join::NotNow };
+        let received = Received { place: meter.place(), ..Received::default() };
+        if let Err(error) = lock(&self.shared.received).insert(member.cookie, received, NOEXIST) {
+            return never(&error);
         }
         match self.shared.sockets.insert(member.cookie, socket) {
-            Ok(()) => Join::Joined,
+            Ok(()) => Join::Joined(meter),
             Err(error) => {
                 let _ = lock(&self.shared.received).remove(&member.cookie);
                 never(&error)

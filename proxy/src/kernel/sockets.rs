@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use aya::{
     Ebpf,
     maps::{Map, MapData, MapError, SockHash},
@@ -16,6 +16,7 @@ use aya::{
 use proxy_common::{globals, names};
 
 use super::{btf::Btf, loader};
+use crate::sys::mapped::MappedWords;
 
 /// Global, struct, field: what `tunnel` has to know of this kernel.
 pub(super) const FIELDS: [(&str, &str, &str); 5] = [
@@ -71,4 +72,11 @@ impl Sockets {
 
 pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Map> {
     ebpf.take_map(name).with_context(|| format!("no map `{name}`"))
+}
+
+/// An array of the object as words of this process.
+pub(super) fn map_array<T>(ebpf: &mut Ebpf, name: &str, count: u32) -> anyhow::Result<MappedWords> {
+    let Map::Array(map) = take(ebpf, name)? else { bail!("map `{name}` is not an array") };
+    MappedWords::map(map.fd(), count as usize * size_of::<T>() / size_of::<u64>())
+        .with_context(|| format!("map `{name}` into memory"))
 }

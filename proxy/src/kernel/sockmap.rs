@@ -6,7 +6,6 @@
 //! is queued on it, in either direction, while closing it does not. So a tunnel ends with its sockets
 //! closed, and the kernel takes them out.
 
-mod places;
 mod self_test;
 
 use std::{
@@ -20,10 +19,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, Map, MapData, MapError},
+    maps::{HashMap, MapData, MapError},
 };
 use proxy_common::{
     limits::TUNNEL_WINDOW,
@@ -32,8 +31,10 @@ use proxy_common::{
 };
 use rustix::time::{ClockId, clock_gettime};
 
-use self::places::{Place, Places};
-use super::sockets::{Sockets, take};
+use super::{
+    places::{Place, Places},
+    sockets::{Sockets, map_array, take},
+};
 use crate::{
     config::Limits,
     sys::{self, mapped::MappedWords},
@@ -87,7 +88,7 @@ struct Shared {
     ends: Mutex<HashMap<MapData, u64, u32>>,
     controls: MappedWords,
     flows: MappedWords,
-    places: Mutex<Places>,
+    places: Arc<Mutex<Places>>,
 }
 
 /// A tunnel that the kernel moves. Dropping it leaves what still arrives to userspace; its sockets
@@ -142,7 +143,7 @@ impl Tunnels {
             ends: Mutex::new(take(ebpf, names::TUNNEL_END)?.try_into()?),
             controls: map_array::<Control>(ebpf, names::TUNNEL_CONTROL, ends_max)?,
             flows: map_array::<Flow>(ebpf, names::TUNNEL_FLOW, ends_max)?,
-            places: Mutex::new(Places::new(setup.tunnels_max)),
+            places: Arc::new(Mutex::new(Places::new(setup.tunnels_max))),
         };
         let tunnels = Self { shared: Arc::new(shared) };
         self_test::run(&tunnels).context("self-test of `tunnel`")?;
@@ -155,7 +156,7 @@ impl Tunnels {
         upstream: BorrowedFd<'_>,
     ) -> Result<Tunnel, TunnelRefused> {
         let sockets = [Socket::new(downstream)?, Socket::new(upstream)?];
-        let place = Place::take(&self.shared).ok_or(TunnelRefused::Full)?;
+        let place = Place::take(&self.shared.places).ok_or(TunnelRefused::Full)?;
         let shared = Arc::clone(&self.shared);
         let mut tunnel = Tunnel { shared, place, sockets, is_stranded: false };
         tunnel.describe()?;
@@ -168,10 +169,12 @@ impl Tunnels {
     }
 }
 
-fn map_array<T>(ebpf: &mut Ebpf, name: &str, count: u32) -> anyhow::Result<MappedWords> {
-    let Map::Array(map) = take(ebpf, name)? else { bail!("map `{name}` is not an array") };
-    MappedWords::map(map.fd(), count as usize * size_of::<T>() / WORD)
-        .with_context(|| format!("map `{name}` into memory"))
+/// Index of an end in both arrays.
+const fn index(place: &Place, end: End) -> u32 {
+    match end {
+        End::Downstream => place.number() * 2,
+        End::Upstream => place.number() * 2 + 1,
+    }
 }
 
 impl Shared {
@@ -312,7 +315,7 @@ impl Tunnel {
     /// yet, so that nobody reads what is written.
     fn describe(&self) -> Result<(), TunnelRefused> {
         for end in End::BOTH {
-            let index = self.place.index(end);
+            let index = index(&self.place, end);
             for field in (0..size_of::<Flow>()).step_by(WORD) {
                 self.shared.flow(index, field).store(0, Ordering::Relaxed);
             }
@@ -334,11 +337,11 @@ impl Tunnel {
     }
 
     fn control(&self, end: End, field: usize) -> &AtomicU64 {
-        self.shared.control(self.place.index(end), field)
+        self.shared.control(index(&self.place, end), field)
     }
 
     fn flow(&self, end: End, field: usize) -> &AtomicU64 {
-        self.shared.flow(self.place.index(end), field)
+        self.shared.flow(index(&self.place, end), field)
     }
 }
 

@@ -14,7 +14,7 @@ use proxy_common::{
     addr::{Destination, Source},
     globals,
     guard::{Bucket, FloodGauge, Rule},
-    leg::{Key, Leg, Member, Received, Switch},
+    leg::{Delivered, Key, Leg, Member, Received, Switch},
     limits, names,
     steering::{DrainedWorkers, Listener},
     tunnel::{Control, Flow},
@@ -104,6 +104,7 @@ fn every_map_has_the_shared_layout() {
     check_map::<Key, Leg>(o, names::LEGS, BPF_MAP_TYPE_HASH, limits::LEGS_MAX);
     check_map::<u32, Member>(o, names::MEMBER, BPF_MAP_TYPE_SK_STORAGE, 0);
     check_map::<u64, Received>(o, names::RECEIVED, BPF_MAP_TYPE_HASH, 2 * limits::LEGS_MAX);
+    check_map::<u32, Delivered>(o, names::DELIVERED, BPF_MAP_TYPE_ARRAY, 2 * limits::LEGS_MAX);
     let own = limits::OWN_ADDRESSES_MAX;
     check_map::<Destination, u32>(o, names::OWN_ADDRESSES, BPF_MAP_TYPE_HASH, own);
     let nodes = limits::NODES_MAX;

@@ -171,3 +171,69 @@ fn the_end_of_a_connection_does_not_overtake_what_was_delivered() {
         peer.get_and_close(1 + noise.next() as usize % bound).expect("from the proxy");
     }
 }
+
+/// Body bytes by direction, sent and received, that `via` carried.
+fn carried(proxy: &TestProxy, via: &str) -> [f64; 2] {
+    ["sent", "recv"].map(|direction| {
+        let labels = format!("{{direction=\"{direction}\",via=\"{via}\"}}");
+        proxy.metric(&format!("tandem_forward_bytes_total{labels}"))
+    })
+}
+
+#[test]
+fn each_request_says_whether_it_was_delivered() {
+    if skip_without_privileges() {
+        return;
+    }
+    const SIZE: usize = 1000;
+    const REQUESTS: usize = 10;
+    let node = Node::start("127.0.0.1:0");
+    let proxy = proxy(LEGS, node.address);
+    let delivered = Counted::delivered(&proxy);
+    let mut peer = Peer::connect(proxy.address("web"));
+    peer.get(100).expect("answered");
+    assert!(proxy.access_log(1)[0].ends_with(" user --"), "{:?}", proxy.access_log(1));
+    warm_up(&mut peer, &delivered);
+    eventually("both directions delivered", || {
+        let before = carried(&proxy, "local");
+        peer.post(SIZE).expect("echoed");
+        let after = carried(&proxy, "local");
+        (after[0] > before[0] && after[1] > before[1]).then_some(())
+    });
+    let mut post = |expected: &str| {
+        let moved = || ["local", "user"].map(|via| carried(&proxy, via));
+        let (before, lines) = (moved(), proxy.access_log(1).len());
+        (0..REQUESTS).for_each(|_| peer.post(SIZE).expect("echoed"));
+        let log = proxy.access_log(lines + REQUESTS);
+        assert!(log[lines..].iter().all(|line| line.contains(&format!(" {expected} "))), "{log:?}");
+        let (after, bytes) = (moved(), (REQUESTS * SIZE) as f64);
+        [0, 1].map(|direction| {
+            let [local, user] = [0, 1].map(|via| after[via][direction] - before[via][direction]);
+            assert_eq!(local + user, bytes, "{expected}");
+            local / bytes
+        })
+    };
+    // Whoever is in a call at the wrong moment gets a message by TCP.
+    assert!(post("local").iter().all(|share| *share > 0.5));
+    switch(&proxy, "off");
+    assert_eq!(post("user"), [0.0; 2]);
+}
+
+#[test]
+fn one_leg_is_enough_to_say_that_a_request_was_delivered() {
+    if skip_without_privileges() {
+        return;
+    }
+    let node = Node::start("127.0.0.1:0");
+    let off = format!("name: off, {ANY_PORT}, same_host: false");
+    let proxy = TestProxy::start(&yaml(LEGS, &[&off], node.address, ""));
+    let delivered = Counted::delivered(&proxy);
+    let mut peer = Peer::connect(proxy.address("off"));
+    warm_up(&mut peer, &delivered);
+    let lines = proxy.access_log(1).len();
+    peer.get(100).expect("answered");
+    let log = proxy.access_log(lines + 1);
+    assert!(log[lines].contains(" local "), "{}", log[lines]);
+    // The bytes are those of the client's connection.
+    assert_eq!(carried(&proxy, "local"), [0.0; 2]);
+}

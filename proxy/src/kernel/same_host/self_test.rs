@@ -15,15 +15,18 @@ use rustix::{
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{Join, SameHost};
+use super::{Join, Meter, SameHost};
 
 /// Longest wait for what is already under way on loopback.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Delivered each way, bytes.
+const PATTERN_SIZE: u64 = 10_000;
 /// More than any window.
 const FLOOD_MAX: usize = 64 << 20;
 
 pub(super) fn run(same_host: &SameHost, user: Option<u32>) -> anyhow::Result<()> {
-    let (mut foreign, mut own) = leg(same_host, user).context("make a leg over loopback")?;
+    let (mut foreign, mut own, mut meter) =
+        leg(same_host, user).context("make a leg over loopback")?;
     for _ in 0..2 {
         deliver(same_host, &mut foreign, &mut own).context("to us")?;
         deliver(same_host, &mut own, &mut foreign).context("from us")?;
@@ -33,6 +36,9 @@ pub(super) fn run(same_host: &SameHost, user: Option<u32>) -> anyhow::Result<()>
         same_host.switch(true)?;
         foreign.write_all(b", then directly")?;
         expect(&mut own, b"by TCP, then directly")?;
+        let [sent, received] = meter.advance();
+        let is_counted = sent.min(received) >= PATTERN_SIZE;
+        ensure!(is_counted, "{sent} and {received} bytes counted");
     }
     wake(&mut foreign, &own).context("wake-up by edge")?;
     flood(same_host, &mut foreign, &mut own).context("a reader that does not read")
@@ -40,7 +46,7 @@ pub(super) fn run(same_host: &SameHost, user: Option<u32>) -> anyhow::Result<()>
 
 /// A client that does not block, of the user that is trusted, and our end of its connection, which is
 /// in the map.
-fn leg(same_host: &SameHost, user: Option<u32>) -> anyhow::Result<(TcpStream, TcpStream)> {
+fn leg(same_host: &SameHost, user: Option<u32>) -> anyhow::Result<(TcpStream, TcpStream, Meter)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
     super::lock(&same_host.shared.addresses).add(address)?;
@@ -54,8 +60,10 @@ fn leg(same_host: &SameHost, user: Option<u32>) -> anyhow::Result<(TcpStream, Tc
     let from = |foreign: &Socket| Ok::<_, io::Error>(foreign.local_addr()?.as_socket());
     let own = accept_from(&listener, from(&foreign)?)?;
     own.set_nonblocking(true)?;
-    ensure!(same_host.join(own.as_fd()) == Join::Joined, "the two ends did not find each other");
-    Ok((foreign.into(), own))
+    match same_host.join(own.as_fd()) {
+        Join::Joined(meter) => Ok((foreign.into(), own, meter)),
+        Join::NotNow | Join::Never => bail!("the two ends did not find each other"),
+    }
 }
 
 /// Anyone on this host may have connected in between.
@@ -74,7 +82,7 @@ fn accept_from(listener: &TcpListener, wanted: Option<SocketAddr>) -> anyhow::Re
 }
 
 fn deliver(same_host: &SameHost, from: &mut TcpStream, to: &mut TcpStream) -> anyhow::Result<()> {
-    let pattern: Vec<u8> = (0..10_000_u32).map(|n| (n % 251) as u8).collect();
+    let pattern: Vec<u8> = (0..PATTERN_SIZE).map(|n| (n % 251) as u8).collect();
     // What TCP still has under way is acknowledged in its own time.
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -1,12 +1,10 @@
-//! Which tunnel has which place in the arrays.
+//! Who has which place in an array that is shared with the programs.
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-
-use super::{End, Shared, lock};
 
 /// How long a place stays empty. A program that looked its place up just before it was given back
 /// may still write there; programs run for microseconds and cannot be preempted for long.
@@ -46,32 +44,35 @@ impl Places {
     }
 }
 
-/// A place in the arrays, given back when dropped.
+/// A place in an array, given back when dropped.
+#[derive(Debug)]
 pub(super) struct Place {
-    shared: Arc<Shared>,
-    place: u32,
+    places: Arc<Mutex<Places>>,
+    number: u32,
 }
 
 impl Place {
     /// `None`: all are taken, or were a moment ago.
-    pub(super) fn take(shared: &Arc<Shared>) -> Option<Place> {
-        let place = lock(&shared.places).take(Instant::now())?;
-        Some(Place { shared: Arc::clone(shared), place })
+    pub(super) fn take(places: &Arc<Mutex<Places>>) -> Option<Place> {
+        let number = lock(places).take(Instant::now())?;
+        Some(Place { places: Arc::clone(places), number })
     }
 
-    /// Index of an end in both arrays.
-    pub(super) const fn index(&self, end: End) -> u32 {
-        match end {
-            End::Downstream => self.place * 2,
-            End::Upstream => self.place * 2 + 1,
-        }
+    /// Counted from 0.
+    pub(super) const fn number(&self) -> u32 {
+        self.number
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        lock(&self.shared.places).give_back(self.place, Instant::now());
+        lock(&self.places).give_back(self.number, Instant::now());
     }
+}
+
+fn lock(places: &Mutex<Places>) -> std::sync::MutexGuard<'_, Places> {
+    // Single calls change what is in there.
+    places.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

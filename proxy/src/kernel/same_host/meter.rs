@@ -1,0 +1,71 @@
+//! How much is delivered on a connection of ours: the programs count, in memory that both share.
+
+use std::{
+    mem::offset_of,
+    sync::{Arc, Mutex, atomic::Ordering},
+};
+
+use aya::Ebpf;
+use proxy_common::{leg::Delivered, names};
+
+use crate::{
+    kernel::{
+        places::{Place, Places},
+        sockets::map_array,
+    },
+    sys::mapped::MappedWords,
+};
+
+/// Every place.
+pub(super) struct Meters {
+    delivered: Arc<MappedWords>,
+    places: Arc<Mutex<Places>>,
+}
+
+impl Meters {
+    /// Maps the first `count` places.
+    pub(super) fn new(ebpf: &mut Ebpf, count: u32) -> anyhow::Result<Self> {
+        let delivered = Arc::new(map_array::<Delivered>(ebpf, names::DELIVERED, count)?);
+        Ok(Self { delivered, places: Arc::new(Mutex::new(Places::new(count))) })
+    }
+
+    /// `None`: all are taken, or were a moment ago.
+    pub(super) fn take(&self) -> Option<Meter> {
+        let place = Place::take(&self.places)?;
+        let mut meter = Meter { delivered: Arc::clone(&self.delivered), place, read: [0; 2] };
+        // What was counted for whoever had the place before.
+        meter.advance();
+        Some(meter)
+    }
+}
+
+/// Counts what is delivered on one connection that has joined. Goes with its socket, or after it.
+#[derive(Debug)]
+pub struct Meter {
+    delivered: Arc<MappedWords>,
+    place: Place,
+    /// By our end, to it.
+    read: [u64; 2],
+}
+
+impl Meter {
+    /// Bytes that were delivered since the last call, by our end and to it. Heads count as well as
+    /// bodies; what the kernel has no memory for at first counts each time it is tried.
+    pub fn advance(&mut self) -> [u64; 2] {
+        let fields = [offset_of!(Delivered, sent), offset_of!(Delivered, received)];
+        let now = fields.map(|field| self.word(field));
+        let before = std::mem::replace(&mut self.read, now);
+        [now[0].wrapping_sub(before[0]), now[1].wrapping_sub(before[1])]
+    }
+
+    /// As the programs know it: 0 is none.
+    pub(super) fn place(&self) -> u32 {
+        self.place.number() + 1
+    }
+
+    fn word(&self, field: usize) -> u64 {
+        let byte = self.place.number() as usize * size_of::<Delivered>() + field;
+        let word = self.delivered.word(byte / size_of::<u64>());
+        word.map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+}
