@@ -8,9 +8,10 @@ use tempfile::TempDir;
 use crate::{
     peer::{self, Peer},
     placement::Placement,
-    process::{self, Program},
+    process::{Program, Site},
     scenario::Carrier,
     tandem::{self, Mode},
+    topology::{Role, Topology},
 };
 
 /// The key that `key-auth` knows in every scenario that has it.
@@ -109,16 +110,25 @@ impl Contestant {
         }
     }
 
-    /// Starts the contestant and waits until it listens.
+    /// Who connects to the nodes.
+    pub(crate) const fn asker(self) -> Role {
+        match self {
+            Self::Direct => Role::Client,
+            Self::Peer(_) | Self::Tandem(_) => Role::Proxy,
+        }
+    }
+
+    /// Starts the contestant and waits until it listens. To be called where the client is.
     pub(crate) fn start(
         self,
         service: &Service,
         binaries: &Binaries,
         placement: &Placement,
+        topology: &Topology,
     ) -> anyhow::Result<Started> {
         let directory = tempfile::Builder::new().prefix("tandem-bench-").tempdir()?;
         let first = *service.nodes().first().context("a service has a node")?;
-        let address = process::free_address()?;
+        let address = topology.free_address()?;
         let (command, admin) = match self {
             Self::Direct => {
                 return Ok(Started {
@@ -133,15 +143,18 @@ impl Contestant {
                 (binaries.peers.command(peer, service, address, directory.path())?, None)
             }
             Self::Tandem(mode) => {
-                let admin = process::free_address()?;
+                let admin = topology.free_address()?;
                 let file = directory.path().join("tandem.yaml");
-                std::fs::write(&file, tandem::config(mode, service, address, admin))?;
+                let config = tandem::config(mode, topology.network, service, address, admin);
+                std::fs::write(&file, config)?;
                 (tandem::command(&binaries.tandem, &file), Some(admin))
             }
         };
         let log = directory.path().join("log");
         let since = Instant::now();
-        let mut program = Program::start(&command, &placement.proxy, &log)?;
+        let namespace = topology.namespace(Role::Proxy);
+        let site = Site { cpus: &placement.proxy, namespace: namespace.as_deref() };
+        let mut program = Program::start(&command, site, &log)?;
         program.wait_until_listening(address, since).with_context(|| {
             let log = std::fs::read_to_string(&log).unwrap_or_default();
             format!("{self}: {}", log.trim())

@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write as _,
+    net::Ipv4Addr,
     path::Path,
     process::Command,
     time::Instant,
@@ -19,8 +20,9 @@ use crate::{
     contestant::{Auth, KEY, Service},
     placement::Placement,
     probe,
-    process::{self, Program},
+    process::{Program, Site},
     tandem::{self, Kernel, Mode},
+    topology::{Network, free_address},
 };
 
 /// Requests of the shorter run; everything that happens once has happened by then.
@@ -84,12 +86,15 @@ fn counted(
     requests: u32,
 ) -> anyhow::Result<Counts> {
     let directory = tempfile::Builder::new().prefix("tandem-bench-").tempdir()?;
+    let [nodes_site, proxy_site] =
+        [&placement.load, &placement.proxy].map(|cpus| Site { cpus, namespace: None });
     let (_node, node) =
-        Program::start_node(&["http", "127.0.0.1:0", "--name", "node"], &placement.load)?;
+        Program::start_node(&["http", "127.0.0.1:0", "--name", "node"], nodes_site)?;
     let service = Service::Http { nodes: vec![node], auth };
-    let (address, admin) = (process::free_address()?, process::free_address()?);
+    let (address, admin) = (free_address(Ipv4Addr::LOCALHOST)?, free_address(Ipv4Addr::LOCALHOST)?);
     let config = directory.path().join("tandem.yaml");
-    std::fs::write(&config, tandem::config(Mode::http(Kernel::Off), &service, address, admin))?;
+    let mode = Mode::http(Kernel::Off);
+    std::fs::write(&config, tandem::config(mode, Network::Loopback, &service, address, admin))?;
     let out = directory.path().join("callgrind.out");
     let mut command = vec![
         "valgrind".to_owned(),
@@ -98,7 +103,7 @@ fn counted(
     ];
     command.extend(tandem::command(tandem, &config));
     let log = directory.path().join("log");
-    let mut proxy = Program::start(&command, &placement.proxy, &log)?;
+    let mut proxy = Program::start(&command, proxy_site, &log)?;
     proxy.wait_until_listening(address, Instant::now()).with_context(|| {
         let log = std::fs::read_to_string(&log).unwrap_or_default();
         format!("valgrind {}: {}", tandem.display(), log.trim())

@@ -29,6 +29,16 @@ const STOLEN_MAX: f64 = 0.03;
 /// How much of the machine processes outside the scenario may use.
 const FOREIGN_MAX: f64 = 0.02;
 
+/// Kernel settings that bear on every figure, the same for all contestants and in each namespace.
+pub(crate) const NAMESPACE_SETTINGS: [&str; 6] = [
+    "net/core/somaxconn",
+    "net/ipv4/tcp_congestion_control",
+    "net/ipv4/tcp_rmem",
+    "net/ipv4/tcp_wmem",
+    "net/ipv4/tcp_notsent_lowat",
+    "net/ipv4/ip_local_port_range",
+];
+
 /// The first line of `/proc/stat`, in ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CpuTicks {
@@ -243,7 +253,7 @@ fn kibibytes(text: &str, name: &str) -> Option<u64> {
 /// Memory that the kernel holds for sockets and for itself, bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KernelMemory {
-    /// TCP's `mem` of `/proc/net/sockstat`.
+    /// TCP's `mem` of `/proc/net/sockstat`, which is of all network namespaces together.
     pub(crate) tcp_bytes: u64,
     /// `SUnreclaim` of `/proc/meminfo`.
     pub(crate) slab_bytes: u64,

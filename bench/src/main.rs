@@ -22,9 +22,10 @@ mod scenario;
 mod slots;
 mod statistics;
 mod tandem;
+mod topology;
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -37,9 +38,11 @@ use crate::{
     contestant::Binaries,
     measure::Bench,
     placement::{CpuList, Layout, Placement},
+    process::Site,
     report::{About, Report},
     run::{Noise, Run},
     scenario::Extent,
+    topology::{Network, Topology},
 };
 
 #[derive(Parser)]
@@ -61,6 +64,9 @@ enum Command {
         /// Measured part of each load, seconds.
         #[arg(long, default_value_t = 5.0)]
         seconds: f64,
+        /// What separates client, proxy and nodes; beyond loopback it takes root and `ip`.
+        #[arg(long, value_enum, default_value_t = Network::Loopback)]
+        network: Network,
         /// Where `report.json`, `report.md` and `report.html` go.
         #[arg(long, default_value = "target/bench")]
         out: PathBuf,
@@ -78,7 +84,8 @@ enum Command {
         #[command(flatten)]
         setting: Setting,
     },
-    /// Runs a little of every scenario to see that the harness works; no figures.
+    /// Runs a little of every scenario, and of each network, to see that the harness works; no
+    /// figures.
     Smoke {
         #[command(flatten)]
         setting: Setting,
@@ -101,11 +108,14 @@ enum Command {
         #[command(subcommand)]
         kind: node::Kind,
     },
-    /// Becomes another program, pinned, and ended with the parent.
+    /// Becomes another program, pinned, in a network namespace, and ended with the parent.
     #[command(hide = true)]
     Launch {
         #[arg(long)]
         cpus: CpuList,
+        /// The file of the namespace.
+        #[arg(long)]
+        namespace: Option<PathBuf>,
         #[arg(last = true)]
         program: Vec<String>,
     },
@@ -121,7 +131,7 @@ struct Setting {
 }
 
 impl Setting {
-    fn bench(&self, window: Duration) -> anyhow::Result<Bench> {
+    fn bench(&self, window: Duration, network: Network) -> anyhow::Result<Bench> {
         process::raise_open_files()?;
         Ok(Bench {
             binaries: Binaries {
@@ -130,6 +140,7 @@ impl Setting {
                 peers: peer::Found::look(),
             },
             placement: Placement::new(self.placement, &CpuList::allowed()?)?,
+            topology: Topology::build(network)?,
             window,
             processors: machine::processors()?,
         })
@@ -158,26 +169,19 @@ fn say(text: &str) {
 
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { ids, rounds, seconds, out, tolerate_noise, only, setting } => {
+        Command::Run { ids, rounds, seconds, network, out, tolerate_noise, only, setting } => {
             let noise = if tolerate_noise { Noise::Tolerate } else { Noise::Refuse };
-            let bench = setting.bench(Duration::from_secs_f64(seconds))?;
+            let bench = setting.bench(Duration::from_secs_f64(seconds), network)?;
             let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
             measure(bench, &ids, Extent::Full, rounds, noise, only, &out)
         }
         Command::Quick { setting } => {
-            let bench = setting.bench(Duration::from_millis(1500))?;
+            let bench = setting.bench(Duration::from_millis(1500), Network::Loopback)?;
             let ids = ["A0", "A1", "A2", "A3", "C1", "D1/100"];
             let out = Path::new("target/bench/quick");
             measure(bench, &ids, Extent::Full, 3, Noise::Tolerate, Vec::new(), out)
         }
-        Command::Smoke { setting } => {
-            let bench = setting.bench(Duration::from_millis(200))?;
-            let ids = [
-                "A1", "A2", "A5", "B2", "B3", "B4", "B6", "C1", "D1", "D3", "L1", "M1", "S1", "W1",
-            ];
-            let out = Path::new("target/bench/smoke");
-            measure(bench, &ids, Extent::Smoke, 1, Noise::Tolerate, Vec::new(), out)
-        }
+        Command::Smoke { setting } => smoke(&setting),
         Command::Report { directory } => {
             let raw = directory.join("report.json");
             let text =
@@ -201,10 +205,40 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Node { kind } => node::run(&kind).map(|()| ExitCode::SUCCESS),
-        Command::Launch { cpus, program } => {
-            process::launch(&cpus, &program).map(|()| ExitCode::SUCCESS)
+        Command::Launch { cpus, namespace, program } => {
+            let site = Site { cpus: &cpus, namespace: namespace.as_deref() };
+            process::launch(site, &program).map(|()| ExitCode::SUCCESS)
         }
     }
+}
+
+/// What a smoke run has of each network, with the measured part of each load in ms: where legs are
+/// delivered it must not be all over with their first requests, which go by TCP.
+const SMOKE: [(Network, u64, &[&str]); 3] = [
+    (
+        Network::Loopback,
+        200,
+        &["A1", "A2", "A5", "B2", "B3", "B4", "B6", "C1", "D1", "D3", "L1", "M1", "S1", "W1"],
+    ),
+    (Network::Client, 1000, &["same-host/A2", "X1/keep-alive"]),
+    (Network::Three, 1000, &["same-host/A2", "L1/connect"]),
+];
+
+/// Skips what cannot be had here, in lines that the test runner counts. Under `KERNEL_TESTS=require`
+/// that is an error.
+fn smoke(setting: &Setting) -> anyhow::Result<ExitCode> {
+    let is_required = env::var_os("KERNEL_TESTS").is_some_and(|asked| asked == "require");
+    for (network, window_ms, ids) in SMOKE {
+        let absence = (network != Network::Loopback).then(topology::absence).flatten();
+        if let Some(reason) = absence.filter(|_| !is_required) {
+            say(&format!("skipped: network `{}`: {reason}", network.label()));
+            continue;
+        }
+        let bench = setting.bench(Duration::from_millis(window_ms), network)?;
+        let out = Path::new("target/bench/smoke").join(network.label());
+        measure(bench, ids, Extent::Smoke, 1, Noise::Tolerate, Vec::new(), &out)?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs the matrix and writes the report; a failed row is a failed run.
@@ -225,7 +259,7 @@ fn measure(
         cases.extend(scenario::cases(id, extent)?);
     }
     fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
-    let about = About::collect(&bench, rounds, noise);
+    let about = About::collect(&bench, rounds, noise)?;
     let run = Run { bench, cases, rounds, noise, only, raw: Some(out.join("report.json")) };
     let report = run.execute(about)?;
     write_report(&report, out)?;
@@ -246,4 +280,30 @@ fn write_report(report: &Report, directory: &Path) -> anyhow::Result<()> {
     }
     say(&text);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(words: &[&str], expected: Option<Network>) {
+        let words = ["bench", "run"].iter().chain(words);
+        let network = match Arguments::try_parse_from(words).map(|arguments| arguments.command) {
+            Ok(Command::Run { network, .. }) => Some(network),
+            Ok(_) | Err(_) => None,
+        };
+        assert_eq!(network, expected);
+    }
+
+    #[test]
+    fn a_run_is_on_loopback_unless_it_says_which_network() {
+        check(&["A2"], Some(Network::Loopback));
+        check(&["--network", "client", "A2"], Some(Network::Client));
+        check(&["A2", "same-host", "--network", "three"], Some(Network::Three));
+        check(&["A2", "--network", "four"], None);
+        for network in [Network::Loopback, Network::Client, Network::Three] {
+            check(&["A2", "--network", network.label()], Some(network));
+        }
+    }
 }

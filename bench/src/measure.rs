@@ -19,9 +19,10 @@ use crate::{
     machine::{self, CpuUse, Snapshot},
     placement::Placement,
     probe,
-    process::Program,
+    process::{Program, Site},
     scenario::{Carrier, Case, LoadWork, Pacing, Traffic, Work},
     tandem::{Carried, Metrics, PathCounters},
+    topology::{Network, Role, Topology},
 };
 
 /// The part of a load that is thrown away.
@@ -53,6 +54,7 @@ pub(crate) enum Measured {
 pub(crate) struct Bench {
     pub(crate) binaries: Binaries,
     pub(crate) placement: Placement,
+    pub(crate) topology: Topology,
     /// Measured part of a load.
     pub(crate) window: Duration,
     pub(crate) processors: usize,
@@ -65,15 +67,25 @@ struct Nodes {
 }
 
 impl Nodes {
-    fn start(placement: &Placement, carrier: Carrier, traffic: Traffic) -> anyhow::Result<Self> {
+    /// Starts them where `asker` can connect to them.
+    fn start(
+        placement: &Placement,
+        topology: &Topology,
+        asker: Role,
+        carrier: Carrier,
+        traffic: Traffic,
+    ) -> anyhow::Result<Self> {
         let mut nodes = Self { programs: Vec::new(), addresses: Vec::new() };
+        let namespace = topology.namespace(Role::Nodes);
+        let site = Site { cpus: &placement.load, namespace: namespace.as_deref() };
+        let any_port = format!("{}:0", topology.network.nodes_address(asker));
         for index in 0..carrier.nodes() {
             let name = node_name(index);
             let arguments: &[&str] = match traffic {
-                Traffic::Echo(_) => &["echo", "127.0.0.1:0"],
-                Traffic::Small | Traffic::Bytes(_) => &["http", "127.0.0.1:0", "--name", &name],
+                Traffic::Echo(_) => &["echo", &any_port],
+                Traffic::Small | Traffic::Bytes(_) => &["http", &any_port, "--name", &name],
             };
-            let (program, address) = Program::start_node(arguments, &placement.load)?;
+            let (program, address) = Program::start_node(arguments, site)?;
             nodes.programs.push(program);
             nodes.addresses.push(address);
         }
@@ -99,14 +111,14 @@ fn node_name(index: usize) -> String {
 }
 
 impl Bench {
-    /// `rate` is what an open loop is asked for, if that is known.
+    /// Measures from where the client is. `rate` is what an open loop is asked for, if that is known.
     pub(crate) fn measure(
         &self,
         case: &Case,
         contestant: Contestant,
         rate: Option<f64>,
     ) -> anyhow::Result<Measured> {
-        match &case.work {
+        self.topology.run(Role::Client, || match &case.work {
             Work::Load(work) => self.measure_load(work, contestant, rate),
             Work::SlowTransfer { direction, carrier } => {
                 self.measure_slow_transfer(*direction, *carrier, contestant)
@@ -115,13 +127,27 @@ impl Bench {
                 self.measure_idle_connections(*connections, contestant)
             }
             Work::StartUp => self.measure_start_up(contestant),
-        }
+        })
+    }
+
+    /// Starts nodes and in front of them the contestant. It is to be dropped before they are.
+    fn start(
+        &self,
+        placement: &Placement,
+        contestant: Contestant,
+        carrier: Carrier,
+        traffic: Traffic,
+    ) -> anyhow::Result<(Nodes, Service, Started)> {
+        let topology = &self.topology;
+        let nodes = Nodes::start(placement, topology, contestant.asker(), carrier, traffic)?;
+        let service = nodes.service(carrier)?;
+        let started = contestant.start(&service, &self.binaries, placement, topology)?;
+        Ok((nodes, service, started))
     }
 
     fn measure_start_up(&self, contestant: Contestant) -> anyhow::Result<Measured> {
-        let nodes = Nodes::start(&self.placement, Carrier::HTTP, Traffic::Small)?;
-        let started =
-            contestant.start(&nodes.service(Carrier::HTTP)?, &self.binaries, &self.placement)?;
+        let (_nodes, _, started) =
+            self.start(&self.placement, contestant, Carrier::HTTP, Traffic::Small)?;
         // A socket may listen before what serves it is loaded.
         let answer = probe::Client::connect(started.target)?.get("/", &[])?;
         ensure!(answer.status == 200, "the first answer has status {}", answer.status);
@@ -152,9 +178,8 @@ impl Bench {
             return Ok(Measured::Wrong("needs A1 in the same run".into()));
         };
         let placement = self.placement_for(work, contestant);
-        let nodes = Nodes::start(&placement, work.carrier, work.traffic)?;
-        let service = nodes.service(work.carrier)?;
-        let started = contestant.start(&service, &self.binaries, &placement)?;
+        let (nodes, service, started) =
+            self.start(&placement, contestant, work.carrier, work.traffic)?;
         if let Carrier::Http { auth: Auth::Key, .. } = work.carrier
             && !matches!(contestant, Contestant::Direct)
         {
@@ -184,11 +209,11 @@ impl Bench {
         }
         if let Some(wrong) = unproved_path(
             contestant,
+            self.topology.network,
             &service,
             &started,
             before_path,
-            work,
-            &outcome,
+            carried(work, &outcome),
             &mut figures,
         )? {
             return Ok(Measured::Wrong(wrong));
@@ -338,33 +363,35 @@ fn wrong_answers(work: &LoadWork, outcome: &Outcome) -> Option<String> {
     (!is_equal).then(|| format!("unequal split {split:?}"))
 }
 
-/// Compares Tandem's counters with what the load has sent; also notes them among the figures.
-fn unproved_path(
-    contestant: Contestant,
-    service: &Service,
-    started: &Started,
-    before: Option<Metrics>,
-    work: &LoadWork,
-    outcome: &Outcome,
-    figures: &mut Figures,
-) -> anyhow::Result<Option<String>> {
-    let (Contestant::Tandem(mode), Some(before), Some(admin)) = (contestant, before, started.admin)
-    else {
-        return Ok(None);
-    };
+fn carried(work: &LoadWork, outcome: &Outcome) -> Carried {
     let bytes_each = match work.traffic {
         // The small body and both heads are more than this.
         Traffic::Small => 1,
         Traffic::Bytes(size) => size,
         Traffic::Echo(size) => 2 * size,
     };
-    let (connections, requests) = (outcome.sockets, outcome.completed());
-    let carried = Carried { connections, requests, bytes_each };
+    Carried { connections: outcome.sockets, requests: outcome.completed(), bytes_each }
+}
+
+/// Compares Tandem's counters with what the load has sent; also notes them among the figures.
+fn unproved_path(
+    contestant: Contestant,
+    network: Network,
+    service: &Service,
+    started: &Started,
+    before: Option<Metrics>,
+    carried: Carried,
+    figures: &mut Figures,
+) -> anyhow::Result<Option<String>> {
+    let (Contestant::Tandem(mode), Some(before), Some(admin)) = (contestant, before, started.admin)
+    else {
+        return Ok(None);
+    };
     // A tunnel is counted when it ends, which the proxy learns after we have closed it.
     let asked = Instant::now();
     loop {
         let moved = PathCounters::between(&before, &Metrics::read(admin)?);
-        let objection = moved.objection(mode, service, carried);
+        let objection = moved.objection(mode, network, service, carried);
         if objection.is_none() || asked.elapsed() > COUNTERS_MAX {
             let named = moved.named().map(|(name, value)| (format!("tandem_{name}"), value));
             figures.extend(named);

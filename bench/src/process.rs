@@ -1,12 +1,12 @@
 //! Starting and ending the programs of a scenario.
 //!
-//! Each is started through `bench launch`, which pins itself, takes the open-files limit the
-//! machine gives, asks to be ended with its parent, and then becomes the program.
+//! Each is started through `bench launch`, which pins itself, enters its network namespace, takes the
+//! open-files limit the machine gives, asks to be ended with its parent, and then becomes the program.
 
 use std::{
     fs::File,
     io::{BufRead as _, BufReader},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, Stdio},
@@ -22,7 +22,10 @@ use rustix::{
     },
 };
 
-use crate::placement::{CpuList, pin_thread};
+use crate::{
+    placement::{CpuList, pin_thread},
+    topology,
+};
 
 /// How long a program may take until it listens.
 const LISTEN_MAX: Duration = Duration::from_secs(10);
@@ -33,10 +36,19 @@ const END_MAX: Duration = Duration::from_secs(5);
 /// Between two looks at whether a program listens; also the error of its start-up time.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
+/// Where a program runs.
+#[derive(Clone, Copy)]
+pub(crate) struct Site<'a> {
+    pub(crate) cpus: &'a CpuList,
+    /// The file of its network namespace; without one, that of the thread that starts it.
+    pub(crate) namespace: Option<&'a Path>,
+}
+
 /// Becomes `program`. Returns only if that fails.
-pub(crate) fn launch(cpus: &CpuList, program: &[String]) -> anyhow::Result<()> {
+pub(crate) fn launch(site: Site<'_>, program: &[String]) -> anyhow::Result<()> {
     let [name, arguments @ ..] = program else { bail!("launch: no program") };
-    pin_thread(cpus).with_context(|| format!("pin to CPU {cpus}"))?;
+    pin_thread(site.cpus).with_context(|| format!("pin to CPU {}", site.cpus))?;
+    site.namespace.map_or(Ok(()), topology::enter)?;
     raise_open_files()?;
     set_parent_process_death_signal(Some(Signal::TERM))?;
     Err(Command::new(name).args(arguments).exec()).with_context(|| format!("start {name}"))
@@ -49,22 +61,27 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts `command` on `cpus`; what it prints goes to `log`.
-    pub(crate) fn start(command: &[String], cpus: &CpuList, log: &Path) -> anyhow::Result<Self> {
+    /// Starts `command` at `site`; what it prints goes to `log`.
+    pub(crate) fn start(command: &[String], site: Site<'_>, log: &Path) -> anyhow::Result<Self> {
         let log = File::create(log).with_context(|| format!("create {}", log.display()))?;
         let (stdout, stderr) = (Stdio::from(log.try_clone()?), Stdio::from(log));
-        Self::spawn(command, cpus, stdout, stderr)
+        Self::spawn(command, site, stdout, stderr)
     }
 
     fn spawn(
         command: &[String],
-        cpus: &CpuList,
+        site: Site<'_>,
         stdout: Stdio,
         stderr: Stdio,
     ) -> anyhow::Result<Self> {
         let bench = std::env::current_exe().context("own executable")?;
-        let child = Command::new(bench)
-            .args(["launch", "--cpus", &cpus.to_string(), "--"])
+        let mut launch = Command::new(bench);
+        launch.args(["launch", "--cpus", &site.cpus.to_string()]);
+        if let Some(namespace) = site.namespace {
+            launch.arg("--namespace").arg(namespace);
+        }
+        let child = launch
+            .arg("--")
             .args(command)
             .stdin(Stdio::null())
             .stdout(stdout)
@@ -76,12 +93,12 @@ impl Program {
     /// Starts a node of our own and reads the address that it prints.
     pub(crate) fn start_node(
         arguments: &[&str],
-        cpus: &CpuList,
+        site: Site<'_>,
     ) -> anyhow::Result<(Self, SocketAddr)> {
         let bench = std::env::current_exe().context("own executable")?;
         let mut command = vec![bench.display().to_string(), "node".to_owned()];
         command.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        let mut program = Self::spawn(&command, cpus, Stdio::piped(), Stdio::inherit())?;
+        let mut program = Self::spawn(&command, site, Stdio::piped(), Stdio::inherit())?;
         let stdout = program.child.stdout.take().context("stdout is piped")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
@@ -137,12 +154,6 @@ impl Drop for Program {
         // signal.
         let _ = self.end();
     }
-}
-
-/// A loopback address that is free now. Somebody may take it before it is used; then the start
-/// fails.
-pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
 /// How many files a program started from here may have open.

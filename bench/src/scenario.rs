@@ -32,7 +32,7 @@ pub(crate) const SCENARIOS: [(&str, &str); 22] = [
     ("S1", "from start to the first answer, size of the binary"),
     ("W1", "A1 with two workers beside one, load and nodes anywhere"),
     ("same-host", "client, proxy and node on one host, delivered directly: A2, D1, 1 MiB bodies"),
-    ("X1", "XDP guard on loopback (generic): A1 and D1 with and without"),
+    ("X1", "XDP guard towards the client (loopback: generic): A1 and D1 with and without"),
 ];
 
 /// How much of everything.

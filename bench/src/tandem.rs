@@ -10,6 +10,7 @@ use std::{
 use crate::{
     contestant::{Auth, KEY, Service},
     probe,
+    topology::Network,
 };
 
 /// One way to run Tandem.
@@ -30,9 +31,10 @@ pub(crate) enum Kernel {
     /// `kernel.mode: require`, no XDP: on loopback every packet of load and nodes would meet the
     /// generic XDP hook too.
     On,
-    /// `kernel.mode: require`, with XDP on the loopback interface.
+    /// `kernel.mode: require`, with XDP on the interface by which the client's packets come in.
     OnWithXdp,
-    /// `kernel.mode: require`, with `kernel.same_host`.
+    /// `kernel.mode: require`, with `kernel.same_host` for whoever shares the proxy's namespace; where
+    /// nobody does, for other namespaces too.
     SameHost,
 }
 
@@ -130,6 +132,7 @@ pub(crate) fn command(binary: &Path, config: &Path) -> Vec<String> {
 /// The configuration file: no access log, and what the mode does not say as it comes.
 pub(crate) fn config(
     mode: Mode,
+    network: Network,
     service: &Service,
     address: SocketAddr,
     admin: SocketAddr,
@@ -137,12 +140,17 @@ pub(crate) fn config(
     let (kernel, interfaces) = match mode.kernel {
         Kernel::Off => ("off", ""),
         Kernel::On => ("require", ""),
-        Kernel::OnWithXdp => ("require", "lo"),
+        Kernel::OnWithXdp => ("require", network.downstream_interface()),
         Kernel::SameHost => ("require", ""),
     };
-    let same_host = match mode.kernel {
-        Kernel::SameHost => "  same_host: { enabled: true, cgroup: / }\n",
-        Kernel::Off | Kernel::On | Kernel::OnWithXdp => "",
+    let same_host = match (mode.kernel, network) {
+        (Kernel::SameHost, Network::Loopback | Network::Client) => {
+            "  same_host: { enabled: true, cgroup: / }\n"
+        }
+        (Kernel::SameHost, Network::Three) => {
+            "  same_host: { enabled: true, cgroup: /, cross_namespace: true }\n"
+        }
+        (Kernel::Off | Kernel::On | Kernel::OnWithXdp, _) => "",
     };
     let (protocol, nodes) = match service {
         Service::Http { .. } => ("http", service.nodes()),
@@ -229,6 +237,8 @@ pub(crate) struct PathCounters {
     pub(crate) ingress_packets: f64,
     /// Messages that went by no TCP.
     pub(crate) delivered: f64,
+    /// Connections that are not delivered because their client is in another namespace.
+    pub(crate) other_namespace: f64,
     pub(crate) user_bytes: f64,
     pub(crate) splice_bytes: f64,
     pub(crate) sockmap_bytes: f64,
@@ -248,6 +258,7 @@ impl PathCounters {
             worker_picks: program("worker", "steered"),
             ingress_packets: program("ingress", "forwarded") + program("ingress", "admitted"),
             delivered: program("local", "delivered"),
+            other_namespace: program("establish", "other_namespace"),
             user_bytes: via(Datapath::User.label()),
             splice_bytes: via(Datapath::Splice.label()),
             sockmap_bytes: via(Datapath::Sockmap.label()),
@@ -255,11 +266,12 @@ impl PathCounters {
     }
 
     /// For the raw data.
-    pub(crate) fn named(&self) -> [(&'static str, f64); 6] {
+    pub(crate) fn named(&self) -> [(&'static str, f64); 7] {
         [
             ("worker_picks", self.worker_picks),
             ("ingress_packets", self.ingress_packets),
             ("delivered", self.delivered),
+            ("other_namespace", self.other_namespace),
             ("user_bytes", self.user_bytes),
             ("splice_bytes", self.splice_bytes),
             ("sockmap_bytes", self.sockmap_bytes),
@@ -270,24 +282,22 @@ impl PathCounters {
     pub(crate) fn objection(
         &self,
         mode: Mode,
+        network: Network,
         service: &Service,
         carried: Carried,
     ) -> Option<String> {
         let Carried { connections, requests, bytes_each } = carried;
         let bytes = bytes_each * requests;
-        let short = |what: &str, seen: f64, wanted: u64| {
-            (seen < wanted as f64).then(|| format!("{what}: {seen} counted, {wanted} expected"))
-        };
-        let none = |what: &str, seen: f64| {
-            (seen > 0.0).then(|| format!("{what}: {seen} counted, none expected"))
-        };
         let kernel = match mode.kernel {
             Kernel::Off => none("kernel packets", self.worker_picks + self.ingress_packets),
             Kernel::On => short("worker picks", self.worker_picks, connections),
             Kernel::OnWithXdp => short("worker picks", self.worker_picks, connections)
                 .or_else(|| short("ingress packets", self.ingress_packets, requests)),
-            // A request and its response, on one leg at least.
-            Kernel::SameHost => short("messages delivered", self.delivered, requests),
+            Kernel::SameHost => {
+                let legs = delivered_legs(network, carried);
+                short("messages delivered", self.delivered, legs * requests)
+                    .or_else(|| self.objection_to_clients(network, connections))
+            }
         };
         let path = match (service, mode.datapath) {
             (Service::Http { .. }, _) => match mode.splicing {
@@ -313,6 +323,34 @@ impl PathCounters {
             }
         };
         kernel.or(path)
+    }
+
+    /// Why clients were not taken for what they are: remote where they are alone in a namespace.
+    fn objection_to_clients(&self, network: Network, connections: u64) -> Option<String> {
+        let what = "clients in another namespace";
+        match network {
+            Network::Client => short(what, self.other_namespace, connections),
+            Network::Loopback | Network::Three => none(what, self.other_namespace),
+        }
+    }
+}
+
+fn short(what: &str, seen: f64, wanted: u64) -> Option<String> {
+    (seen < wanted as f64).then(|| format!("{what}: {seen} counted, {wanted} expected"))
+}
+
+fn none(what: &str, seen: f64) -> Option<String> {
+    (seen > 0.0).then(|| format!("{what}: {seen} counted, none expected"))
+}
+
+/// Legs that a message of each request must have been delivered on. A small request and its response
+/// are two messages on each; a node's first ones go by TCP, so its leg alone never counts for two. A
+/// client's is taken from the second request on.
+const fn delivered_legs(network: Network, carried: Carried) -> u64 {
+    match network {
+        Network::Client => 1,
+        Network::Loopback | Network::Three if carried.requests > carried.connections => 2,
+        Network::Loopback | Network::Three => 1,
     }
 }
 
@@ -350,7 +388,8 @@ mod tests {
         let moved = PathCounters::between(&Metrics(String::new()), &Metrics(PAGE.into()));
         let check = |kernel, datapath, connections, requests, bytes_each| {
             let mode = Mode { datapath, ..Mode::http(kernel) };
-            moved.objection(mode, &stream, Carried { connections, requests, bytes_each })
+            let carried = Carried { connections, requests, bytes_each };
+            moved.objection(mode, Network::Loopback, &stream, carried)
         };
         assert_eq!(check(Kernel::OnWithXdp, Datapath::Splice, 5, 100, 10), None);
         assert!(check(Kernel::OnWithXdp, Datapath::Splice, 6, 100, 10).is_some());
@@ -372,7 +411,8 @@ mod tests {
                 ..PathCounters::between(&Metrics(String::new()), &Metrics(String::new()))
             };
             let mode = Mode { splicing, ..Mode::http(Kernel::Off) };
-            moved.objection(mode, &http, Carried { connections: 1, requests: 2, bytes_each })
+            let carried = Carried { connections: 1, requests: 2, bytes_each };
+            moved.objection(mode, Network::Loopback, &http, carried)
         };
         let large = SPLICED_MIN as f64;
         assert_eq!(check(Splicing::Always, 0.0, large, SPLICED_MIN), None);
@@ -382,6 +422,53 @@ mod tests {
         assert!(check(Splicing::Never, 2.0 * large, 1.0, SPLICED_MIN).is_some());
         assert!(check(Splicing::Never, 2.0 * large - 1.0, 0.0, SPLICED_MIN).is_some());
         assert_eq!(check(Splicing::Default, 0.0, 0.0, SPLICED_MIN), None);
+    }
+
+    #[test]
+    fn a_same_host_row_needs_its_legs_and_clients_where_they_are() {
+        let http = Service::Http { nodes: Vec::new(), auth: Auth::Open };
+        let check = |network, connections, delivered, other_namespace| {
+            let moved = PathCounters {
+                delivered,
+                other_namespace,
+                ..PathCounters::between(&Metrics(String::new()), &Metrics(String::new()))
+            };
+            let carried = Carried { connections, requests: 100, bytes_each: 1 };
+            moved.objection(Mode::http(Kernel::SameHost), network, &http, carried).is_none()
+        };
+        for network in [Network::Loopback, Network::Three] {
+            assert!(check(network, 5, 200.0, 0.0));
+            // The node's leg alone, as its first connection leaves it.
+            assert!(!check(network, 5, 199.0, 0.0));
+            assert!(!check(network, 5, 400.0, 1.0));
+            // A connection for each request.
+            assert!(check(network, 100, 100.0, 0.0));
+            assert!(!check(network, 100, 99.0, 0.0));
+        }
+        assert!(check(Network::Client, 5, 100.0, 5.0));
+        assert!(!check(Network::Client, 5, 99.0, 5.0));
+        assert!(!check(Network::Client, 5, 100.0, 4.0));
+    }
+
+    #[test]
+    fn the_configuration_trusts_other_namespaces_only_where_nobody_shares_ours() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let service = Service::Http { nodes: vec![address], auth: Auth::Open };
+        let config = |kernel, network| {
+            super::config(Mode::http(kernel), network, &service, address, address)
+        };
+        for (network, crosses, interface) in [
+            (Network::Loopback, false, "[lo]"),
+            (Network::Client, false, "[client]"),
+            (Network::Three, true, "[client]"),
+        ] {
+            let same_host = config(Kernel::SameHost, network);
+            assert!(same_host.contains("same_host: { enabled: true"), "{same_host}");
+            assert_eq!(same_host.contains("cross_namespace: true"), crosses, "{same_host}");
+            assert!(!config(Kernel::On, network).contains("same_host"));
+            let guarded = config(Kernel::OnWithXdp, network);
+            assert!(guarded.contains(&format!("interfaces: {interface}")), "{guarded}");
+        }
     }
 
     #[test]

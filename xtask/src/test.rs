@@ -250,15 +250,20 @@ fn fuzz_targets(directory: &Path) -> Result<Vec<String>> {
 
 /// That the harness works; its figures are not looked at.
 fn bench(peers: &Peers) -> Result<Rung> {
+    let mut rung = Rung::new("bench");
     let mut smoke = crate::bench::command(&["smoke".into()])?;
-    smoke.env("PATH", peers.search_path());
-    Ok(Rung::of_one(
-        "bench",
-        match command::run(&mut smoke) {
-            Ok(()) => Verdict::Passed,
-            Err(error) => Verdict::Failed(format!("{error:#}")),
-        },
-    ))
+    smoke.env("PATH", peers.search_path()).stdin(Stdio::null()).stderr(Stdio::inherit());
+    let output = smoke.output().with_context(|| format!("start `{}`", command::shown(&smoke)))?;
+    let report = String::from_utf8_lossy(&output.stdout);
+    print!("{report}");
+    for why in report.lines().filter_map(|line| line.strip_prefix("skipped: ")) {
+        rung.add(Verdict::Skipped(why.to_owned()));
+    }
+    rung.add(match output.status.success() {
+        true => Verdict::Passed,
+        false => Verdict::Failed(format!("`{}`: {}", command::shown(&smoke), output.status)),
+    });
+    Ok(rung)
 }
 
 /// What a request costs in instructions: no bound, but a row that is seen to change.

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow, ensure};
 
-use super::{Bench, Figures, Measured, Nodes};
+use super::{Bench, Figures, Measured};
 use crate::{
     contestant::Contestant,
     load::response::Head,
@@ -76,9 +76,8 @@ impl Bench {
         carrier: Carrier,
         contestant: Contestant,
     ) -> anyhow::Result<Measured> {
-        let nodes = Nodes::start(&self.placement, carrier, Traffic::Small)?;
-        let started =
-            contestant.start(&nodes.service(carrier)?, &self.binaries, &self.placement)?;
+        let (_nodes, _, started) =
+            self.start(&self.placement, contestant, carrier, Traffic::Small)?;
         // One request first, so that what is set up once does not count.
         probe::Client::connect(started.target)?.get("/", &[])?;
         let base = Held::now(started.pid())?;
@@ -114,9 +113,8 @@ impl Bench {
         connections: usize,
         contestant: Contestant,
     ) -> anyhow::Result<Measured> {
-        let nodes = Nodes::start(&self.placement, Carrier::HTTP, Traffic::Small)?;
-        let started =
-            contestant.start(&nodes.service(Carrier::HTTP)?, &self.binaries, &self.placement)?;
+        let (_nodes, _, started) =
+            self.start(&self.placement, contestant, Carrier::HTTP, Traffic::Small)?;
         probe::Client::connect(started.target)?.get("/", &[])?;
         let base = Held::now(started.pid())?;
         let mut idle = Vec::with_capacity(connections);

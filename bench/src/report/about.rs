@@ -4,18 +4,13 @@ use std::{collections::BTreeMap, fs, process::Command};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{contestant::Binaries, measure::Bench, peer::Peer, placement::Placement, run::Noise};
+use crate::{
+    contestant::Binaries, machine::NAMESPACE_SETTINGS, measure::Bench, peer::Peer,
+    placement::Placement, run::Noise, topology::Network,
+};
 
-/// Kernel settings that bear on every figure; the same for all contestants.
-const SETTINGS: [&str; 7] = [
-    "net/core/somaxconn",
-    "net/ipv4/tcp_congestion_control",
-    "net/ipv4/tcp_rmem",
-    "net/ipv4/tcp_wmem",
-    "net/ipv4/tcp_notsent_lowat",
-    "net/ipv4/ip_local_port_range",
-    "net/core/bpf_jit_enable",
-];
+/// A setting of the whole machine that bears on every figure.
+const BPF_JIT: &str = "net/core/bpf_jit_enable";
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct About {
@@ -27,8 +22,11 @@ pub(crate) struct About {
     pub(crate) processor: String,
     pub(crate) processors: usize,
     pub(crate) placement: Placement,
-    /// Where the packets go. Namespaces are not built yet.
-    pub(crate) topology: String,
+    #[serde(alias = "topology")]
+    pub(crate) network: Network,
+    /// Its veth pairs.
+    #[serde(default)]
+    pub(crate) links: Vec<String>,
     pub(crate) commit: String,
     pub(crate) versions: BTreeMap<String, String>,
     pub(crate) settings: BTreeMap<String, String>,
@@ -39,31 +37,33 @@ pub(crate) struct About {
 }
 
 impl About {
-    pub(crate) fn collect(bench: &Bench, rounds: u32, noise: Noise) -> Self {
+    pub(crate) fn collect(bench: &Bench, rounds: u32, noise: Noise) -> anyhow::Result<Self> {
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let not_quotable = match noise {
             Noise::Refuse if rounds >= 5 => None,
             Noise::Refuse => Some(format!("{rounds} rounds of the five that a figure needs")),
             Noise::Tolerate => Some("measured whatever else the machine did".into()),
         };
-        Self {
+        Ok(Self {
             command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
             started_at: since_epoch.map_or(0, |elapsed| elapsed.as_secs()),
             kernel: read("/proc/sys/kernel/osrelease"),
             processor: processor(),
             processors: bench.processors,
             placement: bench.placement.clone(),
-            topology: "loopback".into(),
+            network: bench.topology.network,
+            links: bench.topology.links()?,
             commit: commit(),
             versions: versions(&bench.binaries),
-            settings: SETTINGS
+            settings: NAMESPACE_SETTINGS
                 .iter()
+                .chain([&BPF_JIT])
                 .map(|name| ((*name).to_owned(), read(&format!("/proc/sys/{name}"))))
                 .collect(),
             window_seconds: bench.window.as_secs_f64(),
             rounds,
             not_quotable,
-        }
+        })
     }
 }
 
@@ -78,11 +78,13 @@ impl About {
                 self.rounds, self.window_seconds
             ),
             format!(
-                "kernel {}, {} × {}, {}, {}",
-                self.kernel, self.processors, self.processor, self.topology, self.placement
+                "kernel {}, {} × {}, {}",
+                self.kernel, self.processors, self.processor, self.placement
             ),
-            format!("commit {}", self.commit),
+            format!("network: {}", self.network),
         ];
+        lines.extend(self.links.iter().cloned());
+        lines.push(format!("commit {}", self.commit));
         lines.extend(self.versions.iter().map(|(name, version)| format!("{name}: {version}")));
         let settings = self.settings.iter().map(|(name, value)| format!("{name} = {value}"));
         lines.push(settings.collect::<Vec<_>>().join(", "));

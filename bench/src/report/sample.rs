@@ -4,10 +4,15 @@ use super::{About, Outcome, Report, Row, Table};
 use crate::measure::Figures;
 
 pub(super) fn report(rows: Vec<Row>) -> Report {
+    report_of("loopback", rows)
+}
+
+/// As [`report`], of a network by its label.
+pub(super) fn report_of(network: &str, rows: Vec<Row>) -> Report {
     let about: About = serde_json::from_value(serde_json::json!({
         "command": "run A1", "started_at": 0, "kernel": "6.18", "processor": "cpu",
         "processors": 2, "placement": {"layout": "split", "proxy": [1], "load": [0]},
-        "topology": "loopback", "commit": "abc", "versions": {}, "settings": {},
+        "network": network, "commit": "abc", "versions": {}, "settings": {},
         "window_seconds": 5.0, "rounds": 2, "not_quotable": null,
     }))
     .unwrap();

@@ -4,6 +4,7 @@ use super::{REFERENCE_PEERS, Report, Series};
 use crate::{
     scenario::{AT_PEERS_RATE, IDLE_CONNECTIONS},
     statistics::{Better, Spread, best, ratios},
+    topology::Network,
 };
 
 /// What is to be reached, and the values by round.
@@ -49,15 +50,36 @@ const P99: &str = "latency_p99_us";
 const OFF: &str = "tandem off";
 const SAME_HOST: &str = "tandem same-host";
 
-/// The targets that the report has values for.
+/// The targets of the report's network that it has values for.
 pub(super) fn lines(report: &Report) -> Vec<Line> {
+    let targets = match report.about.network {
+        Network::Loopback => loopback_targets(report),
+        Network::Client => {
+            vec![namespace_target(report, "remote client over veth, local node", 1.3)]
+        }
+        Network::Three => {
+            vec![namespace_target(report, "client, proxy and node in three namespaces", 1.6)]
+        }
+    };
+    targets.into_iter().filter_map(line).collect()
+}
+
+fn loopback_targets(report: &Report) -> Vec<Target> {
     let mut targets = lane_targets(report);
     targets.extend(boundary_and_splice_targets(report));
     targets.extend(worker_targets(report));
     targets.extend(stream_targets(report));
     targets.extend(memory_targets(report));
     targets.extend(same_host_targets(report));
-    targets.into_iter().filter_map(line).collect()
+    targets
+}
+
+fn namespace_target(report: &Report, what: &str, bound: f64) -> Target {
+    Target {
+        what: format!("same-host A2, {what}: requests/s ÷ best of nginx, HAProxy"),
+        bound: Bound::AtLeast(bound),
+        values: to_peer(report, ("same-host", "A2"), SAME_HOST, RATE, Better::Higher),
+    }
 }
 
 fn line(Target { what, bound, values }: Target) -> Option<Line> {

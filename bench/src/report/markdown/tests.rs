@@ -50,3 +50,17 @@ fn one_failed_round_takes_the_figures_of_the_row() {
     assert!(text.contains("| nginx | **FAILED** in round 3: 3 × status 502 |"), "{text}");
     assert_eq!(report.failures(), 1);
 }
+
+#[test]
+fn a_report_says_which_network_it_was_in_all_its_forms() {
+    for (network, said) in [
+        ("loopback", "network: everything on loopback"),
+        ("three", "network: client, proxy and node in three network namespaces"),
+    ] {
+        let report = sample::report_of(network, Vec::new());
+        assert!(render(&report).contains(said));
+        assert!(crate::report::render_html(&report).contains(said));
+        let raw = serde_json::to_value(&report).unwrap();
+        assert_eq!(raw["about"]["network"], network);
+    }
+}

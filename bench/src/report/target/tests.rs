@@ -1,5 +1,5 @@
 use super::*;
-use crate::report::sample::{measured, report, row};
+use crate::report::sample::{measured, report, report_of, row};
 
 #[track_caller]
 fn check(report: &Report, what: &str, expected: Option<(&str, &str, Option<bool>)>) {
@@ -68,4 +68,27 @@ fn two_workers_are_compared_with_one_and_large_bodies_with_both_ways_of_haproxy(
     check(&report, "W1 tandem on", None);
     check(&report, "B6 1MiB", Some(("≥ 1.00", "0.900 (0.900–0.900)", Some(false))));
     check(&report, "B3 10", Some(("≥ 1.00", "1.200 (1.200–1.200)", Some(true))));
+}
+
+#[test]
+fn another_network_is_held_against_its_own_targets_only() {
+    let of = |network| {
+        let rows = [("A1", "200"), ("same-host", "A2")].map(|case| {
+            [("nginx", 100.0), ("haproxy", 90.0), (OFF, 110.0), (SAME_HOST, 140.0)].map(
+                |(contestant, rate)| {
+                    row(case, contestant, 1, measured(&[(RATE, rate), (CPU, 9.0)]))
+                },
+            )
+        });
+        report_of(network, rows.into_iter().flatten().collect())
+    };
+    for (network, what, bound, is_met) in [
+        ("client", "remote client over veth, local node", "≥ 1.30", true),
+        ("three", "client, proxy and node in three namespaces", "≥ 1.60", false),
+    ] {
+        let report = of(network);
+        check(&report, what, Some((bound, "1.400 (1.400–1.400)", Some(is_met))));
+        assert_eq!(lines(&report).len(), 1, "{network}");
+        check(&of("loopback"), what, None);
+    }
 }
