@@ -21,7 +21,7 @@ use crate::{
     probe,
     process::{Program, Site},
     scenario::{Carrier, Case, LoadWork, Pacing, Traffic, Work},
-    tandem::{Carried, Metrics, PathCounters},
+    tandem::{self, Carried, Kernel, Metrics, Mode, PathCounters},
     topology::{Network, Role, Topology},
 };
 
@@ -175,7 +175,7 @@ impl Bench {
         rate: Option<f64>,
     ) -> anyhow::Result<Measured> {
         let Some(pace) = pace(work.pacing, rate) else {
-            return Ok(Measured::Wrong("needs A1 in the same run".into()));
+            return Ok(Measured::Wrong("needs the rate of a closed loop before it".into()));
         };
         let placement = self.placement_for(work, contestant);
         let (nodes, service, started) =
@@ -190,6 +190,11 @@ impl Bench {
 
         let running = load::start(&load, &placement.load)?;
         running.wait_until_warm(WARM_UP.min(self.window), load.patience);
+        if let (Contestant::Tandem(Mode { kernel: Kernel::SwitchedOff, .. }), Some(admin)) =
+            (contestant, started.admin)
+        {
+            tandem::switch_off(admin)?;
+        }
         running.begin_measuring();
         let (before, from) = (Snapshot::take()?, Done::of(&running, work.traffic));
         wait_for_window(self.window, &running, work.traffic);

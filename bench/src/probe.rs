@@ -36,7 +36,17 @@ impl Client {
 
     /// One GET; the connection stays open for the next.
     pub(crate) fn get(&mut self, path: &str, fields: &[(&str, &str)]) -> anyhow::Result<Answer> {
-        self.stream.write_all(&request(path, fields))?;
+        self.exchange(&request(path, fields))
+    }
+
+    /// One PUT without a body.
+    pub(crate) fn put(&mut self, path: &str) -> anyhow::Result<Answer> {
+        let text = format!("PUT {path} HTTP/1.1\r\nhost: bench.test\r\ncontent-length: 0\r\n\r\n");
+        self.exchange(text.as_bytes())
+    }
+
+    fn exchange(&mut self, request: &[u8]) -> anyhow::Result<Answer> {
+        self.stream.write_all(request)?;
         let head = loop {
             match Head::parse(&self.buffered).map_err(|failure| anyhow!("{failure}"))? {
                 Some(head) => break head,

@@ -44,10 +44,10 @@ impl Run {
             for case in &self.cases {
                 for contestant in case.contestants.iter().filter(|one| self.takes_part(one)) {
                     let name = contestant.to_string();
-                    let rate = rates.asked_for(&case.work, &name);
+                    let rate = rates.asked_for(case, &name);
                     let outcome = self.measure(case, *contestant, rate);
-                    if let (Outcome::Measured { figures, .. }, "A1") = (&outcome, case.scenario) {
-                        rates.note(&name, figures);
+                    if let Outcome::Measured { figures, .. } = &outcome {
+                        rates.note(case, &name, figures);
                     }
                     progress(round, case, &name, &outcome);
                     report.rows.push(Row {
@@ -101,24 +101,34 @@ impl Run {
     }
 }
 
-/// Throughput of A1 in this round by contestant, which the open loops are set by.
+/// What sets the rate of open loops: a scenario, and a case that its closed loop is.
+const RATE_SETTERS: [(&str, &str); 2] = [("A1", "200"), ("same-host", "A2")];
+
+/// Throughput of closed loops in this round, by scenario and contestant.
 #[derive(Default)]
-struct Rates(BTreeMap<String, f64>);
+struct Rates(BTreeMap<(&'static str, String), f64>);
 
 impl Rates {
-    fn note(&mut self, contestant: &str, figures: &Figures) {
+    fn note(&mut self, case: &Case, contestant: &str, figures: &Figures) {
+        let sets_rate = |(scenario, label): &(&str, &str)| {
+            (*scenario, *label) == (case.scenario, case.label.as_str())
+        };
         let rate = figures.get("requests_per_second").filter(|rate| **rate > 0.0);
-        self.0.extend(rate.map(|rate| (contestant.to_owned(), *rate)));
+        if let (Some(rate), true) = (rate, RATE_SETTERS.iter().any(sets_rate)) {
+            self.0.insert((case.scenario, contestant.to_owned()), *rate);
+        }
     }
 
-    fn asked_for(&self, work: &Work, contestant: &str) -> Option<f64> {
-        let Work::Load(LoadWork { pacing, .. }) = work else { return None };
+    fn asked_for(&self, case: &Case, contestant: &str) -> Option<f64> {
+        let Work::Load(LoadWork { pacing, .. }) = &case.work else { return None };
+        let setter = if case.scenario == "A5" { "A1" } else { case.scenario };
+        let of = |contestant: &str| self.0.get(&(setter, contestant.to_owned())).copied();
         match pacing {
             Pacing::Closed => None,
-            Pacing::OfOwn(share) => Some(share * self.0.get(contestant)?),
+            Pacing::OfOwn(share) => Some(share * of(contestant)?),
             Pacing::OfBestPeer(share) => {
-                let peers = REFERENCE_PEERS.iter().filter_map(|peer| self.0.get(*peer));
-                Some(share * peers.copied().max_by(f64::total_cmp)?)
+                let peers = REFERENCE_PEERS.iter().filter_map(|peer| of(peer));
+                Some(share * peers.max_by(f64::total_cmp)?)
             }
         }
     }
@@ -181,19 +191,26 @@ mod tests {
 
     #[test]
     fn an_open_loop_is_set_by_its_own_rate_or_by_the_best_reference_peers() {
-        let mut rates = Rates::default();
-        for (name, rate) in
-            [("direct", 900.0), ("nginx", 100.0), ("haproxy", 200.0), ("envoy", 400.0)]
-        {
-            rates.note(name, &Figures::from([("requests_per_second".to_owned(), rate)]));
+        let cases = |id: &str| scenario::cases(id, scenario::Extent::Full).unwrap();
+        for (setter, open, own) in [
+            (&cases("A1")[0], cases("A5"), &[Some(50.0), Some(80.0), Some(160.0)][..]),
+            (&cases("same-host")[0], cases("same-host").split_off(3), &[Some(160.0)]),
+        ] {
+            let mut rates = Rates::default();
+            for (name, rate) in
+                [("direct", 900.0), ("nginx", 100.0), ("haproxy", 200.0), ("envoy", 400.0)]
+            {
+                let figures = Figures::from([("requests_per_second".to_owned(), rate)]);
+                rates.note(setter, name, &figures);
+            }
+            let asked = |contestant: &str| -> Vec<Option<f64>> {
+                open.iter().map(|case| rates.asked_for(case, contestant)).collect()
+            };
+            assert_eq!(asked("nginx"), own);
+            assert_eq!(asked("tandem off").last(), Some(&Some(160.0)));
+            assert_eq!(rates.asked_for(setter, "nginx"), None);
+            rates.note(&cases("A2")[0], "nginx", &Figures::new());
+            assert_eq!(rates.0.len(), 4);
         }
-        let cases = scenario::cases("A5", scenario::Extent::Full).unwrap();
-        let asked = |contestant: &str| -> Vec<Option<f64>> {
-            cases.iter().map(|case| rates.asked_for(&case.work, contestant)).collect()
-        };
-        assert_eq!(asked("nginx"), [Some(50.0), Some(80.0), Some(160.0)]);
-        assert_eq!(asked("tandem off"), [None, None, Some(160.0)]);
-        let closed = scenario::cases("A1", scenario::Extent::Full).unwrap();
-        assert_eq!(rates.asked_for(&closed[0].work, "nginx"), None);
     }
 }

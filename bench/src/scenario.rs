@@ -470,6 +470,15 @@ impl Maker {
             case.contestants.retain(|one| !on(one));
             case.contestants.push(Contestant::Tandem(Mode::http(Kernel::SameHost)));
         }
+        let Some(keyed) = cases.first_mut() else { return cases };
+        let mut at_a_rate = keyed.clone();
+        keyed.contestants.push(Contestant::Tandem(Mode::http(Kernel::SwitchedOff)));
+        at_a_rate.label = AT_PEERS_RATE.into();
+        at_a_rate.contestants.retain(|one| *one != Contestant::Direct);
+        if let Work::Load(work) = &mut at_a_rate.work {
+            work.pacing = Pacing::OfBestPeer(0.8);
+        }
+        cases.push(at_a_rate);
         cases
     }
 

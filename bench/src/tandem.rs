@@ -36,6 +36,8 @@ pub(crate) enum Kernel {
     /// `kernel.mode: require`, with `kernel.same_host` for whoever shares the proxy's namespace; where
     /// nobody does, for other namespaces too.
     SameHost,
+    /// The same, switched off once the load is warm: its sockets are in the map, its bytes go by TCP.
+    SwitchedOff,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +88,7 @@ impl fmt::Display for Mode {
             Kernel::On => "tandem on",
             Kernel::OnWithXdp => "tandem on+xdp",
             Kernel::SameHost => "tandem same-host",
+            Kernel::SwitchedOff => "tandem same-host by TCP",
         })?;
         match self.datapath {
             Datapath::User => {}
@@ -141,13 +144,13 @@ pub(crate) fn config(
         Kernel::Off => ("off", ""),
         Kernel::On => ("require", ""),
         Kernel::OnWithXdp => ("require", network.downstream_interface()),
-        Kernel::SameHost => ("require", ""),
+        Kernel::SameHost | Kernel::SwitchedOff => ("require", ""),
     };
     let same_host = match (mode.kernel, network) {
-        (Kernel::SameHost, Network::Loopback | Network::Client) => {
+        (Kernel::SameHost | Kernel::SwitchedOff, Network::Loopback | Network::Client) => {
             "  same_host: { enabled: true, cgroup: / }\n"
         }
-        (Kernel::SameHost, Network::Three) => {
+        (Kernel::SameHost | Kernel::SwitchedOff, Network::Three) => {
             "  same_host: { enabled: true, cgroup: /, cross_namespace: true }\n"
         }
         (Kernel::Off | Kernel::On | Kernel::OnWithXdp, _) => "",
@@ -189,6 +192,13 @@ pub(crate) fn config(
         ),
     };
     text
+}
+
+/// Has everything go by TCP from here on, of sockets that are in the map as well.
+pub(crate) fn switch_off(admin: SocketAddr) -> anyhow::Result<()> {
+    let answer = probe::Client::connect(admin)?.put("/bpf/same_host/off")?;
+    anyhow::ensure!(answer.status == 200, "the switch answered {}", answer.status);
+    Ok(())
 }
 
 /// One reading of the metrics page.
@@ -237,6 +247,8 @@ pub(crate) struct PathCounters {
     pub(crate) ingress_packets: f64,
     /// Messages that went by no TCP.
     pub(crate) delivered: f64,
+    /// Messages of sockets in the map that went by TCP because of the switch.
+    pub(crate) switched_off: f64,
     /// Connections that are not delivered because their client is in another namespace.
     pub(crate) other_namespace: f64,
     pub(crate) user_bytes: f64,
@@ -258,6 +270,7 @@ impl PathCounters {
             worker_picks: program("worker", "steered"),
             ingress_packets: program("ingress", "forwarded") + program("ingress", "admitted"),
             delivered: program("local", "delivered"),
+            switched_off: program("local", "switched_off"),
             other_namespace: program("establish", "other_namespace"),
             user_bytes: via(Datapath::User.label()),
             splice_bytes: via(Datapath::Splice.label()),
@@ -266,11 +279,12 @@ impl PathCounters {
     }
 
     /// For the raw data.
-    pub(crate) fn named(&self) -> [(&'static str, f64); 7] {
+    pub(crate) fn named(&self) -> [(&'static str, f64); 8] {
         [
             ("worker_picks", self.worker_picks),
             ("ingress_packets", self.ingress_packets),
             ("delivered", self.delivered),
+            ("switched_off", self.switched_off),
             ("other_namespace", self.other_namespace),
             ("user_bytes", self.user_bytes),
             ("splice_bytes", self.splice_bytes),
@@ -297,6 +311,9 @@ impl PathCounters {
                 let legs = delivered_legs(network, carried);
                 short("messages delivered", self.delivered, legs * requests)
                     .or_else(|| self.objection_to_clients(network, connections))
+            }
+            Kernel::SwitchedOff => {
+                short("messages by TCP, in the map", self.switched_off, requests)
             }
         };
         let path = match (service, mode.datapath) {

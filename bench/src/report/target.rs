@@ -49,6 +49,7 @@ const P99: &str = "latency_p99_us";
 /// Ours without the kernel half, as it comes: what most targets are about.
 const OFF: &str = "tandem off";
 const SAME_HOST: &str = "tandem same-host";
+const BY_TCP: &str = "tandem same-host by TCP";
 
 /// The targets of the report's network that it has values for.
 pub(super) fn lines(report: &Report) -> Vec<Line> {
@@ -157,14 +158,25 @@ fn lane_targets(report: &Report) -> Vec<Target> {
     targets.push(Target {
         what: "A5, userspace only: p99 at 80 % of the best peer's A1 ÷ that peer's p99".into(),
         bound: Bound::AtMost(1.0),
-        values: ratios(&report.series("A5", AT_PEERS_RATE, OFF, P99), &p99_of_fastest_peer(report)),
+        values: p99_to_fastest_peer(report, ("A1", "200"), "A5", OFF),
     });
     targets
 }
 
+/// Our p99 at the common rate ÷ that of the peer that set the rate.
+fn p99_to_fastest_peer(
+    report: &Report,
+    setter: (&str, &str),
+    scenario: &str,
+    ours: &str,
+) -> Vec<f64> {
+    let fastest = p99_of_fastest_peer(report, setter, scenario);
+    ratios(&report.series(scenario, AT_PEERS_RATE, ours, P99), &fastest)
+}
+
 /// Round by round, the p99 under the common rate of the peer that set the rate.
-fn p99_of_fastest_peer(report: &Report) -> Series {
-    let [rates, latencies] = [("A1", "200", RATE), ("A5", AT_PEERS_RATE, P99)]
+fn p99_of_fastest_peer(report: &Report, (setter, case): (&str, &str), scenario: &str) -> Series {
+    let [rates, latencies] = [(setter, case, RATE), (scenario, AT_PEERS_RATE, P99)]
         .map(|(scenario, case, figure)| report.peers(scenario, case, figure));
     let rounds = rates.iter().map(Vec::len).max().unwrap_or(0);
     (0..rounds)
@@ -261,6 +273,19 @@ fn same_host_targets(report: &Report) -> Vec<Target> {
             "A2: requests/s ÷ best of nginx, HAProxy",
             Bound::AtLeast(1.6),
             to_peer(report, case("A2"), SAME_HOST, RATE, Better::Higher),
+        ),
+        (
+            "A2: in the map, by TCP: CPU per request ÷ off",
+            Bound::AtMost(1.15),
+            ratios(
+                &report.series("same-host", "A2", BY_TCP, CPU),
+                &report.series("same-host", "A2", OFF, CPU),
+            ),
+        ),
+        (
+            "A2: p99 at 80 % of the best peer's rate ÷ that peer's p99",
+            Bound::AtMost(1.0),
+            p99_to_fastest_peer(report, case("A2"), "same-host", SAME_HOST),
         ),
         ("D1: on ÷ off", Bound::AtLeast(0.95), over("D1", RATE, &[OFF], Better::Higher)),
         ("1 MiB: ÷ nginx", Bound::AtLeast(3.0), over("1MiB", RATE, &["nginx"], Better::Higher)),
