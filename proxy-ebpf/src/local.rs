@@ -20,7 +20,7 @@ use crate::{
         SOCK_COOKIE, SOCK_FLAGS, SOCK_OWNED, SOCK_RECEIVED, SOCK_STATE, SOCK_ULP, SOCK_ZEROCOPY,
         SOCKETS, TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ,
     },
-    sock::{nonblocking, queue_of, read_u8, read_u32, read_u64, tcp_sock},
+    sock::{field, nonblocking, queue_of, read_u8, read_u32, read_u64, tcp_sock},
 };
 
 /// Delivers one message, or says why TCP gets it.
@@ -85,7 +85,10 @@ fn deliver(ctx: &SkMsgContext, sender: *mut c_void, member: &mut Member) -> Resu
     }
     // The same address in another type: the verifier allows no arithmetic on a socket.
     let sender = tcp_sock(sender).ok_or(Reason::NotEligible)?;
-    if !is_sending(sender) || !is_plain(sender) {
+    let flags = field::<u64>(sender, SOCK_FLAGS.load());
+    // With a helper: a pointer that the verifier knows as one may not be compared like a number.
+    let protocol = read_u64(sender, SOCK_ULP.load()).ok_or(Reason::NotEligible)?;
+    if !is_sending(sender) || !is_plain(flags, protocol) {
         return Err(Reason::NotEligible);
     }
     let receiver = Receiver::of(member)?;
@@ -133,8 +136,8 @@ fn learn(member: &Member, receiver: &Receiver) {
 /// sides prove that they are two ends of one connection as well.
 #[inline(always)]
 fn check_arrived(sender: *mut c_void, receiver: &Receiver) -> Result<(), Reason> {
-    let sent = read_u32(sender, TCP_WRITE_SEQ.load()).ok_or(Reason::InFlight)?;
-    if read_u32(sender, TCP_SND_UNA.load()) != Some(sent)
+    let sent = field::<u32>(sender, TCP_WRITE_SEQ.load());
+    if field::<u32>(sender, TCP_SND_UNA.load()) != sent
         || read_u32(receiver.sock, TCP_RCV_NXT.load()) != Some(sent)
     {
         return Err(Reason::InFlight);
@@ -147,16 +150,14 @@ fn check_arrived(sender: *mut c_void, receiver: &Receiver) -> Result<(), Reason>
 fn is_sending(sender: *mut c_void) -> bool {
     /// `TCP_ESTABLISHED` and `TCP_CLOSE_WAIT` (include/net/tcp_states.h), as bits.
     const SENDING: u32 = 1 << 1 | 1 << 8;
-    read_u8(sender, SOCK_STATE.load()).is_some_and(|state| 1_u32 << (state & 31) & SENDING != 0)
+    1_u32 << (field::<u8>(sender, SOCK_STATE.load()) & 31) & SENDING != 0
 }
 
 /// Neither MSG_ZEROCOPY, whose completion would never come, nor TLS in the kernel, whose plaintext
 /// would be delivered.
 #[inline(always)]
-fn is_plain(sock: *mut c_void) -> bool {
-    let flags = read_u64(sock, SOCK_FLAGS.load());
-    flags.is_some_and(|flags| flags >> (SOCK_ZEROCOPY.load() & 63) & 1 == 0)
-        && read_u64(sock, SOCK_ULP.load()) == Some(0)
+fn is_plain(flags: u64, upper_protocol: u64) -> bool {
+    flags >> (SOCK_ZEROCOPY.load() & 63) & 1 == 0 && upper_protocol == 0
 }
 
 /// The other end, whose memory may be given to another socket at any time: what was read counts only
@@ -199,7 +200,9 @@ impl Receiver {
         }
         if !is_direct {
             self.check_order(queue)?;
-            if !is_plain(self.sock) || nonblocking(self.sock) != Some(true) {
+            let flags = read_u64(self.sock, SOCK_FLAGS.load()).ok_or(Reason::NotEligible)?;
+            let protocol = read_u64(self.sock, SOCK_ULP.load()).ok_or(Reason::NotEligible)?;
+            if !is_plain(flags, protocol) || nonblocking(self.sock) != Some(true) {
                 return Err(Reason::NotEligible);
             }
             // Who accepted it may be another than who listened.

@@ -1,6 +1,6 @@
 //! Reads the kernel's own structures, at the offsets that its BTF gave.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, ptr::read_volatile};
 
 use crate::maps::{FILE_FLAGS, SOCK_SOCKET, SOCK_USER_DATA, SOCKET_FILE};
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_skc_to_tcp_sock};
@@ -56,6 +56,14 @@ pub(crate) fn read_u32(base: *mut c_void, offset: u32) -> Option<u32> {
 pub(crate) fn read_u64(base: *mut c_void, offset: u32) -> Option<u64> {
     let mut value = 0;
     read(base, offset, &raw mut value, 8).then_some(value)
+}
+
+/// A field of a socket that the verifier knows by its type, and lets be read without a helper.
+#[inline(always)]
+pub(crate) fn field<T: Copy>(tcp_sock: *mut c_void, offset: u32) -> T {
+    let field = tcp_sock.cast::<u8>().wrapping_add(offset as usize).cast::<T>();
+    // SAFETY: the verifier refuses what is not a field of this size.
+    unsafe { read_volatile(field) }
 }
 
 /// `size` is that of `T`, as a constant that the verifier can follow.
