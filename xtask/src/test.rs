@@ -74,7 +74,7 @@ const RUNGS: [(&str, &str, RunRung); 9] = [
 pub(crate) fn run() -> Result<ExitCode> {
     println!("== kernel half");
     let mut rungs = vec![kernel_half()];
-    let peers = Peers::find_or_fetch(&Cache::open()?);
+    let peers = Peers::find_or_fetch_with_neighbours(&Cache::open()?);
     for (name, needs, run) in RUNGS {
         if !workspace::root().join(needs).exists() {
             continue;

@@ -4,6 +4,7 @@
 mod bounds;
 mod hyper;
 mod leave;
+mod neighbours;
 mod peer;
 mod scope;
 mod storm;

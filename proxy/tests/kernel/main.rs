@@ -31,6 +31,12 @@ pub(crate) fn skip_without_privileges() -> bool {
     } else {
         return false;
     };
+    skip(reason)
+}
+
+/// Says what this test lacks; always true, but under `KERNEL_TESTS=require`, when that is a failure.
+#[must_use]
+pub(crate) fn skip(reason: &str) -> bool {
     assert!(
         std::env::var_os("KERNEL_TESTS").is_none_or(|asked| asked != "require"),
         "KERNEL_TESTS=require, but this test {reason}"

@@ -2,10 +2,10 @@
 //! to notice a byte that is wrong.
 
 use std::{
-    io::{self, BufRead as _, BufReader, ErrorKind, Read, Write},
+    io::{self, BufRead, BufReader, ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
@@ -13,7 +13,10 @@ use std::{
 };
 
 use proxy::test_support::PATIENCE;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{SocketFlags, accept_with},
+};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::tunnel::Noise;
@@ -22,16 +25,22 @@ use crate::tunnel::Noise;
 const PATTERN: usize = 65_521;
 
 /// The stream that bodies are the beginnings of.
-pub(super) struct Pattern(Vec<u8>);
+#[derive(Clone, Copy)]
+pub(super) struct Pattern(&'static [u8]);
 
 impl Pattern {
     pub(super) fn new() -> Pattern {
-        Pattern(Noise::bytes(5, PATTERN))
+        static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| Noise::bytes(5, PATTERN));
+        Pattern(&BYTES)
     }
 
     pub(super) fn at(&self, offset: usize, len: usize) -> Vec<u8> {
-        let repeated = self.0.iter().cycle().skip(offset % PATTERN);
-        repeated.take(len).copied().collect()
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let run = self.run(offset + bytes.len());
+            bytes.extend_from_slice(&run[..run.len().min(len - bytes.len())]);
+        }
+        bytes
     }
 
     /// From `offset` to where it repeats.
@@ -51,6 +60,11 @@ impl Pattern {
         }
         Ok(())
     }
+}
+
+/// A connection that waits for itself, with patience.
+pub(super) trait Wire: Read + Write {
+    fn socket(&self) -> &TcpStream;
 }
 
 /// A socket whose file does not block; waits with patience instead.
@@ -95,6 +109,12 @@ impl Write for Waiting {
     }
 }
 
+impl Wire for Waiting {
+    fn socket(&self) -> &TcpStream {
+        &self.0
+    }
+}
+
 /// A connection that does not block from before it is established.
 pub(super) fn connect_from(from: Option<SocketAddr>, to: SocketAddr) -> Waiting {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).expect("a socket");
@@ -116,8 +136,8 @@ pub(super) fn connect_from(from: Option<SocketAddr>, to: SocketAddr) -> Waiting 
 }
 
 /// A client of the proxy.
-pub(super) struct Peer {
-    pub(super) stream: BufReader<Waiting>,
+pub(super) struct Peer<W = Waiting> {
+    pub(super) stream: BufReader<W>,
     pub(super) pattern: Pattern,
 }
 
@@ -125,8 +145,10 @@ impl Peer {
     pub(super) fn connect(to: SocketAddr) -> Peer {
         Peer::over(connect_from(None, to))
     }
+}
 
-    pub(super) fn over(stream: Waiting) -> Peer {
+impl<W: Wire> Peer<W> {
+    pub(super) fn over(stream: W) -> Peer<W> {
         Peer { stream: BufReader::new(stream), pattern: Pattern::new() }
     }
 
@@ -176,6 +198,26 @@ impl Peer {
         }
     }
 
+    /// Asks for so many bytes, of which the node gives half and then resets.
+    pub(super) fn get_cut(&mut self, size: usize) -> io::Result<()> {
+        self.send(ask(size).replace("give", "cut").as_bytes())?;
+        match Head::read(&mut self.stream)? {
+            Some(head) if head.is_success() => {}
+            Some(head) if head.line.contains(" 502 ") => return Ok(()),
+            Some(head) => return Err(io::Error::other(head.line)),
+            None => return Ok(()),
+        }
+        let mut begun = Vec::new();
+        match self.stream.read_to_end(&mut begun) {
+            Err(error) if error.kind() != ErrorKind::ConnectionReset => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+        if begun.len() > size / 2 {
+            return Err(io::Error::other(format!("{} bytes of half of {size}", begun.len())));
+        }
+        self.pattern.check(0, &begun)
+    }
+
     pub(super) fn answer(&mut self, size: usize) -> io::Result<()> {
         self.answer_head(size)?;
         self.answer_body(0, size)
@@ -183,7 +225,7 @@ impl Peer {
 
     pub(super) fn answer_head(&mut self, size: usize) -> io::Result<()> {
         let head = Head::read(&mut self.stream)?.ok_or(ErrorKind::UnexpectedEof)?;
-        if head.line.contains(" 200 ") && head.length == Some(size) {
+        if head.is_success() && head.length == Some(size) {
             return Ok(());
         }
         Err(io::Error::other(format!("{:?} with {:?} for {size}", head.line, head.length)))
@@ -209,14 +251,16 @@ impl Peer {
 
     /// To be closed with a reset.
     pub(super) fn reset(self) {
-        SockRef::from(&self.stream.get_ref().0)
+        SockRef::from(self.stream.get_ref().socket())
             .set_linger(Some(Duration::ZERO))
             .expect("an option");
     }
 }
 
+/// A node that has one file gives the range.
 pub(super) fn ask(size: usize) -> String {
-    format!("GET /give/{size} HTTP/1.1\r\nhost: a\r\n\r\n")
+    let last = size.saturating_sub(1);
+    format!("GET /give/{size} HTTP/1.1\r\nhost: a\r\nrange: bytes=0-{last}\r\n\r\n")
 }
 
 /// One write of the node for each byte.
@@ -245,7 +289,7 @@ struct Head {
 
 impl Head {
     /// `None`: nothing more comes.
-    fn read(stream: &mut BufReader<Waiting>) -> io::Result<Option<Head>> {
+    fn read(stream: &mut impl BufRead) -> io::Result<Option<Head>> {
         let mut head =
             Head { line: String::new(), length: None, is_chunked: false, is_last: false };
         if stream.read_line(&mut head.line)? == 0 {
@@ -269,7 +313,12 @@ impl Head {
         }
     }
 
-    fn body(&self, stream: &mut BufReader<Waiting>) -> io::Result<Vec<u8>> {
+    /// The whole of what was asked for, or the range.
+    fn is_success(&self) -> bool {
+        self.line.contains(" 200 ") || self.line.contains(" 206 ")
+    }
+
+    fn body(&self, stream: &mut impl BufRead) -> io::Result<Vec<u8>> {
         let mut body = vec![0; self.length.unwrap_or_default()];
         stream.read_exact(&mut body)?;
         if !self.is_chunked {
@@ -304,6 +353,14 @@ impl Node {
     }
 
     pub(super) fn on(listener: TcpListener) -> Node {
+        Node::over(listener, Waiting)
+    }
+
+    /// One whose connections wait in their own way.
+    pub(super) fn over<W: Wire + 'static>(
+        listener: TcpListener,
+        wire: impl Fn(TcpStream) -> W + Send + Clone + 'static,
+    ) -> Node {
         let node = Node {
             address: listener.local_addr().expect("an address"),
             written: Arc::default(),
@@ -311,15 +368,17 @@ impl Node {
         };
         let (written, connections) = (Arc::clone(&node.written), Arc::clone(&node.connections));
         thread::spawn(move || {
-            for stream in listener.incoming() {
-                let stream = stream.expect("a connection");
-                stream.set_nonblocking(true).expect("an option");
+            loop {
+                // Not for a moment one that blocks.
+                let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+                let stream = TcpStream::from(accept_with(&listener, flags).expect("a connection"));
                 stream.set_nodelay(true).expect("an option");
+                let wire = wire.clone();
                 let (written, connections) = (Arc::clone(&written), Arc::clone(&connections));
                 connections.fetch_add(1, Ordering::Relaxed);
                 thread::spawn(move || {
                     // However the proxy ends it.
-                    drop(serve(&mut BufReader::new(Waiting(stream)), &written));
+                    drop(serve(&mut BufReader::new(wire(stream)), &written));
                     connections.fetch_sub(1, Ordering::Relaxed);
                 });
             }
@@ -328,7 +387,7 @@ impl Node {
     }
 }
 
-fn serve(stream: &mut BufReader<Waiting>, written: &AtomicU64) -> io::Result<()> {
+fn serve<W: Wire>(stream: &mut BufReader<W>, written: &AtomicU64) -> io::Result<()> {
     let pattern = Pattern::new();
     // An idle connection is none that hangs.
     while idle(stream)?
@@ -342,6 +401,7 @@ fn serve(stream: &mut BufReader<Waiting>, written: &AtomicU64) -> io::Result<()>
                 stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
                 return stream.get_mut().write_all(&pattern.at(0, asked(&head.line)));
             }
+            Some("cut") => return cut(stream.get_mut(), &pattern, asked(&head.line)),
             _ => (body.len(), usize::MAX),
         };
         let close = if head.is_last { "connection: close\r\n" } else { "" };
@@ -366,8 +426,16 @@ fn serve(stream: &mut BufReader<Waiting>, written: &AtomicU64) -> io::Result<()>
     Ok(())
 }
 
+/// Half of an answer, and a reset.
+fn cut(to: &mut impl Wire, pattern: &Pattern, size: usize) -> io::Result<()> {
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n");
+    to.write_all(head.as_bytes())?;
+    to.write_all(&pattern.at(0, size / 2))?;
+    SockRef::from(to.socket()).set_linger(Some(Duration::ZERO))
+}
+
 /// Waits for a request without an end to its patience; `false` is the end.
-fn idle(stream: &mut BufReader<Waiting>) -> io::Result<bool> {
+fn idle(stream: &mut impl BufRead) -> io::Result<bool> {
     loop {
         match stream.fill_buf() {
             Err(error) if error.kind() == ErrorKind::TimedOut => {}

@@ -4,7 +4,12 @@
 use std::{
     io::{self, Read as _},
     net::Shutdown,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    ops::RangeInclusive,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -12,21 +17,24 @@ use std::{
 use proxy::test_support::eventually;
 
 use super::{
-    peer::{CHUNKED_UPLOAD, ask, in_chunk, upload},
+    peer::{CHUNKED_UPLOAD, Wire, ask, connect_from, in_chunk, upload},
     *,
 };
 
-/// More by hand: `TANDEM_TEST_RUNS`.
 const RUNS: u64 = 400;
-const AT_A_TIME: u64 = 4;
+const AT_A_TIME: usize = 4;
 
 /// One client, all of it decided by its seed.
-struct Script {
+pub(super) struct Script<W> {
     noise: Noise,
-    peer: Peer,
+    peer: Peer<W>,
 }
 
-impl Script {
+impl<W: Wire> Script<W> {
+    pub(super) fn new(seed: u64, wire: W) -> Self {
+        Script { noise: Noise(seed << 20 | 1), peer: Peer::over(wire) }
+    }
+
     fn up_to(&mut self, bound: usize) -> usize {
         self.noise.next() as usize % bound
     }
@@ -85,14 +93,16 @@ impl Script {
                 let body = self.body(size);
                 // A million chunks of one byte take longer than anybody's patience.
                 let bound = 1 + size / 5_000 + self.up_to(9_000);
-                request.extend(body.chunks(bound).flat_map(in_chunk));
-                request.extend(b"0\r\n\r\n");
+                for chunk in body.chunks(bound) {
+                    request.extend_from_slice(&in_chunk(chunk));
+                }
+                request.extend_from_slice(b"0\r\n\r\n");
                 request
             }
         }
     }
 
-    fn run(mut self) -> io::Result<()> {
+    pub(super) fn run(mut self) -> io::Result<()> {
         for _ in 0..2 + self.up_to(6) {
             let size = self.size();
             if self.one_in(10) {
@@ -105,11 +115,12 @@ impl Script {
             self.pause();
         }
         let size = self.size();
-        match self.up_to(5) {
+        match self.up_to(6) {
             0 => self.end_early(),
             1 => self.reset(),
             2 => self.two_at_once(),
             3 => self.peer.get_and_close(size),
+            4 => self.peer.get_cut(size),
             _ => Ok(()),
         }
     }
@@ -119,7 +130,7 @@ impl Script {
         let size = self.size();
         let request = self.request(size);
         self.send(&request)?;
-        self.peer.stream.get_ref().0.shutdown(Shutdown::Write)?;
+        self.peer.stream.get_ref().socket().shutdown(Shutdown::Write)?;
         self.answer(size)?;
         match self.peer.stream.read(&mut [0])? {
             0 => Ok(()),
@@ -128,7 +139,7 @@ impl Script {
     }
 
     fn two_at_once(&mut self) -> io::Result<()> {
-        let (first, second) = (self.up_to(50_000), self.up_to(50_000));
+        let (first, second) = (1 + self.up_to(50_000), 1 + self.up_to(50_000));
         let requests = [self.request(first), self.request(second)].concat();
         self.send(&requests)?;
         self.answer(first)?;
@@ -153,40 +164,63 @@ impl Script {
     }
 }
 
-/// Runs every seed, on listeners in turn, while `meanwhile` goes on.
-pub(super) fn storm(proxy: &TestProxy, listeners: &[&str], meanwhile: impl Fn(&mut Noise) + Sync) {
+/// How many scripts are run; more by hand: `TANDEM_TEST_RUNS`.
+pub(super) fn runs_or(default: u64) -> u64 {
     let runs = std::env::var("TANDEM_TEST_RUNS").ok().and_then(|runs| runs.parse().ok());
-    let runs: u64 = runs.unwrap_or(RUNS);
+    runs.unwrap_or(default)
+}
+
+/// Does `work` while `meanwhile` is done again and again.
+pub(super) fn while_changing<T>(
+    meanwhile: impl Fn(&mut Noise) + Sync,
+    work: impl FnOnce() -> T,
+) -> T {
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let (is_over, meanwhile) = (&is_over, &meanwhile);
-        scope.spawn(move || {
+        scope.spawn(|| {
             let mut noise = Noise(99);
             while !is_over.load(Ordering::Relaxed) {
                 meanwhile(&mut noise);
                 thread::park_timeout(Duration::from_micros(noise.next() % 5_000));
             }
         });
-        let clients: Vec<_> = (0..AT_A_TIME)
-            .map(|first| {
-                scope.spawn(move || {
-                    for seed in (first + 1..=runs).step_by(AT_A_TIME as usize) {
-                        let name = listeners[seed as usize / 7 % listeners.len()];
-                        let peer = Peer::connect(proxy.address(name));
-                        let script = Script { noise: Noise(seed << 20 | 1), peer };
-                        if let Err(error) = script.run() {
-                            return Some(format!("seed {seed} at {name}: {error}"));
-                        }
-                    }
-                    None
-                })
-            })
-            .collect();
-        let failures: Vec<_> =
-            clients.into_iter().filter_map(|client| client.join().expect("no panic")).collect();
+        let done = catch_unwind(AssertUnwindSafe(work));
         is_over.store(true, Ordering::Relaxed);
-        assert!(failures.is_empty(), "{failures:#?}");
-    });
+        done.unwrap_or_else(|panic| resume_unwind(panic))
+    })
+}
+
+/// Runs the script of every seed, a few at a time; what went wrong.
+pub(super) fn scripts<W: Wire>(
+    seeds: RangeInclusive<u64>,
+    connect: impl Fn(u64) -> W + Sync,
+) -> Vec<String> {
+    let (seeds, connect) = (Mutex::new(seeds), &connect);
+    let next = || seeds.lock().expect("no panic").next();
+    let run = || {
+        while let Some(seed) = next() {
+            if let Err(error) = Script::new(seed, connect(seed)).run() {
+                return Some(format!("seed {seed}: {error}"));
+            }
+        }
+        None
+    };
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(run)).collect();
+        clients.into_iter().filter_map(|client| client.join().expect("no panic")).collect()
+    })
+}
+
+/// Runs every seed, on listeners in turn, while `meanwhile` goes on.
+pub(super) fn storm(proxy: &TestProxy, listeners: &[&str], meanwhile: impl Fn(&mut Noise) + Sync) {
+    let listener_of = |seed: u64| listeners[seed as usize / 7 % listeners.len()];
+    let connect = |seed| connect_from(None, proxy.address(listener_of(seed)));
+    let failures = while_changing(meanwhile, || scripts(1..=runs_or(RUNS), connect));
+    assert!(failures.is_empty(), "{failures:#?}");
+    assert_at_rest(proxy);
+}
+
+pub(super) fn assert_at_rest(proxy: &TestProxy) {
     assert_eq!(counted(proxy, "tunnel", "out_of_step"), 0);
     eventually("the end of every leg", || (status(proxy, "begun") == 0).then_some(()));
     crate::tunnel::assert_kernel_is_content();
