@@ -185,15 +185,18 @@ impl Bench {
         {
             check_auth(contestant, started.target)?;
         }
-        let before_path = started.admin.map(Metrics::read).transpose()?;
+        let mut before_path = started.admin.map(Metrics::read).transpose()?;
         let load = load(work, started.target, pace);
 
         let running = load::start(&load, &placement.load)?;
         running.wait_until_warm(WARM_UP.min(self.window), load.patience);
+        let mut unproved = 0;
         if let (Contestant::Tandem(Mode { kernel: Kernel::SwitchedOff, .. }), Some(admin)) =
             (contestant, started.admin)
         {
             tandem::switch_off(admin)?;
+            unproved = running.completed();
+            before_path = Some(Metrics::read(admin)?);
         }
         running.begin_measuring();
         let (before, from) = (Snapshot::take()?, Done::of(&running, work.traffic));
@@ -218,7 +221,7 @@ impl Bench {
             &service,
             &started,
             before_path,
-            carried(work, &outcome),
+            carried(work, &outcome, unproved),
             &mut figures,
         )? {
             return Ok(Measured::Wrong(wrong));
@@ -368,14 +371,16 @@ fn wrong_answers(work: &LoadWork, outcome: &Outcome) -> Option<String> {
     (!is_equal).then(|| format!("unequal split {split:?}"))
 }
 
-fn carried(work: &LoadWork, outcome: &Outcome) -> Carried {
+/// `unproved` requests were completed before the counters were read.
+fn carried(work: &LoadWork, outcome: &Outcome, unproved: u64) -> Carried {
     let bytes_each = match work.traffic {
         // The small body and both heads are more than this.
         Traffic::Small => 1,
         Traffic::Bytes(size) => size,
         Traffic::Echo(size) => 2 * size,
     };
-    Carried { connections: outcome.sockets, requests: outcome.completed(), bytes_each }
+    let requests = outcome.completed().saturating_sub(unproved);
+    Carried { connections: outcome.sockets, requests, bytes_each }
 }
 
 /// Compares Tandem's counters with what the load has sent; also notes them among the figures.

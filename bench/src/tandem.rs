@@ -308,12 +308,13 @@ impl PathCounters {
             Kernel::OnWithXdp => short("worker picks", self.worker_picks, connections)
                 .or_else(|| short("ingress packets", self.ingress_packets, requests)),
             Kernel::SameHost => {
-                let legs = delivered_legs(network, carried);
-                short("messages delivered", self.delivered, legs * requests)
+                let messages = delivered_messages(network, carried);
+                short("messages delivered", self.delivered, messages * requests)
                     .or_else(|| self.objection_to_clients(network, connections))
             }
             Kernel::SwitchedOff => {
                 short("messages by TCP, in the map", self.switched_off, requests)
+                    .or_else(|| none("messages delivered", self.delivered))
             }
         };
         let path = match (service, mode.datapath) {
@@ -360,10 +361,10 @@ fn none(what: &str, seen: f64) -> Option<String> {
     (seen > 0.0).then(|| format!("{what}: {seen} counted, none expected"))
 }
 
-/// Legs that a message of each request must have been delivered on. A small request and its response
-/// are two messages on each; a node's first ones go by TCP, so its leg alone never counts for two. A
-/// client's is taken from the second request on.
-const fn delivered_legs(network: Network, carried: Carried) -> u64 {
+/// Messages that must have been delivered for each request. A small request and its response are two
+/// on each leg; a node's first ones go by TCP, so its leg alone never has two for each. A client's is
+/// taken from the second request on. Large bodies are many messages, and prove less.
+const fn delivered_messages(network: Network, carried: Carried) -> u64 {
     match network {
         Network::Client => 1,
         Network::Loopback | Network::Three if carried.requests > carried.connections => 2,

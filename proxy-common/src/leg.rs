@@ -105,7 +105,7 @@ pub mod state {
     pub const BY_TCP: u32 = 8;
     /// A socket of ours that accepted.
     pub const DOWNSTREAM: u32 = 16;
-    /// Something that this socket sent was delivered, ever.
+    /// Something that this socket sent was delivered, at any time.
     pub const DELIVERED: u32 = 32;
     /// From here up: how often userspace found the other end to hold it up.
     pub const ONE_STRIKE: u32 = 256;

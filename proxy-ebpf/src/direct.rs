@@ -38,10 +38,10 @@ pub fn admit(messages: &mut u64, message: Message) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Whether a connection is worth taking, after `barren` others in a row that were closed before
-/// anything on them was delivered. From [`SHORT_LIVED_MAX`] on, `barren` counts those that come.
+/// Whether the connection that comes is taken, after `barren` others in a row that were closed before
+/// anything on them was delivered. From [`SHORT_LIVED_MAX`] on it counts those that come.
 #[inline(always)]
-pub const fn is_worth_it(barren: &mut u32) -> bool {
+pub const fn takes(barren: &mut u32) -> bool {
     let count = *barren;
     if count < SHORT_LIVED_MAX {
         return true;
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn connections_that_come_together_are_all_taken() {
         let mut barren = SHORT_LIVED_MAX - 1;
-        assert!((0..1000).all(|_| is_worth_it(&mut barren)));
+        assert!((0..1000).all(|_| takes(&mut barren)));
     }
 
     #[test]
@@ -102,11 +102,11 @@ mod tests {
         }
         assert_eq!(barren, SHORT_LIVED_MAX);
         let come = 0..10 * SHORT_LIVED_TAKEN;
-        assert_eq!(come.filter(|_| is_worth_it(&mut barren)).count(), 10);
+        assert_eq!(come.filter(|_| takes(&mut barren)).count(), 10);
         was_fruitful(&mut barren);
-        assert!(barren == 0 && is_worth_it(&mut barren));
+        assert!(barren == 0 && takes(&mut barren));
         barren = NO_LEGS - 1;
-        is_worth_it(&mut barren);
+        takes(&mut barren);
         assert_eq!(barren, SHORT_LIVED_MAX);
         barren = NO_LEGS;
         was_barren(&mut barren);

@@ -93,7 +93,7 @@ fn active(connection: &Connection) -> Result<Reason, Reason> {
         if tcp_sock(sock).and_then(nonblocking) != Some(true) {
             return Err(Reason::Blocking);
         }
-        if !direct::is_worth_it(barren) {
+        if !direct::takes(barren) {
             return Err(Reason::ShortLived);
         }
     }
@@ -166,8 +166,8 @@ fn passive(connection: &Connection) -> Result<Reason, Reason> {
 fn closed(connection: &Connection) -> Result<Reason, Reason> {
     let sock = connection.sock().ok_or(Reason::NotLeg)?;
     let member = member(sock, 0).ok_or(Reason::NotLeg)?;
-    if member.state & (state::ACTIVE | state::UPSTREAM | state::DELIVERED) == state::ACTIVE
-        && let Some(barren) = barren_at(member.destination())
+    if member.state & (state::ACTIVE | state::DELIVERED) == state::ACTIVE
+        && let Some(barren) = barren_at(member)
     {
         direct::was_barren(barren);
     }
@@ -194,9 +194,20 @@ fn member_of<'a>(sock: *mut c_void) -> Option<&'a mut Member> {
     member(sock, u64::from(BPF_SK_STORAGE_GET_F_CREATE))
 }
 
-/// How many connections to an address of ours were worth nothing lately.
+/// How many connections to the listener that this one is to were worth nothing lately. `None` for
+/// both ends of one that is ours to a node.
 #[inline(always)]
-pub(crate) fn barren_at<'a>(listener: Destination) -> Option<&'a mut u32> {
+pub(crate) fn barren_at<'a>(member: &Member) -> Option<&'a mut u32> {
+    let is_client = member.state & (state::ACTIVE | state::UPSTREAM) == state::ACTIVE;
+    if is_client || member.state & state::DOWNSTREAM != 0 {
+        barren_of(member.destination())
+    } else {
+        None
+    }
+}
+
+#[inline(always)]
+fn barren_of<'a>(listener: Destination) -> Option<&'a mut u32> {
     // SAFETY: an entry of the map. Others may count at the same time: one more or less is all.
     OWN_ADDRESSES.get_ptr_mut(listener).map(|barren| unsafe { &mut *barren })
 }
@@ -248,7 +259,7 @@ impl Connection {
     fn leads_to_us<'a>(&self) -> Result<&'a mut u32, Reason> {
         let remote = self.remote().ok_or(Reason::NotLeg)?;
         let barren =
-            barren_at(remote).filter(|barren| **barren != NO_LEGS).ok_or(Reason::NotLeg)?;
+            barren_of(remote).filter(|barren| **barren != NO_LEGS).ok_or(Reason::NotLeg)?;
         // SAFETY: takes the context.
         let namespace = unsafe { bpf_get_netns_cookie(self.0.cast()) };
         if namespace == OWN_NAMESPACE.load() {

@@ -31,15 +31,13 @@ pub(crate) fn try_local(ctx: &SkMsgContext) -> Result<Reason, Reason> {
     match deliver(ctx, sender, member) {
         Ok(()) => {
             if member.state & state::DIRECT == 0 {
+                if let Some(barren) = barren_at(member) {
+                    direct::was_fruitful(barren);
+                }
                 member.own_place = place_of(member.cookie);
                 member.peer_place = place_of(member.peer);
             }
             count(member, u64::from(ctx.size()));
-            if member.state & (state::DELIVERED | state::ACTIVE | state::UPSTREAM) == state::ACTIVE
-                && let Some(barren) = barren_at(member.destination())
-            {
-                direct::was_fruitful(barren);
-            }
             member.state |= state::DIRECT | state::DELIVERED;
             Ok(Reason::Delivered)
         }

@@ -195,7 +195,7 @@ pub(crate) static DELIVERED: Array<
 > = Array::new();
 
 /// Address and port where one of our listeners takes legs, for each address of our namespace → how
-/// many connections to it were worth nothing lately (`direct::is_worth_it`), or [`leg::NO_LEGS`].
+/// many connections to it were worth nothing lately (`direct::takes`), or [`leg::NO_LEGS`].
 /// Userspace makes and removes entries as addresses change, `establish` and `local` count, about. A
 /// miss: not to us.
 #[btf_map]

@@ -253,7 +253,7 @@ impl ConnectionCx {
             LegState::Fresh if self.listener.is_same_host => LegState::Used,
             LegState::Used => match self.worker.kernel.join_leg(stream.as_fd()) {
                 Join::Joined(meter) => {
-                    *self.meter.borrow_mut() = Some(meter);
+                    *self.meter.borrow_mut() = meter;
                     LegState::Joined
                 }
                 Join::NotNow => LegState::Used,

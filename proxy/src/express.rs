@@ -241,6 +241,7 @@ async fn ask(
     })
     .await;
     cx.deadlines.stop(Wait::Upstream);
+    note_delivery(cx, connection);
     match response {
         // Nothing was heard on a connection that had rested: the node had given it up.
         Err(Fault::UpstreamClosed) if connection.is_reused && input.is_empty() => {
@@ -324,7 +325,7 @@ async fn respond(
     cx.record(|record| record.status(response.status().as_u16()));
     // Its bytes lie in `input`, which can be used again only when nobody else holds them.
     drop(response);
-    poll_fn(|task| {
+    let relayed = poll_fn(|task| {
         advance(&mut upload, cx, &mut connection, request, task)?;
         let source_is_leg = connection.is_leg();
         cx.with_downstream(|downstream| {
@@ -336,12 +337,11 @@ async fn respond(
             watch(cx, moved, &relay.take_news())
         })
     })
-    .await?;
+    .await;
+    note_delivery(cx, &mut connection);
+    relayed?;
     cx.deadlines.stop(Wait::Send);
     cx.deadlines.stop(Wait::Upstream);
-    if connection.was_delivered() {
-        cx.record(RequestRecord::node_delivered);
-    }
     cx.answered();
     if !upload.is_over() && keeps_alive && after == After::KeepAlive {
         return Ok(upload.finish(cx, connection.stream, request).await);
@@ -351,6 +351,13 @@ async fn respond(
         cx.worker.plain_pool.borrow_mut().checkin(connection);
     }
     Ok(if cx.is_body_owed() { After::Close } else { after })
+}
+
+/// Notes in the record whether the kernel has delivered between the node and us.
+fn note_delivery(cx: &ConnectionCx, connection: &mut PlainConnection) {
+    if connection.was_delivered() {
+        cx.record(RequestRecord::node_delivered);
+    }
 }
 
 /// Keeps the deadlines of a relay: whoever is waited for has its own.

@@ -158,12 +158,12 @@ impl RequestRecord {
         let metrics = self.route_metrics();
         metrics.finished(self.status, end, total);
         for (direction, bytes) in [(Direction::Sent, sent_bytes), (Direction::Recv, recv_bytes)] {
-            let spliced = self.spliced[direction as usize];
-            let other = bytes.saturating_sub(spliced);
-            let delivered = self.delivered[direction as usize].min(other);
-            metrics.bytes(direction, Via::Splice, spliced);
+            // What was spliced into a socket may have been delivered from there.
+            let delivered = self.delivered[direction as usize].min(bytes);
+            let spliced = self.spliced[direction as usize].min(bytes - delivered);
             metrics.bytes(direction, Via::Local, delivered);
-            metrics.bytes(direction, carried, other - delivered);
+            metrics.bytes(direction, Via::Splice, spliced);
+            metrics.bytes(direction, carried, bytes - delivered - spliced);
         }
         let via = self.via(carried);
         self.log_hooks(sent_bytes, recv_bytes, total);
@@ -193,7 +193,7 @@ impl RequestRecord {
         });
     }
 
-    /// What is said of the whole: the path on which the kernel did most.
+    /// What is said of the whole: the path on which the kernel did most for any part of it.
     fn via(&self, carried: Via) -> Via {
         if self.is_node_delivered || self.delivered != [0; 2] {
             Via::Local

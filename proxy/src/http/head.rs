@@ -234,10 +234,10 @@ impl Lines {
             .map(|field| self.part(field.value))
     }
 
-    fn is_connection_option(&self, name: &str) -> bool {
+    fn is_connection_option(&self, name: &[u8]) -> bool {
         self.known(Known::Connection)
             .flat_map(name::list)
-            .any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
+            .any(|option| option.eq_ignore_ascii_case(name))
     }
 }
 
@@ -369,7 +369,7 @@ impl RequestHead {
     }
 
     /// Whether `Connection` names this field or option.
-    pub fn is_connection_option(&self, name: &str) -> bool {
+    pub fn is_connection_option(&self, name: &[u8]) -> bool {
         self.lines.is_connection_option(name)
     }
 
@@ -455,7 +455,7 @@ impl ResponseHead {
     }
 
     /// Whether `Connection` names this field or option.
-    pub fn is_connection_option(&self, name: &str) -> bool {
+    pub fn is_connection_option(&self, name: &[u8]) -> bool {
         self.lines.is_connection_option(name)
     }
 

@@ -98,8 +98,8 @@ impl LegWatch {
 /// What became of an attempt to have the kernel deliver on a connection.
 #[derive(Debug)]
 pub enum Join {
-    /// From now on nobody finds bytes there with `splice(2)`.
-    Joined(Meter),
+    /// From now on nobody finds bytes there with `splice(2)`. Without a meter if it had joined before.
+    Joined(Option<Meter>),
     /// Something is unread, or delivery is switched off; nothing has changed.
     NotNow,
     /// It is not a leg, or the kernel does not take it; nothing has changed.
@@ -264,7 +264,7 @@ impl SameHost {
     }
 
     /// Puts our end of a leg into the map, if nothing on it is unread: a buffer that was read half
-    /// would be handed out whole. Only once for each socket.
+    /// would be handed out whole.
     pub(super) fn join(&self, socket: BorrowedFd<'_>) -> Join {
         if !self.is_enabled() {
             return Join::NotNow;
@@ -278,11 +278,17 @@ impl SameHost {
         }
         let Some(meter) = self.shared.meters.take() else { return Join::NotNow };
         let received = Received { place: meter.place(), ..Received::default() };
-        if let Err(error) = lock(&self.shared.received).insert(member.cookie, received, NOEXIST) {
-            return never(&error);
+        match lock(&self.shared.received).insert(member.cookie, received, NOEXIST) {
+            Ok(()) => {}
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
+            {
+                return Join::Joined(None);
+            }
+            Err(error) => return never(&error),
         }
         match self.shared.sockets.insert(member.cookie, socket) {
-            Ok(()) => Join::Joined(meter),
+            Ok(()) => Join::Joined(Some(meter)),
             Err(error) => {
                 let _ = lock(&self.shared.received).remove(&member.cookie);
                 never(&error)

@@ -20,8 +20,9 @@ pub(crate) struct PlainConnection {
     pub(crate) stream: TcpStream,
     /// Whether it comes out of the pool and the node has said nothing since.
     pub(crate) is_reused: bool,
-    /// What the kernel delivers between it and the node, which is on this host.
-    leg: Option<Meter>,
+    /// Whether the kernel delivers between it and the node, which is on this host.
+    is_leg: bool,
+    meter: Option<Meter>,
     /// How often more is still asked for that.
     tries_left: u8,
     metrics: Arc<UpstreamMetrics>,
@@ -30,17 +31,25 @@ pub(crate) struct PlainConnection {
 impl PlainConnection {
     pub(crate) fn new(stream: TcpStream, node: SocketAddr, metrics: &Arc<UpstreamMetrics>) -> Self {
         let metrics = Arc::clone(metrics);
-        Self { node, stream, is_reused: false, leg: None, tries_left: LEG_TRIES_MAX, metrics }
+        Self {
+            node,
+            stream,
+            is_reused: false,
+            is_leg: false,
+            meter: None,
+            tries_left: LEG_TRIES_MAX,
+            metrics,
+        }
     }
 
     /// Whether nobody may `splice(2)` from it.
     pub(crate) fn is_leg(&self) -> bool {
-        self.leg.is_some()
+        self.is_leg
     }
 
     /// Whether anything was delivered since the last call.
     pub(crate) fn was_delivered(&mut self) -> bool {
-        self.leg.as_mut().is_some_and(|meter| meter.advance() != [0; 2])
+        self.meter.as_mut().is_some_and(|meter| meter.advance() != [0; 2])
     }
 
     /// It lives for more than one request: worth what it costs to deliver directly. `false`: a new
@@ -51,9 +60,9 @@ impl PlainConnection {
         }
         self.tries_left -= 1;
         let socket = self.stream.as_fd();
-        if !self.is_leg() {
+        if !self.is_leg {
             match kernel.join_leg(socket) {
-                Join::Joined(meter) => self.leg = Some(meter),
+                Join::Joined(meter) => (self.is_leg, self.meter) = (true, meter),
                 Join::NotNow => self.tries_left += 1,
                 Join::Never => self.tries_left = 0,
             }

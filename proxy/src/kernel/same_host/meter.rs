@@ -50,7 +50,8 @@ pub struct Meter {
 
 impl Meter {
     /// Bytes that were delivered since the last call, by our end and to it. Heads count as well as
-    /// bodies; what the kernel has no memory for at first counts each time it is tried.
+    /// bodies; what the kernel has no memory for at first counts each time it is tried; and what a
+    /// client sends before the call, be it the next request, counts now.
     pub fn advance(&mut self) -> [u64; 2] {
         let fields = [offset_of!(Delivered, sent), offset_of!(Delivered, received)];
         let now = fields.map(|field| self.word(field));

@@ -61,8 +61,10 @@ fn leg(same_host: &SameHost, user: Option<u32>) -> anyhow::Result<(TcpStream, Tc
     let own = accept_from(&listener, from(&foreign)?)?;
     own.set_nonblocking(true)?;
     match same_host.join(own.as_fd()) {
-        Join::Joined(meter) => Ok((foreign.into(), own, meter)),
-        Join::NotNow | Join::Never => bail!("the two ends did not find each other"),
+        Join::Joined(Some(meter)) => Ok((foreign.into(), own, meter)),
+        Join::Joined(None) | Join::NotNow | Join::Never => {
+            bail!("the two ends did not find each other")
+        }
     }
 }
 

@@ -163,6 +163,21 @@ fn after_many_short_connections_few_are_taken_until_one_is_used() {
     assert_eq!(short.since(), before, "one of them was used, so this one was taken");
 }
 
+#[test]
+fn connections_of_two_requests_are_not_short_lived() {
+    if skip_without_privileges() {
+        return;
+    }
+    let node = Node::start("127.0.0.1:0");
+    let proxy = proxy(LEGS, node.address);
+    let (address, short) = (proxy.address("web"), short_lived(&proxy));
+    for _ in 0..2 * SHORT_LIVED_MAX {
+        let mut peer = Peer::connect(address);
+        (0..3).for_each(|_| peer.get(100).expect("answered"));
+    }
+    assert_eq!(short.since(), 0);
+}
+
 fn short_lived(proxy: &TestProxy) -> Counted<'_> {
     Counted::start(proxy, "establish", "short_lived")
 }
