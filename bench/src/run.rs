@@ -101,22 +101,21 @@ impl Run {
     }
 }
 
-/// What sets the rate of open loops: a scenario, and a case that its closed loop is.
-const RATE_SETTERS: [(&str, &str); 2] = [("A1", "200"), ("same-host", "A2")];
-
 /// Throughput of closed loops in this round, by scenario and contestant.
 #[derive(Default)]
 struct Rates(BTreeMap<(&'static str, String), f64>);
 
 impl Rates {
+    /// Notes what sets the rate of open loops: A1, and A2 among the cases of `same-host`.
     fn note(&mut self, case: &Case, contestant: &str, figures: &Figures) {
-        let sets_rate = |(scenario, label): &(&str, &str)| {
-            (*scenario, *label) == (case.scenario, case.label.as_str())
+        let sets_rate = match case.scenario {
+            "A1" => true,
+            "same-host" => case.label == "A2",
+            _ => false,
         };
-        let rate = figures.get("requests_per_second").filter(|rate| **rate > 0.0);
-        if let (Some(rate), true) = (rate, RATE_SETTERS.iter().any(sets_rate)) {
-            self.0.insert((case.scenario, contestant.to_owned()), *rate);
-        }
+        let rate = figures.get("requests_per_second").filter(|rate| sets_rate && **rate > 0.0);
+        let noted = rate.map(|rate| ((case.scenario, contestant.to_owned()), *rate));
+        self.0.extend(noted);
     }
 
     fn asked_for(&self, case: &Case, contestant: &str) -> Option<f64> {
@@ -191,26 +190,35 @@ mod tests {
 
     #[test]
     fn an_open_loop_is_set_by_its_own_rate_or_by_the_best_reference_peers() {
-        let cases = |id: &str| scenario::cases(id, scenario::Extent::Full).unwrap();
-        for (setter, open, own) in [
-            (&cases("A1")[0], cases("A5"), &[Some(50.0), Some(80.0), Some(160.0)][..]),
-            (&cases("same-host")[0], cases("same-host").split_off(3), &[Some(160.0)]),
-        ] {
+        for extent in [scenario::Extent::Full, scenario::Extent::Smoke] {
+            let cases = |id: &str| scenario::cases(id, extent).unwrap();
+            check_open_loops(&cases("A1")[0], &cases("A5"), &[Some(50.0), Some(80.0), Some(160.0)]);
+            let same_host = cases("same-host");
+            check_open_loops(&same_host[0], &same_host[3..], &[Some(160.0)]);
             let mut rates = Rates::default();
-            for (name, rate) in
-                [("direct", 900.0), ("nginx", 100.0), ("haproxy", 200.0), ("envoy", 400.0)]
-            {
-                let figures = Figures::from([("requests_per_second".to_owned(), rate)]);
-                rates.note(setter, name, &figures);
+            let figures = Figures::from([("requests_per_second".to_owned(), 1.0)]);
+            for other in [&cases("A2")[0], &same_host[1]] {
+                rates.note(other, "nginx", &figures);
             }
-            let asked = |contestant: &str| -> Vec<Option<f64>> {
-                open.iter().map(|case| rates.asked_for(case, contestant)).collect()
-            };
-            assert_eq!(asked("nginx"), own);
-            assert_eq!(asked("tandem off").last(), Some(&Some(160.0)));
-            assert_eq!(rates.asked_for(setter, "nginx"), None);
-            rates.note(&cases("A2")[0], "nginx", &Figures::new());
-            assert_eq!(rates.0.len(), 4);
+            assert_eq!(rates.0.len(), 0);
         }
+    }
+
+    /// What nginx is asked for, if it does 100 requests a second and HAProxy 200.
+    #[track_caller]
+    fn check_open_loops(setter: &Case, open: &[Case], expected: &[Option<f64>]) {
+        let mut rates = Rates::default();
+        for (name, rate) in
+            [("direct", 900.0), ("nginx", 100.0), ("haproxy", 200.0), ("envoy", 400.0)]
+        {
+            let figures = Figures::from([("requests_per_second".to_owned(), rate)]);
+            rates.note(setter, name, &figures);
+        }
+        let asked = |contestant: &str| -> Vec<Option<f64>> {
+            open.iter().map(|case| rates.asked_for(case, contestant)).collect()
+        };
+        assert_eq!(asked("nginx"), expected);
+        assert_eq!(asked("tandem off").last(), Some(&Some(160.0)));
+        assert_eq!(rates.asked_for(setter, "nginx"), None);
     }
 }
