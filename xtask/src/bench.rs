@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    path::Path,
     process::{Command, ExitCode},
 };
 
@@ -17,15 +18,14 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
     for missing in peers.missing() {
         println!("missing: {missing}");
     }
-    let mut bench = command(arguments)?;
+    let mut bench = command(arguments, &cargo_build::release("proxy", "tandem")?)?;
     bench.env("PATH", peers.search_path());
     let status = bench.status().with_context(|| format!("start `{}`", command::shown(&bench)))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The harness on the release binary of the proxy, both built.
-pub(crate) fn command(arguments: &[OsString]) -> Result<Command> {
-    let tandem = cargo_build::release("proxy", "tandem")?;
+/// The harness, built, on a binary of the proxy.
+pub(crate) fn command(arguments: &[OsString], tandem: &Path) -> Result<Command> {
     let mut bench = cargo_build::start(cargo_build::release("bench", "bench")?);
     bench.args(arguments);
     // Where bench/ looks by itself; another target directory it has to be told.

@@ -10,7 +10,7 @@ use std::{
     env, fmt, fs,
     io::{BufRead, BufReader},
     ops::AddAssign,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
 };
 
@@ -251,7 +251,7 @@ fn fuzz_targets(directory: &Path) -> Result<Vec<String>> {
 /// That the harness works; its figures are not looked at.
 fn bench(peers: &Peers) -> Result<Rung> {
     let mut rung = Rung::new("bench");
-    let mut smoke = crate::bench::command(&["smoke".into()])?;
+    let mut smoke = crate::bench::command(&["smoke".into()], &counted()?)?;
     smoke.env("PATH", peers.search_path()).stdin(Stdio::null()).stderr(Stdio::inherit());
     let output = smoke.output().with_context(|| format!("start `{}`", command::shown(&smoke)))?;
     let report = String::from_utf8_lossy(&output.stdout);
@@ -266,6 +266,11 @@ fn bench(peers: &Peers) -> Result<Rung> {
     Ok(rung)
 }
 
+/// The release with line tables: one long build for both of the rungs that need it.
+fn counted() -> Result<PathBuf> {
+    cargo_build::profile("counted", "proxy", "tandem")
+}
+
 /// What a request costs in instructions: no bound, but a row that is seen to change.
 fn instructions(peers: &Peers) -> Result<Rung> {
     let mut rung = Rung::new("instructions");
@@ -276,9 +281,9 @@ fn instructions(peers: &Peers) -> Result<Rung> {
         rung.add(not_here("needs valgrind; `sudo apt-get install valgrind`".to_owned()));
         return Ok(rung);
     }
-    let tandem = cargo_build::profile("counted", "proxy", "tandem")?;
-    let mut count =
-        crate::bench::command(&["instructions".into(), "--tandem".into(), tandem.into()])?;
+    let tandem = counted()?;
+    let arguments = ["instructions".into(), "--tandem".into(), tandem.clone().into()];
+    let mut count = crate::bench::command(&arguments, &tandem)?;
     count.env("PATH", peers.search_path()).stdin(Stdio::null());
     let output = count.output().with_context(|| format!("start `{}`", command::shown(&count)))?;
     let report = String::from_utf8_lossy(&output.stdout);
