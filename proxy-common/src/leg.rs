@@ -63,10 +63,12 @@ pub struct Leg {
     pub passive: End,
     /// When the first of them was seen, `CLOCK_MONOTONIC`.
     pub since_ns: u64,
+    /// 1: something was delivered, by either end.
+    pub is_fruitful: u64,
 }
 
-shared_layout!(Leg, size = 56, align = 8, {
-    0 => active: End, 24 => passive: End, 48 => since_ns: u64,
+shared_layout!(Leg, size = 64, align = 8, {
+    0 => active: End, 24 => passive: End, 48 => since_ns: u64, 56 => is_fruitful: u64,
 });
 
 /// What a socket remembers of its leg. Written by programs that run for this socket, and by whoever
@@ -105,8 +107,6 @@ pub mod state {
     pub const BY_TCP: u32 = 8;
     /// A socket of ours that accepted.
     pub const DOWNSTREAM: u32 = 16;
-    /// Something that this socket sent was delivered, at any time.
-    pub const DELIVERED: u32 = 32;
     /// From here up: how often userspace found the other end to hold it up.
     pub const ONE_STRIKE: u32 = 256;
 }

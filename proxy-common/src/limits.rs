@@ -49,7 +49,7 @@ pub const TUNNEL_QUEUE_MAX: u32 = 2 * TUNNEL_WINDOW;
 /// hash maps of 8192 entries of about 80 B = 1.3 MiB.
 pub const TUNNELS_DEFAULT: u32 = 4096;
 
-/// Legs at a time, two sockets each. 8192 × (44 + 56 + 64) B = 1.3 MiB, twice as many entries of
+/// Legs at a time, two sockets each. 8192 × (44 + 64 + 64) B = 1.4 MiB, twice as many entries of
 /// `RECEIVED` × (8 + 24 + 64) B = 1.5 MiB and of `DELIVERED` × 128 B = 2 MiB, and the storage of each
 /// socket is its own.
 pub const LEGS_MAX: u32 = 8192;

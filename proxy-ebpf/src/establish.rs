@@ -108,7 +108,8 @@ fn active(connection: &Connection) -> Result<Reason, Reason> {
     (member.peer, member.peer_sock, member.unread_messages) = (0, 0, 0);
     let absent = End { cookie: 0, sock: 0, namespace: 0 };
     // SAFETY: a helper without arguments.
-    let leg = Leg { active: end, passive: absent, since_ns: unsafe { bpf_ktime_get_ns() } };
+    let since_ns = unsafe { bpf_ktime_get_ns() };
+    let leg = Leg { active: end, passive: absent, since_ns, is_fruitful: 0 };
     LEGS.insert(member.key, leg, u64::from(BPF_NOEXIST)).map_err(|_| Reason::LegsFull)?;
     connection.watch_close();
     if !is_ours {
@@ -166,13 +167,16 @@ fn passive(connection: &Connection) -> Result<Reason, Reason> {
 fn closed(connection: &Connection) -> Result<Reason, Reason> {
     let sock = connection.sock().ok_or(Reason::NotLeg)?;
     let member = member(sock, 0).ok_or(Reason::NotLeg)?;
-    if member.state & (state::ACTIVE | state::DELIVERED) == state::ACTIVE
+    // SAFETY: a field is copied out at once.
+    let is_barren = unsafe { LEGS.get(member.key) }.is_some_and(|leg| leg.is_fruitful == 0);
+    // The other end may have done it already, and ours may never have been in the map.
+    let is_first = LEGS.remove(member.key).is_ok();
+    if is_barren
+        && is_first
         && let Some(barren) = barren_at(member)
     {
         direct::was_barren(barren);
     }
-    // The other end may have done it already, and ours may never have been in the map.
-    let _ = LEGS.remove(member.key);
     let _ = RECEIVED.remove(member.cookie);
     Ok(Reason::LegClosed)
 }

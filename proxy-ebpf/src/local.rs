@@ -31,14 +31,10 @@ pub(crate) fn try_local(ctx: &SkMsgContext) -> Result<Reason, Reason> {
     match deliver(ctx, sender, member) {
         Ok(()) => {
             if member.state & state::DIRECT == 0 {
-                if let Some(barren) = barren_at(member) {
-                    direct::was_fruitful(barren);
-                }
-                member.own_place = place_of(member.cookie);
-                member.peer_place = place_of(member.peer);
+                begin(member);
             }
             count(member, u64::from(ctx.size()));
-            member.state |= state::DIRECT | state::DELIVERED;
+            member.state |= state::DIRECT;
             Ok(Reason::Delivered)
         }
         Err(reason) => {
@@ -46,6 +42,22 @@ pub(crate) fn try_local(ctx: &SkMsgContext) -> Result<Reason, Reason> {
             Err(reason)
         }
     }
+}
+
+/// What this end sends is delivered from here on: the leg is worth what it costs, and so may others
+/// to the same listener be.
+#[inline(always)]
+fn begin(member: &mut Member) {
+    if let Some(leg) = LEGS.get_ptr_mut(member.key) {
+        // SAFETY: an entry of the map. Should another leg be given it meanwhile, that one is thought
+        // to be worth more than it is.
+        unsafe { (*leg).is_fruitful = 1 };
+    }
+    if let Some(barren) = barren_at(member) {
+        direct::was_fruitful(barren);
+    }
+    member.own_place = place_of(member.cookie);
+    member.peer_place = place_of(member.peer);
 }
 
 /// Where what is delivered on a socket of ours is counted.

@@ -171,9 +171,14 @@ fn connections_of_two_requests_are_not_short_lived() {
     let node = Node::start("127.0.0.1:0");
     let proxy = proxy(LEGS, node.address);
     let (address, short) = (proxy.address("web"), short_lived(&proxy));
-    for _ in 0..2 * SHORT_LIVED_MAX {
-        let mut peer = Peer::connect(address);
-        (0..3).for_each(|_| peer.get(100).expect("answered"));
+    // One after the other, and in waves that end together.
+    for together in [1, 1, 2 * SHORT_LIVED_MAX, 2 * SHORT_LIVED_MAX, 1, 1] {
+        let mut peers: Vec<_> = (0..together).map(|_| Peer::connect(address)).collect();
+        for _ in 0..2 {
+            peers.iter_mut().for_each(|peer| peer.get(100).expect("answered"));
+        }
+        drop(peers);
+        proxy.check_metric("tandem_downstream_connections_active{listener=\"web\"}", 0.0);
     }
     assert_eq!(short.since(), 0);
 }
