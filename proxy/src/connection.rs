@@ -1,23 +1,25 @@
 //! The life of one downstream HTTP connection, from accept to close.
 //!
 //! ```text
-//! head ─┬▶ express ────────────────────────────────────────────────────────────▶ socket
-//!       └▶ hyper's server ─▶ exchange (route, plugins, pick, forward) ─▶ hyper ─▶ socket
+//! accept ─▶ head ─┬▶ express: pipeline, node, relay ──────────┬▶ record ─▶ next head ─┬▶ close
+//!            ▲    └▶ hyper: exchange (the same), body streams ┘                       │
+//!            └──────────────────────────── rest, while nothing comes ◀────────────────┘
 //! ```
 //!
-//! [`ConnectionCx`] owns the socket and everything that gate, exchange and record share; [`close`] is
-//! the only place that ends a connection.
+//! [`converse`] asks for each request which lane carries it. [`ConnectionCx`] owns the socket and
+//! everything that gate, exchange and record share; [`close`] is the only place that ends a
+//! connection.
 
+mod context;
 pub(crate) mod gated;
+mod leg;
 
 use std::{
-    cell::{Cell, RefCell},
     future::{Future, poll_fn},
     net::SocketAddr,
-    os::fd::AsFd as _,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, Waker},
+    task::Poll,
     time::Duration,
 };
 
@@ -29,21 +31,14 @@ use tokio::{
     time::timeout,
 };
 
-use self::gated::{Downstream, GatedIo};
+pub(crate) use self::context::ConnectionCx;
+use self::{context::Phase, gated::GatedIo};
 use crate::{
-    deadlines::{Deadlines, Wait},
+    deadlines::Wait,
     drain::{Drained, Order},
     error::Fault,
     exchange, express,
-    forward::Via,
-    http::{
-        answer::{After, Answer},
-        fields::{Forwarding, Scheme},
-        head::RequestHead,
-    },
-    inlet::BodySource,
-    kernel::{Join, Meter},
-    record::RequestRecord,
+    http::answer::{After, Answer},
     worker::{ListenerCx, Worker},
 };
 
@@ -52,42 +47,6 @@ use crate::{
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// hyper buffers at most this much, in either direction; more only makes one slow side cost more.
 const BUFFER_MAX: usize = 64 * 1024;
-
-/// What one downstream connection's stages share.
-pub(crate) struct ConnectionCx {
-    pub(crate) worker: Rc<Worker>,
-    pub(crate) listener: Rc<ListenerCx>,
-    pub(crate) peer: SocketAddr,
-    pub(crate) deadlines: Deadlines,
-    /// What nodes are told about this connection.
-    pub(crate) forwarding: Forwarding,
-    /// Taken when the connection closes.
-    downstream: RefCell<Option<Downstream>>,
-    /// The head the gate let in, until the exchange takes it.
-    head: RefCell<Option<RequestHead>>,
-    record: RefCell<Option<RequestRecord>>,
-    phase: Cell<Phase>,
-    /// Found between messages: the connection itself answers and closes.
-    refusal: Cell<Option<Fault>>,
-    /// Found in a body under way: the exchange answers if it still can.
-    body_fault: Cell<Option<Fault>>,
-    sent_bytes: Cell<u64>,
-    leg: Cell<LegState>,
-    meter: RefCell<Option<Meter>>,
-    order: Cell<Order>,
-    waker: RefCell<Option<Waker>>,
-}
-
-/// Whether the kernel delivers between the connection and its client, who is on this host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LegState {
-    /// Not asked for: no request has come yet.
-    Fresh,
-    /// A request has come; a second one shows that it is worth it.
-    Used,
-    Tcp,
-    Joined,
-}
 
 /// Who carries a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,218 +64,6 @@ impl Lane {
             Lane::Express => "express",
             Lane::Hyper => "hyper",
         }
-    }
-}
-
-/// Where the connection stands in its current exchange.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Between,
-    /// A request was let in and its response is not complete.
-    Exchange,
-    /// The response is complete in hyper's buffer.
-    Answered,
-}
-
-impl ConnectionCx {
-    fn new(
-        worker: Rc<Worker>,
-        listener: Rc<ListenerCx>,
-        stream: TcpStream,
-        peer: SocketAddr,
-    ) -> Self {
-        let pseudonym = worker.pipeline.pseudonym().clone();
-        let port = listener.address.port();
-        let forwarding = Forwarding::new(peer.ip(), port, Scheme::Http, pseudonym);
-        let downstream = RefCell::new(Some(Downstream::new(stream, &worker.limits)));
-        Self {
-            worker,
-            listener,
-            peer,
-            deadlines: Deadlines::default(),
-            forwarding,
-            downstream,
-            head: RefCell::default(),
-            record: RefCell::default(),
-            phase: Cell::new(Phase::Between),
-            refusal: Cell::default(),
-            body_fault: Cell::default(),
-            sent_bytes: Cell::default(),
-            leg: Cell::new(LegState::Fresh),
-            meter: RefCell::default(),
-            order: Cell::new(Order::Run),
-            waker: RefCell::default(),
-        }
-    }
-
-    fn order(&self, order: Order) {
-        self.order.set(order);
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
-    }
-
-    pub(crate) fn is_draining(&self) -> bool {
-        self.order.get() != Order::Run
-    }
-
-    pub(crate) fn take_head(&self) -> Option<RequestHead> {
-        self.head.borrow_mut().take()
-    }
-
-    /// Amends the record of the exchange under way.
-    pub(crate) fn record(&self, amend: impl FnOnce(&mut RequestRecord)) {
-        if let Some(record) = &mut *self.record.borrow_mut() {
-            amend(record);
-        }
-    }
-
-    pub(crate) fn body_fault(&self) -> Option<Fault> {
-        self.body_fault.get()
-    }
-
-    /// Whether the downstream has sent, or handed over, only a part of its request.
-    pub(crate) fn is_body_owed(&self) -> bool {
-        self.downstream.borrow().as_ref().is_none_or(Downstream::is_message_owed)
-    }
-
-    pub(crate) fn count_sent(&self, bytes: u64) {
-        self.sent_bytes.set(self.sent_bytes.get() + bytes);
-    }
-
-    /// The last byte of the response is in hyper's hands, or never will be.
-    pub(crate) fn response_over(&self) {
-        self.phase.set(Phase::Answered);
-    }
-
-    /// The next request's head; `None`: no more requests come.
-    pub(crate) fn poll_head(&self, task: &mut Context<'_>) -> Poll<Option<RequestHead>> {
-        match &mut *self.downstream.borrow_mut() {
-            Some(downstream) => downstream.poll_head(self, task),
-            None => Poll::Ready(None),
-        }
-    }
-
-    /// Lets a request in for hyper.
-    pub(crate) fn admit(&self, head: RequestHead) {
-        if let Some(downstream) = &mut *self.downstream.borrow_mut() {
-            downstream.admit(self, head);
-        }
-    }
-
-    /// Lets a request in for the express lane; `false`: what came of its body with the head is
-    /// broken, and the connection ends with the answer to that.
-    pub(crate) fn admit_plain(&self, head: &RequestHead) -> bool {
-        let admitted = match &mut *self.downstream.borrow_mut() {
-            Some(downstream) => downstream.admit_plain(self, head),
-            None => Err(Fault::DownstreamReset),
-        };
-        self.begin(head.clone(), Lane::Express);
-        match admitted {
-            Ok(()) => true,
-            Err(fault) => {
-                self.refuse_begun(fault);
-                false
-            }
-        }
-    }
-
-    /// Lets `use_it` at the body of the request in the express lane; `None`: the connection is gone.
-    pub(crate) fn with_body<T>(&self, use_it: impl FnOnce(BodySource<'_>) -> T) -> Option<T> {
-        self.downstream.borrow_mut().as_mut()?.with_body(use_it)
-    }
-
-    /// Body bytes of the request under way that have been taken so far.
-    pub(crate) fn recv_bytes(&self) -> u64 {
-        self.downstream.borrow().as_ref().map_or(0, Downstream::recv_bytes)
-    }
-
-    /// Lets `use_it` at the downstream's socket.
-    pub(crate) fn with_downstream<T>(
-        &self,
-        use_it: impl FnOnce(&mut TcpStream) -> Poll<Result<T, Fault>>,
-    ) -> Poll<Result<T, Fault>> {
-        match &mut *self.downstream.borrow_mut() {
-            Some(downstream) => use_it(downstream.stream_mut()),
-            None => Poll::Ready(Err(Fault::DownstreamReset)),
-        }
-    }
-
-    /// Whether nobody may `splice(2)` from the downstream.
-    pub(crate) fn is_leg(&self) -> bool {
-        self.leg.get() == LegState::Joined
-    }
-
-    /// A connection that lives for more than one request is worth what it costs to deliver directly.
-    fn join_leg(&self, stream: &TcpStream) {
-        let next = match self.leg.get() {
-            LegState::Fresh if self.listener.is_same_host => LegState::Used,
-            LegState::Used => match self.worker.kernel.join_leg(stream.as_fd()) {
-                Join::Joined(meter) => {
-                    *self.meter.borrow_mut() = meter;
-                    LegState::Joined
-                }
-                Join::NotNow => LegState::Used,
-                Join::Never => LegState::Tcp,
-            },
-            LegState::Fresh | LegState::Tcp => LegState::Tcp,
-            LegState::Joined => LegState::Joined,
-        };
-        self.leg.set(next);
-    }
-
-    /// The gate let a request in.
-    pub(crate) fn begin(&self, head: RequestHead, lane: Lane) {
-        let mut record = RequestRecord::begin(&self.worker, &self.listener, self.peer);
-        record.head(&head);
-        record.lane(lane);
-        *self.record.borrow_mut() = Some(record);
-        if lane == Lane::Hyper {
-            *self.head.borrow_mut() = Some(head);
-        }
-        self.sent_bytes.set(0);
-        self.phase.set(Phase::Exchange);
-    }
-
-    /// The gate refuses what came instead of a request.
-    fn refuse(&self, fault: Fault) {
-        let mut record = RequestRecord::begin(&self.worker, &self.listener, self.peer);
-        record.fault(fault);
-        *self.record.borrow_mut() = Some(record);
-        self.refusal.set(Some(fault));
-    }
-
-    /// The same for a request that was let in and turned out broken before anybody saw it.
-    fn refuse_begun(&self, fault: Fault) {
-        self.record(|record| record.fault(fault));
-        self.refusal.set(Some(fault));
-    }
-
-    /// Everything is written: the exchange is over and the next request may come in.
-    pub(crate) fn flushed(&self, recv_bytes: u64) {
-        if self.phase.get() == Phase::Answered {
-            self.phase.set(Phase::Between);
-            self.finish_record(recv_bytes);
-        }
-    }
-
-    fn finish_record(&self, recv_bytes: u64) {
-        if let Some(mut record) = self.record.borrow_mut().take() {
-            if let Some(meter) = &mut *self.meter.borrow_mut() {
-                record.delivered(meter.advance());
-            }
-            record.finish(self.sent_bytes.get(), recv_bytes, Via::User);
-        }
-    }
-}
-
-impl Drained for ConnectionCx {
-    fn drain(&self) {
-        self.order(self.order.get().max(Order::Drain));
-    }
-
-    fn end(&self) {
-        self.order(Order::End);
     }
 }
 
@@ -418,52 +165,6 @@ async fn attend(cx: &Rc<ConnectionCx>, mut lane: Pin<Box<impl Future<Output = Lu
         }
     })
     .await
-}
-
-impl ConnectionCx {
-    fn remember(&self, task: &Context<'_>) {
-        let mut waker = self.waker.borrow_mut();
-        match &mut *waker {
-            Some(known) => known.clone_from(task.waker()),
-            None => *waker = Some(task.waker().clone()),
-        }
-    }
-
-    fn rest(&self) {
-        self.deadlines.stop(Wait::Rest);
-        if let Some(downstream) = &mut *self.downstream.borrow_mut() {
-            downstream.rest();
-        }
-    }
-
-    /// Waits for the downstream to break its silence; the idle time runs on.
-    fn poll_rested(&self, task: &mut Context<'_>) -> Poll<Lull> {
-        self.remember(task);
-        let has_expired = self.deadlines.poll_expired(task).is_ready()
-            && self.deadlines.has_expired(Wait::Downstream);
-        match &*self.downstream.borrow() {
-            Some(downstream) if !has_expired && !self.is_draining() => {
-                downstream.poll_readable(task).map(|()| Lull::Resting)
-            }
-            Some(_) | None => Poll::Ready(Lull::Ended),
-        }
-    }
-
-    fn awaits_head(&self) -> bool {
-        self.downstream.borrow().as_ref().is_some_and(Downstream::awaits_head)
-    }
-
-    /// Reads ahead while an exchange is under way, a head's worth at most. Ready: the downstream has
-    /// reset the connection, nobody waits for the response any more. Its end of stream is no reason
-    /// to stop, a downstream may close its sending side after the request.
-    fn poll_reset(&self, task: &mut Context<'_>) -> Poll<()> {
-        match &mut *self.downstream.borrow_mut() {
-            Some(downstream) => downstream.poll_ahead(task).map(|_error| {
-                self.record(|record| record.fault(Fault::DownstreamReset));
-            }),
-            None => Poll::Ready(()),
-        }
-    }
 }
 
 /// Ends the connection: answers what the gate refused, finishes the record, closes.

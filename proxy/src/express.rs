@@ -26,7 +26,7 @@ use bytes::BytesMut;
 use tokio::io::AsyncWrite;
 
 use self::{
-    relay::{Broken, News, Relay, Splicing},
+    relay::{Broken, News, Relay},
     upload::Upload,
 };
 use crate::{
@@ -34,10 +34,9 @@ use crate::{
     deadlines::Wait,
     error::Fault,
     exchange::{self, Decided},
-    forward::Fallback,
     http::{
         answer::{After, Answer},
-        framing::{BodyLength, BodyReader, Version},
+        framing::{BodyLength, BodyReader, FramingError, Version},
         gate::ResponseGate,
         head::{RequestHead, ResponseHead},
     },
@@ -108,13 +107,12 @@ async fn exchange(
         Decided::Answer(answer, fault) => return refuse(cx, head, answer, fault).await,
     };
     let mut upload = Upload::new(head);
+    let forward = Forward { cx, head, plan: &plan };
     let asked = exchange::over_nodes(cx, &plan, async |node| {
-        attempt(cx, head, &plan, node, &mut upload, buffers).await
+        forward.attempt(node, &mut upload, buffers).await
     });
     match asked.await {
-        Ok((connection, response)) => {
-            respond(cx, head, &plan, connection, response, upload, buffers).await
-        }
+        Ok((connection, response)) => forward.respond(connection, response, upload, buffers).await,
         Err(fault) => {
             let Some(status) = fault.consequence().status else { return Err(fault) };
             let answer = Answer::of(status);
@@ -178,76 +176,186 @@ async fn own_answer(
     })
     .await?;
     cx.count_sent(answer.body_for(Some(head.method())).len() as u64);
-    cx.answered();
+    cx.exchange_over();
     Ok(after)
 }
 
-/// One node: over a pooled connection if there is one, over a new one if there is none or the
-/// pooled one was stale and the request can be sent again.
-async fn attempt(
-    cx: &ConnectionCx,
-    head: &RequestHead,
-    plan: &Plan<'_>,
-    node: SocketAddr,
-    upload: &mut Upload,
-    buffers: &mut Buffers,
-) -> Result<(PlainConnection, ResponseHead), Fault> {
-    let metrics = &cx.worker.upstream_metrics[plan.route.upstream.index];
-    let pooled = cx.worker.plain_pool.borrow_mut().checkout(node);
-    if let Some(mut connection) = pooled {
-        metrics.checkout(Checkout::Reused);
-        cx.record(|record| record.node(node, None));
-        match ask(cx, head, plan, &mut connection, upload, buffers).await {
-            Err(Fault::StaleConnection) if exchange::is_replayable(head) => {
-                metrics.checkout(Checkout::Stale);
-                metrics.retry();
-                *upload = Upload::new(head);
-            }
-            result => return result.map(|response| (connection, response)),
-        }
-    }
-    metrics.checkout(Checkout::New);
-    let stream = exchange::dial(cx, &plan.route.upstream, node).await?;
-    let mut connection = PlainConnection::new(stream, node, metrics);
-    let response = ask(cx, head, plan, &mut connection, upload, buffers).await?;
-    Ok((connection, response))
+/// A request on its way to a node, and the response on its way back.
+struct Forward<'a> {
+    cx: &'a ConnectionCx,
+    head: &'a RequestHead,
+    plan: &'a Plan<'a>,
 }
 
-/// Sends the request, as far as the node wants it, and waits for the final response head.
-async fn ask(
-    cx: &ConnectionCx,
-    head: &RequestHead,
-    plan: &Plan<'_>,
-    connection: &mut PlainConnection,
-    upload: &mut Upload,
-    buffers: &mut Buffers,
-) -> Result<ResponseHead, Fault> {
-    let Buffers { request, input, gate, .. } = buffers;
-    input.clear();
-    gate.restart();
-    request.clear();
-    heads::request(request, head, plan, &cx.forwarding, connection.node);
-    let method = head.method();
-    let response = poll_fn(|task| {
-        advance(upload, cx, connection, request, task)?;
-        let response = poll_response_head(method, connection, input, gate, task);
-        if response.is_pending() && upload.is_over() {
-            if cx.deadlines.has_expired(Wait::Upstream) {
-                return Poll::Ready(Err(Fault::ResponseTimedOut));
+impl Forward<'_> {
+    /// One node: over a pooled connection if there is one, over a new one if there is none or the
+    /// pooled one was stale and the request can be sent again.
+    async fn attempt(
+        &self,
+        node: SocketAddr,
+        upload: &mut Upload,
+        buffers: &mut Buffers,
+    ) -> Result<(PlainConnection, ResponseHead), Fault> {
+        let Forward { cx, head, plan } = self;
+        let metrics = &cx.worker.upstream_metrics[plan.route.upstream.index];
+        let pooled = cx.worker.plain_pool.borrow_mut().checkout(node);
+        if let Some(mut connection) = pooled {
+            metrics.checkout(Checkout::Reused);
+            cx.record(|record| record.node(node, None));
+            match self.ask(&mut connection, upload, buffers).await {
+                Err(Fault::StaleConnection) if exchange::is_replayable(head) => {
+                    metrics.checkout(Checkout::Stale);
+                    metrics.retry();
+                    *upload = Upload::new(head);
+                }
+                result => return result.map(|response| (connection, response)),
             }
-            cx.deadlines.start(Wait::Upstream, cx.worker.timeouts.response);
         }
-        response
-    })
-    .await;
-    cx.deadlines.stop(Wait::Upstream);
-    note_delivery(cx, connection);
-    match response {
-        // Nothing was heard on a connection that had rested: the node had given it up.
-        Err(Fault::UpstreamClosed) if connection.is_reused && input.is_empty() => {
-            Err(Fault::StaleConnection)
+        metrics.checkout(Checkout::New);
+        let stream = exchange::dial(cx, &plan.route.upstream, node).await?;
+        let mut connection = PlainConnection::new(stream, node, metrics);
+        let response = self.ask(&mut connection, upload, buffers).await?;
+        Ok((connection, response))
+    }
+
+    /// Sends the request, as far as the node wants it, and waits for the final response head.
+    async fn ask(
+        &self,
+        connection: &mut PlainConnection,
+        upload: &mut Upload,
+        buffers: &mut Buffers,
+    ) -> Result<ResponseHead, Fault> {
+        let cx = self.cx;
+        let Buffers { request, input, gate, .. } = buffers;
+        input.clear();
+        gate.restart();
+        request.clear();
+        heads::request(request, self.head, self.plan, &cx.forwarding, connection.node);
+        let method = self.head.method();
+        let response = poll_fn(|task| {
+            advance(upload, cx, connection, request, task)?;
+            let response = poll_response_head(method, connection, input, gate, task);
+            if response.is_pending() && upload.is_over() {
+                if cx.deadlines.has_expired(Wait::Upstream) {
+                    return Poll::Ready(Err(Fault::ResponseTimedOut));
+                }
+                cx.deadlines.start(Wait::Upstream, cx.worker.timeouts.response);
+            }
+            response
+        })
+        .await;
+        cx.deadlines.stop(Wait::Upstream);
+        note_delivery(cx, connection);
+        match response {
+            // Nothing was heard on a connection that had rested: the node had given it up.
+            Err(Fault::UpstreamClosed) if connection.is_reused && input.is_empty() => {
+                Err(Fault::StaleConnection)
+            }
+            response => response,
         }
-        response => response,
+    }
+
+    /// Passes the response on, beside what is left of the request, and gives the node's connection
+    /// back.
+    async fn respond(
+        &self,
+        mut connection: PlainConnection,
+        response: ResponseHead,
+        mut upload: Upload,
+        buffers: &mut Buffers,
+    ) -> Result<After, Fault> {
+        let cx = self.cx;
+        let after = after(cx, self.head);
+        let mut reply = match self.lead(response, after, buffers) {
+            Ok(reply) => reply,
+            Err(fault) => {
+                let Some(status) = fault.consequence().status else { return Err(fault) };
+                return own_answer(cx, self.head, Answer::of(status), fault, after).await;
+            }
+        };
+        reply.carry(cx, &mut connection, &mut upload, buffers).await?;
+        cx.exchange_over();
+        if !upload.is_over() && reply.keeps_alive && after == After::KeepAlive {
+            return Ok(upload.finish(cx, connection.stream, &mut buffers.request).await);
+        }
+        let is_reusable = reply.keeps_alive && buffers.input.is_empty() && upload.is_complete();
+        if is_reusable && connection.join_leg(&cx.worker.kernel) {
+            cx.worker.plain_pool.borrow_mut().checkin(connection);
+        }
+        Ok(if cx.is_body_owed() { After::Close } else { after })
+    }
+
+    /// Decides how the response is framed and builds its head, with what came of its body behind it.
+    ///
+    /// # Errors
+    /// That is malformed, and no byte of the response has left.
+    fn lead(
+        &self,
+        response: ResponseHead,
+        after: After,
+        buffers: &mut Buffers,
+    ) -> Result<Reply, Fault> {
+        let Forward { cx, plan, .. } = self;
+        let Buffers { response: out, input, .. } = buffers;
+        let length = response.body_length();
+        let filters = plan.route.chain.response_body(&response);
+        let is_filtered = !filters.is_empty();
+        let is_chunked = match length {
+            BodyLength::Empty => false,
+            BodyLength::Fixed(_) => is_filtered,
+            BodyLength::Chunked | BodyLength::UntilClose => true,
+        };
+        out.clear();
+        let ends = heads::ResponseEnds { is_chunked, is_filtered, after };
+        heads::response(out, &response, plan, cx.forwarding.pseudonym(), &cx.worker, ends);
+        // What a bodiless response would be filtered to is nothing.
+        let filters = if length == BodyLength::Empty { BodyFilters::default() } else { filters };
+        let mut relay = Relay::new(is_chunked, filters);
+        let mut reader = BodyReader::new(length);
+        relay.frame(&mut reader, input, out).map_err(FramingError::response_fault)?;
+        cx.record(|record| record.status(response.status().as_u16()));
+        let keeps_alive = response.keeps_alive() && length != BodyLength::UntilClose;
+        Ok(Reply { relay, reader, keeps_alive })
+    }
+}
+
+/// A response whose head is about to leave. The node's own head is gone: its bytes lie in the input
+/// buffer, which can be used again only when nobody else holds them.
+struct Reply {
+    relay: Relay,
+    reader: BodyReader,
+    /// Whether the node's connection can be used again behind it.
+    keeps_alive: bool,
+}
+
+impl Reply {
+    /// Moves it, beside what is left of the request.
+    async fn carry(
+        &mut self,
+        cx: &ConnectionCx,
+        connection: &mut PlainConnection,
+        upload: &mut Upload,
+        buffers: &mut Buffers,
+    ) -> Result<(), Fault> {
+        let Buffers { request, response: out, input, .. } = buffers;
+        let carried = poll_fn(|task| {
+            advance(upload, cx, connection, request, task)?;
+            let splicing = cx.splicing(connection.is_leg());
+            cx.with_downstream(|downstream| {
+                let stream = &mut connection.stream;
+                let mut source = BodySource { stream, input, reader: &mut self.reader };
+                let timed = LegWatch::start(cx.is_leg());
+                let moved = self.relay.poll(&mut source, out, downstream, splicing, task);
+                cx.worker.kernel.check_leg(&timed, downstream.as_fd());
+                watch(cx, moved, &self.relay.take_news())
+            })
+        })
+        .await;
+        note_delivery(cx, connection);
+        carried?;
+        cx.deadlines.stop(Wait::Send);
+        cx.deadlines.stop(Wait::Upstream);
+        Ok(())
     }
 }
 
@@ -289,70 +397,6 @@ fn poll_response_head(
     }
 }
 
-/// Passes the response on, beside what is left of the request, and gives the node's connection back.
-async fn respond(
-    cx: &ConnectionCx,
-    head: &RequestHead,
-    plan: &Plan<'_>,
-    mut connection: PlainConnection,
-    response: ResponseHead,
-    mut upload: Upload,
-    buffers: &mut Buffers,
-) -> Result<After, Fault> {
-    let Buffers { request, response: out, input, .. } = buffers;
-    let after = after(cx, head);
-    let length = response.body_length();
-    let filters = plan.route.chain.response_body(&response);
-    let is_chunked = match length {
-        BodyLength::Empty => false,
-        BodyLength::Fixed(_) => !filters.is_empty(),
-        BodyLength::Chunked | BodyLength::UntilClose => true,
-    };
-    out.clear();
-    let ends = heads::ResponseEnds { is_chunked, is_filtered: !filters.is_empty(), after };
-    heads::response(out, &response, plan, cx.forwarding.pseudonym(), &cx.worker, ends);
-    let keeps_alive = response.keeps_alive() && length != BodyLength::UntilClose;
-    // What a bodiless response would be filtered to is nothing.
-    let filters = if length == BodyLength::Empty { BodyFilters::default() } else { filters };
-    let mut relay = Relay::new(is_chunked, filters);
-    let mut reader = BodyReader::new(length);
-    // What came with the head is judged before the head leaves.
-    if let Err(error) = relay.frame(&mut reader, input, out) {
-        let fault = error.response_fault();
-        let Some(status) = fault.consequence().status else { return Err(fault) };
-        return own_answer(cx, head, Answer::of(status), fault, after).await;
-    }
-    cx.record(|record| record.status(response.status().as_u16()));
-    // Its bytes lie in `input`, which can be used again only when nobody else holds them.
-    drop(response);
-    let relayed = poll_fn(|task| {
-        advance(&mut upload, cx, &mut connection, request, task)?;
-        let source_is_leg = connection.is_leg();
-        cx.with_downstream(|downstream| {
-            let stream = &mut connection.stream;
-            let mut source = BodySource { stream, input, reader: &mut reader };
-            let timed = LegWatch::start(cx.is_leg());
-            let moved = relay.poll(&mut source, out, downstream, cx.splicing(source_is_leg), task);
-            cx.worker.kernel.check_leg(&timed, downstream.as_fd());
-            watch(cx, moved, &relay.take_news())
-        })
-    })
-    .await;
-    note_delivery(cx, &mut connection);
-    relayed?;
-    cx.deadlines.stop(Wait::Send);
-    cx.deadlines.stop(Wait::Upstream);
-    cx.answered();
-    if !upload.is_over() && keeps_alive && after == After::KeepAlive {
-        return Ok(upload.finish(cx, connection.stream, request).await);
-    }
-    let is_reusable = keeps_alive && input.is_empty() && upload.is_complete();
-    if is_reusable && connection.join_leg(&cx.worker.kernel) {
-        cx.worker.plain_pool.borrow_mut().checkin(connection);
-    }
-    Ok(if cx.is_body_owed() { After::Close } else { after })
-}
-
 /// Notes in the record whether the kernel has delivered between the node and us.
 fn note_delivery(cx: &ConnectionCx, connection: &mut PlainConnection) {
     if connection.was_delivered() {
@@ -391,28 +435,5 @@ fn watch(
             cx.deadlines.start(Wait::Upstream, cx.worker.timeouts.response_body);
             Poll::Pending
         }
-    }
-}
-
-impl ConnectionCx {
-    /// What the kernel delivers directly, `splice(2)` does not find.
-    fn splicing(&self, source_is_leg: bool) -> Splicing<'_> {
-        let min = if source_is_leg { u64::MAX } else { self.worker.limits.splice_min };
-        Splicing { pipes: &self.worker.tunnels.pipes, min }
-    }
-
-    fn count_spliced(&self, direction: Direction, news: &News) {
-        if news.spliced > 0 {
-            self.record(|record| record.spliced(direction, news.spliced));
-        }
-        if news.has_fallen_back {
-            self.worker.metrics.forward_fallback(Fallback::NoPipe);
-        }
-    }
-
-    /// The last byte of the response is written.
-    fn answered(&self) {
-        self.response_over();
-        self.flushed(self.recv_bytes());
     }
 }

@@ -1,7 +1,7 @@
 //! The reading end of one HTTP/1.1 connection: bytes come in, one message at a time goes out.
 //!
-//! Whoever reads behind an [`Inlet`] (hyper) sees the head and the body bytes of the message that
-//! was let in, and never a byte of what follows it. A connection that rests owns no buffer.
+//! Whoever reads behind an [`Inlet`] (hyper, or the express lane, which wants the body alone) sees the
+//! message that was let in, and never a byte of what follows it. A connection that rests owns no buffer.
 
 use std::{
     io,

@@ -1,4 +1,4 @@
-//! The downstream's byte stream, of which hyper sees one gated request at a time.
+//! The downstream's byte stream, of which a lane sees one gated request at a time.
 //!
 //! | reading  | what comes                | what follows                                            |
 //! |----------|---------------------------|---------------------------------------------------------|
@@ -24,7 +24,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{ConnectionCx, Lane, Phase};
+use super::{ConnectionCx, Lane, context::Phase};
 use crate::{
     config::Limits,
     deadlines::Wait,
@@ -127,8 +127,8 @@ impl Downstream {
     pub(super) fn admit(&mut self, cx: &ConnectionCx, head: RequestHead) {
         self.inlet.admit(stand_in::request(&head), body_reader(cx, &head));
         self.reading = Reading::Message;
-        cx.join_leg(self.stream());
-        cx.begin(head, Lane::Hyper);
+        cx.begin(&head, Lane::Hyper, self.stream());
+        cx.hand_over(head);
     }
 
     /// Lets a message in for the express lane.
@@ -140,7 +140,7 @@ impl Downstream {
         cx: &ConnectionCx,
         head: &RequestHead,
     ) -> Result<(), Fault> {
-        cx.join_leg(self.stream());
+        cx.begin(head, Lane::Express, self.stream());
         let admitted = self.inlet.admit_body(body_reader(cx, head));
         self.reading = match admitted {
             Ok(()) if self.inlet.is_between_messages() => Reading::Hold,
@@ -371,12 +371,10 @@ impl AsyncWrite for GatedIo {
     fn poll_flush(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         let cx = &*self.0;
         if let Some(downstream) = &mut *cx.downstream.borrow_mut()
-            && cx.phase.get() == Phase::Answered
+            && cx.flushed(downstream.recv_bytes())
+            && std::mem::take(&mut downstream.is_held)
         {
-            cx.flushed(downstream.recv_bytes());
-            if std::mem::take(&mut downstream.is_held) {
-                task.waker().wake_by_ref();
-            }
+            task.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
     }

@@ -37,10 +37,10 @@ const CRLF: &[u8] = b"\r\n";
 
 /// What large bodies are spliced through.
 #[derive(Clone, Copy)]
-pub(super) struct Splicing<'a> {
-    pub(super) pipes: &'a PipePool,
+pub(crate) struct Splicing<'a> {
+    pub(crate) pipes: &'a PipePool,
     /// As much of a body must be due for its bytes not to be read; bytes.
-    pub(super) min: u64,
+    pub(crate) min: u64,
 }
 
 pub(super) struct Relay {
@@ -61,15 +61,15 @@ pub(super) struct Relay {
 
 /// What became of the last polls.
 #[derive(Debug, Default)]
-pub(super) struct News {
+pub(crate) struct News {
     pub(super) has_moved: bool,
     /// The target is waited for, not the source.
     pub(super) is_writing: bool,
     /// Body bytes on their way, spliced ones not included.
     pub(super) copied: u64,
-    pub(super) spliced: u64,
+    pub(crate) spliced: u64,
     /// What was to be spliced from here on is copied: there was no pipe to be had.
-    pub(super) has_fallen_back: bool,
+    pub(crate) has_fallen_back: bool,
 }
 
 /// Which side broke it.

@@ -1,0 +1,318 @@
+//! What the stages of one downstream connection share: its socket, the record of the exchange under
+//! way, its deadlines, and where it stands.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    os::fd::AsFd as _,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use tokio::net::TcpStream;
+
+use super::{Lane, Lull, gated::Downstream, leg::ClientLeg};
+use crate::{
+    deadlines::{Deadlines, Wait},
+    drain::{Drained, Order},
+    error::Fault,
+    express::relay::{News, Splicing},
+    forward::{Fallback, Via},
+    http::{
+        fields::{Forwarding, Scheme},
+        head::RequestHead,
+    },
+    inlet::BodySource,
+    metrics::Direction,
+    record::RequestRecord,
+    worker::{ListenerCx, Worker},
+};
+
+/// What one downstream connection's stages share.
+pub(crate) struct ConnectionCx {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) listener: Rc<ListenerCx>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) deadlines: Deadlines,
+    /// What nodes are told about this connection.
+    pub(crate) forwarding: Forwarding,
+    /// Taken when the connection closes.
+    pub(super) downstream: RefCell<Option<Downstream>>,
+    /// The head the gate let in for hyper's lane, until the exchange takes it.
+    head: RefCell<Option<RequestHead>>,
+    pub(super) record: RefCell<Option<RequestRecord>>,
+    pub(super) phase: Cell<Phase>,
+    /// Found between messages: the connection itself answers and closes.
+    pub(super) refusal: Cell<Option<Fault>>,
+    /// Found in a body under way: the exchange answers if it still can.
+    pub(super) body_fault: Cell<Option<Fault>>,
+    sent_bytes: Cell<u64>,
+    leg: ClientLeg,
+    pub(super) order: Cell<Order>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// Where the connection stands in its current exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Between,
+    /// A request was let in and its response is not complete.
+    Exchange,
+    /// The response is complete, and not all of it written: hyper's lane alone has this.
+    Answered,
+}
+
+impl ConnectionCx {
+    pub(super) fn new(
+        worker: Rc<Worker>,
+        listener: Rc<ListenerCx>,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Self {
+        let pseudonym = worker.pipeline.pseudonym().clone();
+        let port = listener.address.port();
+        let forwarding = Forwarding::new(peer.ip(), port, Scheme::Http, pseudonym);
+        let downstream = RefCell::new(Some(Downstream::new(stream, &worker.limits)));
+        Self {
+            worker,
+            listener,
+            peer,
+            deadlines: Deadlines::default(),
+            forwarding,
+            downstream,
+            head: RefCell::default(),
+            record: RefCell::default(),
+            phase: Cell::new(Phase::Between),
+            refusal: Cell::default(),
+            body_fault: Cell::default(),
+            sent_bytes: Cell::default(),
+            leg: ClientLeg::default(),
+            order: Cell::new(Order::Run),
+            waker: RefCell::default(),
+        }
+    }
+
+    pub(super) fn order(&self, order: Order) {
+        self.order.set(order);
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.order.get() != Order::Run
+    }
+
+    pub(super) fn hand_over(&self, head: RequestHead) {
+        *self.head.borrow_mut() = Some(head);
+    }
+
+    pub(crate) fn take_head(&self) -> Option<RequestHead> {
+        self.head.borrow_mut().take()
+    }
+
+    /// Amends the record of the exchange under way.
+    pub(crate) fn record(&self, amend: impl FnOnce(&mut RequestRecord)) {
+        if let Some(record) = &mut *self.record.borrow_mut() {
+            amend(record);
+        }
+    }
+
+    pub(crate) fn body_fault(&self) -> Option<Fault> {
+        self.body_fault.get()
+    }
+
+    /// Whether the downstream has sent, or handed over, only a part of its request.
+    pub(crate) fn is_body_owed(&self) -> bool {
+        self.downstream.borrow().as_ref().is_none_or(Downstream::is_message_owed)
+    }
+
+    pub(crate) fn count_sent(&self, bytes: u64) {
+        self.sent_bytes.set(self.sent_bytes.get() + bytes);
+    }
+
+    /// hyper has been given the last byte of the response, or never will be.
+    pub(crate) fn response_over(&self) {
+        self.phase.set(Phase::Answered);
+    }
+
+    /// The next request's head; `None`: no more requests come.
+    pub(crate) fn poll_head(&self, task: &mut Context<'_>) -> Poll<Option<RequestHead>> {
+        match &mut *self.downstream.borrow_mut() {
+            Some(downstream) => downstream.poll_head(self, task),
+            None => Poll::Ready(None),
+        }
+    }
+
+    /// Lets a request in for hyper.
+    pub(crate) fn admit(&self, head: RequestHead) {
+        if let Some(downstream) = &mut *self.downstream.borrow_mut() {
+            downstream.admit(self, head);
+        }
+    }
+
+    /// Lets a request in for the express lane; `false`: what came of its body with the head is
+    /// broken, and the connection ends with the answer to that.
+    pub(crate) fn admit_plain(&self, head: &RequestHead) -> bool {
+        let admitted = match &mut *self.downstream.borrow_mut() {
+            Some(downstream) => downstream.admit_plain(self, head),
+            None => Err(Fault::DownstreamReset),
+        };
+        match admitted {
+            Ok(()) => true,
+            Err(fault) => {
+                self.refuse_begun(fault);
+                false
+            }
+        }
+    }
+
+    /// Lets `use_it` at the body of the request in the express lane; `None`: the connection is gone.
+    pub(crate) fn with_body<T>(&self, use_it: impl FnOnce(BodySource<'_>) -> T) -> Option<T> {
+        self.downstream.borrow_mut().as_mut()?.with_body(use_it)
+    }
+
+    /// Body bytes of the request under way that have been taken so far.
+    pub(crate) fn recv_bytes(&self) -> u64 {
+        self.downstream.borrow().as_ref().map_or(0, Downstream::recv_bytes)
+    }
+
+    /// Lets `use_it` at the downstream's socket.
+    pub(crate) fn with_downstream<T>(
+        &self,
+        use_it: impl FnOnce(&mut TcpStream) -> Poll<Result<T, Fault>>,
+    ) -> Poll<Result<T, Fault>> {
+        match &mut *self.downstream.borrow_mut() {
+            Some(downstream) => use_it(downstream.stream_mut()),
+            None => Poll::Ready(Err(Fault::DownstreamReset)),
+        }
+    }
+
+    /// Whether nobody may `splice(2)` from the downstream.
+    pub(crate) fn is_leg(&self) -> bool {
+        self.leg.has_joined()
+    }
+
+    /// What the kernel delivers directly, `splice(2)` does not find.
+    pub(crate) fn splicing(&self, source_is_leg: bool) -> Splicing<'_> {
+        let min = if source_is_leg { u64::MAX } else { self.worker.limits.splice_min };
+        Splicing { pipes: &self.worker.tunnels.pipes, min }
+    }
+
+    pub(crate) fn count_spliced(&self, direction: Direction, news: &News) {
+        if news.spliced > 0 {
+            self.record(|record| record.spliced(direction, news.spliced));
+        }
+        if news.has_fallen_back {
+            self.worker.metrics.forward_fallback(Fallback::NoPipe);
+        }
+    }
+
+    /// A request is let in: its exchange and its record begin.
+    pub(super) fn begin(&self, head: &RequestHead, lane: Lane, stream: &TcpStream) {
+        if self.listener.is_same_host {
+            self.leg.another_request(&self.worker.kernel, stream.as_fd());
+        }
+        let mut record = RequestRecord::begin(&self.worker, &self.listener, self.peer);
+        record.head(head);
+        record.lane(lane);
+        *self.record.borrow_mut() = Some(record);
+        self.sent_bytes.set(0);
+        self.phase.set(Phase::Exchange);
+    }
+
+    /// The gate refuses what came instead of a request.
+    pub(super) fn refuse(&self, fault: Fault) {
+        let mut record = RequestRecord::begin(&self.worker, &self.listener, self.peer);
+        record.fault(fault);
+        *self.record.borrow_mut() = Some(record);
+        self.refusal.set(Some(fault));
+    }
+
+    /// The same for a request that was let in and turned out broken before anybody saw it.
+    pub(super) fn refuse_begun(&self, fault: Fault) {
+        self.record(|record| record.fault(fault));
+        self.refusal.set(Some(fault));
+    }
+
+    /// hyper has written all it had: if that was the last of the response, the exchange is over.
+    pub(super) fn flushed(&self, recv_bytes: u64) -> bool {
+        let is_over = self.phase.get() == Phase::Answered;
+        if is_over {
+            self.end_exchange(recv_bytes);
+        }
+        is_over
+    }
+
+    /// The express lane has written the last byte of the response.
+    pub(crate) fn exchange_over(&self) {
+        self.end_exchange(self.recv_bytes());
+    }
+
+    /// The next request may come in.
+    fn end_exchange(&self, recv_bytes: u64) {
+        self.phase.set(Phase::Between);
+        self.finish_record(recv_bytes);
+    }
+
+    pub(super) fn finish_record(&self, recv_bytes: u64) {
+        if let Some(mut record) = self.record.borrow_mut().take() {
+            record.delivered(self.leg.take_delivered());
+            record.finish(self.sent_bytes.get(), recv_bytes, Via::User);
+        }
+    }
+
+    pub(super) fn remember(&self, task: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        match &mut *waker {
+            Some(known) => known.clone_from(task.waker()),
+            None => *waker = Some(task.waker().clone()),
+        }
+    }
+
+    pub(super) fn rest(&self) {
+        self.deadlines.stop(Wait::Rest);
+        if let Some(downstream) = &mut *self.downstream.borrow_mut() {
+            downstream.rest();
+        }
+    }
+
+    /// Waits for the downstream to break its silence; the idle time runs on.
+    pub(super) fn poll_rested(&self, task: &mut Context<'_>) -> Poll<Lull> {
+        self.remember(task);
+        let has_expired = self.deadlines.poll_expired(task).is_ready()
+            && self.deadlines.has_expired(Wait::Downstream);
+        match &*self.downstream.borrow() {
+            Some(downstream) if !has_expired && !self.is_draining() => {
+                downstream.poll_readable(task).map(|()| Lull::Resting)
+            }
+            Some(_) | None => Poll::Ready(Lull::Ended),
+        }
+    }
+
+    pub(super) fn awaits_head(&self) -> bool {
+        self.downstream.borrow().as_ref().is_some_and(Downstream::awaits_head)
+    }
+
+    /// Reads ahead while an exchange is under way, a head's worth at most. Ready: the downstream has
+    /// reset the connection, nobody waits for the response any more. Its end of stream is no reason
+    /// to stop, a downstream may close its sending side after the request.
+    pub(super) fn poll_reset(&self, task: &mut Context<'_>) -> Poll<()> {
+        match &mut *self.downstream.borrow_mut() {
+            Some(downstream) => downstream.poll_ahead(task).map(|_error| {
+                self.record(|record| record.fault(Fault::DownstreamReset));
+            }),
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+impl Drained for ConnectionCx {
+    fn drain(&self) {
+        self.order(self.order.get().max(Order::Drain));
+    }
+
+    fn end(&self) {
+        self.order(Order::End);
+    }
+}

@@ -1,0 +1,54 @@
+//! Whether the kernel delivers between a connection and its client, who is on this host.
+
+use std::{
+    cell::{Cell, RefCell},
+    os::fd::BorrowedFd,
+};
+
+use crate::kernel::{Join, KernelPlane, Meter};
+
+#[derive(Debug, Default)]
+pub(super) struct ClientLeg {
+    state: Cell<State>,
+    meter: RefCell<Option<Meter>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum State {
+    /// Not asked for: no request has come yet.
+    #[default]
+    Fresh,
+    /// A request has come; a second one shows that it is worth it.
+    Used,
+    Tcp,
+    Joined,
+}
+
+impl ClientLeg {
+    /// A connection that lives for more than one request is worth what it costs to deliver directly.
+    pub(super) fn another_request(&self, kernel: &KernelPlane, socket: BorrowedFd<'_>) {
+        let next = match self.state.get() {
+            State::Fresh => State::Used,
+            State::Used => match kernel.join_leg(socket) {
+                Join::Joined(meter) => {
+                    *self.meter.borrow_mut() = meter;
+                    State::Joined
+                }
+                Join::NotNow => State::Used,
+                Join::Never => State::Tcp,
+            },
+            State::Tcp => State::Tcp,
+            State::Joined => State::Joined,
+        };
+        self.state.set(next);
+    }
+
+    pub(super) fn has_joined(&self) -> bool {
+        self.state.get() == State::Joined
+    }
+
+    /// Bytes that were delivered since the last call, as `Direction` counts.
+    pub(super) fn take_delivered(&self) -> [u64; 2] {
+        self.meter.borrow_mut().as_mut().map_or([0; 2], Meter::advance)
+    }
+}
