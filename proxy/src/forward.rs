@@ -99,13 +99,35 @@ impl Fallback {
     }
 }
 
+/// Bytes of one direction, by the path that moved them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved([u64; Via::ALL.len()]);
+
+impl Moved {
+    /// The same and these.
+    #[must_use]
+    pub const fn and(mut self, via: Via, bytes: u64) -> Moved {
+        self.0[via as usize] += bytes;
+        self
+    }
+
+    pub const fn by(self, via: Via) -> u64 {
+        self.0[via as usize]
+    }
+
+    pub fn total(self) -> u64 {
+        self.0.iter().sum()
+    }
+}
+
 /// What a tunnel moved before it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transfer {
-    /// To the downstream, bytes.
-    pub sent_bytes: u64,
-    /// From the downstream, bytes.
-    pub recv_bytes: u64,
+    /// To the downstream.
+    pub sent: Moved,
+    /// From the downstream.
+    pub recv: Moved,
+    /// The path on which the kernel did most for any of it.
     pub via: Via,
     /// `None`: the path asked for was taken.
     pub fallback: Option<Fallback>,
@@ -190,17 +212,16 @@ pub async fn run(
         () = &mut deadline => Some(Fault::DrainDeadline),
     };
     let (recv_redirected, sent_redirected) = path.redirected();
+    let moved = [
+        sent.moved().and(Via::Sockmap, sent_redirected),
+        recv.moved().and(Via::Sockmap, recv_redirected),
+    ];
+    let is_used = |via: &Via| moved.iter().any(|moved| moved.by(*via) > 0);
     Transfer {
-        sent_bytes: sent.moved() + sent_redirected,
-        recv_bytes: recv.moved() + recv_redirected,
-        via: match path {
-            Path::Kernel(_) if recv_redirected + sent_redirected > 0 => Via::Sockmap,
-            Path::Kernel(_) => Via::User,
-            // A tunnel in which nothing moved counts under the path that stood ready.
-            Path::Splice | Path::Copy | Path::Stranded(_) => {
-                recv.via().max(sent.via()).unwrap_or(path.via())
-            }
-        },
+        sent: moved[0],
+        recv: moved[1],
+        // A tunnel in which nothing moved counts under the path that stood ready.
+        via: Via::ALL.into_iter().rev().find(is_used).unwrap_or(path.via()),
         fallback: refused.or(recv.fallback()).or(sent.fallback()),
         end,
     }

@@ -15,7 +15,7 @@ use crate::{
     access_log::Entry,
     connection::Lane,
     error::Fault,
-    forward::Via,
+    forward::{Moved, Transfer, Via},
     http::head::RequestHead,
     metrics::{Direction, NORMAL_END, RouteMetrics},
     plugin::Finished,
@@ -140,12 +140,23 @@ impl RequestRecord {
         self.fault.get_or_insert(fault);
     }
 
-    /// Writes the access-log line and counts; the one place that does.
+    /// What was neither spliced nor delivered went `via`.
     pub(crate) fn finish(mut self, sent_bytes: u64, recv_bytes: u64, via: Via) {
-        self.emit(sent_bytes, recv_bytes, via);
+        self.emit_exchange(sent_bytes, recv_bytes, via);
     }
 
-    fn emit(&mut self, sent_bytes: u64, recv_bytes: u64, carried: Via) {
+    pub(crate) fn finish_tunnel(mut self, transfer: &Transfer) {
+        self.emit(transfer.sent, transfer.recv, transfer.via);
+    }
+
+    fn emit_exchange(&mut self, sent_bytes: u64, recv_bytes: u64, carried: Via) {
+        let sent = self.moved(Direction::Sent, sent_bytes, carried);
+        let recv = self.moved(Direction::Recv, recv_bytes, carried);
+        self.emit(sent, recv, self.via(carried));
+    }
+
+    /// Writes the access-log line and counts; the one place that does.
+    fn emit(&mut self, sent: Moved, recv: Moved, via: Via) {
         self.is_finished = true;
         let total = self.started.elapsed();
         let end = self.fault.map_or(NORMAL_END, |fault| fault.consequence().end);
@@ -157,15 +168,9 @@ impl RequestRecord {
         }
         let metrics = self.route_metrics();
         metrics.finished(self.status, end, total);
-        for (direction, bytes) in [(Direction::Sent, sent_bytes), (Direction::Recv, recv_bytes)] {
-            // What was spliced into a socket may have been delivered from there.
-            let delivered = self.delivered[direction as usize].min(bytes);
-            let spliced = self.spliced[direction as usize].min(bytes - delivered);
-            metrics.bytes(direction, Via::Local, delivered);
-            metrics.bytes(direction, Via::Splice, spliced);
-            metrics.bytes(direction, carried, bytes - delivered - spliced);
-        }
-        let via = self.via(carried);
+        metrics.moved(Direction::Sent, sent);
+        metrics.moved(Direction::Recv, recv);
+        let (sent_bytes, recv_bytes) = (sent.total(), recv.total());
         self.log_hooks(sent_bytes, recv_bytes, total);
         let (Some(log), Some(at)) = (&self.worker.access_log, self.at) else { return };
         let (route, upstream) = self.names();
@@ -191,6 +196,17 @@ impl RequestRecord {
             via,
             end,
         });
+    }
+
+    /// By the paths that were noted on the way, the rest as `carried`.
+    fn moved(&self, direction: Direction, bytes: u64, carried: Via) -> Moved {
+        // What was spliced into a socket may have been delivered from there.
+        let delivered = self.delivered[direction as usize].min(bytes);
+        let spliced = self.spliced[direction as usize].min(bytes - delivered);
+        Moved::default()
+            .and(Via::Local, delivered)
+            .and(Via::Splice, spliced)
+            .and(carried, bytes - delivered - spliced)
     }
 
     /// What is said of the whole: the path on which the kernel did most for any part of it.
@@ -241,7 +257,7 @@ impl Drop for RequestRecord {
     fn drop(&mut self) {
         if !self.is_finished {
             self.fault(Fault::DownstreamReset);
-            self.emit(0, 0, Via::User);
+            self.emit_exchange(0, 0, Via::User);
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     config::{self, Datapath},
     drain::Drained,
     error::{Fault, Retry},
-    forward::{self, Transfer, Via},
+    forward::{self, Via},
     pipeline::Upstream,
     record::{RequestRecord, RouteIndex},
     sys::socket,
@@ -94,16 +94,16 @@ pub(crate) async fn serve(
         }
     };
     let deadline = order.ended();
-    let Transfer { sent_bytes, recv_bytes, via, fallback, end } =
+    let transfer =
         forward::run(&mut downstream, &mut upstream, route.datapath, &worker.tunnels, deadline)
             .await;
-    if let Some(fallback) = fallback {
+    if let Some(fallback) = transfer.fallback {
         worker.metrics.forward_fallback(fallback);
     }
-    if let Some(fault) = end {
+    if let Some(fault) = transfer.end {
         record.fault(fault);
     }
-    record.finish(sent_bytes, recv_bytes, via);
+    record.finish_tunnel(&transfer);
 }
 
 /// A connection to one of the upstream's nodes; one that does not take it is passed over.

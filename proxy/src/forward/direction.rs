@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Fallback, Via};
+use super::{Fallback, Moved, Via};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
@@ -76,19 +76,15 @@ impl<'a> Progress<'a> {
         self.fallback.set(Some((why, self.moved.get())));
     }
 
-    /// Bytes that the target's socket has taken.
-    pub(super) fn moved(&self) -> u64 {
-        self.moved.get()
+    /// Bytes that the target's socket has taken from userspace.
+    pub(super) fn moved(&self) -> Moved {
+        let moved = self.moved.get();
+        let as_asked = self.fallback.get().map_or(moved, |(_, as_asked)| as_asked);
+        Moved::default().and(self.asked, as_asked).and(Via::User, moved - as_asked)
     }
 
     pub(super) fn fallback(&self) -> Option<Fallback> {
         self.fallback.get().map(|(why, _)| why)
-    }
-
-    /// The path that carried this direction; `None` if nothing moved.
-    pub(super) fn via(&self) -> Option<Via> {
-        let is_as_asked = self.fallback.get().is_none_or(|(_, moved_as_asked)| moved_as_asked > 0);
-        (self.moved.get() > 0).then_some(if is_as_asked { self.asked } else { Via::User })
     }
 }
 

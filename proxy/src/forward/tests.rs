@@ -27,6 +27,11 @@ fn via(datapath: Datapath) -> Via {
     }
 }
 
+/// All by one path.
+fn moved(datapath: Datapath, bytes: usize) -> Moved {
+    Moved::default().and(via(datapath), bytes as u64)
+}
+
 fn context() -> TunnelContext {
     TunnelContext {
         kernel: Arc::new(KernelPlane::off()),
@@ -138,8 +143,8 @@ async fn bytes_arrive_exactly_both_ways() {
             })
             .await;
         let expected = Transfer {
-            sent_bytes: answer.len() as u64,
-            recv_bytes: request.len() as u64,
+            sent: moved(path, answer.len()),
+            recv: moved(path, request.len()),
             via: via(path),
             fallback: None,
             end: None,
@@ -170,7 +175,7 @@ async fn either_side_may_end_first() {
                 assert_eq!(receive(&mut node).await, b"goodbye");
             })
             .await;
-        assert_eq!((transfer.end, transfer.sent_bytes, transfer.recv_bytes), (None, 6, 7));
+        assert_eq!((transfer.end, transfer.sent.total(), transfer.recv.total()), (None, 6, 7));
     }
 }
 
@@ -181,8 +186,9 @@ async fn a_tunnel_in_which_nothing_moved_ends_in_order() {
             .await
             .run(path, &context(), async |client, node| drop((client, node)))
             .await;
+        let none = Moved::default();
         let expected =
-            Transfer { sent_bytes: 0, recv_bytes: 0, via: via(path), fallback: None, end: None };
+            Transfer { sent: none, recv: none, via: via(path), fallback: None, end: None };
         assert_eq!(transfer, expected);
     }
 }
@@ -211,7 +217,7 @@ async fn bytes_behind_an_urgent_mark_arrive() {
                 assert_eq!(receive(&mut node).await, b"ijkl", "{path:?}");
             })
             .await;
-        assert_eq!((transfer.recv_bytes, transfer.end), (12, None), "{path:?}");
+        assert_eq!((transfer.recv.total(), transfer.end), (12, None), "{path:?}");
     }
 }
 
@@ -232,7 +238,7 @@ async fn an_urgent_mark_in_what_is_queued_is_passed() {
                 drop(client);
             })
             .await;
-        assert_eq!((transfer.recv_bytes, transfer.end), (8, None), "{path:?}");
+        assert_eq!((transfer.recv.total(), transfer.end), (8, None), "{path:?}");
     }
 }
 
@@ -308,7 +314,7 @@ async fn an_answer_before_a_reset_arrives() {
                 assert!(received == answer, "{path:?}");
             })
             .await;
-        assert!(transfer.sent_bytes <= answer.len() as u64);
+        assert!(transfer.sent.total() <= answer.len() as u64);
     }
 }
 
@@ -459,8 +465,8 @@ async fn without_a_pipe_bytes_are_copied() {
         })
         .await;
     let expected = Transfer {
-        sent_bytes: 0,
-        recv_bytes: 8,
+        sent: Moved::default(),
+        recv: moved(Datapath::User, 8),
         via: Via::User,
         fallback: Some(Fallback::NoPipe),
         end: None,
@@ -478,8 +484,8 @@ async fn without_the_kernel_half_sockmap_is_splice() {
         })
         .await;
     let expected = Transfer {
-        sent_bytes: 0,
-        recv_bytes: 8,
+        sent: Moved::default(),
+        recv: moved(Datapath::Splice, 8),
         via: Via::Splice,
         fallback: Some(Fallback::Refused(TunnelRefused::KernelOff)),
         end: None,
@@ -516,7 +522,9 @@ async fn the_last_pipe_goes_to_one_direction_and_the_other_is_copied() {
             (up as u64, down as u64)
         })
         .await;
-    assert_eq!((transfer.recv_bytes, transfer.sent_bytes), (up, down));
+    // Each direction counts under the path that it took, not under the better one of the two.
+    let by = |moved: Moved| (moved.by(Via::Splice), moved.by(Via::User));
+    assert_eq!((by(transfer.recv), by(transfer.sent)), ((up, 0), (0, down)));
     assert_eq!((transfer.via, transfer.fallback), (Via::Splice, Some(Fallback::NoPipe)));
     assert_eq!(cx.pipes.open(), 1, "returned");
 }

@@ -8,7 +8,10 @@ use std::{
 use prometheus_client::metrics::{counter::Counter, family::Family};
 
 use super::{BytesLabels, Families, Name, RequestLabels, RouteLabels, duration::DurationHistogram};
-use crate::{error::Fault, forward::Via};
+use crate::{
+    error::Fault,
+    forward::{Moved, Via},
+};
 
 /// `end` label of a request or tunnel that ended in good order.
 pub const NORMAL_END: &str = "--";
@@ -61,8 +64,13 @@ impl RouteMetrics {
     }
 
     /// Body or tunnel bytes that were moved.
-    pub fn bytes(&self, direction: Direction, via: Via, n: u64) {
-        self.bytes.0[direction as usize][via as usize].inc_by(n);
+    pub fn moved(&self, direction: Direction, moved: Moved) {
+        for via in Via::ALL {
+            // Most paths carried nothing, and every worker shares the counters.
+            if moved.by(via) > 0 {
+                self.bytes.0[direction as usize][via as usize].inc_by(moved.by(via));
+            }
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     route::{CLASSES, ENDS, class_index, end_index},
     *,
 };
-use crate::forward::{Fallback, Via};
+use crate::forward::{Fallback, Moved, Via};
 
 fn page(metrics: &Metrics) -> String {
     let counters = vec![kernel::Counter { program: "ingress", reason: "blocked", packets: 7 }];
@@ -34,7 +34,7 @@ fn exercised() -> Metrics {
     listener.accept_error(&io::Error::from_raw_os_error(libc::EMFILE));
     let route = metrics.route("web", "api");
     route.finished(Some(200), NORMAL_END, Duration::from_millis(3));
-    route.bytes(Direction::Sent, Via::Splice, 10);
+    route.moved(Direction::Sent, Moved::default().and(Via::Splice, 10));
     let upstream = metrics.upstream("app");
     upstream.connect(ConnectResult::Connected);
     upstream.checkout(Checkout::New);

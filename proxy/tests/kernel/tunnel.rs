@@ -4,12 +4,18 @@ mod child;
 mod forged;
 pub(crate) mod memory;
 
-use std::{future::pending, io::ErrorKind, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use proxy::{
     config::{Datapath, Guard, KernelMode, Limits, XdpMode},
     error::Fault,
-    forward::{self, Fallback, PipeLimits, PipePool, Transfer, TunnelContext, Via},
+    forward::{self, Fallback, Moved, PipeLimits, PipePool, Transfer, TunnelContext, Via},
     kernel::{KernelPlane, TunnelRefused},
     sys,
     test_support::{Client, Node, TestProxy},
@@ -17,7 +23,7 @@ use proxy::{
 use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::RwLock,
     task::spawn_blocking,
     time::{Instant, timeout},
@@ -194,14 +200,9 @@ async fn bytes_arrive_exactly_both_ways_in_the_kernel() {
             assert!(answered == answer, "{} of {}", answered.len(), answer.len());
         })
         .await;
-    let expected = Transfer {
-        sent_bytes: answer.len() as u64,
-        recv_bytes: request.len() as u64,
-        via: Via::Sockmap,
-        fallback: None,
-        end: None,
-    };
-    assert_eq!(transfer, expected);
+    assert_eq!((transfer.via, transfer.fallback, transfer.end), (Via::Sockmap, None, None));
+    let bytes = [request.len(), answer.len()].map(|len| len as u64);
+    assert_eq!([transfer.recv.total(), transfer.sent.total()], bytes);
     // Slow turns of the readers fill the window and send bytes through userspace, and back.
     assert!(counted.since("window_full") > 0 && counted.since("following") > 0);
     counted.check(&["no_tunnel", "no_peer", "out_of_step", "trimmed"]);
@@ -227,7 +228,8 @@ async fn a_reader_that_keeps_up_is_served_by_the_kernel_alone() {
             }
         })
         .await;
-    assert_eq!((transfer.recv_bytes, transfer.sent_bytes), (2_000, 2_500));
+    let in_kernel = |bytes| Moved::default().and(Via::Sockmap, bytes);
+    assert_eq!((transfer.recv, transfer.sent), (in_kernel(2_000), in_kernel(2_500)));
     assert_eq!((transfer.via, transfer.end), (Via::Sockmap, None));
     counted.check(&["window_full", "following", "no_tunnel", "no_peer", "out_of_step", "trimmed"]);
 }
@@ -263,7 +265,7 @@ async fn bytes_from_before_the_tunnel_arrive_once() {
             })
             .await;
         assert_eq!((transfer.fallback, transfer.end), (None, None));
-        assert_eq!(transfer.recv_bytes, (bytes.len() - read_before) as u64);
+        assert_eq!(transfer.recv.total(), (bytes.len() - read_before) as u64);
     }
     assert!(counted.since("trimmed") > 0, "buffers read half");
     counted.check(&["no_tunnel", "out_of_step"]);
@@ -297,9 +299,62 @@ async fn the_end_of_a_stream_does_not_overtake_what_is_queued() {
                 (up as u64, down as u64)
             })
             .await;
-        assert_eq!((transfer.recv_bytes, transfer.sent_bytes, transfer.end), (up, down, None));
+        assert_eq!((transfer.via, transfer.end), (Via::Sockmap, None));
+        check_spilled(transfer.recv, up);
+        check_spilled(transfer.sent, down);
     }
     assert_kernel_is_content();
+}
+
+/// The window of a tunnel was full, so that userspace had a part to move: each part counts by itself.
+#[track_caller]
+fn check_spilled(moved: Moved, bytes: u64) {
+    let (kernel, user) = (moved.by(Via::Sockmap), moved.by(Via::User));
+    assert!(kernel > 0 && user > 0, "{moved:?}");
+    assert_eq!((kernel + user, moved.total()), (bytes, bytes), "{moved:?}");
+}
+
+/// A reader that does not read until everything is queued, or the window would not fill.
+#[tokio::test]
+async fn bytes_that_userspace_moved_are_not_counted_as_the_kernels() {
+    if skip_without_privileges() {
+        return;
+    }
+    let _machine = MACHINE.read().await;
+    let nodes = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let proxy = start_proxy(nodes.local_addr().unwrap(), "{}").await;
+    let mut client = TcpStream::connect(proxy.address("l4")).await.unwrap();
+    let mut node = nodes.accept().await.unwrap().0;
+    let queued = stuff(&client, &periodic(7)).await;
+    client.shutdown().await.unwrap();
+    node.write_all(b"answer").await.unwrap();
+    node.shutdown().await.unwrap();
+    assert_eq!(receive(&mut client, 1).await, b"answer");
+    assert_eq!(receive(&mut node, 1).await.len(), queued);
+    let counted = spawn_blocking(move || {
+        assert!(proxy.access_log(1)[0].ends_with(" sockmap --"));
+        [("recv", "sockmap"), ("recv", "user"), ("recv", "splice"), ("sent", "sockmap")].map(
+            |(direction, via)| {
+                let labels = format!("{{direction=\"{direction}\",via=\"{via}\"}}");
+                proxy.metric(&format!("tandem_forward_bytes_total{labels}"))
+            },
+        )
+    });
+    let [kernel, user, spliced, answered] = counted.await.unwrap();
+    assert!(kernel > 0.0 && user > 0.0, "{kernel} and {user} of {queued}");
+    assert_eq!((kernel + user, spliced, answered), (queued as f64, 0.0, 6.0));
+}
+
+/// A proxy with one stream route in the kernel; it brings runtimes of its own.
+async fn start_proxy(node: SocketAddr, limits: &str) -> TestProxy {
+    let yaml = format!(
+        "listeners: [{{ name: l4, address: \"127.0.0.1:0\", protocol: tcp }}]\n\
+         kernel: {{ mode: require }}\n\
+         limits: {limits}\n\
+         stream_routes:\n\
+         - {{ id: s, datapath: sockmap, upstream: {{ nodes: {{ \"{node}\": 1 }} }} }}\n"
+    );
+    spawn_blocking(move || TestProxy::start(&yaml)).await.unwrap()
 }
 
 /// A side that does not read until it has sent everything: what it sends must not wait behind what
@@ -327,7 +382,7 @@ async fn a_full_direction_does_not_hold_up_the_other() {
             client.set_zero_linger().unwrap();
         })
         .await;
-    assert_eq!(transfer.recv_bytes, request.len() as u64);
+    assert_eq!(transfer.recv.total(), request.len() as u64);
 }
 
 #[tokio::test]
@@ -385,7 +440,7 @@ async fn urgent_bytes_are_bytes() {
             assert_eq!(receive(&mut node, 1).await, b"ijkl");
         })
         .await;
-    assert_eq!((transfer.recv_bytes, transfer.end), (12, None));
+    assert_eq!((transfer.recv.total(), transfer.end), (12, None));
     assert_kernel_is_content();
 }
 
@@ -473,8 +528,8 @@ async fn check_fallback(cx: &TunnelContext, ends: Ends, refused: TunnelRefused) 
         })
         .await;
     let expected = Transfer {
-        sent_bytes: 6,
-        recv_bytes: 0,
+        sent: Moved::default().and(Via::Splice, 6),
+        recv: Moved::default(),
         via: Via::Splice,
         fallback: Some(Fallback::Refused(refused)),
         end: None,
@@ -525,16 +580,7 @@ async fn a_tunnel_beyond_the_limit_is_counted() {
     }
     let _machine = MACHINE.read().await;
     let node = Node::always("ok");
-    let yaml = format!(
-        "listeners: [{{ name: l4, address: \"127.0.0.1:0\", protocol: tcp }}]\n\
-         kernel: {{ mode: require }}\n\
-         limits: {{ sockmap_tunnels: 1 }}\n\
-         stream_routes:\n\
-         - {{ id: s, datapath: sockmap, upstream: {{ nodes: {{ \"{}\": 1 }} }} }}\n",
-        node.address
-    );
-    // It brings runtimes of its own.
-    let proxy = spawn_blocking(move || TestProxy::start(&yaml)).await.unwrap();
+    let proxy = start_proxy(node.address, "{ sockmap_tunnels: 1 }").await;
     // As above: the self-test's place stays empty for a moment.
     tokio::time::sleep(Duration::from_millis(50)).await;
     let connect = || Client::connect(proxy.address("l4"));

@@ -3,13 +3,11 @@
 use std::{
     env,
     io::{BufRead as _, BufReader},
-    net::SocketAddr,
     process::{Child, Command, Stdio},
 };
 
 use aya::programs::loaded_programs;
 use proxy::config::Datapath;
-use tokio::net::TcpListener;
 
 use super::*;
 

@@ -130,7 +130,7 @@ async fn overlapping_segments_are_delivered_once_to_a_socket_that_was_refused() 
     };
     let (transfer, ()) = ends.run(&cx, case).await;
     let refused = Some(Fallback::Refused(TunnelRefused::Stranded));
-    assert_eq!((transfer.sent_bytes, transfer.recv_bytes), (text.len() as u64, 8));
+    assert_eq!((transfer.sent.total(), transfer.recv.total()), (text.len() as u64, 8));
     assert_eq!((transfer.via, transfer.fallback), (Via::User, refused));
     assert_kernel_is_content();
 }
@@ -175,7 +175,7 @@ async fn overlapping_segments_are_delivered_once() {
         client.set_zero_linger().unwrap();
     };
     let (transfer, ()) = Ends::connect().await.run(&cx, case).await;
-    assert_eq!((transfer.recv_bytes, transfer.via), (text.len() as u64, Via::Sockmap));
+    assert_eq!((transfer.recv.total(), transfer.via), (text.len() as u64, Via::Sockmap));
     assert_eq!(counted.since("trimmed"), 4);
     counted.check(&["out_of_step", "no_tunnel", "no_peer", "window_full", "following"]);
     assert_kernel_is_content();
