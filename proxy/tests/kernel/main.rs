@@ -13,7 +13,7 @@ mod topology;
 mod tunnel;
 mod verdict;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, process::Command};
 
 use proxy::{
     config::{Guard, Kernel, KernelMode, Limits, Xdp, XdpMode},
@@ -32,6 +32,14 @@ pub(crate) fn skip_without_privileges() -> bool {
         return false;
     };
     skip(reason)
+}
+
+/// The same for tests of what an operator sees.
+#[must_use]
+pub(crate) fn skip_without_bpftool() -> bool {
+    let version = Command::new("bpftool").arg("version").output();
+    !version.is_ok_and(|output| output.status.success())
+        && skip("needs bpftool (Debian package `bpftool`)")
 }
 
 /// Says what this test lacks; always true, but under `KERNEL_TESTS=require`, when that is a failure.
