@@ -67,21 +67,9 @@ pub(crate) fn required(interfaces: &[&str], mode: XdpMode, guard: Guard) -> Kern
     Kernel { mode: KernelMode::Require, xdp: Xdp { interfaces, mode }, guard, same_host: None }
 }
 
+/// Those that a configuration has by default, but without tunnels.
 pub(crate) fn limits() -> Limits {
-    Limits {
-        connections: None,
-        head_size_max: 16 << 10,
-        head_fields_max: 100,
-        target_size_max: 8 << 10,
-        body_size_max: None,
-        pool_idle_max: 320,
-        stream_buffer_max: 256 << 10,
-        pipe_size: 256 << 10,
-        splice_min: u64::MAX,
-        send_buffer: 256 << 10,
-        unsent_max: 128 << 10,
-        sockmap_tunnels: 0,
-    }
+    Limits { sockmap_tunnels: 0, ..Limits::default() }
 }
 
 /// A plane for one listener per address.

@@ -92,8 +92,16 @@ struct Ends {
 }
 
 impl Ends {
+    /// Our ends as a configuration has them by default.
     async fn connect() -> Ends {
         let ((client, downstream), (upstream, node)) = (connection().await, connection().await);
+        let Limits { send_buffer, unsent_max, .. } = limits();
+        for ours in [&downstream, &upstream] {
+            sys::socket::bound_send_queue(ours, send_buffer, unsent_max).unwrap();
+        }
+        for theirs in [&client, &node] {
+            bound(theirs);
+        }
         Ends { client, downstream, upstream, node }
     }
 
@@ -118,11 +126,12 @@ async fn connection() -> (TcpStream, TcpStream) {
     let listener = socket.listen(1).unwrap();
     let address = listener.local_addr().unwrap();
     let (connected, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-    let sockets = (connected.unwrap(), accepted.unwrap().0);
-    for socket in [&sockets.0, &sockets.1] {
-        sys::socket::bound_send_queue(socket, 256 << 10, 128 << 10).unwrap();
-    }
-    sockets
+    (connected.unwrap(), accepted.unwrap().0)
+}
+
+/// Small beside ours: what is queued is queued in a tunnel, not on the way there.
+fn bound(theirs: &TcpStream) {
+    sys::socket::bound_send_queue(theirs, 256 << 10, 128 << 10).unwrap();
 }
 
 /// Bytes that look random and differ by seed (xorshift64*).

@@ -3,7 +3,10 @@
 use std::{fs, rc::Rc};
 
 use proxy::config::Datapath;
-use tokio::task::{JoinSet, LocalSet, spawn_local};
+use tokio::{
+    task::{JoinSet, LocalSet, spawn_local},
+    time::sleep,
+};
 
 use super::*;
 
@@ -25,37 +28,99 @@ pub(crate) fn memory_in_use() -> i64 {
     socket_pages * 4096 + (process_kib + slab_kib) * 1024
 }
 
-/// Memory that transfers hold whose reader does not read, by a path or directly.
-async fn held(cx: &Rc<TunnelContext>, path: Option<Datapath>) -> i64 {
+/// Which side writes; the other one does not read.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Upload,
+    Download,
+}
+
+impl Way {
+    const BOTH: [Way; 2] = [Way::Upload, Way::Download];
+
+    /// Who writes and who does not read.
+    fn roles(self, client: TcpStream, node: TcpStream) -> (TcpStream, TcpStream) {
+        match self {
+            Way::Upload => (client, node),
+            Way::Download => (node, client),
+        }
+    }
+}
+
+/// What is there before a case, once the one before is gone.
+async fn at_rest() -> i64 {
+    let mut in_use = memory_in_use();
+    loop {
+        sleep(Duration::from_millis(200)).await;
+        let now = memory_in_use();
+        if (now - in_use).abs() < 1 << 20 {
+            return now;
+        }
+        in_use = now;
+    }
+}
+
+/// What transfers hold of which nobody reads, all together, bytes.
+struct Held {
+    memory: i64,
+    /// What the writers could write.
+    taken: usize,
+}
+
+/// Fills every transfer until nothing more is taken. Nobody reads, and nothing is closed.
+async fn fill(writing: Vec<TcpStream>, before: i64) -> Held {
     let pattern: Rc<[u8]> = periodic(7).into();
+    let mut writers = JoinSet::new();
+    for socket in writing {
+        let pattern = Rc::clone(&pattern);
+        writers.spawn_local(async move { (stuff(&socket, &pattern).await, socket) });
+    }
+    let open = writers.join_all().await;
+    let taken = open.iter().map(|(taken, _)| taken).sum();
+    Held { memory: memory_in_use() - before, taken }
+}
+
+#[track_caller]
+fn check(what: &str, way: Way, held: &Held, direct: &Held) {
+    let each = |sum: i64| sum / TRANSFERS as i64;
+    let added = each(held.memory - direct.memory);
+    let queued = each(held.taken as i64 - direct.taken as i64);
+    println!("{what}, {way:?}: adds {} KiB for {} KiB queued", added >> 10, queued >> 10);
+    assert!(queued > 0, "{what}, {way:?}: nothing is queued in the proxy");
+    assert!(added <= ADDED_MAX, "{what}, {way:?}: adds {added} bytes for a direction");
+}
+
+/// Memory that transfers hold by a path, or directly.
+async fn held(cx: &Rc<TunnelContext>, path: Option<Datapath>, way: Way) -> Held {
     let all = async {
         let mut connected = Vec::new();
         for _ in 0..TRANSFERS {
             connected.push(Ends::connect().await);
         }
-        let before = memory_in_use();
-        let (mut writers, mut open) = (JoinSet::new(), Vec::new());
+        let before = at_rest().await;
+        let (mut writing, mut silent) = (Vec::new(), Vec::new());
         for Ends { client, mut downstream, mut upstream, node } in connected {
-            match path {
-                Some(path) => {
-                    let cx = Rc::clone(cx);
-                    spawn_local(async move {
-                        let ended =
-                            forward::run(&mut downstream, &mut upstream, path, &cx, pending());
-                        panic!("{:?}", ended.await);
-                    });
-                    open.push(node);
-                }
-                None => open.extend([downstream, upstream, node]),
+            if let Some(path) = path {
+                let cx = Rc::clone(cx);
+                spawn_local(async move {
+                    let ended = forward::run(&mut downstream, &mut upstream, path, &cx, pending());
+                    panic!("{:?}", ended.await);
+                });
+                let (writer, other) = way.roles(client, node);
+                writing.push(writer);
+                silent.push(other);
+            } else {
+                // One connection from end to end: the sockets between are the other end's.
+                let (near, far) = match way {
+                    Way::Upload => ((client, downstream), [upstream, node]),
+                    Way::Download => ((node, upstream), [downstream, client]),
+                };
+                writing.push(near.0);
+                silent.push(near.1);
+                silent.extend(far);
             }
-            let pattern = Rc::clone(&pattern);
-            writers.spawn_local(async move {
-                stuff(&client, &pattern).await;
-                client
-            });
         }
-        let _clients = writers.join_all().await;
-        memory_in_use() - before
+        fill(writing, before).await
     };
     LocalSet::new().run_until(all).await
 }
@@ -67,10 +132,96 @@ async fn a_reader_that_does_not_read_costs_little() {
     }
     let _machine = MACHINE.write().await;
     let cx = Rc::new(context(TRANSFERS as u32));
-    let direct = held(&cx, None).await;
-    for path in [Datapath::User, Datapath::Splice, Datapath::Sockmap] {
-        let added = (held(&cx, Some(path)).await - direct) / TRANSFERS as i64;
-        println!("{path:?} adds {} KiB for a direction", added >> 10);
-        assert!(added <= ADDED_MAX, "{path:?} adds {added} bytes for a direction");
+    for way in Way::BOTH {
+        let direct = held(&cx, None, way).await;
+        for path in [Datapath::User, Datapath::Splice, Datapath::Sockmap] {
+            check(&format!("{path:?}"), way, &held(&cx, Some(path), way).await, &direct);
+        }
+    }
+}
+
+/// Longer than any chain of buffers.
+const BODY: &str = "content-length: 1073741824\r\n\r\n";
+
+/// Reads a head to its end and not a byte further.
+async fn read_head(socket: &mut TcpStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+}
+
+/// A client that has asked and a node that has heard it, by way of `target`.
+async fn ask(target: SocketAddr, nodes: &TcpListener, head: &str) -> (TcpStream, TcpStream) {
+    let mut client = TcpStream::connect(target).await.unwrap();
+    client.write_all(head.as_bytes()).await.unwrap();
+    let mut node = nodes.accept().await.unwrap().0;
+    read_head(&mut node).await;
+    for theirs in [&client, &node] {
+        bound(theirs);
+    }
+    (client, node)
+}
+
+/// Memory that bodies hold which nobody reads, by way of `target`.
+async fn held_bodies(target: SocketAddr, nodes: &TcpListener, way: Way) -> Held {
+    let all = async {
+        let before = at_rest().await;
+        let (mut writing, mut silent) = (Vec::new(), Vec::new());
+        for _ in 0..TRANSFERS {
+            let (client, node) = match way {
+                Way::Upload => {
+                    ask(target, nodes, &format!("POST / HTTP/1.1\r\nhost: a\r\n{BODY}")).await
+                }
+                Way::Download => {
+                    let head = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+                    let (client, mut node) = ask(target, nodes, head).await;
+                    node.write_all(format!("HTTP/1.1 200 OK\r\n{BODY}").as_bytes()).await.unwrap();
+                    (client, node)
+                }
+            };
+            let (writer, other) = way.roles(client, node);
+            writing.push(writer);
+            silent.push(other);
+        }
+        fill(writing, before).await
+    };
+    LocalSet::new().run_until(all).await
+}
+
+/// A proxy with one worker, and so many small exchanges behind it that what is made once is there.
+async fn warm_proxy(nodes: &TcpListener, express: bool, limits: &str) -> TestProxy {
+    let yaml = format!(
+        "listeners: [{{ name: web, address: \"127.0.0.1:0\", express_lane: {express} }}]\n\
+         limits: {{ pool_idle_max: 0{limits} }}\n\
+         routes: [{{ id: all, uri: /*, upstream: {{ nodes: {{ \"{}\": 1 }} }} }}]\n",
+        nodes.local_addr().unwrap()
+    );
+    let proxy = spawn_blocking(move || TestProxy::start(&yaml)).await.unwrap();
+    for _ in 0..TRANSFERS {
+        let head = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        let (mut client, mut node) = ask(proxy.address("web"), nodes, head).await;
+        node.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        read_head(&mut client).await;
+    }
+    proxy
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_reads_costs_little() {
+    let _machine = MACHINE.write().await;
+    let nodes = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let cases = [
+        ("express, spliced", true, ""),
+        ("express, copied", true, ", splice_min: none"),
+        ("hyper", false, ""),
+    ];
+    for way in Way::BOTH {
+        let direct = held_bodies(nodes.local_addr().unwrap(), &nodes, way).await;
+        for (what, express, limits) in cases {
+            let proxy = warm_proxy(&nodes, express, limits).await;
+            let held = held_bodies(proxy.address("web"), &nodes, way).await;
+            check(what, way, &held, &direct);
+        }
     }
 }
