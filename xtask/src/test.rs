@@ -75,6 +75,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     println!("== kernel half");
     let mut rungs = vec![kernel_half()];
     let peers = Peers::find_or_fetch_with_neighbours(&Cache::open()?);
+    let mut log = Watch::start();
     for (name, needs, run) in RUNGS {
         if !workspace::root().join(needs).exists() {
             continue;
@@ -85,7 +86,9 @@ pub(crate) fn run() -> Result<ExitCode> {
             println!("{error:#}");
             Rung::of_one(name, Verdict::Failed(format!("{error:#}")))
         }));
+        log.look(name);
     }
+    rungs.push(log.finish());
     Ok(summarise(&rungs, &peers))
 }
 
@@ -185,7 +188,6 @@ fn kernel(peers: &Peers) -> Result<Rung> {
     let binary = built.iter().find(|executable| executable.name == "kernel");
     let binary = binary.context("cargo made no test binary `kernel`")?;
     let mut rung = Rung::new("kernel");
-    let log = KernelLog::open();
     let mut tests = Command::new(&binary.path);
     // Namespaces belong to threads, and an interface has one XDP program.
     tests.args(["--test-threads=1", "--show-output"]);
@@ -197,12 +199,39 @@ fn kernel(peers: &Peers) -> Result<Rung> {
         let again = format!("sudo {} --test-threads=1", binary.path.display());
         rung.notes.push(format!("privileged tests need root; `{again}`"));
     }
-    rung.add(match log.map(KernelLog::finish) {
-        None => not_here("the kernel log cannot be read; it takes root".to_owned()),
-        Some(records) if records.is_empty() => Verdict::Passed,
-        Some(records) => Verdict::Failed(format!("the kernel logged: {}", records.join(" | "))),
-    });
     Ok(rung)
+}
+
+/// The kernel log beside all rungs: programs are loaded by more than one of them.
+struct Watch {
+    /// `None`: it cannot be read.
+    log: Option<KernelLog>,
+    /// Each record with the rung it was written during.
+    records: Vec<String>,
+}
+
+impl Watch {
+    fn start() -> Watch {
+        Watch { log: KernelLog::open(), records: Vec::new() }
+    }
+
+    fn look(&mut self, rung: &str) {
+        let new = self.log.iter_mut().flat_map(KernelLog::take);
+        self.records.extend(new.map(|record| format!("during `{rung}`: {record}")));
+    }
+
+    fn finish(self) -> Rung {
+        Rung::of_one(
+            "kernel log",
+            match self.log {
+                None => not_here("the kernel log cannot be read; it takes root".to_owned()),
+                Some(_) if self.records.is_empty() => Verdict::Passed,
+                Some(_) => {
+                    Verdict::Failed(format!("the kernel logged {}", self.records.join(" | ")))
+                }
+            },
+        )
+    }
 }
 
 /// A short run of each target on its corpus; what it finds is kept outside the committed one.

@@ -31,8 +31,8 @@ impl KernelLog {
         Some(KernelLog { records })
     }
 
-    /// What was logged since, apart from what a host is the cause of.
-    pub(super) fn finish(mut self) -> Vec<String> {
+    /// What was logged since the last time, apart from what a host is the cause of.
+    pub(super) fn take(&mut self) -> Vec<String> {
         let mut found = Vec::new();
         let mut record = vec![0; RECORD_SIZE_MAX];
         for _ in 0..RECORDS_MAX {
@@ -60,7 +60,25 @@ fn message(record: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::{fd::OwnedFd, unix::net::UnixDatagram};
+
     use super::*;
+
+    /// A log that is written to by hand: datagrams are read one at a time, as records are.
+    #[test]
+    fn each_record_is_taken_once() {
+        let (kernel, reader) = UnixDatagram::pair().expect("sockets");
+        reader.set_nonblocking(true).expect("a socket");
+        let mut log = KernelLog { records: File::from(OwnedFd::from(reader)) };
+        assert!(log.take().is_empty());
+        for record in ["4,1,2,-;first", "4,2,3,-;clocksource: slow", "4,3,4,-;second"] {
+            kernel.send(record.as_bytes()).expect("sent");
+        }
+        assert_eq!(log.take(), ["first", "second"]);
+        kernel.send(b"4,4,5,-;third").expect("sent");
+        assert_eq!(log.take(), ["third"]);
+        assert!(log.take().is_empty());
+    }
 
     #[test]
     fn reads_the_text_of_a_record() {
