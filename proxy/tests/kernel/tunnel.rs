@@ -3,6 +3,7 @@
 mod child;
 mod forged;
 pub(crate) mod memory;
+mod namespaces;
 
 use std::{
     future::pending,
