@@ -36,6 +36,9 @@ use crate::{limits, required, skip_without_privileges};
 pub(crate) static MACHINE: RwLock<()> = RwLock::const_new(());
 /// No case waits longer for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What a tunnel of which nobody reads has at least queued, bytes: a window in the kernel, and what
+/// it left to userspace.
+const QUEUED_MIN: usize = 2 << 20;
 
 fn context(tunnels: u32) -> TunnelContext {
     let kernel = required(&[], XdpMode::Auto, Guard::default());
@@ -297,6 +300,7 @@ async fn the_end_of_a_stream_does_not_overtake_what_is_queued() {
                 // Nobody reads, so both directions are full when both end.
                 let up = stuff(&client, &pattern).await;
                 let down = stuff(&node, &pattern).await;
+                assert!(up.min(down) >= QUEUED_MIN, "{up} and {down} bytes are queued");
                 client.shutdown().await.unwrap();
                 node.shutdown().await.unwrap();
                 let (received, answered) =
