@@ -12,7 +12,11 @@ use aya_log::EbpfLogger;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 /// Level given to the programs (`AYA_LOG_LEVEL`): 0 off, 1 error to 5 trace.
-pub(super) const LEVEL: u8 = if cfg!(debug_assertions) { 4 } else { 0 };
+pub(super) const LEVEL: u8 = level(cfg!(debug_assertions));
+
+const fn level(is_debug_build: bool) -> u8 {
+    if is_debug_build { 4 } else { 0 }
+}
 
 /// The ring they log through, and its bytes: one page where nothing is logged.
 pub(super) const RING: &str = "AYA_LOGS";
@@ -76,4 +80,16 @@ impl ::log::Log for ToTracing {
     }
 
     fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A level of 0 also keeps the reader's thread from being started.
+    #[test]
+    fn a_release_logs_nothing() {
+        assert_eq!(level(false), 0);
+        assert_eq!(LEVEL == 0, !cfg!(debug_assertions));
+    }
 }
