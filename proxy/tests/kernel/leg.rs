@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use proxy::test_support::{TestProxy, eventually};
 
 use self::peer::{Node, Peer};
-use crate::{skip_without_privileges, tunnel::Noise};
+use crate::{bpftool, skip_without_bpftool, skip_without_privileges, tunnel::Noise};
 
 const LEGS: &str = "kernel: { mode: require, same_host: { enabled: true, cgroup: / } }";
 const TCP: &str = "kernel: { mode: require }";
@@ -171,6 +171,47 @@ fn the_end_of_a_connection_does_not_overtake_what_was_delivered() {
         peer.get_until_close(1 + noise.next() as usize % bound).expect("from the node");
         peer.get_and_close(1 + noise.next() as usize % bound).expect("from the proxy");
     }
+}
+
+/// What README tells an operator to look at.
+#[test]
+fn bpftool_shows_the_ends_of_legs() {
+    if skip_without_privileges() || skip_without_bpftool() {
+        return;
+    }
+    let node = Node::start("127.0.0.1:0");
+    let proxy = proxy(LEGS, node.address);
+    let delivered = Counted::delivered(&proxy);
+    let mut peer = Peer::connect(proxy.address("web"));
+    warm_up(&mut peer, &delivered);
+    let status = proxy.admin("/bpf/status").text();
+    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    let ids = |of: &str| status[of].as_array().expect("a list").clone();
+    let names: Vec<_> = ids("programs")
+        .iter()
+        .map(|program| bpftool(&format!("prog show id {}", program["id"]))["name"].clone())
+        .collect();
+    assert_eq!(names, ["establish", "local", "tunnel", "unread", "worker"]);
+    let maps = ids("maps");
+    let legs = maps.iter().find(|map| map["name"] == "LEGS").expect("the map");
+    // The key's fields and the value's, those of structs within structs too.
+    let dump = bpftool(&format!("map dump id {}", legs["id"]));
+    let leg = &dump[0]["formatted"];
+    let port = proxy.address("web").port();
+    for end in ["active", "passive"] {
+        assert!(leg["key"][end]["octets"].is_array(), "{dump}");
+        assert!(leg["value"][end]["cookie"].is_u64(), "{dump}");
+    }
+    assert!(ports(&dump).contains(&port), "{port}: {dump}");
+}
+
+/// Ports of the passive ends.
+fn ports(dump: &serde_json::Value) -> Vec<u16> {
+    let legs = dump.as_array().expect("entries").iter();
+    let octets = legs.map(|leg| {
+        [0, 1].map(|at| leg["formatted"]["key"]["passive_port_be"][at].as_u64().expect("an octet"))
+    });
+    octets.map(|octets| u16::from_be_bytes(octets.map(|octet| octet as u8))).collect()
 }
 
 /// Body bytes by direction, sent and received, that `via` carried.

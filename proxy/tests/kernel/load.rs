@@ -1,24 +1,29 @@
 //! What loads, what is refused and how, what is left behind.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashMap},
     fs,
     io::{BufRead as _, BufReader, Write as _},
     os::fd::{AsFd as _, AsRawFd as _},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
-use aya::{maps::MapInfo, programs::loaded_programs};
+use aya::maps::MapInfo;
+use aya_obj::Object;
 use proxy::{
     config::{ConnectionRate, Guard, Kernel, KernelMode, Limits, XdpMode},
     kernel::{self, FeatureState, KernelPlane, Running},
 };
 use proxy_common::{ABI_VERSION, limits as abi_limits};
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    thread::{CapabilitySet, CapabilitySets, set_capabilities},
+};
 
 use crate::{
-    limits, load, required, skip_without_bpftool, skip_without_privileges,
+    bpftool, limits, load,
+    remains::{InKernel, pins},
+    required, skip_without_bpftool, skip_without_privileges,
     topology::{Namespace, Pair},
 };
 
@@ -243,34 +248,25 @@ fn an_interface_that_is_missing_is_named() {
     assert!(error.contains("interface `no-such-if0`: No such device (os error 19)"), "{error}");
 }
 
-/// Whether any of these programs is in the kernel.
-fn is_any_loaded(ids: &HashSet<u32>) -> bool {
-    loaded_programs().filter_map(Result::ok).any(|program| ids.contains(&program.id()))
-}
-
-/// The kernel frees programs some time after their last reference went.
-#[track_caller]
-fn check_gone(ids: &HashSet<u32>) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while is_any_loaded(ids) {
-        assert!(Instant::now() < deadline, "still loaded: {ids:?}");
-        std::thread::yield_now();
-    }
-}
-
 #[test]
 fn dropping_the_plane_leaves_nothing() {
     if skip_without_privileges() {
         return;
     }
-    let namespace = Namespace::new();
+    let (namespace, pinned) = (Namespace::new(), pins());
     let plane = namespace.run(|| load(&on_lo(), &[LISTENER.parse().unwrap()], 2));
-    let ids = plane.status().programs.iter().map(|program| program.id).collect();
-    assert!(is_any_loaded(&ids));
+    let status = plane.status();
+    let ours = InKernel {
+        programs: status.programs.iter().map(|program| program.id).collect(),
+        maps: status.maps.iter().map(|map| map.id).collect(),
+    };
+    ours.check_loaded();
     assert!(namespace.ip("link show lo").contains("xdpgeneric"));
+    assert_eq!(pins(), pinned);
     drop(plane);
     assert!(!namespace.ip("link show lo").contains("xdp"));
-    check_gone(&ids);
+    ours.check_gone();
+    assert_eq!(pins(), pinned);
 }
 
 /// A proxy with everything in the kernel; the admin address is fixed, it is alone in its namespace.
@@ -290,38 +286,57 @@ struct Killed(Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
+        // Does nothing to one that has ended.
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
 }
 
 #[test]
-fn kill_9_leaves_nothing() {
+fn neither_an_exit_nor_kill_9_leaves_anything() {
     if skip_without_privileges() {
         return;
     }
+    check_leaves_nothing(false);
+    check_leaves_nothing(true);
+}
+
+fn check_leaves_nothing(is_killed: bool) {
     let binary = env!("CARGO_BIN_EXE_tandem");
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(KILLED.as_bytes()).unwrap();
-    let namespace = Namespace::new();
+    let (namespace, pinned) = (Namespace::new(), pins());
     let mut child = Killed(namespace.run(|| {
         let mut command = Command::new(binary);
         command.args(["run", "-c"]).arg(file.path()).stderr(Stdio::piped()).spawn().unwrap()
     }));
     let mut said = BufReader::new(child.0.stderr.take().unwrap()).lines().map(Result::unwrap);
     assert!(said.any(|line| line.contains(" serving ")), "it did not come up");
+    let mut ours = InKernel::of(child.0.id());
     let status = namespace.run(|| {
         Command::new(binary).args(["bpf", "status", "--admin", "127.0.0.1:82"]).output().unwrap()
     });
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
-    let programs = status["programs"].as_array().unwrap();
-    let ids: HashSet<u32> =
-        programs.iter().map(|program| program["id"].as_u64().unwrap() as u32).collect();
-    assert_eq!(ids.len(), 3, "{status}");
+    let ids = |of: &str| -> BTreeSet<u32> {
+        let rows = status[of].as_array().unwrap().iter();
+        rows.map(|row| row["id"].as_u64().unwrap() as u32).collect()
+    };
+    assert_eq!((&ids("programs"), ours.programs.len()), (&ours.programs, 3), "{status}");
+    // Some maps only a program holds, some only the process.
+    ours.maps.extend(ids("maps"));
+    ours.check_loaded();
     assert!(namespace.ip("link show lo").contains("xdpgeneric"));
-    drop(child);
-    check_gone(&ids);
+    assert_eq!(pins(), pinned);
+    if is_killed {
+        drop(child);
+    } else {
+        let process = Pid::from_child(&child.0);
+        kill_process(process, Signal::TERM).unwrap();
+        assert!(child.0.wait().unwrap().success());
+    }
+    ours.check_gone();
     assert!(!namespace.ip("link show lo").contains("xdp"));
+    assert_eq!(pins(), pinned);
 }
 
 /// A plane with everything a configuration can ask for, on a namespace's loopback.
@@ -373,6 +388,10 @@ fn bpftool_shows_field_names() {
     }
     let namespace = Namespace::new();
     let plane = full(&namespace);
+    for program in plane.status().programs {
+        let shown = bpftool(&format!("prog show id {}", program.id));
+        assert_eq!(shown["name"], *program.name, "{shown}");
+    }
     let maps = plane.status().maps;
     for (name, fields) in [
         ("LISTENER_BY_DST", &["address", "octets", "port_be", "index"][..]),
@@ -384,9 +403,7 @@ fn bpftool_shows_field_names() {
         ("TUNNEL_FLOW", &["redirected", "passed", "next_seq"]),
     ] {
         let map = maps.iter().find(|map| map.name == name).unwrap();
-        let id = map.id.to_string();
-        let dump = Command::new("bpftool").args(["-j", "map", "dump", "id", &id]).output().unwrap();
-        let dump = String::from_utf8(dump.stdout).unwrap();
+        let dump = bpftool(&format!("map dump id {}", map.id)).to_string();
         for field in fields {
             assert!(
                 dump.contains(&format!("\"{field}\":")),
@@ -394,4 +411,31 @@ fn bpftool_shows_field_names() {
             );
         }
     }
+}
+
+/// Where the level that the programs log at is among their constants: the only byte that setting it
+/// changes.
+fn log_level_at() -> usize {
+    let constants = |level: u8| {
+        let mut object = Object::parse(kernel::object().unwrap()).unwrap();
+        object.patch_map_data(HashMap::from([(aya_log::LEVEL, (&[level][..], true))])).unwrap();
+        object.maps[".rodata"].data().to_vec()
+    };
+    let (silent, loud) = (constants(0), constants(4));
+    silent.iter().zip(&loud).position(|(silent, loud)| silent != loud).unwrap()
+}
+
+/// The kernel half of a release counts, it does not log.
+#[test]
+fn programs_log_in_debug_builds_only() {
+    if skip_without_privileges() || skip_without_bpftool() {
+        return;
+    }
+    let namespace = Namespace::new();
+    let plane = full(&namespace);
+    let maps = plane.status().maps;
+    let constants = maps.iter().find(|map| map.name == ".rodata").unwrap();
+    let dump = bpftool(&format!("map dump id {}", constants.id));
+    let level = &dump[0]["value"][log_level_at()];
+    assert_eq!(level, if cfg!(debug_assertions) { "0x04" } else { "0x00" }, "{dump}");
 }

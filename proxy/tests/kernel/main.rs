@@ -7,6 +7,7 @@ mod equivalence;
 mod guard;
 mod leg;
 mod load;
+mod remains;
 mod steer;
 mod storm;
 mod topology;
@@ -40,6 +41,15 @@ pub(crate) fn skip_without_bpftool() -> bool {
     let version = Command::new("bpftool").arg("version").output();
     !version.is_ok_and(|output| output.status.success())
         && skip("needs bpftool (Debian package `bpftool`)")
+}
+
+/// What bpftool says, arguments separated by blanks.
+#[track_caller]
+pub(crate) fn bpftool(arguments: &str) -> serde_json::Value {
+    let mut command = Command::new("bpftool");
+    let output = command.arg("-j").args(arguments.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "bpftool {arguments}: {output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// Says what this test lacks; always true, but under `KERNEL_TESTS=require`, when that is a failure.

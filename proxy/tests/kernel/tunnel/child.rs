@@ -6,15 +6,14 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use aya::programs::loaded_programs;
 use proxy::config::Datapath;
 
 use super::*;
+use crate::remains::{InKernel, pins};
 
 /// Set for the child: where its node is.
 const NODE: &str = "TANDEM_TEST_NODE";
 const LISTENS: &str = "child listens on ";
-const PROGRAM: &str = "child has program ";
 
 /// The child: one tunnel, until it is killed. Does nothing as a test of its own.
 #[tokio::test]
@@ -22,9 +21,6 @@ async fn proxy_process() {
     let Ok(node) = env::var(NODE) else { return };
     let cx = context(4);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    for program in cx.kernel.status().programs {
-        println!("{PROGRAM}{}", program.id);
-    }
     println!("{LISTENS}{}", listener.local_addr().unwrap());
     let mut downstream = listener.accept().await.unwrap().0;
     let mut upstream = TcpStream::connect(node.parse::<SocketAddr>().unwrap()).await.unwrap();
@@ -49,7 +45,7 @@ impl Drop for Killed {
     }
 }
 
-fn start_child(node: SocketAddr) -> (Killed, SocketAddr, Vec<u32>) {
+fn start_child(node: SocketAddr) -> (Killed, SocketAddr) {
     let mut child = Command::new(env::current_exe().unwrap())
         .args(["--exact", "tunnel::child::proxy_process", "--nocapture"])
         .env(NODE, node.to_string())
@@ -58,16 +54,12 @@ fn start_child(node: SocketAddr) -> (Killed, SocketAddr, Vec<u32>) {
         .unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let child = Killed(child);
-    let mut programs = Vec::new();
-    for line in lines.map_while(Result::ok) {
-        // The test runner's own words may stand in front.
-        if let Some((_, id)) = line.split_once(PROGRAM) {
-            programs.push(id.parse().unwrap());
-        } else if let Some((_, address)) = line.split_once(LISTENS) {
-            return (child, address.parse().unwrap(), programs);
-        }
-    }
-    panic!("the child ended early");
+    // The test runner's own words may stand in front.
+    let address = lines.map_while(Result::ok).find_map(|line| {
+        let (_, address) = line.split_once(LISTENS)?;
+        address.parse().ok()
+    });
+    (child, address.expect("it says where it listens"))
 }
 
 async fn ends(socket: &mut TcpStream) -> bool {
@@ -85,8 +77,10 @@ async fn a_killed_proxy_leaves_closed_sockets_and_nothing_else() {
     }
     let _machine = MACHINE.read().await;
     let nodes = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let (mut child, address, programs) = start_child(nodes.local_addr().unwrap());
-    assert!(!programs.is_empty());
+    let pinned = pins();
+    let (mut child, address) = start_child(nodes.local_addr().unwrap());
+    let its = InKernel::of(child.0.id());
+    its.check_loaded();
     let case = async {
         let mut client = TcpStream::connect(address).await.unwrap();
         let mut node = nodes.accept().await.unwrap().0;
@@ -98,11 +92,9 @@ async fn a_killed_proxy_leaves_closed_sockets_and_nothing_else() {
         stuff(&node, &pattern).await;
         child.kill();
         assert!(ends(&mut client).await && ends(&mut node).await);
-        // The kernel frees programs a moment after their last reference.
-        while loaded_programs().filter_map(Result::ok).any(|p| programs.contains(&p.id())) {
-            tokio::task::yield_now().await;
-        }
     };
-    timeout(PATIENCE, case).await.expect("everything is gone");
+    timeout(PATIENCE, case).await.expect("both ends hear of it");
+    its.check_gone();
+    assert_eq!(pins(), pinned);
     assert_kernel_is_content();
 }
