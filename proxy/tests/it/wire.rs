@@ -1,6 +1,9 @@
 //! What goes over the wire, on both sides.
 
-use std::net::TcpListener;
+use std::{
+    net::TcpListener,
+    sync::{Mutex, PoisonError},
+};
 
 use proxy::test_support::{Client, Node, Reply, TestProxy, gives_up_connections, unused_address};
 
@@ -150,7 +153,7 @@ fn a_dead_node_is_passed_over_and_none_left_is_502() {
 }
 
 #[test]
-fn a_stale_pooled_connection_is_replaced_once_for_a_replayable_request() {
+fn nodes_that_close_kept_connections_cost_no_request() {
     // Each connection answers once and closes without saying so.
     let node =
         Node::scripted(|_| Reply::Close(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec()));
@@ -158,6 +161,65 @@ fn a_stale_pooled_connection_is_replaced_once_for_a_replayable_request() {
     let mut client = proxy.client();
     for _ in 0..50 {
         assert_eq!(client.ask(GET).status, 200);
+    }
+}
+
+/// A node that closes without a word on `/once` where it has answered before, on `/never` always.
+fn silent_node() -> Node {
+    let answered = Mutex::new(Vec::new());
+    Node::scripted(move |seen| {
+        let mut answered = answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = seen.line().split(' ').nth(1);
+        let is_known = answered.contains(&seen.connection);
+        answered.push(seen.connection);
+        match path {
+            Some("/never") => Reply::Close(Vec::new()),
+            Some("/once") if is_known => Reply::Close(Vec::new()),
+            _ => Reply::ok("answered"),
+        }
+    })
+}
+
+#[test]
+fn what_a_node_read_before_it_closed_is_sent_again_only_if_it_may_be_and_only_once() {
+    // The request, its status, how often the node sees it.
+    let cases = [
+        ("GET /once HTTP/1.1\r\nhost: a\r\n\r\n", 200, 2),
+        ("DELETE /once HTTP/1.1\r\nhost: a\r\n\r\n", 200, 2),
+        ("POST /once HTTP/1.1\r\nhost: a\r\n\r\n", 502, 1),
+        ("POST /once HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody", 502, 1),
+        ("PUT /once HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody", 502, 1),
+        (
+            "PUT /once HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+            502,
+            1,
+        ),
+        ("GET /never HTTP/1.1\r\nhost: a\r\n\r\n", 502, 2),
+        ("POST /never HTTP/1.1\r\nhost: a\r\n\r\n", 502, 1),
+    ];
+    let samples = [
+        "tandem_upstream_pool_checkouts_total{upstream=\"app\",result=\"stale\"}",
+        "tandem_upstream_retries_total{upstream=\"app\"}",
+    ];
+    let node = silent_node();
+    let proxy = TestProxy::to(&[node.address]);
+    let mut client = proxy.client();
+    let mut retries = 0;
+    for (request, status, times) in cases {
+        // Two at least, so that the next goes over a connection that was kept.
+        let kept = if gives_up_connections() { 4 } else { 2 };
+        for _ in 0..kept {
+            assert_eq!(client.ask(GET).status, 200);
+        }
+        let last = node.take().last().expect("a request").connection;
+        assert_eq!(client.ask(request).status, status, "{request}");
+        let connections: Vec<_> = node.take().iter().map(|seen| seen.connection).collect();
+        let expected: Vec<_> = (last..).take(times).collect();
+        assert_eq!(connections, expected, "{request}");
+        retries += times - 1;
+        for sample in samples {
+            proxy.check_metric(sample, retries as f64);
+        }
     }
 }
 
