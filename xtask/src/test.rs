@@ -256,8 +256,8 @@ fn fuzz(peers: &Peers) -> Result<Rung> {
             run.arg(corpus);
         }
         run.args(["--", &format!("-max_total_time={FUZZ_SECONDS}"), "-timeout=10", "-verbosity=0"]);
-        run.current_dir(workspace::root().join("proxy")).env("PATH", peers.search_path());
-        rung.add(match command::run(&mut run) {
+        run.current_dir(workspace::root().join("proxy"));
+        rung.add(match command::run(peers.equip(&mut run)) {
             Ok(()) => Verdict::Passed,
             Err(error) => Verdict::Failed(format!("{target}: {error:#}")),
         });
@@ -281,7 +281,7 @@ fn fuzz_targets(directory: &Path) -> Result<Vec<String>> {
 fn bench(peers: &Peers) -> Result<Rung> {
     let mut rung = Rung::new("bench");
     let mut smoke = crate::bench::command(&["smoke".into()], &counted()?)?;
-    smoke.env("PATH", peers.search_path()).stdin(Stdio::null()).stderr(Stdio::inherit());
+    peers.equip(&mut smoke).stdin(Stdio::null()).stderr(Stdio::inherit());
     let output = smoke.output().with_context(|| format!("start `{}`", command::shown(&smoke)))?;
     let report = String::from_utf8_lossy(&output.stdout);
     print!("{report}");
@@ -313,7 +313,7 @@ fn instructions(peers: &Peers) -> Result<Rung> {
     let tandem = counted()?;
     let arguments = ["instructions".into(), "--tandem".into(), tandem.clone().into()];
     let mut count = crate::bench::command(&arguments, &tandem)?;
-    count.env("PATH", peers.search_path()).stdin(Stdio::null());
+    peers.equip(&mut count).stdin(Stdio::null());
     let output = count.output().with_context(|| format!("start `{}`", command::shown(&count)))?;
     let report = String::from_utf8_lossy(&output.stdout);
     print!("{report}{}", String::from_utf8_lossy(&output.stderr));
@@ -367,7 +367,7 @@ impl Rung {
 
     /// Runs something that prints as libtest does, and counts.
     fn libtest(&mut self, peers: &Peers, command: &mut Command) -> Result<()> {
-        command.env("PATH", peers.search_path()).stdin(Stdio::null()).stdout(Stdio::piped());
+        peers.equip(command).stdin(Stdio::null()).stdout(Stdio::piped());
         let shown = command::shown(command);
         let mut child = command.spawn().with_context(|| format!("start `{shown}`"))?;
         let mut reader = Reader::default();
