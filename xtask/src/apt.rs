@@ -50,7 +50,7 @@ pub(crate) fn with_lists<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
     });
     attempt().with_context(|| match update {
         Ok(()) => "also after `apt-get update`".to_owned(),
-        Err(error) => error.clone(),
+        Err(error) => format!("{error} Once there is: `sudo apt-get update`"),
     })
 }
 
@@ -146,7 +146,8 @@ fn apt_get(task: &str, packages: &[String], directory: &Path) -> Result<()> {
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         let why = stderr.lines().find(|line| line.starts_with("E: ")).unwrap_or("no reason given");
-        bail!("`apt-get {task} {}`: {why}; is there a network?", packages.join(" "));
+        let line = [&[task.to_owned()], packages].concat().join(" ");
+        bail!("`apt-get {line}`: {why}; is there a network?");
     }
     Ok(())
 }

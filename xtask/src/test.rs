@@ -125,7 +125,8 @@ fn unit(peers: &Peers) -> Result<Rung> {
     let userspace = ["--workspace", "--exclude=proxy-ebpf", "--all-features"];
     let kernel_half = ["--package=proxy-ebpf"];
     let mut rung = Rung::new("unit");
-    rung.cargo_test(peers, &[&userspace, ["--lib", "--bins"].as_slice()].concat(), &[])?;
+    let units = ["--lib", "--bins", "--test=missing"];
+    rung.cargo_test(peers, &[userspace.as_slice(), &units].concat(), &[])?;
     rung.cargo_test(peers, &[kernel_half.as_slice(), &["--lib"]].concat(), &[])?;
     rung.cargo_test(peers, &[userspace.as_slice(), &["--doc"]].concat(), &[])?;
     Ok(rung)

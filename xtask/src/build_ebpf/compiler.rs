@@ -12,6 +12,12 @@ use anyhow::{Context, Result, bail};
 use super::{debian, linker::Linker};
 use crate::{cache::Cache, command, workspace};
 
+/// What route (a) needs beside rustup.
+const INSTALL_NIGHTLY: &str =
+    "rustup toolchain install nightly --profile minimal --component rust-src";
+const INSTALL_RUSTUP: &str =
+    "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y";
+
 pub(crate) struct Compiler {
     route: Route,
     version: Version,
@@ -98,13 +104,13 @@ impl Version {
         })
     }
 
-    /// Why this compiler will not do, if it will not.
-    fn objection(&self, linker: &Linker) -> Option<String> {
+    /// Why this compiler will not do, if it will not; `newer` is the command that gets a newer one.
+    fn objection(&self, linker: &Linker, newer: &str) -> Option<String> {
         let (major, minor) = self.release;
         if self.release < minimum() {
             let needed = env!("CARGO_PKG_RUST_VERSION");
             return Some(format!(
-                "is Rust {major}.{minor}, but {needed} is needed; take a newer one"
+                "is Rust {major}.{minor}, but {needed} is needed; take a newer one: `{newer}`"
             ));
         }
         // A linker cannot read the bitcode of an LLVM that is newer than its own, and the LLVM it
@@ -129,11 +135,7 @@ pub(super) fn find_or_fetch(cache: &Cache, linker: &Linker) -> Result<(Compiler,
     let mut notes = Vec::new();
     match rustup_nightlies() {
         Ok(toolchains) if toolchains.is_empty() => {
-            notes.push(
-                "(a) rustup has no nightly; `rustup toolchain install nightly --profile \
-                        minimal --component rust-src`"
-                    .to_owned(),
-            );
+            notes.push(format!("(a) rustup has no nightly; `{INSTALL_NIGHTLY}`"));
         }
         Ok(toolchains) => {
             for toolchain in toolchains {
@@ -156,7 +158,7 @@ pub(super) fn find_or_fetch(cache: &Cache, linker: &Linker) -> Result<(Compiler,
 
 fn rustup_nightlies() -> Result<Vec<String>> {
     if command::find("rustup").is_none() {
-        bail!("rustup is not on PATH");
+        bail!("rustup is not on PATH; `{INSTALL_RUSTUP}`, then `{INSTALL_NIGHTLY}`");
     }
     let list = command::read(Command::new("rustup").args(["toolchain", "list"]))?;
     Ok(nightlies(&list))
@@ -180,7 +182,7 @@ fn from_rustup(toolchain: &str, linker: &Linker) -> Result<Compiler> {
         bail!("has no rust-src; `rustup component add rust-src --toolchain {toolchain}`");
     }
     let version = Version::of(Command::new(&rustc).arg("-vV"))?;
-    if let Some(objection) = version.objection(linker) {
+    if let Some(objection) = version.objection(linker, INSTALL_NIGHTLY) {
         bail!("{objection}");
     }
     let route = Route::Sources { toolchain: toolchain.to_owned() };
@@ -208,7 +210,7 @@ fn open_debian(cache: &Cache, entry: &str, linker: &Linker) -> Result<Compiler> 
     let library_directory = debian::library_directory(&root);
     let mut rustc = Command::new(root.join("bin/rustc"));
     let version = Version::of(rustc.env("LD_LIBRARY_PATH", &library_directory).arg("-vV"))?;
-    if let Some(objection) = version.objection(linker) {
+    if let Some(objection) = version.objection(linker, debian::ADD_SECURITY_SUITE) {
         bail!("{objection}");
     }
     let route = Route::Packages { entry: entry.to_owned() };

@@ -14,6 +14,10 @@ const BPF_CORE: &str = "libstd-rust-web-dev-bpf";
 const CLIPPY: &str = "rust-web-clippy";
 /// The compiler's library packages have its version in their names.
 const LIBRARY_PREFIX: &str = "libstd-rust-web-";
+/// Has Debian's lists include the suite that keeps the compiler up to date.
+pub(super) const ADD_SECURITY_SUITE: &str = ". /etc/os-release && echo \"deb \
+     http://deb.debian.org/debian-security $VERSION_CODENAME-security main\" | sudo tee \
+     /etc/apt/sources.list.d/security.list && sudo apt-get update";
 
 /// The packages to unpack, all of one version.
 struct Packages {
@@ -28,7 +32,7 @@ pub(super) fn library_directory(usr: &Path) -> PathBuf {
 
 /// Downloads and unpacks the newest version; returns the name of its cache entry.
 pub(super) fn fetch(cache: &Cache) -> Result<String> {
-    apt::require()?;
+    apt::require().context("route (a) needs no apt")?;
     apt::with_lists(|| {
         let packages = resolve()?;
         let name = format!("{PREFIX}{}", packages.version.replace(':', "_"));
@@ -53,12 +57,17 @@ impl Packages {
 }
 
 fn resolve() -> Result<Packages> {
-    let missing = |name: &str| format!("package {name} is not in the package lists");
-    let version = apt::candidate(COMPILER)?.with_context(|| missing(COMPILER))?;
+    let missing = |name: &str, version: &str| {
+        format!(
+            "package {name}{version} is not in the package lists; on Debian `{ADD_SECURITY_SUITE}`, \
+             elsewhere route (a)"
+        )
+    };
+    let version = apt::candidate(COMPILER)?.with_context(|| missing(COMPILER, ""))?;
     if release(&version) < release(env!("CARGO_PKG_RUST_VERSION")) {
         bail!(
             "{COMPILER} {version} is too old, {} is needed; is the security suite among the \
-             sources of apt?",
+             sources of apt? `{ADD_SECURITY_SUITE}`",
             env!("CARGO_PKG_RUST_VERSION")
         );
     }
@@ -73,7 +82,7 @@ fn resolve() -> Result<Packages> {
         next += 1;
     }
     if apt::candidate(BPF_CORE)?.as_ref() != Some(&version) {
-        bail!("{} in version {version}", missing(BPF_CORE));
+        bail!(missing(BPF_CORE, &format!(" in version {version}")));
     }
     names.push(BPF_CORE.to_owned());
     if apt::candidate(CLIPPY)?.as_ref() == Some(&version) {

@@ -16,6 +16,9 @@ const VERSION: &str = "0.10.3";
 /// The majors for which this version has a feature that uses rustc's own LLVM.
 const LLVM_MAJORS: [u32; 3] = [20, 21, 22];
 
+/// The last nightly that is known to have the newest of them.
+const NIGHTLY: &str = "nightly-2026-05-20";
+
 pub(super) struct Linker {
     path: PathBuf,
     /// Which LLVM it was made for; unknown for one that was not installed by cargo.
@@ -104,7 +107,8 @@ pub(super) fn advice(llvm_major: u32) -> String {
     if !LLVM_MAJORS.contains(&llvm_major) {
         let [oldest, .., newest] = LLVM_MAJORS;
         return format!(
-            "bpf-linker {VERSION} knows LLVM {oldest} to {newest}, take another compiler"
+            "bpf-linker {VERSION} knows LLVM {oldest} to {newest}, take another compiler: `rustup \
+             toolchain install {NIGHTLY} --profile minimal --component rust-src`"
         );
     }
     format!(
