@@ -25,6 +25,8 @@ mod steering;
 
 use std::{fmt, net::SocketAddr, os::fd::BorrowedFd};
 
+use proxy_common::names;
+
 use self::{disabled::Disabled, loaded::Loaded, same_host::SameHost};
 pub use self::{
     loader::{is_built_in, object},
@@ -53,8 +55,8 @@ impl KernelPlane {
     /// [`steer`](Self::steer) has been called for their listener.
     ///
     /// # Errors
-    /// Only under [`KernelMode::Require`]. Under [`KernelMode::Auto`] what cannot be had is one
-    /// warning, with the step and its errno, and a line in [`status`](Self::status).
+    /// Only under [`KernelMode::Require`]. Under [`KernelMode::Auto`] what cannot be had is a line in
+    /// [`status`](Self::status), and part of what [`warn`](Self::warn) says.
     pub fn load(
         config: &Kernel,
         limits: &Limits,
@@ -82,11 +84,7 @@ impl KernelPlane {
         let plane = match Loaded::new(object, config, limits, listeners, workers) {
             Ok(loaded) => Plane::Loaded(Box::new(loaded)),
             Err(error) if config.mode == KernelMode::Require => return Err(error),
-            Err(error) => {
-                let reason = format!("{error:#}");
-                tracing::warn!(reason, "kernel plane off, serving in userspace");
-                Plane::Disabled(Disabled::because(reason))
-            }
+            Err(error) => Plane::Disabled(Disabled::because(format!("{error:#}"))),
         };
         Ok(Self { plane })
     }
@@ -136,8 +134,29 @@ impl KernelPlane {
         if let Some(same_host) = self.same_host()
             && let Err(error) = same_host.take_legs(listeners)
         {
-            let reason = format!("{error:#}");
-            tracing::warn!(reason, "clients on this host go by TCP");
+            self.fall_back(names::LOCAL, &format!("clients go by TCP: {error:#}"));
+        }
+    }
+
+    /// The one warning of a start: every feature that was asked for and cannot be had, each with the
+    /// step that failed and its errno. To be called when the last step is done.
+    pub fn warn(&self) {
+        let status = self.status();
+        if let Some(reason) = &status.detail {
+            tracing::warn!(reason, "kernel plane off, serving in userspace");
+            return;
+        }
+        let fallbacks = status.features.iter().filter(|it| it.state == FeatureState::Fallback);
+        let reasons: Vec<_> = fallbacks.map(|it| format!("`{}`: {}", it.name, it.detail)).collect();
+        if !reasons.is_empty() {
+            let reason = reasons.join("; ");
+            tracing::warn!(reason, "not all of it in the kernel, serving the rest in userspace");
+        }
+    }
+
+    fn fall_back(&self, feature: &str, reason: &str) {
+        if let Plane::Loaded(loaded) = &self.plane {
+            loaded.fall_back(feature, reason);
         }
     }
 

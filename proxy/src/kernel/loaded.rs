@@ -124,12 +124,11 @@ impl Loaded {
         let steered =
             self.worker_program().and_then(|program| steering.steer(program, listener, sockets));
         let Err(error) = steered else { return Ok(()) };
+        let error = error.context(format!("steer listener {listener}"));
         if self.asked == KernelMode::Require {
-            return Err(error.context(format!("steer listener {listener}")));
+            return Err(error);
         }
-        let reason = format!("{error:#}");
-        tracing::warn!(listener, reason, "the kernel spreads this listener's connections itself");
-        self.fall_back(names::WORKER, reason);
+        self.fall_back(names::WORKER, &format!("{error:#}"));
         Ok(())
     }
 
@@ -195,12 +194,17 @@ impl Loaded {
         Ok(program.try_into()?)
     }
 
-    fn fall_back(&self, name: &str, reason: String) {
+    /// Notes that a feature does not do, or not do all, of what it was loaded for.
+    pub(super) fn fall_back(&self, name: &str, reason: &str) {
         let mut features = self.features.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(feature) = features.iter_mut().find(|feature| feature.name == name) {
-            feature.state = FeatureState::Fallback;
-            feature.detail = reason;
+        let Some(feature) = features.iter_mut().find(|feature| feature.name == name) else {
+            return;
+        };
+        match feature.state {
+            FeatureState::Fallback => feature.detail = format!("{}; {reason}", feature.detail),
+            FeatureState::Running | FeatureState::Off => reason.clone_into(&mut feature.detail),
         }
+        feature.state = FeatureState::Fallback;
     }
 
     fn programs(&self) -> Vec<ProgramStatus> {
@@ -295,7 +299,7 @@ struct Features {
 }
 
 impl Features {
-    /// Notes that a feature runs, or under `auto` warns that it does not.
+    /// Notes that a feature runs, or under `auto` that it does not.
     fn settle<T>(
         &mut self,
         name: &'static str,
@@ -305,11 +309,7 @@ impl Features {
         let (state, detail, loaded) = match loaded {
             Ok(loaded) => (FeatureState::Running, describe(&loaded), Some(loaded)),
             Err(error) if self.asked == KernelMode::Require => return Err(error),
-            Err(error) => {
-                let reason = format!("{error:#}");
-                tracing::warn!(feature = name, reason, "not in the kernel, serving in userspace");
-                (FeatureState::Fallback, reason, None)
-            }
+            Err(error) => (FeatureState::Fallback, format!("{error:#}"), None),
         };
         self.list.push(Feature { name, state, detail });
         Ok(loaded)

@@ -339,6 +339,59 @@ fn check_leaves_nothing(is_killed: bool) {
     assert_eq!(pins(), pinned);
 }
 
+/// There is no such interface, and we are not in such a cgroup.
+const LACKING: &str = "\
+listeners: [{ name: web, address: \"127.0.0.1:80\" }]
+log: { format: json }
+kernel:
+  mode: auto
+  xdp: { interfaces: [none0] }
+  same_host: { enabled: true, cgroup: /not/there }
+upstreams: [{ id: app, type: roundrobin, nodes: { \"127.0.0.1:83\": 1 } }]
+routes: [{ id: all, uri: /*, upstream_id: app }]
+";
+
+#[test]
+fn auto_warns_once_of_all_that_it_cannot_have() {
+    if skip_without_privileges() {
+        return;
+    }
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(LACKING.as_bytes()).unwrap();
+    let mut child = Killed(Namespace::new().run(|| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
+        command.args(["run", "-c"]).arg(file.path()).stderr(Stdio::piped()).spawn().unwrap()
+    }));
+    let said = BufReader::new(child.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    // All of it is said before it serves.
+    let said: Vec<_> = said.take_while(|line| !line.contains("serving\"")).collect();
+    let warnings: Vec<_> = said.iter().filter(|line| line.contains("\"WARN\"")).collect();
+    let [warning] = warnings[..] else { panic!("{said:?}") };
+    for reason in [
+        "`local`: this process is in the cgroup `",
+        "`ingress`: interface `none0`: No such device (os error 19)",
+    ] {
+        assert!(warning.contains(reason), "{warning}");
+    }
+}
+
+#[test]
+fn listeners_that_cannot_be_steered_are_one_fallback() {
+    if skip_without_privileges() {
+        return;
+    }
+    let namespace = Namespace::new();
+    let kernel = Kernel { mode: KernelMode::Auto, ..on_lo() };
+    let listeners = [LISTENER.parse().unwrap(), "127.0.0.1:81".parse().unwrap()];
+    let plane = namespace.run(|| KernelPlane::load(&kernel, &limits(), &listeners, 2).unwrap());
+    for listener in 0..2 {
+        plane.steer(listener, &[]).unwrap();
+    }
+    let why = "steer listener 0: listener 0 has 0 sockets for 2 workers; \
+               steer listener 1: listener 1 has 0 sockets for 2 workers";
+    assert_eq!(feature(&plane, "worker"), (FeatureState::Fallback, why.to_owned()));
+}
+
 /// A plane with everything a configuration can ask for, on a namespace's loopback.
 fn full(namespace: &Namespace) -> KernelPlane {
     let deny = |n: u32| format!("100.{}.{}.0/32", 64 + (n >> 8), n & 0xff).parse().unwrap();
