@@ -319,7 +319,7 @@ pub struct Route {
     pub id: Arc<str>,
     /// Patterns: exact, or ending in `*`.
     pub uris: Vec<String>,
-    /// Lower-case; exact, or starting with `*.`. Empty: any host.
+    /// Lower-case; exact, starting with `*.`, or `*` alone. Empty: behind all of those, any host.
     pub hosts: Vec<String>,
     /// Empty: any method.
     pub methods: Vec<String>,

@@ -3,7 +3,7 @@
 //! APISIX's precedence, host before path:
 //!
 //! 1. routes of exactly this host, then of `*.suffix` from the longest suffix to the shortest (any
-//!    depth below the suffix, not the suffix itself), then of any host;
+//!    depth below the suffix, not the suffix itself), then of `*`, then those that name no host;
 //! 2. within those: exact paths, then prefixes (`/a*`) from the longest to the shortest, whatever
 //!    their priority;
 //! 3. within one path or prefix: highest priority first, then the order of the configuration.
@@ -25,6 +25,9 @@ pub struct Router {
     exact_hosts: HashMap<Box<str>, Paths>,
     /// By suffix, the leading dot included.
     wildcard_hosts: HashMap<Box<str>, Paths>,
+    /// Of `*`, the shortest wildcard: every host, and none at all.
+    every_host: Paths,
+    /// Of routes that name no host.
     any_host: Paths,
 }
 
@@ -63,7 +66,8 @@ impl Router {
                 return Some(index);
             }
         }
-        self.any_host.select(path, method)
+        let every = self.every_host.select(path, method);
+        every.or_else(|| self.any_host.select(path, method))
     }
 
     fn select_wildcard(&self, host: &str, path: &str, method: &str) -> Option<usize> {
@@ -78,7 +82,7 @@ impl Router {
 
     fn host(&mut self, pattern: &str) -> &mut Paths {
         if pattern == "*" {
-            return &mut self.any_host;
+            return &mut self.every_host;
         }
         match pattern.strip_prefix('*') {
             Some(suffix) => self.wildcard_hosts.entry(suffix.into()).or_default(),
@@ -88,7 +92,7 @@ impl Router {
 
     fn all_paths(&mut self) -> impl Iterator<Item = &mut Paths> {
         let hosts = self.exact_hosts.values_mut().chain(self.wildcard_hosts.values_mut());
-        hosts.chain(std::iter::once(&mut self.any_host))
+        hosts.chain([&mut self.every_host, &mut self.any_host])
     }
 }
 

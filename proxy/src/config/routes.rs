@@ -43,9 +43,8 @@ fn route<'t>(
     }
     let hosts = resource::one_or_list(&mut section, "host", "hosts", pattern::host);
     let hosts = hosts.unwrap_or_default();
-    let is_any = hosts.iter().any(|host| host == "*");
-    if is_any && hosts.len() > 1 {
-        section.error("`hosts` names `*` beside others; `*` alone means any host");
+    if hosts.len() > 1 && hosts.iter().any(|host| host == "*") {
+        section.error("`hosts` names `*` beside others; `*` alone means every host");
     }
     let methods = section.take("methods");
     let methods = methods.and_then(|value| resource::each_once(&value, pattern::method));
@@ -61,7 +60,7 @@ fn route<'t>(
     Some(Route {
         id: id?,
         uris: uris?,
-        hosts: if is_any { Vec::new() } else { hosts },
+        hosts,
         methods: methods.unwrap_or_default(),
         priority,
         plugins,

@@ -135,6 +135,18 @@ fn host_beats_path() {
             ("x.foo.com", "/none", "GET", None),
         ],
     );
+    // `*` is a host like others, whatever the path.
+    check(
+        &[("/a/b", "", "", 9), ("/a/*", "*", "POST", 0), ("/a/*", "*.foo.com", "PUT", 0)],
+        &[
+            ("other", "/a/b", "POST", Some(1)),
+            ("", "/a/b", "POST", Some(1)),
+            ("x.foo.com", "/a/b", "PUT", Some(2)),
+            ("x.foo.com", "/a/b", "POST", Some(1)),
+            ("x.foo.com", "/a/b", "GET", Some(0)),
+            ("other", "/a/b", "PUT", Some(0)),
+        ],
+    );
     let long = "x".repeat(HOST_NAME_SIZE_MAX);
     check(
         &[("/", "*.foo.com", "", 0), ("/", "", "", 0)],
@@ -171,7 +183,7 @@ fn select_slowly(routes: &[Route], host: &str, path: &str, method: &str) -> Opti
         _ => (pattern == text).then_some((1, pattern.len())),
     };
     let host_rank = |pattern: &str| match pattern.strip_prefix('*') {
-        Some("") => Some((0, 0)),
+        Some("") => Some((1, 0)),
         Some(suffix) => {
             (host.len() > suffix.len() && host.ends_with(suffix)).then_some((1, suffix.len()))
         }

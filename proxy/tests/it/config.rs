@@ -539,7 +539,7 @@ fn hosts_and_methods_of_routes_are_ones_that_can_match() {
     check_route(
         "    uri: /\n    hosts: ['a.com:80', 'a..b', '*a.com', 'a.*', '', 'a/b', '[::1', '*', A.com, a.com]\n",
         &[
-            "5:5: routes[0]: `hosts` names `*` beside others; `*` alone means any host",
+            "5:5: routes[0]: `hosts` names `*` beside others; `*` alone means every host",
             "7:13: routes[0].hosts[0]: the host has a port; routes match the name alone",
             "7:25: routes[0].hosts[1]: the host has an empty label",
             "7:33: routes[0].hosts[2]: the host has a `*` that is not a whole first label; write \
@@ -571,7 +571,7 @@ fn hosts_and_methods_of_routes_are_ones_that_can_match() {
          '[2001:DB8::0:1]', '[::ffff:102:304]'], upstream_id: u }\n\
          upstreams: [{ id: u, nodes: { \"127.0.0.1:80\": 1 } }]\n",
     ));
-    assert!(config.routes[0].hosts.is_empty(), "any host");
+    assert_eq!(config.routes[0].hosts, ["*"]);
     assert_eq!(
         config.routes[1].hosts,
         ["a.example.com", "*.b.c", "[::1]", "[2001:db8::1]", "[::ffff:102:304]"]

@@ -6,20 +6,24 @@ use proxy::test_support::{Client, Node, TestProxy, unused_address};
 
 #[test]
 fn hosts_methods_priority_and_status_choose_the_route() {
-    let nodes = ["exact", "wild", "posts", "high", "rest"].map(Node::always);
-    let [exact, wild, posts, high, rest] = nodes.each_ref().map(|node| node.address);
+    let nodes = ["exact", "wild", "every", "posts", "high", "rest"].map(Node::always);
+    let [exact, wild, every, posts, high, rest] = nodes.each_ref().map(|node| node.address);
     let to = |node: SocketAddr| format!("upstream: {{ nodes: {{ \"{node}\": 1 }} }}");
     let proxy = TestProxy::start(&format!(
         "listeners: [{{ name: web, address: \"127.0.0.1:0\" }}]\n\
          routes:\n\
          - {{ id: exact, uri: /*, host: a.example, {} }}\n\
          - {{ id: wild, uri: /*, hosts: [\"*.example\"], {} }}\n\
+         - {{ id: every, uri: /every*, host: \"*\", {} }}\n\
+         - {{ id: behind, uri: /every, {} }}\n\
          - {{ id: posts, uris: [/p, /p/*], methods: [POST], {} }}\n\
          - {{ id: high, uri: /p/*, priority: 1, {} }}\n\
          - {{ id: off, uri: /off, status: 0, {} }}\n\
          - {{ id: rest, uri: /*, {} }}\n",
         to(exact),
         to(wild),
+        to(every),
+        to(rest),
         to(posts),
         to(high),
         to(posts),
@@ -33,6 +37,8 @@ fn hosts_methods_priority_and_status_choose_the_route() {
         ("GET /x", "b.a.example", "wild"),
         ("GET /x", "example", "rest"),
         ("GET /x", "a.example.org", "rest"),
+        ("GET /every", "o", "every"),
+        ("GET /every", "b.example", "wild"),
         ("POST /p", "o", "posts"),
         ("GET /p", "o", "rest"),
         ("POST /p/x", "o", "high"),
