@@ -1,34 +1,38 @@
 //! The access log: one line for each request and for each tunnel, as text or as JSON.
 //!
 //! A line is made on the worker and handed to a writer thread through a bounded queue. A full queue
-//! or a failing target loses the line and counts it; a worker never waits for a disk or a pipe.
-//! Everything in a line that the network chose is escaped and cut, and the query never gets here.
+//! or a failing target loses the line and counts it; a worker never waits for a disk or a pipe, and
+//! allocates nothing. Everything in a line that the network chose is escaped and cut, and the query
+//! never gets here.
 
 mod line;
+mod queue;
 
 use std::{
-    fs::OpenOptions,
-    io::{self, BufWriter, Write},
+    cell::RefCell,
+    fs::{File, OpenOptions},
+    io::{self, Write},
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    os::fd::{AsFd as _, BorrowedFd},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use anyhow::Context;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
+use self::queue::Queue;
+pub use self::queue::{AccessLogGuard, Dropped};
 use crate::{
     config::{self, LogFormat, LogTarget},
     connection::Lane,
     forward::Via,
 };
 
-/// Lines that may wait for the writer thread, all workers together; beyond it they are dropped.
-// A usual line is about 200 bytes, so 1.6 MiB; at worst (line::VALUE_SIZE_MAX) about 8 KiB each.
-const QUEUE_LINES_MAX: usize = 8192;
+/// Bytes of lines that may wait for the writer thread, all workers together; beyond it lines are
+/// dropped.
+// A usual line is about 200 bytes, so 10 000 of them. There are two such buffers, of which only what
+// was ever used is resident.
+const QUEUE_SIZE_MAX: usize = 2 << 20;
 
 /// What is known of a request or tunnel when it has ended; `None` where it did not get that far.
 #[derive(Debug, Clone)]
@@ -67,96 +71,59 @@ pub struct Entry<'a> {
 /// Where lines go; cheap to clone, one clone for each worker.
 #[derive(Debug, Clone)]
 pub struct AccessLog {
-    queue: NonBlocking,
-    overflow: ErrorCounter,
-    /// Lines that reached the writer thread but not the target.
-    failed: Arc<AtomicU64>,
+    queue: Arc<Queue>,
     format: LogFormat,
-}
-
-/// Keeps the writer thread; dropping it writes what still waits, for about a second at most.
-#[derive(Debug)]
-#[must_use = "lines are lost when the guard is dropped before the last request has ended"]
-pub struct AccessLogGuard {
-    _writer: WorkerGuard,
+    /// Each line is made in here.
+    line: RefCell<String>,
 }
 
 impl AccessLog {
     /// Opens the target and starts the writer thread. A file is appended to and, if missing, made.
     pub fn open(config: &config::AccessLog) -> anyhow::Result<(AccessLog, AccessLogGuard)> {
-        let target: Box<dyn Write + Send> = match &config.target {
-            LogTarget::Stdout => Box::new(io::stdout()),
-            LogTarget::Stderr => Box::new(io::stderr()),
+        let target = match &config.target {
+            LogTarget::Stdout => unbuffered(io::stdout().as_fd()).context("access log")?,
+            LogTarget::Stderr => unbuffered(io::stderr().as_fd()).context("access log")?,
             LogTarget::File(path) => {
                 let file = OpenOptions::new().append(true).create(true).open(path);
-                Box::new(file.with_context(|| format!("open access log `{}`", path.display()))?)
+                file.with_context(|| format!("open access log `{}`", path.display()))?
             }
         };
-        Ok(AccessLog::to(target, config.format, QUEUE_LINES_MAX))
+        AccessLog::to(Box::new(target), config.format, QUEUE_SIZE_MAX)
     }
 
     fn to(
         target: Box<dyn Write + Send>,
         format: LogFormat,
-        lines_max: usize,
-    ) -> (AccessLog, AccessLogGuard) {
-        let failed = Arc::new(AtomicU64::new(0));
-        let target = Target { buffer: BufWriter::new(target), failed: Arc::clone(&failed) };
-        let (queue, writer) = NonBlockingBuilder::default()
-            .buffered_lines_limit(lines_max)
-            .lossy(true)
-            .thread_name("access-log")
-            .finish(target);
-        let log = AccessLog { overflow: queue.error_counter(), queue, failed, format };
-        (log, AccessLogGuard { _writer: writer })
+        size_max: usize,
+    ) -> anyhow::Result<(AccessLog, AccessLogGuard)> {
+        let (queue, guard) = queue::start(target, size_max).context("access-log thread")?;
+        let line = RefCell::new(String::with_capacity(LINE_SIZE_HINT));
+        Ok((AccessLog { queue, format, line }, guard))
     }
 
-    /// Queues one line, or counts it as dropped. Never blocks.
+    /// Queues one line, or counts it as dropped. Never waits for the target.
     pub fn write(&self, entry: &Entry<'_>) {
-        let mut line = String::with_capacity(LINE_SIZE_HINT);
+        let mut line = self.line.borrow_mut();
+        line.clear();
         match self.format {
             LogFormat::Text => line::text(&mut line, entry),
             LogFormat::Json => line::json(&mut line, entry),
         }
-        // A lossy queue takes or counts the line; it has no error to tell of.
-        let _ = self.queue.clone().write_all(line.as_bytes());
+        self.queue.push(line.as_bytes());
     }
 
-    /// Lines lost since the start: the queue was full or the target failed.
-    pub fn dropped(&self) -> u64 {
-        let overflow = u64::try_from(self.overflow.dropped_lines()).unwrap_or(u64::MAX);
-        overflow.saturating_add(self.failed.load(Relaxed))
+    pub fn dropped(&self) -> Dropped {
+        Dropped::of(&self.queue)
     }
+}
+
+/// A standard stream without the buffer of this process's own, in which lines are lost uncounted.
+fn unbuffered(stream: BorrowedFd<'_>) -> io::Result<File> {
+    stream.try_clone_to_owned().map(File::from)
 }
 
 /// Most lines fit; a longer one grows.
 const LINE_SIZE_HINT: usize = 512;
-
-/// The target behind the queue: lines of one batch leave in few writes, lost ones are counted.
-struct Target<W: Write> {
-    buffer: BufWriter<W>,
-    failed: Arc<AtomicU64>,
-}
-
-impl<W: Write> Write for Target<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.buffer.write(bytes)
-    }
-
-    /// Called with one whole line at a time.
-    fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
-        let outcome = self.buffer.write_all(line);
-        if outcome.is_err() {
-            self.failed.fetch_add(1, Relaxed);
-        }
-        outcome
-    }
-
-    /// Called when the queue is empty. What a failed flush leaves in the buffer is tried again.
-    fn flush(&mut self) -> io::Result<()> {
-        self.buffer.flush()
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use crate::{
-    access_log::AccessLog,
+    access_log,
     drain::{Order, Shutdown},
     kernel::{KernelPlane, Status},
     metrics::{KernelSample, Metrics},
@@ -60,7 +60,7 @@ pub struct Sources {
     pub metrics: Arc<Metrics>,
     pub kernel: Arc<KernelPlane>,
     /// `None`: no access log is written.
-    pub access_log: Option<AccessLog>,
+    pub access_log_dropped: Option<access_log::Dropped>,
     pub shutdown: Shutdown,
 }
 
@@ -184,7 +184,7 @@ impl Sources {
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
-        let dropped = self.access_log.as_ref().map_or(0, AccessLog::dropped);
+        let dropped = self.access_log_dropped.as_ref().map_or(0, access_log::Dropped::lines);
         let page = self.metrics.encode(&KernelSample::of(&self.kernel), dropped);
         response(StatusCode::OK, OPEN_METRICS, page)
     }

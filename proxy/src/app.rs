@@ -94,13 +94,13 @@ impl App {
             .map(|(listener, group)| (Arc::clone(&listener.name), group.address))
             .collect();
         let metrics = Arc::clone(&shared.metrics);
-        let access_log = shared.access_log.clone();
+        let access_log_dropped = shared.access_log.as_ref().map(AccessLog::dropped);
         let workers = start_workers(config, &cpus, groups, &shared, workers, &shutdown)?;
         if let Some(admin) = admin {
             let sources = admin::Sources {
                 metrics,
                 kernel: Arc::clone(&kernel),
-                access_log,
+                access_log_dropped,
                 shutdown: shutdown.clone(),
             };
             control.spawn(admin.serve(sources));

@@ -5,12 +5,14 @@
 //! tokio nor aya, so every lane runs the same plugins. Hooks run in the order of
 //! `PluginConfig::priority`, highest first, in four phases: request, response head, body, log.
 
+mod few;
 mod key_auth;
 
 use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 
+use self::few::Few;
 pub use self::key_auth::{KeyAuthConfig, Keyring};
 use crate::{
     config::Consumer,
@@ -177,8 +179,39 @@ pub struct RequestContext<'a> {
 /// `Host` or `Via` would be another message.
 #[derive(Debug, Default)]
 pub struct FieldEdits<'a> {
-    removed: Vec<Cow<'a, str>>,
-    set: Vec<(&'static str, Bytes)>,
+    removed: Few<FieldName<'a>>,
+    set: Few<(&'static str, Bytes)>,
+}
+
+/// The name of a field that is removed.
+#[derive(Debug, Clone)]
+pub enum FieldName<'a> {
+    Borrowed(&'a str),
+    /// From the configuration.
+    Shared(Arc<str>),
+}
+
+impl<'a> From<&'a str> for FieldName<'a> {
+    fn from(name: &'a str) -> Self {
+        FieldName::Borrowed(name)
+    }
+}
+
+impl From<&Arc<str>> for FieldName<'_> {
+    fn from(name: &Arc<str>) -> Self {
+        FieldName::Shared(Arc::clone(name))
+    }
+}
+
+impl std::ops::Deref for FieldName<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            FieldName::Borrowed(name) => name,
+            FieldName::Shared(name) => name,
+        }
+    }
 }
 
 /// Whether plugins may remove or set fields of this name.
@@ -188,9 +221,9 @@ pub fn is_editable(name: &str) -> bool {
 
 impl<'a> FieldEdits<'a> {
     /// Whoever comes next does not see what was received under `name`.
-    pub fn remove(&mut self, name: impl Into<Cow<'a, str>>) {
+    pub fn remove(&mut self, name: impl Into<FieldName<'a>>) {
         let name = name.into();
-        debug_assert!(is_editable(&name), "{name}");
+        debug_assert!(is_editable(&name), "{name:?}");
         self.removed.push(name);
     }
 
@@ -198,8 +231,10 @@ impl<'a> FieldEdits<'a> {
     /// case. The value has passed no check but the plugin's.
     pub fn set(&mut self, name: &'static str, value: Bytes) {
         debug_assert!(is_editable(name), "{name}");
-        self.set.retain(|(other, _)| *other != name);
-        self.set.push((name, value));
+        match self.set.find_mut(|(other, _)| *other == name) {
+            Some((_, known)) => *known = value,
+            None => self.set.push((name, value)),
+        }
     }
 
     pub fn set_fields(&self) -> impl Iterator<Item = (&'static str, &Bytes)> {

@@ -1,7 +1,8 @@
 //! One worker: a pinned thread, a `LocalRuntime`, its own sockets, pool and pipes.
 
 use std::{
-    cell::RefCell,
+    cell::{Ref, RefCell},
+    fmt::Write as _,
     io,
     net::SocketAddr,
     rc::Rc,
@@ -11,6 +12,7 @@ use std::{
 };
 
 use anyhow::Context;
+use httpdate::HttpDate;
 use tokio::{
     net::TcpListener,
     runtime::{Builder, LocalOptions},
@@ -211,23 +213,26 @@ impl Worker {
     }
 }
 
-/// The time as `Date` has it, made anew once a second.
+/// The time as `Date` has it, made anew once a second, in place.
 #[derive(Default)]
 struct Date {
     second: Option<u64>,
-    text: Rc<str>,
+    text: String,
 }
 
 impl Worker {
     /// Now, as an IMF-fixdate (RFC 9110 section 5.6.7).
-    pub(crate) fn date(&self) -> Rc<str> {
+    pub(crate) fn date(&self) -> Ref<'_, str> {
         let now = SystemTime::now();
         let second = now.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs());
         let mut date = self.date.borrow_mut();
         if second.is_none() || date.second != second {
-            *date = Date { second, text: httpdate::fmt_http_date(now).into() };
+            date.second = second;
+            date.text.clear();
+            write!(date.text, "{}", HttpDate::from(now)).expect("a String takes everything");
         }
-        Rc::clone(&date.text)
+        drop(date);
+        Ref::map(self.date.borrow(), |date| &*date.text)
     }
 }
 

@@ -18,7 +18,7 @@ async fn start() -> Running {
     let sources = Sources {
         metrics: Arc::new(Metrics::new()),
         kernel: Arc::new(KernelPlane::off()),
-        access_log: None,
+        access_log_dropped: None,
         shutdown: shutdown.clone(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

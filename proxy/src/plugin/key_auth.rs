@@ -45,7 +45,21 @@ pub struct Keyring {
 #[derive(Debug)]
 struct Owner {
     key: Arc<str>,
+    name: ConsumerName,
+}
+
+/// Who is attached, as the record and as nodes know it.
+#[derive(Debug)]
+struct ConsumerName {
     username: Arc<str>,
+    /// The same, as the value of a field.
+    value: Bytes,
+}
+
+impl ConsumerName {
+    fn new(username: &Arc<str>) -> Self {
+        Self { username: Arc::clone(username), value: Bytes::copy_from_slice(username.as_bytes()) }
+    }
 }
 
 impl Keyring {
@@ -55,34 +69,34 @@ impl Keyring {
             if let Some(key) = &consumer.key_auth {
                 let hash = keyring.hasher.hash_one(key.as_bytes());
                 let owners = keyring.owners.entry(hash).or_default();
-                owners
-                    .push(Owner { key: Arc::clone(key), username: Arc::clone(&consumer.username) });
+                let name = ConsumerName::new(&consumer.username);
+                owners.push(Owner { key: Arc::clone(key), name });
             }
         }
         keyring
     }
 
-    fn owner(&self, key: &[u8]) -> Option<&Arc<str>> {
+    fn owner(&self, key: &[u8]) -> Option<&ConsumerName> {
         let owners = self.owners.get(&self.hasher.hash_one(key))?;
-        owners
-            .iter()
-            .find(|owner| owner.key.as_bytes().ct_eq(key).into())
-            .map(|owner| &owner.username)
+        owners.iter().find(|owner| owner.key.as_bytes().ct_eq(key).into()).map(|owner| &owner.name)
     }
 }
 
 #[derive(Debug)]
 struct KeyAuth {
     config: KeyAuthConfig,
+    /// What is taken out of what the node sees.
+    hidden: Option<Arc<str>>,
     challenge: HeaderValue,
-    anonymous: Option<Arc<str>>,
+    anonymous: Option<ConsumerName>,
     consumers: Arc<Consumers>,
 }
 
 pub(super) fn build(config: &KeyAuthConfig, consumers: &Arc<Consumers>) -> Arc<dyn Plugin> {
     Arc::new(KeyAuth {
         challenge: challenge(&config.realm),
-        anonymous: config.anonymous_consumer.as_deref().map(Arc::from),
+        hidden: config.hide_credentials.then(|| config.header.as_str().into()),
+        anonymous: config.anonymous_consumer.as_deref().map(|name| ConsumerName::new(&name.into())),
         config: config.clone(),
         consumers: Arc::clone(consumers),
     })
@@ -96,27 +110,12 @@ fn challenge(realm: &str) -> HeaderValue {
 
 impl Plugin for KeyAuth {
     fn request(&self, cx: &mut RequestContext<'_>) -> Outcome {
-        // A field that is there twice is ambiguous: which one would the node believe?
-        let mut fields = cx.head.values(&self.config.header);
-        let (key, is_repeated) = match fields.next() {
-            Some(value) => (Some(Cow::Borrowed(value)), fields.next().is_some()),
-            None => {
-                let mut arguments =
-                    cx.query.as_deref().into_iter().flat_map(|q| arguments(q, &self.config.query));
-                let key = arguments.next().map(|(_, value)| Cow::Owned(value.into_owned()));
-                (key, arguments.next().is_some())
-            }
-        };
-        let refusal = match key {
-            None => "Missing API key in request",
-            Some(_) if is_repeated => "Invalid API key in request",
-            Some(key) => match self.consumers.keys.owner(&key) {
-                Some(username) => return self.attach(cx, Arc::clone(username)),
-                None => "Invalid API key in request",
-            },
+        let refusal = match self.owner(cx) {
+            Ok(name) => return self.attach(cx, name),
+            Err(refusal) => refusal,
         };
         match &self.anonymous {
-            Some(anonymous) => self.attach(cx, Arc::clone(anonymous)),
+            Some(anonymous) => self.attach(cx, anonymous),
             None => Outcome::Answer(
                 Answer::with_reason(StatusCode::UNAUTHORIZED, refusal)
                     .field(WWW_AUTHENTICATE, self.challenge.clone()),
@@ -126,15 +125,33 @@ impl Plugin for KeyAuth {
 }
 
 impl KeyAuth {
-    fn attach(&self, cx: &mut RequestContext<'_>, username: Arc<str>) -> Outcome {
-        if self.config.hide_credentials {
-            cx.edits.remove(self.config.header.clone());
+    /// Whose key the request carries, or what is wrong with it.
+    fn owner(&self, cx: &RequestContext<'_>) -> Result<&ConsumerName, &'static str> {
+        // A field that is there twice is ambiguous: which one would the node believe?
+        let mut fields = cx.head.values(&self.config.header);
+        let (key, is_repeated) = match fields.next() {
+            Some(value) => (Some(Cow::Borrowed(value)), fields.next().is_some()),
+            None => {
+                let mut arguments =
+                    cx.query.as_deref().into_iter().flat_map(|q| arguments(q, &self.config.query));
+                (arguments.next().map(|(_, value)| value), arguments.next().is_some())
+            }
+        };
+        match key {
+            None => Err("Missing API key in request"),
+            Some(_) if is_repeated => Err("Invalid API key in request"),
+            Some(key) => self.consumers.keys.owner(&key).ok_or("Invalid API key in request"),
+        }
+    }
+
+    fn attach(&self, cx: &mut RequestContext<'_>, name: &ConsumerName) -> Outcome {
+        if let Some(field) = &self.hidden {
+            cx.edits.remove(field);
             cx.query =
                 cx.query.take().and_then(|query| without_argument(query, &self.config.query));
         }
-        let name = Bytes::copy_from_slice(username.as_bytes());
-        cx.edits.set("x-consumer-username", name);
-        cx.consumer = Some(username);
+        cx.edits.set("x-consumer-username", name.value.clone());
+        cx.consumer = Some(Arc::clone(&name.username));
         Outcome::Continue
     }
 }

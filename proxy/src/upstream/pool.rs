@@ -69,12 +69,12 @@ impl<C: Pooled> Pool<C> {
     /// Closes what has been idle for too long or was closed by its node.
     pub(crate) fn sweep(&mut self) {
         let (now, timeout) = (Instant::now(), self.timeout);
-        self.idle.retain(|_, idle| {
+        // Nodes are those of the configuration: each keeps its place.
+        for idle in self.idle.values_mut() {
             idle.retain_mut(|idle| {
                 now.duration_since(idle.since) < timeout && idle.connection.has_rested()
             });
-            !idle.is_empty()
-        });
+        }
     }
 
     pub(crate) fn clear(&mut self) {
