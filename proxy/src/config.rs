@@ -272,8 +272,8 @@ pub struct Limits {
     pub stream_buffer_max: usize,
     /// Capacity asked for each `splice` pipe, bytes.
     pub pipe_size: usize,
-    /// As much of an HTTP body, or of its chunk, must be due to be spliced instead of copied, bytes;
-    /// `u64::MAX` (`none`) copies all.
+    /// An HTTP body, or a chunk of it, must be announced to be as long to be spliced instead of
+    /// copied, bytes; `u64::MAX` (`none`) copies all.
     pub splice_min: u64,
     /// `SO_SNDBUF` asked for on our ends, bytes.
     pub send_buffer: usize,

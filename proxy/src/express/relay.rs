@@ -39,7 +39,7 @@ const CRLF: &[u8] = b"\r\n";
 #[derive(Clone, Copy)]
 pub(crate) struct Splicing<'a> {
     pub(crate) pipes: &'a PipePool,
-    /// As much of a body must be due for its bytes not to be read; bytes.
+    /// A body, or a chunk of one, must be announced to be as long for its bytes not to be read; bytes.
     pub(crate) min: u64,
 }
 
@@ -47,6 +47,9 @@ pub(super) struct Relay {
     /// Whether it leaves in chunks.
     is_chunked: bool,
     filters: BodyFilters,
+    /// How long the body, or the chunk that is being read, said that it is. What came of it with the
+    /// head does not make it shorter.
+    announced: Option<u64>,
     out_written: usize,
     data: usize,
     /// Held only while there is something in it.
@@ -85,6 +88,7 @@ impl Relay {
         Self {
             is_chunked,
             filters,
+            announced: None,
             out_written: 0,
             data: 0,
             pipe: None,
@@ -147,6 +151,10 @@ impl Relay {
         while self.is_plain() && out.len() < enough {
             let framing = reader.framing(input)?;
             input.advance(framing);
+            // Nothing has been taken of a body of known length, or of a chunk behind its size line.
+            if framing > 0 || self.announced.is_none() {
+                self.announced = reader.opaque_remaining();
+            }
             let count = reader.data(input.len());
             if count == 0 {
                 break;
@@ -210,7 +218,8 @@ impl Relay {
         task: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let due = source.reader.opaque_remaining().unwrap_or(0);
-        if due >= splicing.min && self.filters.is_empty() && !self.lacks_pipe {
+        let is_much = due > 0 && self.announced.is_some_and(|size| size >= splicing.min);
+        if is_much && self.filters.is_empty() && !self.lacks_pipe {
             loop {
                 ready!(source.stream.poll_read_ready(task))?;
                 let Some(pipe) = splicing.pipes.checkout() else {
@@ -445,17 +454,20 @@ mod tests {
         (near, far)
     }
 
-    /// Passes a body on between sockets; what leaves, and what is said of it.
+    /// Passes a body on between sockets, of which `ahead` bytes came with the head; what leaves, and
+    /// what is said of it.
     async fn relayed(
         length: BodyLength,
         received: Vec<u8>,
+        ahead: usize,
         open_max: usize,
         min: u64,
     ) -> (Vec<u8>, News) {
         let ((mut node, mut from), (mut to, mut client)) = (connection().await, connection().await);
         let pipes = PipePool::new(PipeLimits { capacity: 64 << 10, open_max, idle_max: 1 });
+        let mut input = BytesMut::from(&received[..ahead]);
         let sending = tokio::spawn(async move {
-            node.write_all(&received).await.expect("sent");
+            node.write_all(&received[ahead..]).await.expect("sent");
             node
         });
         let receiving = tokio::spawn(async move {
@@ -464,8 +476,9 @@ mod tests {
             sent
         });
         let mut relay = Relay::new(length == BodyLength::Chunked, BodyFilters::default());
-        let (mut reader, mut input) = (BodyReader::new(length), BytesMut::new());
+        let mut reader = BodyReader::new(length);
         let (mut out, mut all) = (b"head|".to_vec(), News::default());
+        relay.frame(&mut reader, &mut input, &mut out).expect("well-formed");
         poll_fn(|task| {
             let mut source =
                 BodySource { stream: &mut from, input: &mut input, reader: &mut reader };
@@ -495,15 +508,43 @@ mod tests {
         chunked.extend_from_slice(b"0\r\n\r\n");
         let fixed = BodyLength::Fixed(data.len() as u64);
         for (open_max, min) in [(1, 1), (1, 64 << 10), (1, u64::MAX), (0, 1)] {
-            let (sent, of_fixed) = relayed(fixed, data.clone(), open_max, min).await;
+            let (sent, of_fixed) = relayed(fixed, data.clone(), 0, open_max, min).await;
             assert!(sent == data, "{open_max} {min}");
             let (sent, of_chunked) =
-                relayed(BodyLength::Chunked, chunked.clone(), open_max, min).await;
+                relayed(BodyLength::Chunked, chunked.clone(), 0, open_max, min).await;
             assert!(dechunked(&sent) == data, "{open_max} {min}");
             for news in [of_fixed, of_chunked] {
                 assert_eq!(news.copied + news.spliced, data.len() as u64);
                 assert_eq!(news.spliced > 0, open_max > 0 && min < u64::MAX, "{min}: {news:?}");
                 assert_eq!(news.has_fallen_back, open_max == 0, "{news:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_much_is_told_by_what_was_announced_not_by_what_is_due() {
+        const SIZE: usize = 64 << 10;
+        let data = vec![b'x'; SIZE];
+        let mut chunked = Vec::new();
+        push_chunk(&mut chunked, &data[..SIZE / 2]);
+        push_chunk(&mut chunked, &data);
+        let second = chunked.len() - SIZE - CRLF.len();
+        chunked.extend_from_slice(b"0\r\n\r\n");
+        for (min, is_spliced) in [(SIZE as u64, true), (SIZE as u64 + 1, false)] {
+            let fixed = BodyLength::Fixed(SIZE as u64);
+            for ahead in [0, 1, SIZE - 1] {
+                let (sent, news) = relayed(fixed, data.clone(), ahead, 1, min).await;
+                assert!(sent == data, "{ahead} {min}");
+                let spliced = if is_spliced { (SIZE - ahead) as u64 } else { 0 };
+                assert_eq!(news.spliced, spliced, "{ahead} {min}");
+            }
+            for ahead in [0, 1, second, second + SIZE / 2] {
+                let of_chunks = relayed(BodyLength::Chunked, chunked.clone(), ahead, 1, min).await;
+                let (sent, news) = of_chunks;
+                assert_eq!(dechunked(&sent).len(), SIZE + SIZE / 2, "{ahead} {min}");
+                // Of the chunk that is much, what was not read with the one before it.
+                assert_eq!(news.spliced > 0, is_spliced, "{ahead} {min}");
+                assert!(news.spliced <= SIZE as u64, "{ahead} {min}");
             }
         }
     }
