@@ -4,6 +4,7 @@
 //! and right. Open loop: requests fall due at a constant rate, and latency counts from then, so a
 //! proxy that stalls cannot slow down the clock that measures it.
 
+mod chunked;
 pub(crate) mod response;
 mod thread;
 
@@ -40,12 +41,12 @@ pub(crate) struct Load {
 pub(crate) enum Exchange {
     Http {
         request: Vec<u8>,
+        /// Bytes of the pattern that follow it.
+        upload: u64,
         expected: Expected,
     },
     /// That many bytes of the pattern, sent and expected back.
-    Echo {
-        size: u64,
-    },
+    Echo { size: u64 },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -83,7 +83,9 @@ impl Nodes {
             let name = node_name(index);
             let arguments: &[&str] = match traffic {
                 Traffic::Echo(_) => &["echo", &any_port],
-                Traffic::Small | Traffic::Bytes(_) => &["http", &any_port, "--name", &name],
+                Traffic::Small | Traffic::Bytes(_) | Traffic::Chunked(_) | Traffic::Upload(_) => {
+                    &["http", &any_port, "--name", &name]
+                }
             };
             let (program, address) = Program::start_node(arguments, site)?;
             nodes.programs.push(program);
@@ -195,8 +197,9 @@ impl Bench {
             (contestant, started.admin)
         {
             tandem::switch_off(admin)?;
-            unproved = running.completed();
             before_path = Some(Metrics::read(admin)?);
+            // And whatever is under way, of which the counters may know already.
+            unproved = running.completed() + work.connections as u64;
         }
         running.begin_measuring();
         let (before, from) = (Snapshot::take()?, Done::of(&running, work.traffic));
@@ -288,19 +291,33 @@ fn load(work: &LoadWork, target: SocketAddr, pace: Pace) -> Load {
             let bodies = (0..work.carrier.nodes())
                 .map(|index| format!("hello from {}\n", node_name(index)).into_bytes())
                 .collect();
+            get("/", &fields, ExpectedBody::OneOf(bodies))
+        }
+        Traffic::Bytes(size) => {
+            get(&format!("/bytes/{size}"), &fields, ExpectedBody::Pattern(size))
+        }
+        Traffic::Chunked(size) => {
+            get(&format!("/chunked/{size}"), &fields, ExpectedBody::ChunkedPattern(size))
+        }
+        Traffic::Upload(size) => {
+            let length = size.to_string();
+            let fields = [&fields[..], &[("content-length", length.as_str())]].concat();
+            let counted = format!("received {size} bytes, pattern true\n").into_bytes();
             Exchange::Http {
-                request: probe::request("/", &fields),
-                expected: Expected { status: 200, body: ExpectedBody::OneOf(bodies) },
+                request: probe::head("POST", "/stall/0", &fields),
+                upload: size,
+                expected: Expected { status: 200, body: ExpectedBody::OneOf(vec![counted]) },
             }
         }
-        Traffic::Bytes(size) => Exchange::Http {
-            request: probe::request(&format!("/bytes/{size}"), &fields),
-            expected: Expected { status: 200, body: ExpectedBody::Pattern(size) },
-        },
     };
     let patience = if work.traffic.bulk().is_some() { BULK_PATIENCE } else { PATIENCE };
     let LoadWork { connections, reuse, .. } = *work;
     Load { target, connections, exchange, reuse, pace, patience }
+}
+
+fn get(path: &str, fields: &[(&str, &str)], body: ExpectedBody) -> Exchange {
+    let request = probe::head("GET", path, fields);
+    Exchange::Http { request, upload: 0, expected: Expected { status: 200, body } }
 }
 
 /// 401 without the key and with a wrong one, 200 with it. Of Tandem it is asked that all of it
@@ -327,9 +344,10 @@ fn figures(cpu: &CpuUse, requests: f64, work: &LoadWork, outcome: &Outcome) -> F
     add("requests_per_second", per_second);
     match work.traffic {
         Traffic::Small => None,
-        Traffic::Bytes(size) | Traffic::Echo(size) => {
-            add("body_bytes_per_second", per_second * size as f64)
-        }
+        Traffic::Bytes(size)
+        | Traffic::Chunked(size)
+        | Traffic::Upload(size)
+        | Traffic::Echo(size) => add("body_bytes_per_second", per_second * size as f64),
     };
     add("wall_seconds", cpu.wall_seconds);
     add("cpu_busy_seconds", cpu.busy_seconds);
@@ -376,7 +394,7 @@ fn carried(work: &LoadWork, outcome: &Outcome, unproved: u64) -> Carried {
     let bytes_each = match work.traffic {
         // The small body and both heads are more than this.
         Traffic::Small => 1,
-        Traffic::Bytes(size) => size,
+        Traffic::Bytes(size) | Traffic::Chunked(size) | Traffic::Upload(size) => size,
         Traffic::Echo(size) => 2 * size,
     };
     let requests = outcome.completed().saturating_sub(unproved);

@@ -12,8 +12,8 @@ use clap::Subcommand;
 #[derive(Subcommand)]
 pub(crate) enum Kind {
     /// HTTP/1.1. Any path answers with a small body that names the node; a path that ends in
-    /// `/bytes/N` with N bytes of the pattern, in `/echo` with the request head as received, in
-    /// `/stall/MS` with a count of the request body, which is not read for MS milliseconds.
+    /// `/bytes/N` with N bytes of the pattern, in `/chunked/N` with the same in chunks, in `/echo`
+    /// with the request head as received, in `/stall/MS` with a count of the request body, which is not read for MS milliseconds.
     Http {
         /// Where to listen; port 0 takes a free one.
         address: SocketAddr,

@@ -36,13 +36,12 @@ impl Client {
 
     /// One GET; the connection stays open for the next.
     pub(crate) fn get(&mut self, path: &str, fields: &[(&str, &str)]) -> anyhow::Result<Answer> {
-        self.exchange(&request(path, fields))
+        self.exchange(&head("GET", path, fields))
     }
 
     /// One PUT without a body.
     pub(crate) fn put(&mut self, path: &str) -> anyhow::Result<Answer> {
-        let text = format!("PUT {path} HTTP/1.1\r\nhost: bench.test\r\ncontent-length: 0\r\n\r\n");
-        self.exchange(text.as_bytes())
+        self.exchange(&head("PUT", path, &[("content-length", "0")]))
     }
 
     fn exchange(&mut self, request: &[u8]) -> anyhow::Result<Answer> {
@@ -74,9 +73,9 @@ impl Client {
     }
 }
 
-/// The bytes of a GET. A handful of fields, as a program would send, not a browser.
-pub(crate) fn request(path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
-    let mut text = format!("GET {path} HTTP/1.1\r\nhost: bench.test\r\nuser-agent: bench\r\n");
+/// The head of a request. A handful of fields, as a program would send, not a browser.
+pub(crate) fn head(method: &str, path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut text = format!("{method} {path} HTTP/1.1\r\nhost: bench.test\r\nuser-agent: bench\r\n");
     for (name, value) in fields {
         text.extend([name, ": ", value, "\r\n"]);
     }

@@ -3,6 +3,7 @@
 
 mod about;
 mod chart;
+mod crossover;
 mod html;
 mod markdown;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::{
     contestant::{Auth, Contestant},
     load::{Reuse, response::BULK_MIN},
     peer::Peer,
-    tandem::{Datapath, Kernel, Mode, SPLICED_MIN, Splicing},
+    tandem::{Datapath, Kernel, Lane, Mode, SPLICED_MIN, Splicing},
 };
 
 /// Every id that `bench run` knows, with what it is.
@@ -21,7 +21,7 @@ pub(crate) const SCENARIOS: [(&str, &str); 22] = [
     ("B2", "16,384-byte body plus head (buffer boundary), 1000 to 5000 connections"),
     ("B3", "12.7 MB object, 1 to 100 connections"),
     ("B4", "100 and 800 MB objects, 1 and 2 connections, every byte compared"),
-    ("B6", "bodies of 64 B to 64 MiB: copied, spliced, by others"),
+    ("B6", "bodies of 64 B to 64 MiB, down, in chunks and up: copied, spliced, by others"),
     ("C1", "three nodes, round robin, 10 connections"),
     ("C2", "three nodes, round robin, 50 connections"),
     ("C3", "three nodes, round robin, 100 connections"),
@@ -51,6 +51,22 @@ pub(crate) struct Case {
     pub(crate) label: String,
     pub(crate) work: Work,
     pub(crate) contestants: Vec<Contestant>,
+}
+
+impl Case {
+    /// Whether its bodies are of a size at which splicing must show.
+    const fn proves_splicing(&self) -> bool {
+        match self.work {
+            Work::Load(LoadWork {
+                traffic: Traffic::Bytes(size) | Traffic::Chunked(size) | Traffic::Upload(size),
+                ..
+            }) => size >= SPLICED_MIN,
+            Work::Load(_)
+            | Work::SlowTransfer { .. }
+            | Work::IdleConnections { .. }
+            | Work::StartUp => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -119,6 +135,10 @@ pub(crate) enum Traffic {
     Small,
     /// GET, and that many bytes of the pattern.
     Bytes(u64),
+    /// The same in chunks.
+    Chunked(u64),
+    /// POST of that many bytes of the pattern, and what the node says of them.
+    Upload(u64),
     /// That many bytes there and back, without HTTP.
     Echo(u64),
 }
@@ -128,7 +148,9 @@ impl Traffic {
     pub(crate) const fn bulk(self) -> Option<u64> {
         match self {
             Self::Bytes(size) if size >= BULK_MIN => Some(size),
-            Self::Small | Self::Bytes(_) | Self::Echo(_) => None,
+            Self::Small | Self::Bytes(_) | Self::Chunked(_) | Self::Upload(_) | Self::Echo(_) => {
+                None
+            }
         }
     }
 }
@@ -151,17 +173,54 @@ const OBJECT_BOUNDARY: u64 = 16_384;
 /// B4: objects by label.
 const OBJECTS_BULK: [(&str, u64); 2] = [("100MB", 100_000_000), ("800MB", 800_000_000)];
 
-/// B6: bodies by label, each with as many connections as keep the proxy busy.
-const SWEEP: [(&str, u64, usize); 9] = [
+/// B6: bodies by label, in ascending order, each with as many connections as keep the proxy busy.
+pub(crate) const SWEEP: [(&str, u64, usize); 11] = [
     ("64B", 64, 64),
     ("1KiB", 1 << 10, 64),
     ("4KiB", 4 << 10, 64),
     ("16KiB", 16 << 10, 64),
+    ("32KiB", 32 << 10, 64),
     ("64KiB", 64 << 10, 64),
+    ("128KiB", 128 << 10, 64),
     ("256KiB", 256 << 10, 64),
     ("1MiB", 1 << 20, 8),
     ("8MiB", 8 << 20, 8),
     ("64MiB", 64 << 20, 2),
+];
+
+/// One way in which B6 sends bodies.
+pub(crate) struct Sweep {
+    /// Of the labels of its cases.
+    pub(crate) prefix: &'static str,
+    pub(crate) whose: &'static str,
+    traffic: fn(u64) -> Traffic,
+    /// Those of [`SWEEP`] that it has.
+    labels: &'static [&'static str],
+}
+
+pub(crate) const SWEEPS: [Sweep; 3] = [
+    Sweep {
+        prefix: "",
+        whose: "bodies of nodes",
+        traffic: Traffic::Bytes,
+        labels: &[
+            "64B", "1KiB", "4KiB", "16KiB", "32KiB", "64KiB", "128KiB", "256KiB", "1MiB", "8MiB",
+            "64MiB",
+        ],
+    },
+    Sweep {
+        prefix: "chunked-",
+        whose: "bodies of nodes in chunks",
+        traffic: Traffic::Chunked,
+        // Of less, most may have been read with the head.
+        labels: &["256KiB", "1MiB"],
+    },
+    Sweep {
+        prefix: "upload-",
+        whose: "bodies of clients",
+        traffic: Traffic::Upload,
+        labels: &["16KiB", "64KiB", "256KiB", "1MiB"],
+    },
 ];
 
 /// A5: the case in which everybody gets four fifths of what the best peer can do.
@@ -181,6 +240,14 @@ fn http_contestants() -> Vec<Contestant> {
         Contestant::Tandem(Mode::http(Kernel::Off)),
         Contestant::Tandem(Mode::http(Kernel::On)),
     ]
+}
+
+/// Everybody, and Tandem with hyper on both sides.
+fn lane_contestants() -> Vec<Contestant> {
+    let mut contestants = http_contestants();
+    let hyper = Mode { lane: Lane::Hyper, ..Mode::http(Kernel::Off) };
+    contestants.push(Contestant::Tandem(hyper));
+    contestants
 }
 
 /// Without the peers that no target is set by, where a scenario has many cases or takes long.
@@ -203,10 +270,10 @@ fn large_contestants() -> Vec<Contestant> {
     contestants
 }
 
-/// Everybody but Tandem as it comes, then Tandem by the two paths that B6 compares.
+/// Tandem as it comes, and by the two paths that B6 compares.
 fn sweep_contestants() -> Vec<Contestant> {
     let mut contestants = large_contestants();
-    contestants.retain(|one| !matches!(one, Contestant::Tandem(_)));
+    contestants.retain(|one| *one != Contestant::Tandem(Mode::http(Kernel::On)));
     contestants.extend(
         [Splicing::Never, Splicing::Always]
             .map(|splicing| Contestant::Tandem(Mode { splicing, ..Mode::http(Kernel::Off) })),
@@ -266,8 +333,8 @@ fn all_cases(scenario: &'static str, extent: Extent) -> Vec<Case> {
     let maker = Maker { scenario, extent };
     match scenario {
         "A0" => among(|| vec![Contestant::Direct], maker.small(&[200])),
-        "A1" => maker.small(&[200]),
-        "A2" => maker.http(&[200], Traffic::Small, 1, Auth::Key),
+        "A1" => among(lane_contestants, maker.small(&[200])),
+        "A2" => among(lane_contestants, maker.http(&[200], Traffic::Small, 1, Auth::Key)),
         "A3" => maker.small(&[500]),
         "A4" => among(close_contestants, maker.small(&[10, 50, 100, 250, 500, 1000])),
         "A5" => maker.open_loop(),
@@ -367,19 +434,23 @@ impl Maker {
     }
 
     fn sweep(&self) -> Vec<Case> {
-        let is_wanted = |size: u64| match self.extent {
-            Extent::Full => true,
-            // One of which the counters have to prove the path.
-            Extent::Smoke => size == SPLICED_MIN,
-        };
-        let sizes = SWEEP.iter().filter(|(_, size, _)| is_wanted(*size));
-        sizes
-            .map(|(label, size, connections)| {
+        let mut cases = Vec::new();
+        for Sweep { prefix, traffic, labels, .. } in SWEEPS {
+            let sizes = SWEEP.iter().filter(|(label, ..)| labels.contains(label));
+            let of_sweep = sizes.map(|(label, size, connections)| {
                 let connections = self.connections(&[*connections])[0];
-                let work = LoadWork::http(Traffic::Bytes(*size), connections);
-                self.case((*label).to_owned(), Work::Load(work), sweep_contestants())
-            })
-            .collect()
+                let work = LoadWork::http(traffic(*size), connections);
+                self.case(format!("{prefix}{label}"), Work::Load(work), sweep_contestants())
+            });
+            match self.extent {
+                Extent::Full => cases.extend(of_sweep),
+                // One of which the counters have to prove the path.
+                Extent::Smoke => {
+                    cases.extend(of_sweep.filter(|case| case.proves_splicing()).take(1))
+                }
+            }
+        }
+        cases
     }
 
     fn workers(&self) -> Vec<Case> {

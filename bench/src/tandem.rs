@@ -21,7 +21,28 @@ pub(crate) struct Mode {
     pub(crate) datapath: Datapath,
     /// For HTTP services only.
     pub(crate) splicing: Splicing,
+    /// For HTTP services only.
+    pub(crate) lane: Lane,
     pub(crate) workers: usize,
+}
+
+/// Who carries plain HTTP/1.1 requests: `listeners[].express_lane`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// As it comes.
+    Express,
+    /// `express_lane: false`
+    Hyper,
+}
+
+impl Lane {
+    /// As the label `lane` of the metrics calls it.
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Express => "express",
+            Self::Hyper => "hyper",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +79,9 @@ pub(crate) enum Splicing {
     Always,
 }
 
-/// Of bodies from this size on, most must have been spliced if [`Splicing::Always`] is claimed.
-/// Shorter ones may have come with their head, and are then copied with it.
+/// Of bodies, or chunks, from this size on, most must have been spliced unless [`Splicing::Never`] is
+/// claimed: it is the default of `limits.splice_min`. Shorter ones may have come with their head, and
+/// are then copied with it.
 pub(crate) const SPLICED_MIN: u64 = 64 << 10;
 
 impl Datapath {
@@ -77,7 +99,13 @@ impl Datapath {
 
 impl Mode {
     pub(crate) const fn http(kernel: Kernel) -> Self {
-        Self { kernel, datapath: Datapath::User, splicing: Splicing::Default, workers: 1 }
+        Self {
+            kernel,
+            datapath: Datapath::User,
+            splicing: Splicing::Default,
+            lane: Lane::Express,
+            workers: 1,
+        }
     }
 }
 
@@ -98,6 +126,10 @@ impl fmt::Display for Mode {
             Splicing::Default => {}
             Splicing::Never => f.write_str(" user")?,
             Splicing::Always => f.write_str(" splice")?,
+        }
+        match self.lane {
+            Lane::Express => {}
+            Lane::Hyper => write!(f, " {}", self.lane.label())?,
         }
         match self.workers {
             1 => Ok(()),
@@ -155,11 +187,12 @@ pub(crate) fn config(
         }
         (Kernel::Off | Kernel::On | Kernel::OnWithXdp, _) => "",
     };
-    let (protocol, nodes) = match service {
-        Service::Http { .. } => ("http", service.nodes()),
-        Service::Stream { .. } => ("tcp", service.nodes()),
+    let protocol = match (service, mode.lane) {
+        (Service::Http { .. }, Lane::Express) => "http",
+        (Service::Http { .. }, Lane::Hyper) => "http, express_lane: false",
+        (Service::Stream { .. }, _) => "tcp",
     };
-    let nodes: Vec<String> = nodes.iter().map(|node| format!("\"{node}\": 1")).collect();
+    let nodes: Vec<String> = service.nodes().iter().map(|node| format!("\"{node}\": 1")).collect();
     let nodes = nodes.join(", ");
     let limits = match mode.splicing {
         Splicing::Default => "",
@@ -251,6 +284,8 @@ pub(crate) struct PathCounters {
     pub(crate) switched_off: f64,
     /// Connections that are not delivered because their client is in another namespace.
     pub(crate) other_namespace: f64,
+    pub(crate) express_requests: f64,
+    pub(crate) hyper_requests: f64,
     pub(crate) user_bytes: f64,
     pub(crate) splice_bytes: f64,
     pub(crate) sockmap_bytes: f64,
@@ -262,6 +297,7 @@ impl PathCounters {
             after.sum(name, labels) - before.sum(name, labels)
         };
         let via = |via| moved("tandem_forward_bytes_total", &[("via", via)]);
+        let lane = |lane: Lane| moved("tandem_lane_requests_total", &[("lane", lane.label())]);
         let program = |program, reason| {
             moved("tandem_kernel_packets_total", &[("program", program), ("reason", reason)])
         };
@@ -272,6 +308,8 @@ impl PathCounters {
             delivered: program("local", "delivered"),
             switched_off: program("local", "switched_off"),
             other_namespace: program("establish", "other_namespace"),
+            express_requests: lane(Lane::Express),
+            hyper_requests: lane(Lane::Hyper),
             user_bytes: via(Datapath::User.label()),
             splice_bytes: via(Datapath::Splice.label()),
             sockmap_bytes: via(Datapath::Sockmap.label()),
@@ -279,13 +317,15 @@ impl PathCounters {
     }
 
     /// For the raw data.
-    pub(crate) fn named(&self) -> [(&'static str, f64); 8] {
+    pub(crate) fn named(&self) -> [(&'static str, f64); 10] {
         [
             ("worker_picks", self.worker_picks),
             ("ingress_packets", self.ingress_packets),
             ("delivered", self.delivered),
             ("switched_off", self.switched_off),
             ("other_namespace", self.other_namespace),
+            ("express_requests", self.express_requests),
+            ("hyper_requests", self.hyper_requests),
             ("user_bytes", self.user_bytes),
             ("splice_bytes", self.splice_bytes),
             ("sockmap_bytes", self.sockmap_bytes),
@@ -317,9 +357,22 @@ impl PathCounters {
                     .or_else(|| none("messages delivered", self.delivered))
             }
         };
+        let lane = match (service, mode.lane) {
+            (Service::Http { .. }, Lane::Express) => {
+                short("requests by the express lane", self.express_requests, requests)
+                    .or_else(|| none("requests by hyper", self.hyper_requests))
+            }
+            (Service::Http { .. }, Lane::Hyper) => {
+                short("requests by hyper", self.hyper_requests, requests)
+                    .or_else(|| none("requests by the express lane", self.express_requests))
+            }
+            (Service::Stream { .. }, _) => None,
+        };
+        // hyper does not splice, and from a leg of the same host nobody can.
+        let can_splice = mode.lane == Lane::Express && mode.kernel != Kernel::SameHost;
         let path = match (service, mode.datapath) {
             (Service::Http { .. }, _) => match mode.splicing {
-                Splicing::Always if bytes_each >= SPLICED_MIN => {
+                Splicing::Default | Splicing::Always if bytes_each >= SPLICED_MIN && can_splice => {
                     short("bytes by splice", self.splice_bytes, bytes / 2)
                 }
                 Splicing::Default | Splicing::Always => None,
@@ -340,7 +393,7 @@ impl PathCounters {
                     .or_else(|| none("bytes by splice", self.splice_bytes))
             }
         };
-        kernel.or(path)
+        kernel.or(lane).or(path)
     }
 
     /// Why clients were not taken for what they are: remote where they are alone in a namespace.
@@ -424,6 +477,7 @@ mod tests {
         let http = Service::Http { nodes: vec![node], auth: Auth::Open };
         let check = |splicing, user_bytes, splice_bytes, bytes_each| {
             let moved = PathCounters {
+                express_requests: 2.0,
                 user_bytes,
                 splice_bytes,
                 ..PathCounters::between(&Metrics(String::new()), &Metrics(String::new()))
@@ -439,7 +493,27 @@ mod tests {
         assert_eq!(check(Splicing::Never, 2.0 * large, 0.0, SPLICED_MIN), None);
         assert!(check(Splicing::Never, 2.0 * large, 1.0, SPLICED_MIN).is_some());
         assert!(check(Splicing::Never, 2.0 * large - 1.0, 0.0, SPLICED_MIN).is_some());
-        assert_eq!(check(Splicing::Default, 0.0, 0.0, SPLICED_MIN), None);
+        assert_eq!(check(Splicing::Default, 0.0, large, SPLICED_MIN), None);
+        assert!(check(Splicing::Default, 2.0 * large, large - 1.0, SPLICED_MIN).is_some());
+        assert_eq!(check(Splicing::Default, 2.0 * large, 0.0, SPLICED_MIN - 1), None);
+    }
+
+    #[test]
+    fn an_http_row_is_refused_without_its_lane() {
+        let http = Service::Http { nodes: Vec::new(), auth: Auth::Open };
+        let check = |lane, express_requests, hyper_requests| {
+            let moved = PathCounters {
+                express_requests,
+                hyper_requests,
+                ..PathCounters::between(&Metrics(String::new()), &Metrics(String::new()))
+            };
+            let mode = Mode { lane, ..Mode::http(Kernel::Off) };
+            let carried = Carried { connections: 1, requests: 9, bytes_each: 1 };
+            moved.objection(mode, Network::Loopback, &http, carried).is_none()
+        };
+        assert!(check(Lane::Express, 9.0, 0.0) && check(Lane::Hyper, 0.0, 9.0));
+        assert!(!check(Lane::Express, 8.0, 0.0) && !check(Lane::Hyper, 0.0, 8.0));
+        assert!(!check(Lane::Express, 9.0, 1.0) && !check(Lane::Hyper, 1.0, 9.0));
     }
 
     #[test]
@@ -449,6 +523,7 @@ mod tests {
             let moved = PathCounters {
                 delivered,
                 other_namespace,
+                express_requests: 100.0,
                 ..PathCounters::between(&Metrics(String::new()), &Metrics(String::new()))
             };
             let carried = Carried { connections, requests: 100, bytes_each: 1 };
@@ -487,6 +562,11 @@ mod tests {
             let guarded = config(Kernel::OnWithXdp, network);
             assert!(guarded.contains(&format!("interfaces: {interface}")), "{guarded}");
         }
+        let hyper = Mode { lane: Lane::Hyper, ..Mode::http(Kernel::Off) };
+        for (mode, is_off) in [(Mode::http(Kernel::Off), false), (hyper, true)] {
+            let text = super::config(mode, Network::Loopback, &service, address, address);
+            assert_eq!(text.contains("protocol: http, express_lane: false }"), is_off, "{text}");
+        }
     }
 
     #[test]
@@ -497,6 +577,8 @@ mod tests {
         assert_eq!(user.to_string(), "tandem off user");
         let splice = Mode { splicing: Splicing::Always, ..off };
         assert_eq!(splice.to_string(), "tandem off splice");
+        let hyper = Mode { lane: Lane::Hyper, ..off };
+        assert_eq!(hyper.to_string(), "tandem off hyper");
         let two = Mode { workers: 2, ..Mode::http(Kernel::On) };
         assert_eq!(two.to_string(), "tandem on 2 workers");
     }

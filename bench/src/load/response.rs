@@ -5,6 +5,7 @@
 
 use std::{fmt, rc::Rc};
 
+use super::chunked::Chunked;
 use crate::pattern::Pattern;
 
 /// Of responses with a patterned body below [`BULK_MIN`], one in this many has its bytes compared;
@@ -33,8 +34,10 @@ pub(crate) struct Expected {
 pub(crate) enum ExpectedBody {
     /// One of these, by node; they have to differ.
     OneOf(Vec<Vec<u8>>),
-    /// That many bytes of the pattern.
+    /// That many bytes of the pattern, announced.
     Pattern(u64),
+    /// The same in chunks.
+    ChunkedPattern(u64),
 }
 
 impl ExpectedBody {
@@ -42,7 +45,7 @@ impl ExpectedBody {
     pub(crate) fn nodes(&self) -> usize {
         match self {
             Self::OneOf(bodies) => bodies.len(),
-            Self::Pattern(_) => 1,
+            Self::Pattern(_) | Self::ChunkedPattern(_) => 1,
         }
     }
 }
@@ -56,7 +59,7 @@ pub(crate) enum Failure {
     Closed,
     Malformed,
     Status(u16),
-    /// Not one `content-length`, or not the expected one.
+    /// Not one `content-length`, or not the expected one; not chunked, where that is expected.
     Length,
     /// The right length, other bytes.
     Body,
@@ -100,8 +103,10 @@ pub(crate) struct Partial {
 
 #[derive(Debug)]
 struct PatternBody {
+    expected: u64,
     received: u64,
     is_sampled: bool,
+    chunked: Option<Chunked>,
 }
 
 /// Checks the responses of one thread.
@@ -135,8 +140,10 @@ impl Checker {
     /// Takes what was read next. Nothing is pipelined, so everything belongs to this response.
     pub(crate) fn feed(&mut self, partial: &mut Partial, input: &[u8]) -> Result<Step, Failure> {
         if let Some(body) = &mut partial.body {
-            self.body_bytes += input.len() as u64;
-            let step = receive(body, &self.expected, &self.pattern, input)?;
+            let before = body.received;
+            let step = body.receive(&self.pattern, input);
+            self.body_bytes += body.received - before;
+            let step = step?;
             if step != Step::More {
                 partial.body = None;
             }
@@ -160,22 +167,23 @@ impl Checker {
             return Err(Failure::Status(head.status));
         }
         let body = &input[head.length..];
-        let announced = head.content_length.ok_or(Failure::Length)?;
         match &self.expected.body {
             ExpectedBody::Pattern(length) => {
-                if announced != *length {
+                let length = *length;
+                if head.content_length != Some(length) {
                     return Err(Failure::Length);
                 }
-                let is_sampled =
-                    *length >= BULK_MIN || self.pattern_bodies.is_multiple_of(SAMPLE_EVERY);
-                self.pattern_bodies += 1;
-                self.body_bytes += body.len() as u64;
-                let mut received = PatternBody { received: 0, is_sampled };
-                let step = receive(&mut received, &self.expected, &self.pattern, body)?;
-                partial.body = (step == Step::More).then_some(received);
-                Ok(step)
+                self.begin_pattern(partial, length, None, body)
+            }
+            ExpectedBody::ChunkedPattern(length) => {
+                let length = *length;
+                if !head.is_chunked || head.content_length.is_some() {
+                    return Err(Failure::Length);
+                }
+                self.begin_pattern(partial, length, Some(Chunked::new()), body)
             }
             ExpectedBody::OneOf(bodies) => {
+                let announced = head.content_length.ok_or(Failure::Length)?;
                 if bodies.iter().all(|expected| expected.len() as u64 != announced) {
                     return Err(Failure::Length);
                 }
@@ -191,6 +199,24 @@ impl Checker {
                 }
             }
         }
+    }
+
+    /// Takes what came of a patterned body with its head.
+    fn begin_pattern(
+        &mut self,
+        partial: &mut Partial,
+        expected: u64,
+        chunked: Option<Chunked>,
+        input: &[u8],
+    ) -> Result<Step, Failure> {
+        let is_sampled = expected >= BULK_MIN || self.pattern_bodies.is_multiple_of(SAMPLE_EVERY);
+        self.pattern_bodies += 1;
+        let mut body = PatternBody { expected, received: 0, is_sampled, chunked };
+        let step = body.receive(&self.pattern, input);
+        self.body_bytes += body.received;
+        let step = step?;
+        partial.body = (step == Step::More).then_some(body);
+        Ok(step)
     }
 
     fn remember(&mut self, response: &[u8], node: usize) {
@@ -211,21 +237,30 @@ fn buffer(partial: &mut Partial, input: &[u8]) -> Result<Step, Failure> {
     Ok(Step::More)
 }
 
-fn receive(
-    body: &mut PatternBody,
-    expected: &Expected,
-    pattern: &Pattern,
-    input: &[u8],
-) -> Result<Step, Failure> {
-    let ExpectedBody::Pattern(length) = expected.body else { return Err(Failure::Body) };
-    if body.is_sampled && !pattern.matches(body.received, input) {
-        return Err(Failure::Body);
+impl PatternBody {
+    fn receive(&mut self, pattern: &Pattern, input: &[u8]) -> Result<Step, Failure> {
+        let Some(mut chunked) = self.chunked.take() else {
+            self.take(pattern, input)?;
+            let is_complete = self.received == self.expected;
+            return Ok(if is_complete { Step::Done { node: 0 } } else { Step::More });
+        };
+        chunked.feed(input, |data| self.take(pattern, data))?;
+        let is_complete = chunked.is_complete();
+        self.chunked = Some(chunked);
+        match (is_complete, self.received == self.expected) {
+            (true, true) => Ok(Step::Done { node: 0 }),
+            (true, false) => Err(Failure::Length),
+            (false, _) => Ok(Step::More),
+        }
     }
-    body.received += input.len() as u64;
-    match body.received.cmp(&length) {
-        std::cmp::Ordering::Less => Ok(Step::More),
-        std::cmp::Ordering::Equal => Ok(Step::Done { node: 0 }),
-        std::cmp::Ordering::Greater => Err(Failure::Surplus),
+
+    fn take(&mut self, pattern: &Pattern, data: &[u8]) -> Result<(), Failure> {
+        let is_right = !self.is_sampled || pattern.matches(self.received, data);
+        self.received += data.len() as u64;
+        if !is_right {
+            return Err(Failure::Body);
+        }
+        if self.received > self.expected { Err(Failure::Surplus) } else { Ok(()) }
     }
 }
 
@@ -234,6 +269,7 @@ pub(crate) struct Head {
     pub(crate) status: u16,
     /// `None` if there is none, or more than one.
     pub(crate) content_length: Option<u64>,
+    pub(crate) is_chunked: bool,
     /// Bytes of the head.
     pub(crate) length: usize,
 }
@@ -248,6 +284,10 @@ impl Head {
             Ok(httparse::Status::Partial) => return Ok(None),
             Err(_) => return Err(Failure::Malformed),
         };
+        let is_chunked = parsed.headers.iter().any(|field| {
+            field.name.eq_ignore_ascii_case("transfer-encoding")
+                && field.value.eq_ignore_ascii_case(b"chunked")
+        });
         let mut lengths = parsed
             .headers
             .iter()
@@ -257,7 +297,8 @@ impl Head {
             (Some(only), None) => only,
             (None, _) | (Some(_), Some(_)) => None,
         };
-        Ok(Some(Self { status: parsed.code.ok_or(Failure::Malformed)?, content_length, length }))
+        let status = parsed.code.ok_or(Failure::Malformed)?;
+        Ok(Some(Self { status, content_length, is_chunked, length }))
     }
 }
 

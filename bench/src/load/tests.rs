@@ -40,8 +40,11 @@ fn answers(answers: &'static [&'static [u8]]) -> impl Fn(TcpStream) + Clone + Se
 
 fn http(target: SocketAddr, connections: usize, reuse: Reuse) -> Load {
     let body = ExpectedBody::OneOf(vec![b"yes".to_vec()]);
-    let exchange =
-        Exchange::Http { request: REQUEST.to_vec(), expected: Expected { status: 200, body } };
+    let exchange = Exchange::Http {
+        request: REQUEST.to_vec(),
+        upload: 0,
+        expected: Expected { status: 200, body },
+    };
     Load {
         target,
         connections,
@@ -131,6 +134,28 @@ fn an_echo_is_compared_byte_by_byte() {
     assert_eq!(run_flipping(0).failures, BTreeMap::new());
     let failures = run_flipping(1).failures;
     assert!(failures.contains_key(&Failure::Body), "{failures:?}");
+}
+
+#[test]
+fn an_upload_follows_its_request_whole_and_over_and_over() {
+    const SIZE: usize = 300_000;
+    let target = serve(|mut stream: TcpStream| {
+        let mut request = vec![0; REQUEST.len() + SIZE];
+        while stream.read_exact(&mut request).is_ok() {
+            let (head, body) = request.split_at(REQUEST.len());
+            let is_right = head == REQUEST && crate::pattern::Pattern::new().matches(0, body);
+            if !is_right || stream.write_all(RIGHT).is_err() {
+                return;
+            }
+        }
+    });
+    let mut load = http(target, 2, Reuse::KeepAlive);
+    if let Exchange::Http { upload, .. } = &mut load.exchange {
+        *upload = SIZE as u64;
+    }
+    let outcome = run(&load);
+    assert_eq!(outcome.failures, BTreeMap::new());
+    assert!(outcome.completed() >= 50);
 }
 
 #[test]

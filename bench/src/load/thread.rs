@@ -423,8 +423,11 @@ impl Connection {
     fn send(&mut self, load: &Load, pattern: &Pattern) -> io::Result<()> {
         loop {
             let rest = match &load.exchange {
-                Exchange::Http { request, .. } => {
-                    request.get(usize::try_from(self.sent).unwrap_or(usize::MAX)..).unwrap_or(&[])
+                Exchange::Http { request, upload, .. } => {
+                    match self.sent.checked_sub(request.len() as u64) {
+                        None => &request[usize::try_from(self.sent).unwrap_or(request.len())..],
+                        Some(sent) => pattern.at(sent, upload - sent),
+                    }
                 }
                 Exchange::Echo { size } => pattern.at(self.sent, size - self.sent),
             };

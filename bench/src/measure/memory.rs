@@ -147,7 +147,7 @@ fn open(target: SocketAddr) -> anyhow::Result<TcpStream> {
 /// Reads a little, stops, reads the rest, and checks every byte.
 fn download(target: SocketAddr) -> anyhow::Result<()> {
     let mut stream = open(target)?;
-    stream.write_all(&probe::request(&format!("/bytes/{TRANSFER_BYTES}"), &[]))?;
+    stream.write_all(&probe::head("GET", &format!("/bytes/{TRANSFER_BYTES}"), &[]))?;
     let mut read = vec![0; 64 * 1024];
     let mut buffered = Vec::new();
     let head = loop {
@@ -185,12 +185,10 @@ fn download(target: SocketAddr) -> anyhow::Result<()> {
 /// Sends everything to a node that does not read at first; the node checks every byte.
 fn upload(target: SocketAddr) -> anyhow::Result<()> {
     let mut stream = open(target)?;
-    let head = format!(
-        "POST /stall/{} HTTP/1.1\r\nhost: bench.test\r\ncontent-length: {TRANSFER_BYTES}\r\n\
-         connection: close\r\n\r\n",
-        STALL.as_millis()
-    );
-    stream.write_all(head.as_bytes())?;
+    let length = TRANSFER_BYTES.to_string();
+    let fields = [("content-length", length.as_str()), ("connection", "close")];
+    let path = format!("/stall/{}", STALL.as_millis());
+    stream.write_all(&probe::head("POST", &path, &fields))?;
     let pattern = Pattern::new();
     let mut sent = 0;
     while sent < TRANSFER_BYTES {

@@ -36,7 +36,11 @@ impl Node {
 }
 
 fn head(length: u64) -> String {
-    format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\n\r\n")
+    head_with(&format!("content-length: {length}"))
+}
+
+fn head_with(framing: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n{framing}\r\n\r\n")
 }
 
 /// Where a connection is between two requests.
@@ -74,6 +78,7 @@ impl Body {
 enum Answer {
     Small,
     Bytes(u64),
+    Chunked(u64),
     Echo(Vec<u8>),
     /// Says how long the body was, after not reading it for a while.
     Count {
@@ -89,6 +94,7 @@ impl Answer {
         match (before, last) {
             (_, "echo") => Self::Echo(head.to_vec()),
             ("bytes", count) => count.parse().map_or(Self::Small, Self::Bytes),
+            ("chunked", count) => count.parse().map_or(Self::Small, Self::Chunked),
             ("stall", count) => count.parse().map_or(Self::Small, |milliseconds| Self::Count {
                 stall: Duration::from_millis(milliseconds),
             }),
@@ -142,6 +148,13 @@ impl Node {
                 sink.push(head(*length).as_bytes());
                 if !request.is_head {
                     sink.push_pattern(*length);
+                }
+                return;
+            }
+            Answer::Chunked(length) => {
+                sink.push(head_with("transfer-encoding: chunked").as_bytes());
+                if !request.is_head {
+                    sink.push_chunked_pattern(*length);
                 }
                 return;
             }
@@ -212,7 +225,11 @@ impl Request {
     fn stall(&self) -> Option<Duration> {
         match self.answer {
             Answer::Count { stall } if !stall.is_zero() => Some(stall),
-            Answer::Small | Answer::Bytes(_) | Answer::Echo(_) | Answer::Count { .. } => None,
+            Answer::Small
+            | Answer::Bytes(_)
+            | Answer::Chunked(_)
+            | Answer::Echo(_)
+            | Answer::Count { .. } => None,
         }
     }
 

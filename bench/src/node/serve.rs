@@ -26,6 +26,9 @@ const READ_MAX: usize = 256 * 1024;
 /// A connection that has written this much gives the others a turn.
 const TURN_MAX: usize = 1024 * 1024;
 
+/// Data of each chunk but the last of a chunked answer, bytes.
+const CHUNK_SIZE: u64 = 256 * 1024;
+
 /// Connections waiting to be accepted; the kernel clamps it to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
 
@@ -89,8 +92,16 @@ impl Sink<'_> {
         self.outbox.pattern = 0..length;
     }
 
+    /// As [`push_pattern`](Self::push_pattern), in chunks.
+    pub(super) fn push_chunked_pattern(&mut self, length: u64) {
+        self.outbox.chunked = Some(0..length);
+        self.outbox.begin_chunk();
+    }
+
     pub(super) fn is_blocked(&self) -> bool {
-        !self.outbox.pattern.is_empty() || self.outbox.bytes.len() > READ_MAX
+        let outbox = &self.outbox;
+        let is_at_body = !outbox.pattern.is_empty() || outbox.chunked.is_some();
+        is_at_body || outbox.bytes.len() > READ_MAX
     }
 }
 
@@ -99,6 +110,8 @@ struct Outbox {
     bytes: Vec<u8>,
     sent: usize,
     pattern: Range<u64>,
+    /// What of the pattern goes into chunks that have not begun.
+    chunked: Option<Range<u64>>,
 }
 
 enum Flushed {
@@ -111,7 +124,23 @@ enum Flushed {
 
 impl Outbox {
     fn is_empty(&self) -> bool {
-        self.bytes.is_empty() && self.pattern.is_empty()
+        self.bytes.is_empty() && self.pattern.is_empty() && self.chunked.is_none()
+    }
+
+    /// Puts the framing of the next chunk behind what waits, and its data behind that.
+    fn begin_chunk(&mut self) {
+        let Some(rest) = self.chunked.take() else { return };
+        if rest.start > 0 {
+            self.bytes.extend_from_slice(b"\r\n");
+        }
+        if rest.is_empty() {
+            self.bytes.extend_from_slice(b"0\r\n\r\n");
+            return;
+        }
+        let end = rest.end.min(rest.start + CHUNK_SIZE);
+        self.bytes.extend_from_slice(format!("{:x}\r\n", end - rest.start).as_bytes());
+        self.pattern = rest.start..end;
+        self.chunked = Some(end..rest.end);
     }
 
     fn flush(&mut self, stream: &mut TcpStream, pattern: &Pattern) -> io::Result<Flushed> {
@@ -119,6 +148,9 @@ impl Outbox {
         while !self.is_empty() {
             if turn > TURN_MAX {
                 return Ok(Flushed::TurnOver);
+            }
+            if self.bytes.is_empty() && self.pattern.is_empty() {
+                self.begin_chunk();
             }
             let bytes = &self.bytes[self.sent..];
             let body = pattern.at(self.pattern.start, self.pattern.end - self.pattern.start);

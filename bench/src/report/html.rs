@@ -52,7 +52,9 @@ pub(crate) fn render(report: &Report) -> String {
             cases.iter().filter(|case| case.scenario == scenario).collect();
         let over = OVER_A_NUMBER.iter().find(|(id, _)| *id == scenario && cases.len() > 1);
         if let Some((_, what)) = over {
-            line_charts(report, &cases, what, &colours, &mut page);
+            for (kind, cases) in kinds(&cases) {
+                line_charts(report, &cases, &format!("{what}{kind}"), &colours, &mut page);
+            }
         }
         for case in cases {
             case_table(case, &mut page);
@@ -84,6 +86,20 @@ fn scenarios<'a>(cases: &[CaseTable<'a>]) -> Vec<&'a str> {
         }
     }
     scenarios
+}
+
+/// Cases that differ in the last part of their label only, by the parts before it.
+fn kinds<'a, 'c>(cases: &[&'a CaseTable<'c>]) -> Vec<(String, Vec<&'a CaseTable<'c>>)> {
+    let mut kinds: Vec<(String, Vec<&CaseTable<'_>>)> = Vec::new();
+    for case in cases {
+        let kind =
+            case.case.rsplit_once('-').map_or_else(String::new, |(kind, _)| format!(", {kind}"));
+        match kinds.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, cases)) => cases.push(case),
+            None => kinds.push((kind, vec![case])),
+        }
+    }
+    kinds
 }
 
 fn targets(report: &Report, page: &mut String) {

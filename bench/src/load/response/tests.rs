@@ -53,6 +53,32 @@ fn status_length_and_bytes_are_all_checked() {
 }
 
 #[test]
+fn a_chunked_body_is_compared_by_its_data_and_has_to_be_chunked() {
+    let expected = Expected { status: 200, body: ExpectedBody::ChunkedPattern(9) };
+    let pattern = Pattern::new();
+    let response = |data: &[u8]| {
+        let mut text = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+        for chunk in data.chunks(5) {
+            text.extend_from_slice(format!("{:X}\r\n", chunk.len()).as_bytes());
+            text.extend_from_slice(chunk);
+            text.extend_from_slice(b"\r\n");
+        }
+        text.extend_from_slice(b"0\r\n\r\n");
+        text
+    };
+    check(&expected, &response(pattern.at(0, 9)), Ok(0));
+    check(&expected, &response(pattern.at(0, 8)), Err(Failure::Length));
+    check(&expected, &response(pattern.at(0, 10)), Err(Failure::Surplus));
+    let plain = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n";
+    check(&expected, plain, Err(Failure::Length));
+    let mut checker = Checker::new(expected, Rc::new(Pattern::new()));
+    let other = checker.feed(&mut Partial::default(), &response(pattern.at(1, 9)));
+    assert_eq!(other, Err(Failure::Body));
+    // In two chunks, of which the first one was wrong.
+    assert_eq!(checker.body_bytes(), 5);
+}
+
+#[test]
 fn of_bulk_bodies_every_byte_of_every_one_is_compared_and_counted() {
     let expected = Expected { status: 200, body: ExpectedBody::Pattern(BULK_MIN) };
     let pattern = Rc::new(Pattern::new());

@@ -17,7 +17,18 @@ fn a1_is_held_against_the_best_of_nginx_and_haproxy_only() {
         row(("A1", "200"), "haproxy", 1, figures(90.0, 12.0)),
         row(("A1", "200"), "caddy", 1, figures(900.0, 1.0)),
         row(("A1", "200"), "tandem off", 1, figures(110.0, 9.5)),
+        row(("A1", "200"), "tandem off hyper", 1, figures(80.0, 12.0)),
     ]);
+    check(
+        &report,
+        "A1, hyper both sides: req",
+        Some(("≥ 0.85", "0.800 (0.800–0.800)", Some(false))),
+    );
+    check(
+        &report,
+        "A1, hyper both sides: CPU",
+        Some(("≤ 1.25", "1.200 (1.200–1.200)", Some(true))),
+    );
     check(&report, "A1, userspace only: req", Some(("≥ 1.05", "1.100 (1.100–1.100)", Some(true))));
     check(&report, "A1, userspace only: CPU", Some(("≤ 0.92", "0.950 (0.950–0.950)", Some(false))));
     check(&report, "A2", None);
@@ -57,7 +68,8 @@ fn two_workers_are_compared_with_one_and_large_bodies_with_both_ways_of_haproxy(
         row(("B6", "1MiB"), "haproxy", 1, figures(100.0, 10.0)),
         row(("B6", "1MiB"), "haproxy splice", 1, figures(200.0, 10.0)),
         row(("B6", "1MiB"), "tandem off user", 1, figures(900.0, 10.0)),
-        row(("B6", "1MiB"), "tandem off splice", 1, figures(180.0, 10.0)),
+        row(("B6", "1MiB"), "tandem off splice", 1, figures(900.0, 10.0)),
+        row(("B6", "1MiB"), "tandem off", 1, figures(180.0, 10.0)),
         row(("B3", "10"), "haproxy", 1, figures(10.0, 10.0)),
         row(("B3", "10"), "tandem off", 1, figures(12.0, 10.0)),
     ]);
@@ -66,7 +78,7 @@ fn two_workers_are_compared_with_one_and_large_bodies_with_both_ways_of_haproxy(
     let rate = "W1 tandem off, two workers ÷ one: req";
     check(&report, rate, Some(("–", "1.500 (1.500–1.500)", None)));
     check(&report, "W1 tandem on", None);
-    check(&report, "B6 1MiB", Some(("≥ 1.00", "0.900 (0.900–0.900)", Some(false))));
+    check(&report, "B6 1MiB: req", Some(("≥ 1.00", "0.900 (0.900–0.900)", Some(false))));
     check(&report, "B3 10", Some(("≥ 1.00", "1.200 (1.200–1.200)", Some(true))));
 }
 
