@@ -18,7 +18,7 @@ pub(crate) const SCENARIOS: [(&str, &str); 22] = [
     ("A4", "ramp of 10 to 1000 connections"),
     ("A5", "constant rate, open loop, shares of A1: the contestant's own, the best peer's"),
     ("B1", "14.7 kB object, 100 to 1500 connections"),
-    ("B2", "16,384-byte body plus head (buffer boundary), 1000 to 5000 connections"),
+    ("B2", "16,384-byte body plus head (buffer boundary), 8 and 1000 to 5000 connections"),
     ("B3", "12.7 MB object, 1 to 100 connections"),
     ("B4", "100 and 800 MB objects, 1 and 2 connections, every byte compared"),
     ("B6", "bodies of 64 B to 64 MiB, down, in chunks and up: copied, spliced, by others"),
@@ -169,6 +169,9 @@ const OBJECT_LARGE: u64 = 12_700_000;
 
 /// A body that with its head is just too long for a buffer of 16 KiB.
 const OBJECT_BOUNDARY: u64 = 16_384;
+
+/// B2: so few that nobody waits for a turn, and a stall is one.
+pub(crate) const CONNECTIONS_FEW: usize = 8;
 
 /// B4: objects by label.
 const OBJECTS_BULK: [(&str, u64); 2] = [("100MB", 100_000_000), ("800MB", 800_000_000)];
@@ -339,7 +342,10 @@ fn all_cases(scenario: &'static str, extent: Extent) -> Vec<Case> {
         "A4" => among(close_contestants, maker.small(&[10, 50, 100, 250, 500, 1000])),
         "A5" => maker.open_loop(),
         "B1" => maker.object(&[100, 500, 1000, 1500], OBJECT_SMALL, http_contestants),
-        "B2" => maker.object(&[1000, 1500, 2500, 5000], OBJECT_BOUNDARY, http_contestants),
+        "B2" => {
+            let counts = [CONNECTIONS_FEW, 1000, 1500, 2500, 5000];
+            maker.object(&counts, OBJECT_BOUNDARY, http_contestants)
+        }
         "B3" => maker.object(&[1, 2, 4, 10, 50, 80, 100], OBJECT_LARGE, large_contestants),
         "B4" => maker.bulk(),
         "B6" => maker.sweep(),

@@ -35,13 +35,14 @@ pub(super) const CPU: Column =
     compared("machine CPU µs/request", "cpu_us_per_request", 1, Better::Lower);
 pub(super) const P99: Column = plain("p99 ms", "latency_p99_us", 1e3, 2);
 
-const LOAD: [Column; 7] = [
+const LOAD: [Column; 8] = [
     RATE,
     plain("body MiB/s", "body_bytes_per_second", MIB, 0),
     CPU,
     plain("proxy CPU µs/request", "proxy_cpu_us_per_request", 1.0, 1),
     plain("p50 ms", "latency_p50_us", 1e3, 2),
     P99,
+    plain("max ms", "latency_max_us", 1e3, 2),
     plain("peak RSS MiB", "peak_resident_bytes", MIB, 1),
 ];
 

@@ -83,6 +83,20 @@ fn two_workers_are_compared_with_one_and_large_bodies_with_both_ways_of_haproxy(
 }
 
 #[test]
+fn one_stall_in_one_round_of_the_buffer_boundary_is_a_failure() {
+    let of = |longest: [f64; 2]| {
+        let rows = longest.into_iter().zip(1..).map(|(longest, round)| {
+            let figures = measured(&[("latency_max_us", longest)]);
+            row(("B2", "8"), "tandem off", round, figures)
+        });
+        report(rows.collect())
+    };
+    let line = |values, is_met| Some(("< 40.00 in every round", values, Some(is_met)));
+    check(&of([2e3, 39e3]), "B2 8, userspace only: longest", line("20.500 (2.000–39.000)", true));
+    check(&of([2e3, 40e3]), "B2 8, userspace only: longest", line("21.000 (2.000–40.000)", false));
+}
+
+#[test]
 fn another_network_is_held_against_its_own_targets_only() {
     let of = |network| {
         let rows = [("A1", "200"), ("same-host", "A2")].map(|case| {
