@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
+use self::memory::Transfer;
 use crate::{
     contestant::{Auth, Binaries, Contestant, KEY, Service, Started},
     load::{
@@ -22,7 +23,7 @@ use crate::{
     process::{Program, Site},
     scenario::{Carrier, Case, LoadWork, Pacing, Traffic, Work},
     tandem::{self, Carried, Kernel, Metrics, Mode, PathCounters},
-    topology::{Network, Role, Topology},
+    topology::{Role, Topology},
 };
 
 /// The part of a load that is thrown away.
@@ -122,8 +123,9 @@ impl Bench {
     ) -> anyhow::Result<Measured> {
         self.topology.run(Role::Client, || match &case.work {
             Work::Load(work) => self.measure_load(work, contestant, rate),
-            Work::SlowTransfer { direction, carrier } => {
-                self.measure_slow_transfer(*direction, *carrier, contestant)
+            Work::SlowTransfer { direction, carrier, stall } => {
+                let transfer = Transfer { direction: *direction, stall: *stall };
+                self.measure_slow_transfers(transfer, *carrier, contestant)
             }
             Work::IdleConnections { connections } => {
                 self.measure_idle_connections(*connections, contestant)
@@ -218,15 +220,10 @@ impl Bench {
         if let Some(wrong) = wrong_answers(work, &outcome) {
             return Ok(Measured::Wrong(wrong));
         }
-        if let Some(wrong) = unproved_path(
-            contestant,
-            self.topology.network,
-            &service,
-            &started,
-            before_path,
-            carried(work, &outcome, unproved),
-            &mut figures,
-        )? {
+        let carried = carried(work, &outcome, unproved);
+        if let Some(wrong) =
+            self.unproved_path(contestant, &service, &started, before_path, carried, &mut figures)?
+        {
             return Ok(Measured::Wrong(wrong));
         }
         let nothing = (to.completed == from.completed)
@@ -401,30 +398,33 @@ fn carried(work: &LoadWork, outcome: &Outcome, unproved: u64) -> Carried {
     Carried { connections: outcome.sockets, requests, bytes_each }
 }
 
-/// Compares Tandem's counters with what the load has sent; also notes them among the figures.
-fn unproved_path(
-    contestant: Contestant,
-    network: Network,
-    service: &Service,
-    started: &Started,
-    before: Option<Metrics>,
-    carried: Carried,
-    figures: &mut Figures,
-) -> anyhow::Result<Option<String>> {
-    let (Contestant::Tandem(mode), Some(before), Some(admin)) = (contestant, before, started.admin)
-    else {
-        return Ok(None);
-    };
-    // A tunnel is counted when it ends, which the proxy learns after we have closed it.
-    let asked = Instant::now();
-    loop {
-        let moved = PathCounters::between(&before, &Metrics::read(admin)?);
-        let objection = moved.objection(mode, network, service, carried);
-        if objection.is_none() || asked.elapsed() > COUNTERS_MAX {
-            let named = moved.named().map(|(name, value)| (format!("tandem_{name}"), value));
-            figures.extend(named);
-            return Ok(objection);
+impl Bench {
+    /// Compares Tandem's counters with what the load has sent; also notes them among the figures.
+    fn unproved_path(
+        &self,
+        contestant: Contestant,
+        service: &Service,
+        started: &Started,
+        before: Option<Metrics>,
+        carried: Carried,
+        figures: &mut Figures,
+    ) -> anyhow::Result<Option<String>> {
+        let (Contestant::Tandem(mode), Some(before), Some(admin)) =
+            (contestant, before, started.admin)
+        else {
+            return Ok(None);
+        };
+        // A tunnel is counted when it ends, which the proxy learns after we have closed it.
+        let asked = Instant::now();
+        loop {
+            let moved = PathCounters::between(&before, &Metrics::read(admin)?);
+            let objection = moved.objection(mode, self.topology.network, service, carried);
+            if objection.is_none() || asked.elapsed() > COUNTERS_MAX {
+                let named = moved.named().map(|(name, value)| (format!("tandem_{name}"), value));
+                figures.extend(named);
+                return Ok(objection);
+            }
+            std::thread::park_timeout(COUNTERS_MAX / 20);
         }
-        std::thread::park_timeout(COUNTERS_MAX / 20);
     }
 }

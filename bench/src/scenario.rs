@@ -1,5 +1,7 @@
 //! What is sent: each scenario as the cases it consists of, each case with its contestants.
 
+use std::time::Duration;
+
 use anyhow::bail;
 
 use crate::{
@@ -72,7 +74,7 @@ impl Case {
 #[derive(Debug, Clone)]
 pub(crate) enum Work {
     Load(LoadWork),
-    SlowTransfer { direction: Direction, carrier: Carrier },
+    SlowTransfer { direction: Direction, carrier: Carrier, stall: Duration },
     IdleConnections { connections: usize },
     StartUp,
 }
@@ -570,6 +572,10 @@ impl Maker {
     }
 
     fn slow_transfers(&self) -> Vec<Case> {
+        let stall = match self.extent {
+            Extent::Full => Duration::from_secs(2),
+            Extent::Smoke => Duration::from_millis(200),
+        };
         let mut cases = Vec::new();
         for (direction, word) in [(Direction::Download, "download"), (Direction::Upload, "upload")]
         {
@@ -577,7 +583,7 @@ impl Maker {
                 (Carrier::HTTP, "http", http_contestants as fn() -> Vec<Contestant>),
                 (Carrier::Stream, "stream", stream_contestants),
             ] {
-                let work = Work::SlowTransfer { direction, carrier };
+                let work = Work::SlowTransfer { direction, carrier, stall };
                 cases.push(self.case(format!("{prefix}-{word}"), work, close(contestants())));
             }
         }

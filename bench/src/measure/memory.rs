@@ -17,6 +17,7 @@ use crate::{
     pattern::Pattern,
     probe,
     scenario::{Carrier, Direction, Traffic},
+    tandem::{Carried, Metrics},
 };
 
 /// Transfers at a time; figures are divided by it. The kernel counts socket memory in batches of
@@ -25,9 +26,6 @@ const TRANSFERS: usize = 8;
 
 /// Enough that no chain of default socket buffers holds it all.
 const TRANSFER_BYTES: u64 = 64 << 20;
-
-/// How long nobody reads. What flows until then settles within a fraction of it.
-const STALL: Duration = Duration::from_secs(2);
 
 /// The client of a slow download reads this much before it stops.
 const READ_BEFORE_STALL: u64 = 64 * 1024;
@@ -40,6 +38,23 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Longest wait for any part of a transfer.
 const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// One transfer that comes to a halt.
+#[derive(Clone, Copy)]
+pub(super) struct Transfer {
+    pub(super) direction: Direction,
+    /// How long nobody reads. What flows until then settles within a fraction of it.
+    pub(super) stall: Duration,
+}
+
+impl Transfer {
+    fn run(self, target: SocketAddr) -> anyhow::Result<()> {
+        match self.direction {
+            Direction::Download => download(target, self.stall),
+            Direction::Upload => upload(target, self.stall),
+        }
+    }
+}
 
 /// Memory of the proxy and of the kernel at one moment, bytes.
 #[derive(Clone, Copy)]
@@ -70,42 +85,48 @@ impl Held {
 }
 
 impl Bench {
-    pub(super) fn measure_slow_transfer(
+    pub(super) fn measure_slow_transfers(
         &self,
-        direction: Direction,
+        transfer: Transfer,
         carrier: Carrier,
         contestant: Contestant,
     ) -> anyhow::Result<Measured> {
-        let (_nodes, _, started) =
+        let (_nodes, service, started) =
             self.start(&self.placement, contestant, carrier, Traffic::Small)?;
         // One request first, so that what is set up once does not count.
         probe::Client::connect(started.target)?.get("/", &[])?;
+        let before_path = started.admin.map(Metrics::read).transpose()?;
         let base = Held::now(started.pid())?;
         let transfers: Vec<JoinHandle<anyhow::Result<()>>> = (0..TRANSFERS)
             .map(|_| {
                 let target = started.target;
-                std::thread::spawn(move || match direction {
-                    Direction::Download => download(target),
-                    Direction::Upload => upload(target),
-                })
+                std::thread::spawn(move || transfer.run(target))
             })
             .collect();
         let mut most = base;
         let began = Instant::now();
-        while began.elapsed() < STALL {
+        while began.elapsed() < transfer.stall {
             std::thread::park_timeout(LOOK_EVERY);
             let now = Held::now(started.pid())?;
             if now.total() > most.total() {
                 most = now;
             }
         }
-        for transfer in transfers {
-            let done = transfer.join().map_err(|_| anyhow!("a transfer panicked"))?;
+        for running in transfers {
+            let done = running.join().map_err(|_| anyhow!("a transfer panicked"))?;
             if let Err(error) = done {
                 return Ok(Measured::Wrong(format!("{error:#}")));
             }
         }
-        Ok(Measured::Good(most.figures(base, TRANSFERS)))
+        let mut figures = most.figures(base, TRANSFERS);
+        let carried = Carried {
+            connections: TRANSFERS as u64,
+            requests: TRANSFERS as u64,
+            bytes_each: TRANSFER_BYTES,
+        };
+        let wrong =
+            self.unproved_path(contestant, &service, &started, before_path, carried, &mut figures)?;
+        Ok(wrong.map_or(Measured::Good(figures), Measured::Wrong))
     }
 
     pub(super) fn measure_idle_connections(
@@ -145,7 +166,7 @@ fn open(target: SocketAddr) -> anyhow::Result<TcpStream> {
 }
 
 /// Reads a little, stops, reads the rest, and checks every byte.
-fn download(target: SocketAddr) -> anyhow::Result<()> {
+fn download(target: SocketAddr, stall: Duration) -> anyhow::Result<()> {
     let mut stream = open(target)?;
     stream.write_all(&probe::head("GET", &format!("/bytes/{TRANSFER_BYTES}"), &[]))?;
     let mut read = vec![0; 64 * 1024];
@@ -163,7 +184,7 @@ fn download(target: SocketAddr) -> anyhow::Result<()> {
     let pattern = Pattern::new();
     let mut received = (buffered.len() - head.length) as u64;
     ensure!(pattern.matches(0, &buffered[head.length..]), "wrong body");
-    let mut stall = Some(STALL);
+    let mut stall = Some(stall);
     while received < TRANSFER_BYTES {
         if received >= READ_BEFORE_STALL
             && let Some(stall) = stall.take()
@@ -183,11 +204,11 @@ fn download(target: SocketAddr) -> anyhow::Result<()> {
 }
 
 /// Sends everything to a node that does not read at first; the node checks every byte.
-fn upload(target: SocketAddr) -> anyhow::Result<()> {
+fn upload(target: SocketAddr, stall: Duration) -> anyhow::Result<()> {
     let mut stream = open(target)?;
     let length = TRANSFER_BYTES.to_string();
     let fields = [("content-length", length.as_str()), ("connection", "close")];
-    let path = format!("/stall/{}", STALL.as_millis());
+    let path = format!("/stall/{}", stall.as_millis());
     stream.write_all(&probe::head("POST", &path, &fields))?;
     let pattern = Pattern::new();
     let mut sent = 0;
