@@ -255,17 +255,6 @@ fn lane_contestants() -> Vec<Contestant> {
     contestants
 }
 
-/// Without the peers that no target is set by, where a scenario has many cases or takes long.
-fn close(mut contestants: Vec<Contestant>) -> Vec<Contestant> {
-    let others = [Peer::Envoy, Peer::Caddy].map(Contestant::Peer);
-    contestants.retain(|one| !others.contains(one));
-    contestants
-}
-
-fn close_contestants() -> Vec<Contestant> {
-    close(http_contestants())
-}
-
 /// Where bodies are large enough to splice, HAProxy is also asked to.
 fn large_contestants() -> Vec<Contestant> {
     let mut contestants = http_contestants();
@@ -341,7 +330,7 @@ fn all_cases(scenario: &'static str, extent: Extent) -> Vec<Case> {
         "A1" => among(lane_contestants, maker.small(&[200])),
         "A2" => among(lane_contestants, maker.http(&[200], Traffic::Small, 1, Auth::Key)),
         "A3" => maker.small(&[500]),
-        "A4" => among(close_contestants, maker.small(&[10, 50, 100, 250, 500, 1000])),
+        "A4" => maker.small(&[10, 50, 100, 250, 500, 1000]),
         "A5" => maker.open_loop(),
         "B1" => maker.object(&[100, 500, 1000, 1500], OBJECT_SMALL, http_contestants),
         "B2" => {
@@ -359,7 +348,7 @@ fn all_cases(scenario: &'static str, extent: Extent) -> Vec<Case> {
         "L1" => maker.stream(),
         "M1" => maker.slow_transfers(),
         "S1" => vec![maker.case(String::new(), Work::StartUp, {
-            let mut contestants = close_contestants();
+            let mut contestants = http_contestants();
             contestants.remove(0);
             contestants
         })],
@@ -478,7 +467,7 @@ impl Maker {
             ("80%", Pacing::OfOwn(0.8)),
             (AT_PEERS_RATE, Pacing::OfBestPeer(0.8)),
         ] {
-            for mut case in among(close_contestants, self.small(&[200])) {
+            for mut case in self.small(&[200]) {
                 if let Work::Load(work) = &mut case.work {
                     work.pacing = pacing;
                 }
@@ -545,7 +534,6 @@ impl Maker {
         for (case, label) in cases.iter_mut().zip(["A2", "D1", "1MiB"]) {
             case.label = label.into();
             let on = |one: &Contestant| *one == Contestant::Tandem(Mode::http(Kernel::On));
-            case.contestants = close(std::mem::take(&mut case.contestants));
             case.contestants.retain(|one| !on(one));
             case.contestants.push(Contestant::Tandem(Mode::http(Kernel::SameHost)));
         }
@@ -566,7 +554,7 @@ impl Maker {
             Extent::Full => IDLE_CONNECTIONS,
             Extent::Smoke => 100,
         };
-        let mut contestants = close_contestants();
+        let mut contestants = http_contestants();
         contestants.remove(0);
         self.case(connections.to_string(), Work::IdleConnections { connections }, contestants)
     }
@@ -584,7 +572,7 @@ impl Maker {
                 (Carrier::Stream, "stream", stream_contestants),
             ] {
                 let work = Work::SlowTransfer { direction, carrier, stall };
-                cases.push(self.case(format!("{prefix}-{word}"), work, close(contestants())));
+                cases.push(self.case(format!("{prefix}-{word}"), work, contestants()));
             }
         }
         cases

@@ -25,3 +25,18 @@ fn one_case_can_be_asked_for() {
     assert!(super::cases("B3/7", Extent::Full).is_err());
     assert!(super::cases("Z9", Extent::Full).is_err());
 }
+
+/// But for what compares Tandem with itself.
+#[test]
+fn every_peer_has_a_row_in_every_case() {
+    for (scenario, _) in SCENARIOS {
+        if ["A0", "W1", "X1"].contains(&scenario) {
+            continue;
+        }
+        for case in cases(scenario, Extent::Full).unwrap() {
+            for peer in Peer::PROGRAMS.map(Contestant::Peer) {
+                assert!(case.contestants.contains(&peer), "{scenario} {}: {peer}", case.label);
+            }
+        }
+    }
+}
