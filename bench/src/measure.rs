@@ -127,8 +127,8 @@ impl Bench {
                 let transfer = Transfer { direction: *direction, stall: *stall };
                 self.measure_slow_transfers(transfer, *carrier, contestant)
             }
-            Work::IdleConnections { connections } => {
-                self.measure_idle_connections(*connections, contestant)
+            Work::OpenConnections { connections, activity } => {
+                self.measure_open_connections(*connections, *activity, contestant)
             }
             Work::StartUp => self.measure_start_up(contestant),
         })

@@ -45,7 +45,17 @@ impl Client {
     }
 
     fn exchange(&mut self, request: &[u8]) -> anyhow::Result<Answer> {
-        self.stream.write_all(request)?;
+        self.send(request)?;
+        self.answer()
+    }
+
+    /// A part of a request.
+    pub(crate) fn send(&mut self, part: &[u8]) -> anyhow::Result<()> {
+        Ok(self.stream.write_all(part)?)
+    }
+
+    /// The answer to what was sent.
+    pub(crate) fn answer(&mut self) -> anyhow::Result<Answer> {
         let head = loop {
             match Head::parse(&self.buffered).map_err(|failure| anyhow!("{failure}"))? {
                 Some(head) => break head,

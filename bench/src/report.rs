@@ -45,7 +45,8 @@ pub(crate) struct Row {
 pub(crate) enum Table {
     Load,
     SlowTransfer,
-    IdleConnections,
+    #[serde(alias = "idle_connections")]
+    OpenConnections,
     StartUp,
 }
 

@@ -140,7 +140,8 @@ fn absence(case: &Case, contestant: Contestant, binaries: &Binaries) -> Option<S
     let (carrier, connections) = match &case.work {
         Work::Load(LoadWork { carrier, connections, .. }) => (*carrier, *connections),
         Work::SlowTransfer { carrier, .. } => (*carrier, 0),
-        Work::IdleConnections { .. } | Work::StartUp => (Carrier::HTTP, 0),
+        Work::OpenConnections { connections, .. } => (Carrier::HTTP, *connections),
+        Work::StartUp => (Carrier::HTTP, 0),
     };
     let files = connections * FILES_PER_TWO_CONNECTIONS / 2;
     let limit = process::open_files_max();
@@ -154,7 +155,7 @@ const fn table(work: &Work) -> Table {
     match work {
         Work::Load(_) => Table::Load,
         Work::SlowTransfer { .. } => Table::SlowTransfer,
-        Work::IdleConnections { .. } => Table::IdleConnections,
+        Work::OpenConnections { .. } => Table::OpenConnections,
         Work::StartUp => Table::StartUp,
     }
 }

@@ -28,7 +28,7 @@ pub(crate) const SCENARIOS: [(&str, &str); 22] = [
     ("C2", "three nodes, round robin, 50 connections"),
     ("C3", "three nodes, round robin, 100 connections"),
     ("D1", "a connection for each request, 100 to 1000 at a time"),
-    ("D3", "process memory of an idle connection after one request"),
+    ("D3", "memory of a connection after one request, idle, and active: in the middle of another"),
     ("L1", "TCP stream route: connection rate, echo and download by size"),
     ("M1", "slow readers and slow nodes: memory added to the same transfer without a proxy"),
     ("S1", "from start to the first answer, size of the binary"),
@@ -65,7 +65,7 @@ impl Case {
             }) => size >= SPLICED_MIN,
             Work::Load(_)
             | Work::SlowTransfer { .. }
-            | Work::IdleConnections { .. }
+            | Work::OpenConnections { .. }
             | Work::StartUp => false,
         }
     }
@@ -75,7 +75,7 @@ impl Case {
 pub(crate) enum Work {
     Load(LoadWork),
     SlowTransfer { direction: Direction, carrier: Carrier, stall: Duration },
-    IdleConnections { connections: usize },
+    OpenConnections { connections: usize, activity: Activity },
     StartUp,
 }
 
@@ -165,6 +165,14 @@ pub(crate) enum Direction {
     Upload,
 }
 
+/// What a connection that has had a request is doing when its memory is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activity {
+    Idle,
+    /// It is in the middle of another one, which the node has seen the beginning of.
+    Active,
+}
+
 /// 14.7 kB and 12.7 MB as the reports this goes back to had them.
 const OBJECT_SMALL: u64 = 14_700;
 const OBJECT_LARGE: u64 = 12_700_000;
@@ -231,9 +239,12 @@ pub(crate) const SWEEPS: [Sweep; 3] = [
 /// A5: the case in which everybody gets four fifths of what the best peer can do.
 pub(crate) const AT_PEERS_RATE: &str = "80%-of-best-peer";
 
-/// The load needs a file for each and a proxy up to two and a half, of the 20,000 that a container
+/// D3: the labels of active connections begin with it.
+pub(crate) const ACTIVE: &str = "active-";
+
+/// D3: the load needs a file for each and a proxy up to two and a half, of the 20,000 that a container
 /// gets.
-pub(crate) const IDLE_CONNECTIONS: usize = 7_500;
+pub(crate) const OPEN_CONNECTIONS: usize = 7_500;
 
 fn http_contestants() -> Vec<Contestant> {
     vec![
@@ -344,7 +355,7 @@ fn all_cases(scenario: &'static str, extent: Extent) -> Vec<Case> {
         "C2" => maker.http(&[50], Traffic::Small, 3, Auth::Open),
         "C3" => maker.http(&[100], Traffic::Small, 3, Auth::Open),
         "D1" => maker.connection_rate(&[100, 500, 1000], Carrier::HTTP, http_contestants),
-        "D3" => vec![maker.idle()],
+        "D3" => maker.open_connections(),
         "L1" => maker.stream(),
         "M1" => maker.slow_transfers(),
         "S1" => vec![maker.case(String::new(), Work::StartUp, {
@@ -549,14 +560,19 @@ impl Maker {
         cases
     }
 
-    fn idle(&self) -> Case {
+    fn open_connections(&self) -> Vec<Case> {
         let connections = match self.extent {
-            Extent::Full => IDLE_CONNECTIONS,
+            Extent::Full => OPEN_CONNECTIONS,
             Extent::Smoke => 100,
         };
         let mut contestants = http_contestants();
         contestants.remove(0);
-        self.case(connections.to_string(), Work::IdleConnections { connections }, contestants)
+        [(String::new(), Activity::Idle), (ACTIVE.to_owned(), Activity::Active)]
+            .map(|(prefix, activity)| {
+                let work = Work::OpenConnections { connections, activity };
+                self.case(format!("{prefix}{connections}"), work, contestants.clone())
+            })
+            .into()
     }
 
     fn slow_transfers(&self) -> Vec<Case> {

@@ -16,7 +16,7 @@ use crate::{
     machine::{KernelMemory, proportional_bytes},
     pattern::Pattern,
     probe,
-    scenario::{Carrier, Direction, Traffic},
+    scenario::{Activity, Carrier, Direction, Traffic},
     tandem::{Carried, Metrics},
 };
 
@@ -30,8 +30,12 @@ const TRANSFER_BYTES: u64 = 64 << 20;
 /// The client of a slow download reads this much before it stops.
 const READ_BEFORE_STALL: u64 = 64 * 1024;
 
-/// How long the last connection has been idle when memory is looked at.
+/// How long the last connection has been idle when memory is looked at; active ones hold theirs.
 const IDLE_FOR: Duration = Duration::from_secs(2);
+const ACTIVE_FOR: Duration = Duration::from_millis(200);
+
+/// Of the body of the request that an active connection is in the middle of, bytes.
+const HALF_BYTES: u64 = 1;
 
 /// Between two looks at memory.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -129,33 +133,69 @@ impl Bench {
         Ok(wrong.map_or(Measured::Good(figures), Measured::Wrong))
     }
 
-    pub(super) fn measure_idle_connections(
+    pub(super) fn measure_open_connections(
         &self,
         connections: usize,
+        activity: Activity,
         contestant: Contestant,
     ) -> anyhow::Result<Measured> {
         let (_nodes, _, started) =
             self.start(&self.placement, contestant, Carrier::HTTP, Traffic::Small)?;
         probe::Client::connect(started.target)?.get("/", &[])?;
+        let pattern = Pattern::new();
+        let half_request = half_request(&pattern);
         let base = Held::now(started.pid())?;
-        let mut idle = Vec::with_capacity(connections);
+        let mut open = Vec::with_capacity(connections);
         for index in 0..connections {
             let mut client = probe::Client::connect(started.target)?;
-            let answer = client.get("/", &[]).with_context(|| format!("connection {index}"))?;
-            ensure!(answer.status == 200, "status {}", answer.status);
-            idle.push(client);
+            ask(&mut client).with_context(|| format!("connection {index}"))?;
+            match activity {
+                Activity::Idle => {}
+                Activity::Active => client.send(&half_request)?,
+            }
+            open.push(client);
         }
-        let until = Instant::now() + IDLE_FOR;
+        let until = Instant::now()
+            + match activity {
+                Activity::Idle => IDLE_FOR,
+                Activity::Active => ACTIVE_FOR,
+            };
         while let Some(rest) = until.checked_duration_since(Instant::now()) {
             std::thread::park_timeout(rest);
         }
         let held = Held::now(started.pid())?;
-        for (index, client) in idle.iter_mut().enumerate().step_by(connections.div_ceil(16)) {
-            let answer = client.get("/", &[]).with_context(|| format!("connection {index}"))?;
-            ensure!(answer.status == 200, "status {}", answer.status);
+        for (index, client) in open.iter_mut().enumerate().step_by(connections.div_ceil(16)) {
+            match activity {
+                Activity::Idle => ask(client),
+                Activity::Active => complete(client, &pattern),
+            }
+            .with_context(|| format!("connection {index}"))?;
         }
         Ok(Measured::Good(held.figures(base, connections)))
     }
+}
+
+fn ask(client: &mut probe::Client) -> anyhow::Result<()> {
+    let answer = client.get("/", &[])?;
+    ensure!(answer.status == 200, "status {}", answer.status);
+    Ok(())
+}
+
+/// A request but for the second half of its body.
+fn half_request(pattern: &Pattern) -> Vec<u8> {
+    let length = (2 * HALF_BYTES).to_string();
+    let mut request = probe::head("POST", "/stall/0", &[("content-length", &length)]);
+    request.extend_from_slice(pattern.at(0, HALF_BYTES));
+    request
+}
+
+/// Sends the other half.
+fn complete(client: &mut probe::Client, pattern: &Pattern) -> anyhow::Result<()> {
+    client.send(pattern.at(HALF_BYTES, HALF_BYTES))?;
+    let answer = client.answer()?;
+    let counted = format!("received {} bytes, pattern true\n", 2 * HALF_BYTES);
+    ensure!(answer.body == counted.as_bytes(), "the node received something else");
+    Ok(())
 }
 
 fn open(target: SocketAddr) -> anyhow::Result<TcpStream> {

@@ -53,7 +53,7 @@ const SLOW_TRANSFER: [Column; 4] = [
     plain("slab MiB", "slab_bytes", MIB, 2),
 ];
 
-const IDLE_CONNECTIONS: [Column; 3] = [
+const OPEN_CONNECTIONS: [Column; 3] = [
     plain("process KiB/connection", "process_bytes", KIB, 2),
     plain("TCP KiB/connection", "tcp_bytes", KIB, 2),
     plain("slab KiB/connection", "slab_bytes", KIB, 2),
@@ -68,7 +68,7 @@ pub(super) const fn columns(table: Table) -> &'static [Column] {
     match table {
         Table::Load => &LOAD,
         Table::SlowTransfer => &SLOW_TRANSFER,
-        Table::IdleConnections => &IDLE_CONNECTIONS,
+        Table::OpenConnections => &OPEN_CONNECTIONS,
         Table::StartUp => &START_UP,
     }
 }

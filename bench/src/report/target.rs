@@ -2,7 +2,7 @@
 
 use super::{REFERENCE_PEERS, Report, Series, crossover};
 use crate::{
-    scenario::{AT_PEERS_RATE, CONNECTIONS_FEW, IDLE_CONNECTIONS},
+    scenario::{ACTIVE, AT_PEERS_RATE, CONNECTIONS_FEW, OPEN_CONNECTIONS},
     statistics::{Better, Spread, best, ratios},
     topology::Network,
 };
@@ -378,12 +378,16 @@ fn memory_targets(report: &Report) -> Vec<Target> {
         bound: Bound::AtMost(12.0),
         values: scaled(report, ("S1", ""), OFF, "binary_bytes", MIB),
     });
-    let idle = IDLE_CONNECTIONS.to_string();
-    targets.push(Target {
-        what: "D3 process memory of an idle connection, KiB".into(),
-        bound: Bound::AtMost(8.0),
-        values: scaled(report, ("D3", &idle), OFF, "process_bytes", 1024.0),
-    });
+    for (what, prefix, bound) in
+        [("an idle", "", Bound::AtMost(8.0)), ("an active", ACTIVE, Bound::Reported)]
+    {
+        let case = format!("{prefix}{OPEN_CONNECTIONS}");
+        targets.push(Target {
+            what: format!("D3 process memory of {what} connection, KiB"),
+            bound,
+            values: scaled(report, ("D3", &case), OFF, "process_bytes", 1024.0),
+        });
+    }
     targets
 }
 
