@@ -150,7 +150,7 @@ impl Bench {
     }
 
     fn measure_start_up(&self, contestant: Contestant) -> anyhow::Result<Measured> {
-        let (_nodes, _, started) =
+        let (_nodes, service, started) =
             self.start(&self.placement, contestant, Carrier::HTTP, Traffic::Small)?;
         // A socket may listen before what serves it is loaded.
         let answer = probe::Client::connect(started.target)?.get("/", &[])?;
@@ -161,7 +161,17 @@ impl Bench {
             let size = std::fs::metadata(&self.binaries.tandem)?.len();
             figures.insert("binary_bytes".to_owned(), size as f64);
         }
-        Ok(Measured::Good(figures))
+        if let Contestant::Tandem(Mode { kernel: Kernel::OnWithXdpAndSockmap, .. }) = contestant {
+            let tunnel = tandem::tunnel(started.target);
+            let answer =
+                self.topology.run(Role::Proxy, || probe::Client::connect(tunnel)?.get("/", &[]))?;
+            ensure!(answer.status == 200, "the tunnel's answer has status {}", answer.status);
+        }
+        let carried = Carried { connections: 1, requests: 1, bytes_each: 1 };
+        let before = Some(Metrics::none());
+        let wrong =
+            self.unproved_path(contestant, &service, &started, before, carried, &mut figures)?;
+        Ok(wrong.map_or(Measured::Good(figures), Measured::Wrong))
     }
 
     fn placement_for(&self, work: &LoadWork, contestant: Contestant) -> Placement {

@@ -361,6 +361,7 @@ fn all_cases(scenario: &'static str, extent: Extent) -> Vec<Case> {
         "S1" => vec![maker.case(String::new(), Work::StartUp, {
             let mut contestants = http_contestants();
             contestants.remove(0);
+            contestants.push(Contestant::Tandem(Mode::http(Kernel::OnWithXdpAndSockmap)));
             contestants
         })],
         "W1" => maker.workers(),

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::{self, Write as _},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::Command,
 };
@@ -54,6 +54,8 @@ pub(crate) enum Kernel {
     On,
     /// `kernel.mode: require`, with XDP on the interface by which the client's packets come in.
     OnWithXdp,
+    /// The same, and beside the service a stream route with `datapath: sockmap`, for [`tunnel`].
+    OnWithXdpAndSockmap,
     /// `kernel.mode: require`, with `kernel.same_host` for whoever shares the proxy's namespace; where
     /// nobody does, for other namespaces too.
     SameHost,
@@ -115,6 +117,7 @@ impl fmt::Display for Mode {
             Kernel::Off => "tandem off",
             Kernel::On => "tandem on",
             Kernel::OnWithXdp => "tandem on+xdp",
+            Kernel::OnWithXdpAndSockmap => "tandem on+xdp+sockmap",
             Kernel::SameHost => "tandem same-host",
             Kernel::SwitchedOff => "tandem same-host by TCP",
         })?;
@@ -175,7 +178,9 @@ pub(crate) fn config(
     let (kernel, interfaces) = match mode.kernel {
         Kernel::Off => ("off", ""),
         Kernel::On => ("require", ""),
-        Kernel::OnWithXdp => ("require", network.downstream_interface()),
+        Kernel::OnWithXdp | Kernel::OnWithXdpAndSockmap => {
+            ("require", network.downstream_interface())
+        }
         Kernel::SameHost | Kernel::SwitchedOff => ("require", ""),
     };
     let same_host = match (mode.kernel, network) {
@@ -185,7 +190,7 @@ pub(crate) fn config(
         (Kernel::SameHost | Kernel::SwitchedOff, Network::Three) => {
             "  same_host: { enabled: true, cgroup: /, cross_namespace: true }\n"
         }
-        (Kernel::Off | Kernel::On | Kernel::OnWithXdp, _) => "",
+        (Kernel::Off | Kernel::On | Kernel::OnWithXdp | Kernel::OnWithXdpAndSockmap, _) => "",
     };
     let protocol = match (service, mode.lane) {
         (Service::Http { .. }, Lane::Express) => "http",
@@ -199,10 +204,19 @@ pub(crate) fn config(
         Splicing::Never => "limits: { splice_min: none }\n",
         Splicing::Always => "limits: { splice_min: 1B }\n",
     };
+    // Of an address of its own, so that the service's port will do.
+    let beside = match mode.kernel {
+        Kernel::OnWithXdpAndSockmap => {
+            format!("  - {{ name: tunnel, address: {}, protocol: tcp }}\n", tunnel(address))
+        }
+        Kernel::Off | Kernel::On | Kernel::OnWithXdp | Kernel::SameHost | Kernel::SwitchedOff => {
+            String::new()
+        }
+    };
     let workers = mode.workers;
     let mut text = format!(
         "workers: {workers}\n{limits}\
-         listeners:\n  - {{ name: bench, address: {address}, protocol: {protocol} }}\n\
+         listeners:\n  - {{ name: bench, address: {address}, protocol: {protocol} }}\n{beside}\
          kernel:\n  mode: \"{kernel}\"\n  xdp: {{ interfaces: [{interfaces}], mode: auto }}\n{same_host}\
          admin: {{ address: {admin} }}\n\
          log: {{ level: warn }}\n\
@@ -224,7 +238,20 @@ pub(crate) fn config(
             mode.datapath.label()
         ),
     };
+    if mode.kernel == Kernel::OnWithXdpAndSockmap {
+        let _ = write!(
+            text,
+            "stream_routes:\n  - {{ id: tunnel, server_port: {}, datapath: sockmap, upstream_id: app }}\n",
+            address.port()
+        );
+    }
     text
+}
+
+/// Where [`Kernel::OnWithXdpAndSockmap`] carries connections to the node of the service at `address`,
+/// for whoever is where the proxy is.
+pub(crate) fn tunnel(address: SocketAddr) -> SocketAddr {
+    (Ipv4Addr::new(127, 0, 0, 2), address.port()).into()
 }
 
 /// Has everything go by TCP from here on, of sockets that are in the map as well.
@@ -238,6 +265,11 @@ pub(crate) fn switch_off(admin: SocketAddr) -> anyhow::Result<()> {
 pub(crate) struct Metrics(String);
 
 impl Metrics {
+    /// What has happened before the start.
+    pub(crate) const fn none() -> Self {
+        Self(String::new())
+    }
+
     pub(crate) fn read(admin: SocketAddr) -> anyhow::Result<Self> {
         let answer = probe::Client::connect(admin)?.get("/metrics", &[])?;
         anyhow::ensure!(answer.status == 200, "/metrics answered {}", answer.status);
@@ -345,8 +377,10 @@ impl PathCounters {
         let kernel = match mode.kernel {
             Kernel::Off => none("kernel packets", self.worker_picks + self.ingress_packets),
             Kernel::On => short("worker picks", self.worker_picks, connections),
-            Kernel::OnWithXdp => short("worker picks", self.worker_picks, connections)
-                .or_else(|| short("ingress packets", self.ingress_packets, requests)),
+            Kernel::OnWithXdp => self.objection_to_xdp(connections, requests),
+            Kernel::OnWithXdpAndSockmap => self
+                .objection_to_xdp(connections, requests)
+                .or_else(|| short("bytes by sockmap", self.sockmap_bytes, 1)),
             Kernel::SameHost => {
                 let messages = delivered_messages(network, carried);
                 short("messages delivered", self.delivered, messages * requests)
@@ -394,6 +428,11 @@ impl PathCounters {
             }
         };
         kernel.or(lane).or(path)
+    }
+
+    fn objection_to_xdp(&self, connections: u64, requests: u64) -> Option<String> {
+        short("worker picks", self.worker_picks, connections)
+            .or_else(|| short("ingress packets", self.ingress_packets, requests))
     }
 
     /// Why clients were not taken for what they are: remote where they are alone in a namespace.
@@ -480,7 +519,7 @@ mod tests {
                 express_requests: 2.0,
                 user_bytes,
                 splice_bytes,
-                ..PathCounters::between(&Metrics(String::new()), &Metrics(String::new()))
+                ..PathCounters::between(&Metrics::none(), &Metrics::none())
             };
             let mode = Mode { splicing, ..Mode::http(Kernel::Off) };
             let carried = Carried { connections: 1, requests: 2, bytes_each };
@@ -505,7 +544,7 @@ mod tests {
             let moved = PathCounters {
                 express_requests,
                 hyper_requests,
-                ..PathCounters::between(&Metrics(String::new()), &Metrics(String::new()))
+                ..PathCounters::between(&Metrics::none(), &Metrics::none())
             };
             let mode = Mode { lane, ..Mode::http(Kernel::Off) };
             let carried = Carried { connections: 1, requests: 9, bytes_each: 1 };
@@ -524,7 +563,7 @@ mod tests {
                 delivered,
                 other_namespace,
                 express_requests: 100.0,
-                ..PathCounters::between(&Metrics(String::new()), &Metrics(String::new()))
+                ..PathCounters::between(&Metrics::none(), &Metrics::none())
             };
             let carried = Carried { connections, requests: 100, bytes_each: 1 };
             moved.objection(Mode::http(Kernel::SameHost), network, &http, carried).is_none()
@@ -567,6 +606,25 @@ mod tests {
             let text = super::config(mode, Network::Loopback, &service, address, address);
             assert_eq!(text.contains("protocol: http, express_lane: false }"), is_off, "{text}");
         }
+    }
+
+    #[test]
+    fn a_row_with_all_programs_needs_packets_and_bytes_of_each() {
+        let http = Service::Http { nodes: Vec::new(), auth: Auth::Open };
+        let check = |worker_picks, ingress_packets, sockmap_bytes| {
+            let moved = PathCounters {
+                worker_picks,
+                ingress_packets,
+                sockmap_bytes,
+                express_requests: 1.0,
+                ..PathCounters::between(&Metrics::none(), &Metrics::none())
+            };
+            let mode = Mode::http(Kernel::OnWithXdpAndSockmap);
+            let carried = Carried { connections: 1, requests: 1, bytes_each: 1 };
+            moved.objection(mode, Network::Loopback, &http, carried).is_none()
+        };
+        assert!(check(1.0, 1.0, 1.0));
+        assert!(!check(0.0, 1.0, 1.0) && !check(1.0, 0.0, 1.0) && !check(1.0, 1.0, 0.0));
     }
 
     #[test]

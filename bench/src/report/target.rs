@@ -369,6 +369,7 @@ fn memory_targets(report: &Report) -> Vec<Target> {
     for (what, limit, contestant) in [
         ("S1 start to first answer without BPF, ms", 100.0, "tandem off"),
         ("S1 start to first answer with BPF, ms", 500.0, "tandem on"),
+        ("S1 start to first answer with XDP and sockmap too, ms", 500.0, "tandem on+xdp+sockmap"),
     ] {
         let values = scaled(report, ("S1", ""), contestant, "start_up_seconds", 1e-3);
         targets.push(Target { what: what.into(), bound: Bound::AtMost(limit), values });
