@@ -401,6 +401,7 @@ impl fmt::Debug for RequestHead {
 pub struct ResponseHead {
     lines: Lines,
     status: StatusCode,
+    reason: Span,
     version: Version,
     body_length: BodyLength,
     keeps_alive: bool,
@@ -409,6 +410,11 @@ pub struct ResponseHead {
 impl ResponseHead {
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// The reason phrase as received: blanks, visible characters, bytes from 0x80 up, or nothing.
+    pub fn reason(&self) -> &[u8] {
+        self.lines.part(self.reason)
     }
 
     pub fn version(&self) -> Version {
@@ -457,6 +463,15 @@ impl ResponseHead {
     /// Whether `Connection` names this field or option.
     pub fn is_connection_option(&self, name: &[u8]) -> bool {
         self.lines.is_connection_option(name)
+    }
+
+    /// The line of the field whose name `name` is, a part of [`bytes`](Self::bytes): with its blanks,
+    /// without its CRLF.
+    pub fn line(&self, name: &[u8]) -> &[u8] {
+        let start = Span::of(&self.lines.bytes, name).range().start;
+        let line = self.lines.bytes.get(start..).unwrap_or_default();
+        // The gate lets a CR pass in front of an LF only.
+        line.get(..memchr::memchr(b'\r', line).unwrap_or(line.len())).unwrap_or_default()
     }
 
     /// The head as received, its empty line included.

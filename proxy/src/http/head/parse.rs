@@ -110,11 +110,20 @@ pub(in crate::http) fn response(
     let keeps_alive = body_length != BodyLength::UntilClose && summary.keeps_alive(version);
     Ok(ResponseHead {
         status,
+        reason: Span::of(&bytes, reason(&bytes)),
         version,
         body_length,
         keeps_alive,
         lines: Lines { fields: fields.share(), bytes: bytes.clone() },
     })
+}
+
+/// What stands behind the status in a head that httparse has read: it does not tell a phrase with
+/// bytes from 0x80 up from none.
+fn reason(bytes: &[u8]) -> &[u8] {
+    let behind = bytes.get("HTTP/1.1 200".len()..).unwrap_or_default();
+    let line = behind.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    line.strip_prefix(b" ").unwrap_or(line)
 }
 
 /// Judges a request line, its CRLF included, whose head is not complete.

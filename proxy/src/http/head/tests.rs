@@ -396,6 +396,30 @@ fn a_response_is_held_to_the_same_rules() {
 }
 
 #[test]
+fn the_reason_is_what_stands_behind_the_status() {
+    for (line, reason) in [
+        ("HTTP/1.1 200 OK", "OK"),
+        ("HTTP/1.0 404 not  here\t", "not  here\t"),
+        ("HTTP/1.1 200  OK", " OK"),
+        ("HTTP/1.1 200 D\u{e9}j\u{e0} vu", "D\u{e9}j\u{e0} vu"),
+        ("HTTP/1.1 200 ", ""),
+        ("HTTP/1.1 200", ""),
+    ] {
+        let head = response("GET", &format!("{line}\r\nx: y\r\n\r\n")).unwrap();
+        assert_eq!(head.reason(), reason.as_bytes(), "{line:?}");
+    }
+}
+
+#[test]
+fn a_field_has_its_line_as_received() {
+    let lines = ["A:1", "B: \t2 ", "empty:", "A:  ", "D: \u{e9}: x"];
+    let head = format!("HTTP/1.1 200 OK\r\n{}\r\n\r\n", lines.join("\r\n"));
+    let head = response("GET", &head).unwrap();
+    let received: Vec<_> = head.fields().map(|field| head.line(field.name)).collect();
+    assert_eq!(received, lines.map(str::as_bytes));
+}
+
+#[test]
 fn each_flaw_of_a_request_has_its_answer() {
     for (flaw, status) in [
         (Flaw::RequestLine, 400),
