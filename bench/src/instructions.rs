@@ -39,7 +39,10 @@ const STAGES: [(&str, &[&str]); 10] = [
     ),
     ("decide", &["/pipeline.rs", "/route.rs", "/route/", "/http/path", "/plugin", "/exchange.rs"]),
     ("reach a node", &["/upstream/"]),
-    ("make heads", &["/http/fields", "/express/heads.rs", "/http/answer.rs"]),
+    (
+        "make heads",
+        &["/http/fields", "/express/heads.rs", "/exchange/response_head.rs", "/http/answer.rs"],
+    ),
     ("carry", &["/express.rs", "/express/", "/http/framing.rs", "/forward/"]),
     ("record", &["/record.rs", "/metrics", "/access_log", "/prometheus-client"]),
     ("connection", &["/connection.rs", "/deadlines.rs", "/drain.rs", "/worker.rs", "/listener.rs"]),

@@ -12,6 +12,7 @@
 
 mod context;
 pub(crate) mod gated;
+mod lead;
 mod leg;
 
 use std::{

@@ -10,6 +10,7 @@
 
 pub(crate) mod body;
 mod message;
+pub(crate) mod response_head;
 
 use std::{convert::Infallible, net::SocketAddr, os::fd::BorrowedFd, rc::Rc, sync::Arc};
 
@@ -20,7 +21,10 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::{net::TcpStream, time::Instant};
 
-use self::body::{RequestBody, ResponseBody, Stage, Upload};
+use self::{
+    body::{RequestBody, ResponseBody, Stage, Upload},
+    response_head::Leaving,
+};
 use crate::{
     connection::ConnectionCx,
     deadlines::Wait,
@@ -32,7 +36,7 @@ use crate::{
     },
     metrics::Checkout,
     pipeline::{Decision, Plan, Upstream},
-    plugin::{Call, Reply},
+    plugin::{BodyFilters, Call, Reply},
     record::RouteIndex,
     upstream::{
         balance::Tried,
@@ -301,10 +305,22 @@ async fn send(
     cx.deadlines.stop(Wait::Upstream);
     let (response_head, response) = sent.map_err(|fault| cx.body_fault().unwrap_or(fault))?;
     cx.record(|record| record.status(response_head.status().as_u16()));
-    let filters = plan.route.chain.response_body(&response_head);
-    let is_filtered = !filters.is_empty();
+    let chain = &plan.route.chain;
+    let filters = chain.response_body(&response_head);
+    let leaving = Leaving::new(head, &response_head, !filters.is_empty(), after(cx, head));
+    let mut bytes = Vec::new();
+    response_head::write(&mut bytes, &response_head, chain, &cx.worker, leaving);
+    cx.lead_with(bytes);
+    // What a bodiless response would be filtered to is nothing.
+    let is_bodiless = response_head.body_length() == BodyLength::Empty;
+    let filters = if is_bodiless { BodyFilters::default() } else { filters };
     let body = ResponseBody::upstream(cx, connection, &upload, response.into_body(), filters);
-    message::downstream_response(head, plan, &cx.forwarding, &response_head, is_filtered, body)
+    Ok(message::stand_in(response_head.status(), leaving.after, body))
+}
+
+/// What the downstream may expect of its connection behind this response.
+pub(crate) fn after(cx: &ConnectionCx, head: &RequestHead) -> After {
+    if head.keeps_alive() && !cx.is_draining() { After::KeepAlive } else { After::Close }
 }
 
 /// Whether the node is overdue: with its response head once the request has left, with taking more

@@ -33,9 +33,13 @@ use crate::{
     connection::{ConnectionCx, Lane, Lull},
     deadlines::Wait,
     error::Fault,
-    exchange::{self, Decided},
+    exchange::{
+        self, Decided, after,
+        response_head::{self, Leaving},
+    },
     http::{
         answer::{After, Answer},
+        fields::Framing,
         framing::{BodyLength, BodyReader, FramingError, Version},
         gate::ResponseGate,
         head::{RequestHead, ResponseHead},
@@ -123,11 +127,6 @@ async fn exchange(
             }
         }
     }
-}
-
-/// What the downstream may expect of its connection behind this response.
-fn after(cx: &ConnectionCx, head: &RequestHead) -> After {
-    if head.keeps_alive() && !cx.is_draining() { After::KeepAlive } else { After::Close }
 }
 
 /// Answers a request of which no node has seen anything, and whose body nobody wants.
@@ -295,22 +294,17 @@ impl Forward<'_> {
         after: After,
         buffers: &mut Buffers,
     ) -> Result<Reply, Fault> {
-        let Forward { cx, plan, .. } = self;
+        let Forward { cx, head, plan } = self;
         let Buffers { response: out, input, .. } = buffers;
         let length = response.body_length();
-        let filters = plan.route.chain.response_body(&response);
-        let is_filtered = !filters.is_empty();
-        let is_chunked = match length {
-            BodyLength::Empty => false,
-            BodyLength::Fixed(_) => is_filtered,
-            BodyLength::Chunked | BodyLength::UntilClose => true,
-        };
+        let chain = &plan.route.chain;
+        let filters = chain.response_body(&response);
+        let leaving = Leaving::new(head, &response, !filters.is_empty(), after);
         out.clear();
-        let ends = heads::ResponseEnds { is_chunked, is_filtered, after };
-        heads::response(out, &response, plan, cx.forwarding.pseudonym(), &cx.worker, ends);
+        response_head::write(out, &response, chain, &cx.worker, leaving);
         // What a bodiless response would be filtered to is nothing.
         let filters = if length == BodyLength::Empty { BodyFilters::default() } else { filters };
-        let mut relay = Relay::new(is_chunked, filters);
+        let mut relay = Relay::new(leaving.framing == Framing::Chunked, filters);
         let mut reader = BodyReader::new(length);
         relay.frame(&mut reader, input, out).map_err(FramingError::response_fault)?;
         cx.record(|record| record.status(response.status().as_u16()));

@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, Method, Uri};
 use libfuzzer_sys::fuzz_target;
 use proxy::http::{
     fields::{
-        ForwardedField, Forwarding, Pseudonym, Scheme, forwarded_request_fields,
+        ForwardedField, Forwarding, Framing, Name, Pseudonym, Scheme, forwarded_request_fields,
         forwarded_response_fields,
     },
     framing::{BodyLength, Version},
@@ -81,6 +81,7 @@ fn check_forwarded_request(head: &RequestHead) {
     let forwarding = Forwarding::new([192, 0, 2, 7].into(), 9080, Scheme::Http, pseudonym.clone());
     let host = head.host_bytes().unwrap_or(b"node");
     let fields: Vec<_> = forwarded_request_fields(head, &forwarding, host).collect();
+    assert_eq!(fields.iter().filter(|field| field.known == Known::Via).count(), 1);
     check_forwarded(&fields, |name| head.is_connection_option(name));
 
     let line = format!("{} {target} HTTP/1.1", head.method());
@@ -109,12 +110,44 @@ fn check_response(stream: &[u8], (first, second): (&[u8], &[u8]), method: &str) 
     assert_eq!(is_bodiless, head.body_length() == BodyLength::Empty);
     assert!(!head.keeps_alive() || head.body_length() != BodyLength::UntilClose);
 
-    let pseudonym = Pseudonym::new("fuzzed");
-    let fields: Vec<_> = forwarded_response_fields(&head, &pseudonym).collect();
+    let framing = match head.body_length() {
+        BodyLength::Empty | BodyLength::Fixed(_) => Framing::Length,
+        BodyLength::Chunked => Framing::Chunked,
+        BodyLength::UntilClose => Framing::Unsaid,
+    };
+    let fields: Vec<_> = forwarded_response_fields(&head, framing, true).collect();
     check_forwarded(&fields, |name| head.is_connection_option(name));
-    let line = format!("HTTP/1.1 {}", head.status().as_str());
-    let sent = read_response(WIDE, &[&write_forwarded(&line, &fields)], method).unwrap().unwrap();
-    assert_eq!((sent.status(), sent.body_length()), (head.status(), head.body_length()));
+    let written = write_response(&head, &fields);
+    let sent = read_response(WIDE, &[&written], method).unwrap().unwrap();
+    assert_eq!((sent.status(), sent.reason()), (head.status(), head.reason()));
+    assert_eq!(sent.body_length(), head.body_length());
+    // What has crossed one proxy crosses the next unchanged, unless its connection has to end.
+    if sent.version() == head.version() && framing != Framing::Unsaid {
+        let fields: Vec<_> = forwarded_response_fields(&sent, framing, true).collect();
+        assert_eq!(write_response(&sent, &fields), written);
+    }
+}
+
+/// As the lanes write it: what was received as whole lines.
+fn write_response(head: &ResponseHead, fields: &[ForwardedField<'_>]) -> Vec<u8> {
+    let mut bytes = format!("HTTP/1.1 {} ", head.status().as_str()).into_bytes();
+    bytes.extend_from_slice(head.reason());
+    bytes.extend_from_slice(b"\r\n");
+    for field in fields {
+        match field.name {
+            Name::Received(name) if field.known != Known::ContentLength => {
+                bytes.extend_from_slice(head.line(name));
+            }
+            Name::Received(_) | Name::Made(_) => {
+                bytes.extend_from_slice(field.name.as_bytes());
+                bytes.extend_from_slice(b": ");
+                bytes.extend_from_slice(field.value.as_bytes());
+            }
+        }
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes
 }
 
 fn read_request(limits: HeadLimits, parts: &[&[u8]]) -> Result<Option<RequestHead>, HeadError> {
@@ -183,10 +216,13 @@ fn check_same(one: &RequestHead, other: &RequestHead) {
 fn check_forwarded(fields: &[ForwardedField<'_>], is_named: impl Fn(&[u8]) -> bool) {
     let count = |known| fields.iter().filter(|field| field.known == known).count();
     assert!(count(Known::ContentLength) + count(Known::TransferEncoding) <= 1);
-    assert_eq!(count(Known::Via), 1);
-    for ForwardedField { name, known, .. } in fields {
+    for ForwardedField { name, value, known } in fields {
         assert_eq!(*known, Known::of(name.as_bytes()));
-        assert!(*known == Known::TransferEncoding || !known.is_hop_by_hop());
+        match known {
+            Known::TransferEncoding => assert_eq!(value.as_bytes(), b"chunked"),
+            Known::Connection => assert!(value.as_bytes().eq_ignore_ascii_case(b"keep-alive")),
+            known => assert!(!known.is_hop_by_hop()),
+        }
         assert!(!known.is_editable() || !is_named(name.as_bytes()));
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use super::{Lane, Lull, gated::Downstream, leg::ClientLeg};
+use super::{Lane, Lull, gated::Downstream, lead::Lead, leg::ClientLeg};
 use crate::{
     deadlines::{Deadlines, Wait},
     drain::{Drained, Order},
@@ -40,6 +40,8 @@ pub(crate) struct ConnectionCx {
     pub(super) downstream: RefCell<Option<Downstream>>,
     /// The head the gate let in for hyper's lane, until the exchange takes it.
     head: RefCell<Option<RequestHead>>,
+    /// The head of the response that hyper is about to write.
+    pub(super) lead: RefCell<Option<Lead>>,
     pub(super) record: RefCell<Option<RequestRecord>>,
     pub(super) phase: Cell<Phase>,
     /// Found between messages: the connection itself answers and closes.
@@ -81,6 +83,7 @@ impl ConnectionCx {
             forwarding,
             downstream,
             head: RefCell::default(),
+            lead: RefCell::default(),
             record: RefCell::default(),
             phase: Cell::new(Phase::Between),
             refusal: Cell::default(),
@@ -109,6 +112,11 @@ impl ConnectionCx {
 
     pub(crate) fn take_head(&self) -> Option<RequestHead> {
         self.head.borrow_mut().take()
+    }
+
+    /// `head` leaves in place of the one that hyper makes of the response it is given next.
+    pub(crate) fn lead_with(&self, head: Vec<u8>) {
+        *self.lead.borrow_mut() = Some(Lead::new(head));
     }
 
     /// Amends the record of the exchange under way.

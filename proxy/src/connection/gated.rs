@@ -352,7 +352,7 @@ impl AsyncWrite for GatedIo {
         task: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.0.poll_send(task, |stream, task| stream.poll_write(task, bytes))
+        self.poll_write_vectored(task, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -360,7 +360,15 @@ impl AsyncWrite for GatedIo {
         task: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.0.poll_send(task, |stream, task| stream.poll_write_vectored(task, slices))
+        let cx = &*self.0;
+        let mut write = |slices: &[io::IoSlice<'_>]| {
+            cx.poll_send(task, |stream, task| stream.poll_write_vectored(task, slices))
+        };
+        let mut slot = cx.lead.borrow_mut();
+        let Some(lead) = &mut *slot else { return write(slices) };
+        let written = ready!(lead.poll_write(slices, write));
+        *slot = None;
+        Poll::Ready(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -166,7 +166,6 @@ impl ResponseBody {
             Carrier::Detached(connection.spawn())
         };
         let is_complete = incoming.is_end_stream();
-        let filters = if is_complete { BodyFilters::default() } else { filters };
         let body = NodeBody { incoming, is_complete, is_breaking_off: false, filters, carrier };
         Self { cx: Rc::clone(cx), source: Source::Node(Box::new(body)) }
     }

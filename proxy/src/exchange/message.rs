@@ -1,20 +1,21 @@
-//! Heads as hyper wants them, built from what the gates read.
+//! Messages as hyper wants them, built from what the gates read.
 
 use std::{borrow::Cow, net::SocketAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header, uri::PathAndQuery};
-use hyper::ext::ReasonPhrase;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header,
+    uri::PathAndQuery,
+};
 
 use super::body::{RequestBody, ResponseBody};
 use crate::{
     error::Fault,
     http::{
+        answer::After,
         fields::{self, ForwardedField, Forwarding, Name},
-        framing::Version,
-        head::{RequestHead, ResponseHead},
+        head::RequestHead,
     },
     pipeline::Plan,
-    plugin::FieldEdits,
 };
 
 /// Room that most heads fit in, so that the map is laid out once.
@@ -55,43 +56,19 @@ pub(super) fn upstream_request(
     Ok(request)
 }
 
-/// The node's response as the downstream gets it.
-///
-/// # Errors
-/// [`Fault::Internal`] if hyper's types refuse what the gate let through.
-pub(super) fn downstream_response(
-    head: &RequestHead,
-    plan: &Plan<'_>,
-    forwarding: &Forwarding,
-    response_head: &ResponseHead,
-    length_is_unknown: bool,
+/// The node's response as hyper's server gets it: how the body is framed follows from the body, and
+/// whether the connection stays from the one field. The head that hyper makes of it never leaves.
+pub(super) fn stand_in(
+    status: StatusCode,
+    after: After,
     body: ResponseBody,
-) -> Result<Response<ResponseBody>, Fault> {
+) -> Response<ResponseBody> {
     let mut response = Response::new(body);
-    *response.status_mut() = response_head.status();
-    if response_head.status().canonical_reason().is_none() {
-        response.extensions_mut().insert(ReasonPhrase::from_static(b""));
+    *response.status_mut() = status;
+    if after == After::Close {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let fields = response.headers_mut();
-    fields.reserve(FIELDS_EXPECTED);
-    let mut edits = FieldEdits::default();
-    if plan.route.chain.hooks().response_head {
-        plan.route.chain.response_head(response_head, &mut edits);
-    }
-    let all = fields::forwarded_response_fields(response_head, forwarding.pseudonym());
-    let kept = all.filter(|field| !edits.replaces(field));
-    append(fields, response_head.bytes(), kept)?;
-    if length_is_unknown {
-        fields.remove(header::CONTENT_LENGTH);
-    }
-    if head.version() == Version::Http10 {
-        fields.remove(header::TRANSFER_ENCODING);
-    }
-    for (name, value) in edits.set_fields() {
-        let value = HeaderValue::from_maybe_shared(value.clone()).map_err(|_| Fault::Internal)?;
-        fields.insert(HeaderName::from_static(name), value);
-    }
-    Ok(response)
+    response
 }
 
 /// Copies no value that lies in the head.

@@ -2,8 +2,11 @@
 //!
 //! Enters: a head. Leaves: an iterator of names and values, which a lane turns into a header map
 //! or into bytes; values are spans of the head wherever they can be, so a field costs no
-//! allocation. The order is: `host`, what was received in the order received, what the proxy adds,
-//! and last the one field that frames the body as [`framing`](super::framing) understood it.
+//! allocation.
+//!
+//! The order of a request is: `host`, what was received in the order received, what the proxy adds,
+//! and last the one field that frames the body as [`framing`](super::framing) understood it. A
+//! response passes as it was received; only framing that the proxy has to say anew stands last.
 //!
 //! Dropped from requests: fields of the connection ([`Known::is_hop_by_hop`]) and those that
 //! `Connection` names; `Expect`, which the proxy answers; `Forwarded` and the received
@@ -195,33 +198,61 @@ pub fn forwarded_request_fields<'a>(
     std::iter::once(host).chain(kept).chain(added.into_iter().flatten())
 }
 
-/// The fields the downstream gets. The lane leaves out `transfer-encoding` towards HTTP/1.0, and
-/// frames a body that ends with the node's connection as it likes.
-pub fn forwarded_response_fields<'a>(
-    head: &'a ResponseHead,
-    pseudonym: &'a Pseudonym,
-) -> impl Iterator<Item = ForwardedField<'a>> {
-    let is_kept = |known: Known| {
-        !known.is_hop_by_hop() && !matches!(known, Known::ContentLength | Known::Via)
-    };
-    let kept = head
-        .fields()
-        .filter(move |field| is_kept(field.known) && !field.is_connection_option)
-        .map(as_received);
+/// How the body of a response is framed when it leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// By the length that the node said, if there is one to say.
+    Length,
+    Chunked,
+    /// By the end of the connection, or nobody knows how long the body of a `HEAD` would be.
+    Unsaid,
+}
 
-    let content_length = head.known(Known::ContentLength).next();
-    let framing = if head.body_length() == BodyLength::Empty {
-        // To HEAD it says how long the body would be; RFC 9110 section 8.6 forbids it in 1xx and
-        // 204, and in a 304 section 15.4.5 has no use for it.
-        let is_allowed = !head.is_interim()
-            && !matches!(head.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let would_be = content_length.filter(|_| is_allowed);
-        would_be.map(content_length_as_received)
-    } else {
-        framing_field(head.body_length(), content_length)
+/// The fields the downstream gets, in the order received. `stays_open`: `Connection: keep-alive`
+/// may pass, as the downstream's connection is kept and it takes that for granted.
+pub fn forwarded_response_fields(
+    head: &ResponseHead,
+    framing: Framing,
+    stays_open: bool,
+) -> impl Iterator<Item = ForwardedField<'_>> {
+    let length = match framing {
+        Framing::Length if may_say_length(head) => head.known(Known::ContentLength).next(),
+        Framing::Length | Framing::Chunked | Framing::Unsaid => None,
     };
-    let via = appended(head.end_to_end(Known::Via), pseudonym.entry(head.version()));
-    kept.chain([Some(made(&VIA, Known::Via, via)), framing].into_iter().flatten())
+    let length_passes =
+        length.is_some() && head.end_to_end(Known::ContentLength).next().is_some_and(is_canonical);
+    let keep_alive_passes = stays_open && says_keep_alive(head);
+    let passes = move |field: &Field<'_>| {
+        let passes = if field.known == Known::ContentLength {
+            length_passes
+        } else if field.known == Known::Connection {
+            keep_alive_passes
+        } else {
+            !field.known.is_hop_by_hop()
+        };
+        passes && !field.is_connection_option
+    };
+    let anew = match framing {
+        Framing::Length if length_passes => None,
+        Framing::Length => length.map(|digits| content_length(canonical(digits))),
+        Framing::Chunked => Some(chunked()),
+        Framing::Unsaid => None,
+    };
+    head.fields().filter(passes).map(as_received).chain(anew)
+}
+
+/// To HEAD it says how long the body would be; RFC 9110 section 8.6 forbids it in 1xx and 204, and
+/// in a 304 section 15.4.5 has no use for it.
+fn may_say_length(head: &ResponseHead) -> bool {
+    !head.is_interim()
+        && !matches!(head.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// Whether all that the node says of its connection is `keep-alive`.
+fn says_keep_alive(head: &ResponseHead) -> bool {
+    let mut values = head.known(Known::Connection);
+    let first = values.next();
+    first.is_some_and(|value| value.eq_ignore_ascii_case(b"keep-alive")) && values.next().is_none()
 }
 
 fn as_received(field: Field<'_>) -> ForwardedField<'_> {
@@ -229,8 +260,22 @@ fn as_received(field: Field<'_>) -> ForwardedField<'_> {
     ForwardedField { name, value, known: field.known }
 }
 
-fn content_length_as_received(digits: &[u8]) -> ForwardedField<'_> {
+fn content_length(digits: &[u8]) -> ForwardedField<'_> {
     made(&CONTENT_LENGTH, Known::ContentLength, Value::Received(digits))
+}
+
+fn chunked<'a>() -> ForwardedField<'a> {
+    made(&TRANSFER_ENCODING, Known::TransferEncoding, Value::Received(b"chunked"))
+}
+
+fn is_canonical(digits: &[u8]) -> bool {
+    canonical(digits).len() == digits.len()
+}
+
+/// Without zeros in front.
+fn canonical(digits: &[u8]) -> &[u8] {
+    let zeros = digits.iter().take_while(|digit| **digit == b'0').count();
+    digits.get(zeros.min(digits.len().saturating_sub(1))..).unwrap_or_default()
 }
 
 /// The received values of a list field that is ours to extend, and `own` behind them; without an
@@ -252,17 +297,8 @@ fn appended<'a>(values: impl Iterator<Item = &'a [u8]>, own: &'a Bytes) -> Value
 fn framing_field(length: BodyLength, received_length: Option<&[u8]>) -> Option<ForwardedField<'_>> {
     match length {
         BodyLength::Empty | BodyLength::UntilClose => None,
-        BodyLength::Chunked => {
-            let value = Value::Received(b"chunked");
-            Some(made(&TRANSFER_ENCODING, Known::TransferEncoding, value))
-        }
-        BodyLength::Fixed(length) => Some(match received_length {
-            Some(digits @ ([b'0'] | [b'1'..=b'9', ..])) => content_length_as_received(digits),
-            Some(_) | None => {
-                let value = Value::Made(length.to_string().into());
-                made(&CONTENT_LENGTH, Known::ContentLength, value)
-            }
-        }),
+        BodyLength::Chunked => Some(chunked()),
+        BodyLength::Fixed(_) => received_length.map(|digits| content_length(canonical(digits))),
     }
 }
 

@@ -3,6 +3,7 @@
 mod aborts;
 mod bodies;
 mod config;
+mod heads;
 mod lanes;
 mod limits;
 mod object;

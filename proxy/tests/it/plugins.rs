@@ -143,6 +143,30 @@ fn a_response_passes_the_hooks_of_every_plugin_last_first() {
 }
 
 #[test]
+fn what_plugins_edit_is_dropped_in_any_spelling_and_said_last() {
+    let node = Node::scripted(|_| {
+        raw("HTTP/1.1 200 Fine\r\nX-Filtered: 1\r\nX_Secret: s\r\nContent-Length: 0\r\n\
+             X-Node-Status: x\r\nX-SECRET: t\r\nX-B: 2\r\nDate: x\r\n\r\n")
+    });
+    for is_express in [true, false] {
+        let yaml = TestProxy::yaml(&[node.address])
+            .replace("name: web,", &format!("name: web, express_lane: {is_express},"));
+        let (plugin, _telling) = probe("p");
+        let proxy = TestProxy::start_with(&yaml, &[plugin]);
+        let received = proxy.client().send(get("/")).until(b"p\r\n0\r\n\r\n");
+        assert_eq!(
+            String::from_utf8_lossy(&received),
+            "HTTP/1.1 200 Fine\r\nX-Filtered: 1\r\nX-B: 2\r\nDate: x\r\n\
+             transfer-encoding: chunked\r\nx-node-status: 200\r\n\r\n1\r\np\r\n0\r\n\r\n",
+            "express: {is_express}"
+        );
+        if !is_express {
+            proxy.check_metric("tandem_lane_requests_total{lane=\"hyper\"}", 1.0);
+        }
+    }
+}
+
+#[test]
 fn the_log_hook_runs_once_for_each_exchange_on_its_route() {
     let node = Node::always("xyz");
     let (plugin, telling) = probe("p");

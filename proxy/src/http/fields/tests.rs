@@ -142,45 +142,95 @@ fn received_values_are_not_copied() {
     }
 }
 
-#[track_caller]
-fn check_response(method: &str, head: &str, expected: &[&str]) {
+fn response(method: &str, head: &str) -> ResponseHead {
     let mut bytes = BytesMut::from(head);
-    let head = ResponseGate::new(LIMITS).head(&mut bytes, method).unwrap().expect("a whole head");
-    assert_eq!(lines(forwarded_response_fields(&head, &Pseudonym::new("tandem-1"))), expected);
+    ResponseGate::new(LIMITS).head(&mut bytes, method).unwrap().expect("a whole head")
+}
+
+#[track_caller]
+fn check_response(head: &str, framing: Framing, stays_open: bool, expected: &[&str]) {
+    let head = response("GET", &format!("HTTP/1.1 200 OK\r\n{head}\r\n"));
+    assert_eq!(lines(forwarded_response_fields(&head, framing, stays_open)), expected);
+}
+
+#[test]
+fn a_response_passes_as_it_came() {
+    let fields = [
+        "Server: n",
+        "X-ODD-cAsE: a",
+        "Content-Length: 5",
+        "date: x",
+        "Connection: Keep-Alive",
+        "set-cookie: b",
+        "Via: 1.1 n",
+        "SET-COOKIE: c",
+    ];
+    let head: String = fields.iter().map(|line| format!("{line}\r\n")).collect();
+    check_response(&head, Framing::Length, true, &fields);
 }
 
 #[test]
 fn responses_lose_what_belongs_to_the_connection() {
     check_response(
-        "GET",
-        "HTTP/1.1 200 OK\r\nServer: n\r\nConnection: X-Hop, close\r\nX-Hop: 1\r\nKeep-Alive: x\r\n\
-         Set-Cookie: a\r\nTransfer-Encoding: chunked\r\nTrailer: x\r\nUpgrade: h2c\r\nSet-Cookie: b\r\n\
-         Proxy-Authenticate: x\r\nProxy-Status: kept\r\nVia: 1.1 n\r\n\r\n",
+        "Server: n\r\nConnection: X-Hop, close\r\nX-Hop: 1\r\nKeep-Alive: x\r\nSet-Cookie: a\r\n\
+         Transfer-Encoding: Chunked\r\nTrailer: x\r\nUpgrade: h2c\r\nSet-Cookie: b\r\n\
+         Proxy-Authenticate: x\r\nProxy-Status: kept\r\nProxy-Connection: x\r\n",
+        Framing::Chunked,
+        true,
         &[
             "Server: n",
             "Set-Cookie: a",
             "Set-Cookie: b",
             "Proxy-Status: kept",
-            "via: 1.1 n, 1.1 tandem-1",
             "transfer-encoding: chunked",
         ],
     );
-    check_response("GET", "HTTP/1.0 200 OK\r\nDate: x\r\n\r\n", &["Date: x", "via: 1.0 tandem-1"]);
+    check_response("Via: 1.1 a\r\nConnection: via\r\n", Framing::Unsaid, true, &[]);
+}
+
+#[test]
+fn connection_passes_only_if_it_says_keep_alive_and_that_is_so() {
+    let check = |fields: &str, stays_open: bool, expected: &[&str]| {
+        check_response(fields, Framing::Unsaid, stays_open, expected);
+    };
+    check("Connection: keep-alive\r\n", true, &["Connection: keep-alive"]);
+    check("CONNECTION: KEEP-alive\r\n", true, &["CONNECTION: KEEP-alive"]);
+    check("Connection: keep-alive\r\n", false, &[]);
+    check("Connection: close\r\n", true, &[]);
+    check("Connection: keep-alive, x\r\n", true, &[]);
+    check("Connection: keep-alive,\r\n", true, &[]);
+    check("Connection:\r\n", true, &[]);
+    check("Connection: keep-alive\r\nConnection: keep-alive\r\n", true, &[]);
+    check("Connection: keep-alive\r\nconnection:\r\n", true, &[]);
+}
+
+#[test]
+fn the_length_passes_in_its_place_or_is_said_anew() {
+    let check = |fields: &str, framing: Framing, expected: &[&str]| {
+        check_response(fields, framing, true, expected);
+    };
+    let one = "Content-Length: 5\r\na: b\r\n";
+    check(one, Framing::Length, &["Content-Length: 5", "a: b"]);
+    check(one, Framing::Chunked, &["a: b", "transfer-encoding: chunked"]);
+    check(one, Framing::Unsaid, &["a: b"]);
+    check("Content-Length: 0\r\na: b\r\n", Framing::Length, &["Content-Length: 0", "a: b"]);
+    check("Content-Length: 007\r\na: b\r\n", Framing::Length, &["a: b", "content-length: 7"]);
+    check("Content-Length: 00\r\na: b\r\n", Framing::Length, &["a: b", "content-length: 0"]);
+    let option = "Connection: content-length\r\nContent-Length: 5\r\na: b\r\n";
+    check(option, Framing::Length, &["a: b", "content-length: 5"]);
 }
 
 #[test]
 fn a_response_says_its_length_where_it_may() {
-    let via = "via: 1.1 tandem-1";
-    let check = |method: &str, status: &str, framing: Option<&str>| {
-        let head = format!("HTTP/1.1 {status}\r\ncontent-length: 5\r\n\r\n");
-        let expected: Vec<_> = [Some(via), framing].into_iter().flatten().collect();
-        check_response(method, &head, &expected);
+    let check = |method: &str, status: &str, expected: &[&str]| {
+        let head = response(method, &format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\n"));
+        assert_eq!(lines(forwarded_response_fields(&head, Framing::Length, true)), expected);
     };
-    check("GET", "200 OK", Some("content-length: 5"));
-    check("HEAD", "200 OK", Some("content-length: 5"));
-    check("GET", "304 Not Modified", None);
-    check("GET", "204 No Content", None);
-    check("GET", "103 Early Hints", None);
+    check("GET", "200 OK", &["Content-Length: 5"]);
+    check("HEAD", "200 OK", &["Content-Length: 5"]);
+    check("GET", "304 Not Modified", &[]);
+    check("GET", "204 No Content", &[]);
+    check("GET", "103 Early Hints", &[]);
 }
 
 #[test]

@@ -1,0 +1,111 @@
+//! The head of a node's response as the downstream gets it: the same bytes on either lane, and the
+//! node's own wherever the proxy has nothing to say about them.
+
+use crate::{
+    http::{
+        answer::After,
+        fields::{self, Framing, Name},
+        framing::{BodyLength, Version},
+        head::{RequestHead, ResponseHead},
+        name::Known,
+    },
+    plugin::{Chain, FieldEdits},
+    worker::Worker,
+};
+
+/// Room for what a head gains on its way, bytes; one that gains more costs another allocation.
+const GAINED: usize = 256;
+
+/// How a response leaves, as far as its head has to say it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Leaving {
+    /// The downstream's.
+    version: Version,
+    pub(crate) framing: Framing,
+    pub(crate) after: After,
+    /// What is said of the connection if the downstream cannot know it from the version.
+    connection: Option<&'static str>,
+}
+
+impl Leaving {
+    /// `is_filtered`: the length is not what the node said. `after` is what there is to expect of a
+    /// connection if the framing lets it stay.
+    pub(crate) fn new(
+        request: &RequestHead,
+        response: &ResponseHead,
+        is_filtered: bool,
+        after: After,
+    ) -> Self {
+        let version = request.version();
+        let length = response.body_length();
+        let framing = match (length, version) {
+            (BodyLength::Empty | BodyLength::Fixed(_), _) if !is_filtered => Framing::Length,
+            (BodyLength::Empty, _) | (_, Version::Http10) => Framing::Unsaid,
+            (_, Version::Http11) => Framing::Chunked,
+        };
+        let ends_with_connection = framing == Framing::Unsaid && length != BodyLength::Empty;
+        let after = if ends_with_connection { After::Close } else { after };
+        let connection = match (version, after) {
+            (Version::Http11, After::Close) => Some("close"),
+            (Version::Http10, After::Close) if request.keeps_alive() => Some("close"),
+            (Version::Http10, After::KeepAlive) => Some("keep-alive"),
+            (Version::Http11, After::KeepAlive) | (Version::Http10, After::Close) => None,
+        };
+        Self { version, framing, after, connection }
+    }
+
+    fn stays_open(self) -> bool {
+        self.version == Version::Http11 && self.after == After::KeepAlive
+    }
+}
+
+/// Writes the head of `head` behind what there is in `out`.
+pub(crate) fn write(
+    out: &mut Vec<u8>,
+    head: &ResponseHead,
+    chain: &Chain,
+    worker: &Worker,
+    leaving: Leaving,
+) {
+    out.reserve(head.bytes().len() + GAINED);
+    let version: &[u8] = match leaving.version {
+        Version::Http10 => b"HTTP/1.0 ",
+        Version::Http11 => b"HTTP/1.1 ",
+    };
+    push(out, &[version, head.status().as_str().as_bytes(), b" ", head.reason(), b"\r\n"]);
+    let mut edits = FieldEdits::default();
+    if chain.hooks().response_head {
+        chain.response_head(head, &mut edits);
+    }
+    let mut has_date = false;
+    for field in fields::forwarded_response_fields(head, leaving.framing, leaving.stays_open()) {
+        if edits.replaces(&field) {
+            continue;
+        }
+        has_date |= field.known == Known::Date;
+        match field.name {
+            Name::Received(name) if field.known != Known::ContentLength => {
+                push(out, &[head.line(name), b"\r\n"]);
+            }
+            // What frames the message has no blanks that anybody could read differently.
+            Name::Received(_) | Name::Made(_) => {
+                push(out, &[field.name.as_bytes(), b": ", field.value.as_bytes(), b"\r\n"]);
+            }
+        }
+    }
+    for (name, value) in edits.set_fields() {
+        has_date |= name.eq_ignore_ascii_case("date");
+        push(out, &[name.as_bytes(), b": ", value, b"\r\n"]);
+    }
+    if let Some(option) = leaving.connection {
+        push(out, &[b"connection: ", option.as_bytes(), b"\r\n"]);
+    }
+    if !has_date {
+        push(out, &[b"date: ", worker.date().as_bytes(), b"\r\n"]);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn push(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+}
