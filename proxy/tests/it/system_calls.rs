@@ -1,0 +1,89 @@
+//! What a small request costs in system calls, counted by strace in a proxy that runs.
+
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
+
+use proxy::test_support::{Node, Reply, eventually};
+
+use crate::process::{Tandem, yaml};
+
+const FIRST: usize = 20;
+const LAST: usize = 120;
+
+/// Whether there is somebody to count, or has to be.
+#[expect(clippy::print_stdout, reason = "the test runner counts the lines `skipped: …`")]
+fn can_count() -> bool {
+    if Command::new("strace").args(["-D", "true"]).output().is_ok_and(|run| run.status.success()) {
+        return true;
+    }
+    let reason = "needs strace and leave to trace (sudo apt-get install strace)";
+    let asked = std::env::var("KERNEL_TESTS").unwrap_or_default();
+    assert_ne!(asked, "require", "KERNEL_TESTS=require, but this test {reason}");
+    println!("skipped: {reason}");
+    false
+}
+
+/// System calls of the worker from the request with one target to that with another.
+fn counted(traces: &Path) -> Option<BTreeMap<String, usize>> {
+    // One file for each thread, so no call is torn apart.
+    for file in fs::read_dir(traces).expect("a directory") {
+        let text = fs::read_to_string(file.expect("a file").path()).expect("a trace");
+        let calls: Vec<_> = text.lines().collect();
+        let reads = |at: usize| {
+            let target = format!(" /{at} HTTP");
+            calls.iter().position(|call| call.starts_with("recvfrom(") && call.contains(&target))
+        };
+        let (Some(first), Some(last)) = (reads(FIRST), reads(LAST)) else { continue };
+        let mut counts = BTreeMap::new();
+        for call in &calls[first..last] {
+            let name = call.split('(').next().expect("a name");
+            *counts.entry(name.to_owned()).or_default() += 1;
+        }
+        return Some(counts);
+    }
+    None
+}
+
+/// `request` has `TARGET` where its number belongs.
+#[track_caller]
+fn check_transfers(request: &str, reply: &'static str) {
+    let node = Node::scripted(move |_| Reply::Bytes(reply.into()));
+    let traces = tempfile::tempdir().expect("a directory");
+    let trace = traces.path().join("trace");
+    let trace = trace.to_str().expect("a path");
+    // The tracer is a grandchild: what is started is tandem.
+    let mut tandem =
+        Tandem::start_with(&["strace", "-D", "-ff", "-o", trace], &yaml(node.address, ""));
+    let mut client = tandem.client();
+    for at in 0..=LAST {
+        let response = client.ask(request.replace("TARGET", &format!("/{at}")));
+        assert_eq!(response.status, 200);
+    }
+    tandem.signal(rustix::process::Signal::TERM);
+    drop(client);
+    assert!(tandem.exit().success());
+    let mut counts = eventually("a trace", || counted(traces.path()));
+    // Woken once for the request and once for its response.
+    let woken = counts.remove("epoll_wait").unwrap_or_default();
+    let requests = LAST - FIRST;
+    assert!(woken <= 2 * requests + requests / 10, "{woken} {counts:?}");
+    // The request from the downstream and to the node, the response from the node and on.
+    let each = [("recvfrom".to_owned(), 2 * requests), ("sendto".to_owned(), 2 * requests)];
+    assert_eq!(counts, BTreeMap::from(each), "{request}");
+}
+
+#[test]
+fn a_small_message_is_read_once_and_written_once() {
+    if !can_count() {
+        return;
+    }
+    const FIXED: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
+         5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n";
+    check_transfers("GET TARGET HTTP/1.1\r\nhost: a\r\n\r\n", FIXED);
+    check_transfers("POST TARGET HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi", CHUNKED);
+    check_transfers(
+        "POST TARGET HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n\
+         5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n",
+        FIXED,
+    );
+}
