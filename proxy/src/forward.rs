@@ -21,6 +21,7 @@ use crate::{
     config::{self, Datapath},
     error::Fault,
     kernel::{End, KernelPlane, Tunnel, TunnelRefused},
+    metrics::PipeMetrics,
     sys,
 };
 
@@ -154,10 +155,11 @@ impl TunnelContext {
         kernel: Arc<KernelPlane>,
         limits: &config::Limits,
         timeouts: &config::Timeouts,
+        pipes: PipeMetrics,
     ) -> TunnelContext {
         TunnelContext {
             kernel,
-            pipes: PipePool::new(PipeLimits::new(limits.pipe_size)),
+            pipes: PipePool::new(PipeLimits::new(limits.pipe_size), pipes),
             buffer_max: limits.stream_buffer_max,
             send_buffer: limits.send_buffer,
             unsent_max: limits.unsent_max,

@@ -11,6 +11,7 @@
 mod duration;
 mod listener;
 mod names;
+mod pipe;
 mod route;
 mod upstream;
 
@@ -30,6 +31,7 @@ use self::{duration::DurationHistogram, route::ByteCounters};
 pub use self::{
     listener::ListenerMetrics,
     names::{Described, Kind, METRICS, Stability},
+    pipe::PipeMetrics,
     route::{Direction, NORMAL_END, RouteMetrics},
     upstream::{Checkout, ConnectResult, UpstreamMetrics},
 };
@@ -72,6 +74,7 @@ struct Families {
     checkouts: Family<UpstreamResultLabels, Counter>,
     bytes: Family<BytesLabels, Counter>,
     fallbacks: Family<FallbackLabels, Counter>,
+    pipes: Family<PipeLabels, Gauge>,
     faults: Family<FaultLabels, Counter>,
     lanes: Family<LaneLabels, Counter>,
 }
@@ -128,6 +131,11 @@ struct BytesLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FallbackLabels {
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PipeLabels {
+    state: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -212,6 +220,11 @@ impl Metrics {
         })
     }
 
+    /// The handles of one worker's pipes.
+    pub fn pipes(&self) -> PipeMetrics {
+        PipeMetrics::new(&self.families)
+    }
+
     /// Counts a fault of the data path, wherever it happened.
     pub fn fault(&self, fault: Fault) {
         self.faults[fault as usize].inc();
@@ -264,6 +277,7 @@ impl Families {
         names::POOL_CHECKOUTS.register(registry, &self.checkouts);
         names::FORWARD_BYTES.register(registry, &self.bytes);
         names::TUNNEL_FALLBACKS.register(registry, &self.fallbacks);
+        names::FORWARD_PIPES.register(registry, &self.pipes);
         names::FAULTS.register(registry, &self.faults);
         names::LANE_REQUESTS.register(registry, &self.lanes);
     }

@@ -198,6 +198,7 @@ impl Worker {
                 Arc::clone(&shared.kernel),
                 &shared.limits,
                 &shared.timeouts,
+                shared.metrics.pipes(),
             ),
             timeouts: shared.timeouts,
             limits: shared.limits,

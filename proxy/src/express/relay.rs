@@ -418,7 +418,7 @@ mod tests {
         dry::{Passed, pass},
         *,
     };
-    use crate::{forward::PipeLimits, http::framing::BodyLength};
+    use crate::{forward::PipeLimits, http::framing::BodyLength, metrics::PipeMetrics};
 
     /// The data of a chunked body that is made as ours are.
     fn dechunked(mut body: &[u8]) -> Vec<u8> {
@@ -464,7 +464,8 @@ mod tests {
         min: u64,
     ) -> (Vec<u8>, News) {
         let ((mut node, mut from), (mut to, mut client)) = (connection().await, connection().await);
-        let pipes = PipePool::new(PipeLimits { capacity: 64 << 10, open_max, idle_max: 1 });
+        let limits = PipeLimits { capacity: 64 << 10, open_max, idle_max: 1 };
+        let pipes = PipePool::new(limits, PipeMetrics::default());
         let mut input = BytesMut::from(&received[..ahead]);
         let sending = tokio::spawn(async move {
             node.write_all(&received[ahead..]).await.expect("sent");

@@ -10,7 +10,10 @@ use std::{
 
 use rustix::net::{RecvFlags, recv};
 
-use crate::sys::pipe::Pipe;
+use crate::{
+    metrics::{GaugeGuard, PipeMetrics},
+    sys::pipe::Pipe,
+};
 
 /// Pipes a worker may have at a time; two file descriptors each. A tunnel keeps one only while the
 /// target takes no more, so this many stalled directions are served by `splice`, further ones by
@@ -46,11 +49,12 @@ pub struct PipePool {
     limits: PipeLimits,
     idle: RefCell<Vec<PooledPipe>>,
     open: Rc<Cell<usize>>,
+    metrics: PipeMetrics,
 }
 
 impl PipePool {
-    pub fn new(limits: PipeLimits) -> PipePool {
-        PipePool { limits, idle: RefCell::default(), open: Rc::default() }
+    pub fn new(limits: PipeLimits, metrics: PipeMetrics) -> PipePool {
+        PipePool { limits, idle: RefCell::default(), open: Rc::default(), metrics }
     }
 
     /// Pipes that exist, idle ones included.
@@ -61,7 +65,8 @@ impl PipePool {
     /// An empty pipe; `None`: the limit is reached, or process, user or system have none to give.
     pub(crate) fn checkout(&self) -> Option<PooledPipe> {
         let idle = self.idle.borrow_mut().pop();
-        idle.or_else(|| self.open_another())
+        idle.map(|pipe| PooledPipe { _counted: self.metrics.busy(), ..pipe })
+            .or_else(|| self.open_another())
     }
 
     /// Takes an empty pipe back, or closes it if there are enough.
@@ -69,7 +74,7 @@ impl PipePool {
         let mut idle = self.idle.borrow_mut();
         // Bytes left in a pipe would come out in another tunnel.
         if pipe.holds == 0 && idle.len() < self.limits.idle_max {
-            idle.push(pipe);
+            idle.push(PooledPipe { _counted: self.metrics.idle(), ..pipe });
         }
     }
 
@@ -82,6 +87,7 @@ impl PipePool {
         (capacity >= CAPACITY_MIN).then(|| PooledPipe {
             pipe,
             holds: 0,
+            _counted: self.metrics.busy(),
             _place: Place::take(&self.open),
         })
     }
@@ -92,6 +98,8 @@ pub(crate) struct PooledPipe {
     pipe: Pipe,
     /// Bytes in the pipe.
     holds: usize,
+    /// As busy or as idle.
+    _counted: GaugeGuard,
     _place: Place,
 }
 
@@ -157,7 +165,8 @@ mod tests {
     use super::*;
 
     fn pool(open_max: usize, idle_max: usize) -> PipePool {
-        PipePool::new(PipeLimits { capacity: 64 << 10, open_max, idle_max })
+        let limits = PipeLimits { capacity: 64 << 10, open_max, idle_max };
+        PipePool::new(limits, PipeMetrics::default())
     }
 
     #[test]
@@ -173,9 +182,14 @@ mod tests {
     fn no_more_than_the_limit_are_kept() {
         let pool = pool(2, 1);
         let (one, two) = (pool.checkout().unwrap(), pool.checkout().unwrap());
+        assert_eq!(pool.metrics.counts(), [2, 0]);
         pool.checkin(one);
         pool.checkin(two);
-        assert_eq!(pool.open(), 1);
+        assert_eq!((pool.open(), pool.metrics.counts()), (1, [0, 1]));
+        let again = pool.checkout();
+        assert_eq!((pool.open(), pool.metrics.counts()), (1, [1, 0]));
+        drop(again);
+        assert_eq!((pool.open(), pool.metrics.counts()), (0, [0, 0]));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::metrics::PipeMetrics;
 
 const PATHS: [Datapath; 2] = [Datapath::User, Datapath::Splice];
 /// No case waits longer for anything.
@@ -35,7 +36,7 @@ fn moved(datapath: Datapath, bytes: usize) -> Moved {
 fn context() -> TunnelContext {
     TunnelContext {
         kernel: Arc::new(KernelPlane::off()),
-        pipes: PipePool::new(PipeLimits::new(256 << 10)),
+        pipes: PipePool::new(PipeLimits::new(256 << 10), PipeMetrics::default()),
         buffer_max: 256 << 10,
         send_buffer: 256 << 10,
         unsent_max: 128 << 10,
@@ -454,7 +455,10 @@ async fn a_reader_that_does_not_read_stops_the_sender() {
 #[tokio::test]
 async fn without_a_pipe_bytes_are_copied() {
     let cx = TunnelContext {
-        pipes: PipePool::new(PipeLimits { open_max: 0, ..PipeLimits::new(256 << 10) }),
+        pipes: PipePool::new(
+            PipeLimits { open_max: 0, ..PipeLimits::new(256 << 10) },
+            PipeMetrics::default(),
+        ),
         ..context()
     };
     let (transfer, ()) = Ends::connect()
@@ -502,7 +506,10 @@ fn fallbacks_have_labels_of_their_own() {
 #[tokio::test]
 async fn the_last_pipe_goes_to_one_direction_and_the_other_is_copied() {
     let cx = TunnelContext {
-        pipes: PipePool::new(PipeLimits { open_max: 1, ..PipeLimits::new(256 << 10) }),
+        pipes: PipePool::new(
+            PipeLimits { open_max: 1, ..PipeLimits::new(256 << 10) },
+            PipeMetrics::default(),
+        ),
         ..context()
     };
     let pattern = periodic(7);

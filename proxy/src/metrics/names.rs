@@ -82,6 +82,8 @@ metrics! {
         "Body and tunnel bytes, by the path that carried them";
     TUNNEL_FALLBACKS = "tandem_forward_fallbacks_total", Counter, ["reason"], Unstable,
         "Tunnels that could not have the datapath their route asks for";
+    FORWARD_PIPES = "tandem_forward_pipes", Gauge, ["state"], Stable,
+        "Pipes for splicing that are open: busy with bytes, or idle";
     FAULTS = "tandem_faults_total", Counter, ["fault"], Stable,
         "Faults of the data path";
     LANE_REQUESTS = "tandem_lane_requests_total", Counter, ["lane"], Unstable,

@@ -41,6 +41,7 @@ fn exercised() -> Metrics {
     upstream.retry();
     drop(upstream.pool_idle());
     metrics.forward_fallback(Fallback::NoPipe);
+    drop(metrics.pipes().busy());
     metrics
 }
 

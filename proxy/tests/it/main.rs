@@ -10,6 +10,7 @@ mod object;
 mod plugins;
 mod process;
 mod routing;
+mod seeded;
 mod smuggling;
 mod system_calls;
 mod wire;

@@ -18,6 +18,7 @@ use proxy::{
     error::Fault,
     forward::{self, Fallback, Moved, PipeLimits, PipePool, Transfer, TunnelContext, Via},
     kernel::{KernelPlane, TunnelRefused},
+    metrics::PipeMetrics,
     sys,
     test_support::{Client, Node, TestProxy},
 };
@@ -47,7 +48,7 @@ fn context(tunnels: u32) -> TunnelContext {
     let plane = KernelPlane::load(&kernel, &limits, &[], 1).unwrap_or_else(|e| panic!("{e:#}"));
     TunnelContext {
         kernel: Arc::new(plane),
-        pipes: PipePool::new(PipeLimits::new(limits.pipe_size)),
+        pipes: PipePool::new(PipeLimits::new(limits.pipe_size), PipeMetrics::default()),
         buffer_max: limits.stream_buffer_max,
         send_buffer: limits.send_buffer,
         unsent_max: limits.unsent_max,
