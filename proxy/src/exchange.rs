@@ -12,17 +12,17 @@ pub(crate) mod body;
 mod message;
 pub(crate) mod response_head;
 
-use std::{convert::Infallible, net::SocketAddr, os::fd::BorrowedFd, rc::Rc, sync::Arc};
+use std::{net::SocketAddr, os::fd::BorrowedFd, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::{net::TcpStream, time::Instant};
 
 use self::{
-    body::{RequestBody, ResponseBody, Stage, Upload},
+    body::{Aborted, RequestBody, ResponseBody, Stage, Upload},
     response_head::Leaving,
 };
 use crate::{
@@ -51,15 +51,18 @@ pub(crate) const DISCARDED_BODY_MAX: u64 = 64 * 1024;
 
 /// Serves one request that the gate let in. Dropping the future cancels the exchange: the upstream
 /// connection closes and the record says who left.
+///
+/// # Errors
+/// A fault that is not answered: the downstream connection closes.
 pub(crate) async fn serve(
     cx: Rc<ConnectionCx>,
     request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
+) -> Result<Response<ResponseBody>, Aborted> {
     let body = request.into_body();
     let Some(head) = cx.take_head() else {
         // hyper saw a request that the gate did not: a bug of ours, and never the node's problem.
         tracing::error!("request without a gated head");
-        return Ok(refuse(&cx, Method::Other, Fault::Internal, After::Close));
+        return refuse(&cx, Method::Other, Fault::Internal, After::Close);
     };
     let method = Method::of(head.method());
     let mut response = match decide(&cx, &head).await {
@@ -73,13 +76,13 @@ pub(crate) async fn serve(
                 Ok(response) => response,
                 Err(fault) => {
                     let after = leave(&cx, &head, body).await;
-                    refuse(&cx, method, cx.body_fault().unwrap_or(fault), after)
+                    refuse(&cx, method, cx.body_fault().unwrap_or(fault), after)?
                 }
             }
         }
         Decided::Answer(answer, fault) => match discard(&head, body).await {
             Ok(after) => own_answer(&cx, method, answer, fault, after),
-            Err(()) => refuse(&cx, method, cx.body_fault().unwrap_or(fault), After::Close),
+            Err(()) => refuse(&cx, method, cx.body_fault().unwrap_or(fault), After::Close)?,
         },
     };
     if cx.is_draining() {
@@ -173,16 +176,18 @@ async fn leave(cx: &ConnectionCx, head: &RequestHead, body: Option<Incoming>) ->
     }
 }
 
-/// The proxy's own answer to a fault.
+/// The proxy's own answer to a fault, if it has one.
 fn refuse(
     cx: &Rc<ConnectionCx>,
     method: Method,
     fault: Fault,
     afterwards: After,
-) -> Response<ResponseBody> {
-    // A fault without a status of its own never gets here with a downstream that still listens.
-    let status = fault.consequence().status.unwrap_or(StatusCode::BAD_GATEWAY);
-    own_answer(cx, method, Answer::of(status), fault, afterwards)
+) -> Result<Response<ResponseBody>, Aborted> {
+    let Some(status) = fault.consequence().status else {
+        cx.record(|record| record.fault(fault));
+        return Err(Aborted);
+    };
+    Ok(own_answer(cx, method, Answer::of(status), fault, afterwards))
 }
 
 fn own_answer(
@@ -299,7 +304,7 @@ async fn send(
     body: Option<Incoming>,
 ) -> Result<Response<ResponseBody>, Fault> {
     let upload = Upload::default();
-    let body = RequestBody::new(body, &upload);
+    let body = RequestBody::new(body, &upload, cx);
     let request = message::upstream_request(head, plan, &cx.forwarding, connection.node, body)?;
     let sent = connection.send(request, Method::of(head.method()), || expired(cx, &upload)).await;
     cx.deadlines.stop(Wait::Upstream);

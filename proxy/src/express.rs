@@ -272,6 +272,7 @@ impl Forward<'_> {
                 return own_answer(cx, self.head, Answer::of(status), fault, after).await;
             }
         };
+        upload.answered();
         reply.carry(cx, &mut connection, &mut upload, buffers).await?;
         cx.exchange_over();
         if !upload.is_over() && reply.keeps_alive && after == After::KeepAlive {

@@ -6,7 +6,7 @@ use std::{
     error::Error,
     fmt,
     pin::Pin,
-    rc::Rc,
+    rc::{Rc, Weak},
     task::{Context, Poll, ready},
 };
 
@@ -30,6 +30,10 @@ pub(crate) struct Upload(Rc<UploadState>);
 struct UploadState {
     stage: Cell<Stage>,
     has_moved: Cell<bool>,
+    /// The node has answered, and its response is under way.
+    is_answered: Cell<bool>,
+    /// No more of it will come, which the node is not told while it answers.
+    is_abandoned: Cell<bool>,
 }
 
 /// Whose turn it is.
@@ -54,6 +58,18 @@ impl Upload {
         self.0.has_moved.take()
     }
 
+    /// The response is over. Whether the rest of the request is worth waiting for.
+    pub(crate) fn response_over(&self) -> bool {
+        self.0.is_answered.set(false);
+        !self.0.is_abandoned.get()
+    }
+
+    /// Whether a body that does not come whole leaves the response as it is. hyper would end both.
+    fn is_left_behind(&self, cx: &Weak<ConnectionCx>) -> bool {
+        let has_left = |cx: Rc<ConnectionCx>| cx.body_fault() == Some(Fault::DownstreamReset);
+        self.0.is_answered.get() && !cx.upgrade().is_none_or(has_left)
+    }
+
     fn moved_to(&self, stage: Stage) {
         self.0.stage.set(stage);
         self.0.has_moved.set(true);
@@ -65,13 +81,14 @@ impl Upload {
 pub(crate) struct RequestBody {
     incoming: Option<Incoming>,
     upload: Upload,
+    cx: Weak<ConnectionCx>,
 }
 
 impl RequestBody {
-    pub(crate) fn new(incoming: Option<Incoming>, upload: &Upload) -> Self {
+    pub(crate) fn new(incoming: Option<Incoming>, upload: &Upload, cx: &Rc<ConnectionCx>) -> Self {
         let incoming = incoming.filter(|incoming| !incoming.is_end_stream());
         upload.0.stage.set(if incoming.is_none() { Stage::Complete } else { Stage::Downstream });
-        Self { incoming, upload: upload.clone() }
+        Self { incoming, upload: upload.clone(), cx: Rc::downgrade(cx) }
     }
 }
 
@@ -83,13 +100,20 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         task: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self { incoming: Some(incoming), upload } = &mut *self else {
+        let Self { incoming: Some(incoming), upload, cx } = &mut *self else {
             return Poll::Ready(None);
         };
+        if upload.0.is_abandoned.get() {
+            return Poll::Pending;
+        }
         let Poll::Ready(frame) = poll_data(incoming, task) else {
             upload.0.stage.set(Stage::Downstream);
             return Poll::Pending;
         };
+        if matches!(frame, Some(Err(_))) && upload.is_left_behind(cx) {
+            upload.0.is_abandoned.set(true);
+            return Poll::Pending;
+        }
         let is_last = frame.is_none() || incoming.is_end_stream();
         upload.moved_to(if is_last { Stage::Complete } else { Stage::Node });
         Poll::Ready(frame)
@@ -163,7 +187,8 @@ impl ResponseBody {
         let carrier = if upload.stage() == Stage::Complete {
             Carrier::Held(connection)
         } else {
-            Carrier::Detached(connection.spawn())
+            upload.0.is_answered.set(true);
+            Carrier::Detached(connection.spawn(upload.clone()))
         };
         let is_complete = incoming.is_end_stream();
         let body = NodeBody { incoming, is_complete, is_breaking_off: false, filters, carrier };

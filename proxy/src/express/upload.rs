@@ -32,6 +32,8 @@ const DISCARD_SIZE: usize = 4096;
 pub(super) struct Upload {
     relay: Relay,
     stage: Stage,
+    /// The node's response has begun, and no longer depends on this.
+    is_answered: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +42,8 @@ enum Stage {
     Untouched,
     Moving,
     Complete,
-    /// The node takes no more. It may have answered all the same.
+    /// The node takes no more, and may have answered all the same; or it has answered, and there is
+    /// no more to be had of the downstream.
     Refused,
 }
 
@@ -48,11 +51,16 @@ impl Upload {
     pub(super) fn new(head: &RequestHead) -> Upload {
         let is_chunked = head.body_length() == BodyLength::Chunked;
         let relay = Relay::new(is_chunked, BodyFilters::default());
-        Upload { relay, stage: Stage::Untouched }
+        Upload { relay, stage: Stage::Untouched, is_answered: false }
     }
 
     pub(super) fn is_untouched(&self) -> bool {
         self.stage == Stage::Untouched
+    }
+
+    /// The response head has come: from here on, whoever holds this up ends nothing but this.
+    pub(super) fn answered(&mut self) {
+        self.is_answered = true;
     }
 
     pub(super) fn is_complete(&self) -> bool {
@@ -70,7 +78,8 @@ impl Upload {
     /// Moves what can be moved: what is in `out`, then the body.
     ///
     /// # Errors
-    /// The body did not come, or not well-formed; the node was too slow with taking it.
+    /// The downstream broke off. Before the node has answered also: the body did not come, or not
+    /// well-formed; the node was too slow with taking it.
     pub(super) fn advance(
         &mut self,
         cx: &ConnectionCx,
@@ -81,6 +90,24 @@ impl Upload {
         if self.is_over() {
             return Ok(());
         }
+        let Err(fault) = self.advance_until_fault(cx, node, out, task) else { return Ok(()) };
+        if !self.is_answered || fault == Fault::DownstreamReset {
+            return Err(fault);
+        }
+        tracing::debug!(?fault, "rest of a request");
+        cx.deadlines.stop(Wait::Upload);
+        cx.deadlines.stop(Wait::Downstream);
+        self.stage = Stage::Refused;
+        Ok(())
+    }
+
+    fn advance_until_fault(
+        &mut self,
+        cx: &ConnectionCx,
+        node: &mut TcpStream,
+        out: &mut Vec<u8>,
+        task: &mut Context<'_>,
+    ) -> Result<(), Fault> {
         let moved = cx
             .with_body(|source| self.poll(source, node, out, cx.splicing(cx.is_leg()), task))
             .unwrap_or(Poll::Ready(Err(Broken::Source)));

@@ -35,7 +35,7 @@ use super::pool::Pooled;
 use crate::{
     config::Limits,
     error::Fault,
-    exchange::body::RequestBody,
+    exchange::body::{RequestBody, Upload},
     http::{framing::BodyReader, gate::ResponseGate, head::ResponseHead, stand_in},
     inlet::{Inlet, MessageError, head_limits},
     metrics::{GaugeGuard, UpstreamMetrics},
@@ -207,7 +207,7 @@ impl UpstreamConnection {
 
     /// Makes the connection a task, which moves the rest of the request while the response streams
     /// and for [`AFTERMATH_MAX`] after that.
-    pub(crate) fn spawn(self) -> Detached {
+    pub(crate) fn spawn(self, upload: Upload) -> Detached {
         let Self { driver, state, sender, .. } = self;
         state.driver.take();
         let (streaming, streamed) = oneshot::channel::<Infallible>();
@@ -215,7 +215,9 @@ impl UpstreamConnection {
             tokio::task::spawn_local(async move {
                 let overdue = async {
                     drop(streamed.await);
-                    tokio::time::sleep(AFTERMATH_MAX).await;
+                    if upload.response_over() {
+                        tokio::time::sleep(AFTERMATH_MAX).await;
+                    }
                 };
                 tokio::select! {
                     result = driver => if let Err(error) = result {
