@@ -1,5 +1,6 @@
 //! The express lane and hyper's do the same: what both sides see, what is recorded and counted.
 
+mod mixes;
 mod talks;
 
 use std::collections::BTreeMap;
@@ -270,34 +271,5 @@ fn both_lanes_do_the_same() {
         assert_eq!(express.log, hyper.log, "{asked:#?}");
         assert_eq!(express.metrics, hyper.metrics, "{asked:#?}");
         assert!(!express.downstream.is_empty() && !express.metrics.is_empty());
-    }
-}
-
-/// Requests of both lanes, one behind the other.
-const MIXED: &str = "GET /1 HTTP/1.1\r\nhost: a\r\n\r\n\
-     POST /2 HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntrailer: x\r\n\r\n3\r\nabc\r\n0\r\n\r\n\
-     POST /3 HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nGET \
-     GET /4 HTTP/1.1\r\nhost: a\r\nupgrade: x\r\n\r\n\
-     GET /5 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
-
-#[test]
-fn lanes_change_between_any_two_requests_however_they_are_cut() {
-    let node = Node::scripted(|seen| {
-        Reply::ok(&format!("{} {}", seen.line(), String::from_utf8_lossy(&plain_body(seen))))
-    });
-    let proxy = TestProxy::to(&[node.address]);
-    let whole = plain(&String::from_utf8_lossy(&proxy.client().send(MIXED).rest()));
-    assert_eq!(whole.matches("HTTP/1.1 200 OK").count(), 5, "{whole}");
-    for cut in 1..MIXED.len() {
-        let (first, second) = MIXED.split_at(cut);
-        let mut client = proxy.client();
-        client.send(first);
-        std::thread::yield_now();
-        let received = plain(&String::from_utf8_lossy(&client.send(second).rest()));
-        assert_eq!(received, whole, "cut at {cut}");
-    }
-    for (lane, requests) in [("express", 3), ("hyper", 2)] {
-        let sample = format!("tandem_lane_requests_total{{lane=\"{lane}\"}}");
-        proxy.check_metric(&sample, (requests * MIXED.len()) as f64);
     }
 }
