@@ -170,6 +170,84 @@ fn a_gibibyte_arrives_both_ways() {
     assert!(line.contains(&format!(" {SIZE} {SIZE} ")) && line.ends_with(" --"), "{line}");
 }
 
+/// What is in chunks, as it comes.
+struct Chunks<'s> {
+    stream: &'s mut TcpStream,
+    /// Of the chunk under way.
+    left: usize,
+}
+
+impl Chunks<'_> {
+    fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") {
+            let mut byte = [0];
+            self.stream.read_exact(&mut byte).expect("a byte");
+            line.push(byte[0]);
+        }
+        String::from_utf8(line).expect("ASCII").trim_end().to_owned()
+    }
+
+    fn check_end(&mut self) {
+        assert_eq!((self.left, self.line().as_str(), self.line().as_str()), (0, "0", ""));
+    }
+}
+
+impl Read for Chunks<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        if self.left == 0 {
+            self.left = usize::from_str_radix(&self.line(), 16).expect("a size");
+        }
+        let room = bytes.len().min(self.left);
+        let count = self.stream.read(&mut bytes[..room])?;
+        self.left -= count;
+        if self.left == 0 {
+            assert_eq!(self.line(), "");
+        }
+        Ok(count)
+    }
+}
+
+/// The same as [`write_pattern`], in chunks of a mebibyte.
+fn write_chunks(to: &mut impl Write, size: usize) {
+    const CHUNK: usize = 1 << 20;
+    let pattern = pattern(PERIOD).repeat(CHUNK / PERIOD + 2);
+    for at in (0..size).step_by(CHUNK) {
+        let phase = at % PERIOD;
+        write!(to, "{CHUNK:x}\r\n").expect("taken");
+        to.write_all(&pattern[phase..phase + CHUNK]).expect("taken");
+        to.write_all(b"\r\n").expect("taken");
+    }
+    to.write_all(b"0\r\n\r\n").expect("taken");
+}
+
+#[test]
+fn a_gibibyte_arrives_both_ways_in_chunks() {
+    const SIZE: usize = 1 << 30;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let proxy = TestProxy::to(&[listener.local_addr().expect("an address")]);
+    let node = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("the proxy connects");
+        until_empty_line(&mut stream);
+        let mut chunks = Chunks { stream: &mut stream, left: 0 };
+        check_pattern(&mut chunks, SIZE);
+        chunks.check_end();
+        write!(stream, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").expect("taken");
+        write_chunks(&mut stream, SIZE);
+    });
+    let mut client = TcpStream::connect(proxy.address("web")).expect("connected");
+    write!(client, "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+        .expect("taken");
+    write_chunks(&mut client, SIZE);
+    assert!(until_empty_line(&mut client).starts_with("HTTP/1.1 200"));
+    let mut chunks = Chunks { stream: &mut client, left: 0 };
+    check_pattern(&mut chunks, SIZE);
+    chunks.check_end();
+    node.join().expect("the node is content");
+    let line = &proxy.access_log(1)[0];
+    assert!(line.contains(&format!(" {SIZE} {SIZE} ")) && line.ends_with(" --"), "{line}");
+}
+
 /// Bytes by `via` and direction after a large body each way with this in `limits`.
 fn moved_via(limits: &str) -> (String, [f64; 4]) {
     const SIZE: usize = 3_000_000;
