@@ -22,7 +22,7 @@ use crate::{
     probe,
     process::{Program, Site},
     scenario::{Carrier, Case, LoadWork, Pacing, Traffic, Work},
-    tandem::{self, Carried, Kernel, Metrics, Mode, PathCounters},
+    tandem::{self, Carried, Flow, Kernel, Metrics, Mode, PathCounters},
     topology::{Role, Topology},
 };
 
@@ -167,7 +167,7 @@ impl Bench {
                 self.topology.run(Role::Proxy, || probe::Client::connect(tunnel)?.get("/", &[]))?;
             ensure!(answer.status == 200, "the tunnel's answer has status {}", answer.status);
         }
-        let carried = Carried { connections: 1, requests: 1, bytes_each: 1 };
+        let carried = Carried { connections: 1, requests: 1, bytes_each: 1, flow: Flow::Free };
         let before = Some(Metrics::none());
         let wrong =
             self.unproved_path(contestant, &service, &started, before, carried, &mut figures)?;
@@ -405,7 +405,7 @@ fn carried(work: &LoadWork, outcome: &Outcome, unproved: u64) -> Carried {
         Traffic::Echo(size) => 2 * size,
     };
     let requests = outcome.completed().saturating_sub(unproved);
-    Carried { connections: outcome.sockets, requests, bytes_each }
+    Carried { connections: outcome.sockets, requests, bytes_each, flow: Flow::Free }
 }
 
 impl Bench {

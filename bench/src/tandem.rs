@@ -303,7 +303,20 @@ pub(crate) struct Carried {
     pub(crate) requests: u64,
     /// At least, of each request and its answer together.
     pub(crate) bytes_each: u64,
+    pub(crate) flow: Flow,
 }
+
+/// Whether what was sent was also read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Free,
+    /// It came to a halt on the way.
+    Stalled,
+}
+
+/// Of each request that came to a halt, sockmap has at least moved this, which is less than its
+/// window.
+const REDIRECTED_MIN: u64 = 64 << 10;
 
 /// What moved between two readings, as far as it tells which path the bytes took.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -372,7 +385,7 @@ impl PathCounters {
         service: &Service,
         carried: Carried,
     ) -> Option<String> {
-        let Carried { connections, requests, bytes_each } = carried;
+        let Carried { connections, requests, bytes_each, flow } = carried;
         let bytes = bytes_each * requests;
         let kernel = match mode.kernel {
             Kernel::Off => none("kernel packets", self.worker_picks + self.ingress_packets),
@@ -421,9 +434,14 @@ impl PathCounters {
                 short("bytes by splice", self.splice_bytes, bytes)
                     .or_else(|| none("other bytes", self.user_bytes + self.sockmap_bytes))
             }
-            // Past its window sockmap spills to userspace and back; the bulk must not.
             (Service::Stream { .. }, Datapath::Sockmap) => {
-                short("bytes by sockmap", self.sockmap_bytes, bytes / 2)
+                // Past its window sockmap spills to userspace and back. Where everybody reads, the
+                // bulk must not; where nobody does, the bulk may.
+                let least = match flow {
+                    Flow::Free => bytes / 2,
+                    Flow::Stalled => requests * REDIRECTED_MIN,
+                };
+                short("bytes by sockmap", self.sockmap_bytes, least)
                     .or_else(|| none("bytes by splice", self.splice_bytes))
             }
         };
@@ -498,7 +516,7 @@ mod tests {
         let moved = PathCounters::between(&Metrics(String::new()), &Metrics(PAGE.into()));
         let check = |kernel, datapath, connections, requests, bytes_each| {
             let mode = Mode { datapath, ..Mode::http(kernel) };
-            let carried = Carried { connections, requests, bytes_each };
+            let carried = Carried { connections, requests, bytes_each, flow: Flow::Free };
             moved.objection(mode, Network::Loopback, &stream, carried)
         };
         assert_eq!(check(Kernel::OnWithXdp, Datapath::Splice, 5, 100, 10), None);
@@ -508,6 +526,24 @@ mod tests {
         assert!(check(Kernel::Off, Datapath::Splice, 0, 0, 0).is_some());
         assert!(check(Kernel::On, Datapath::User, 0, 0, 0).is_some());
         assert!(check(Kernel::On, Datapath::Sockmap, 0, 1, 10).is_some());
+    }
+
+    #[test]
+    fn sockmap_moves_the_bulk_unless_nobody_reads() {
+        let stream = Service::Stream { node: SocketAddr::from(([127, 0, 0, 1], 1)) };
+        let check = |flow, sockmap_bytes: u64| {
+            let moved = PathCounters {
+                worker_picks: 2.0,
+                sockmap_bytes: sockmap_bytes as f64,
+                user_bytes: 1e9,
+                ..PathCounters::between(&Metrics::none(), &Metrics::none())
+            };
+            let mode = Mode { datapath: Datapath::Sockmap, ..Mode::http(Kernel::On) };
+            let carried = Carried { connections: 2, requests: 2, bytes_each: 1 << 20, flow };
+            moved.objection(mode, Network::Loopback, &stream, carried).is_none()
+        };
+        assert!(check(Flow::Free, 1 << 20) && !check(Flow::Free, (1 << 20) - 1));
+        assert!(check(Flow::Stalled, 128 << 10) && !check(Flow::Stalled, (128 << 10) - 1));
     }
 
     #[test]
@@ -522,7 +558,7 @@ mod tests {
                 ..PathCounters::between(&Metrics::none(), &Metrics::none())
             };
             let mode = Mode { splicing, ..Mode::http(Kernel::Off) };
-            let carried = Carried { connections: 1, requests: 2, bytes_each };
+            let carried = Carried { connections: 1, requests: 2, bytes_each, flow: Flow::Free };
             moved.objection(mode, Network::Loopback, &http, carried)
         };
         let large = SPLICED_MIN as f64;
@@ -547,7 +583,7 @@ mod tests {
                 ..PathCounters::between(&Metrics::none(), &Metrics::none())
             };
             let mode = Mode { lane, ..Mode::http(Kernel::Off) };
-            let carried = Carried { connections: 1, requests: 9, bytes_each: 1 };
+            let carried = Carried { connections: 1, requests: 9, bytes_each: 1, flow: Flow::Free };
             moved.objection(mode, Network::Loopback, &http, carried).is_none()
         };
         assert!(check(Lane::Express, 9.0, 0.0) && check(Lane::Hyper, 0.0, 9.0));
@@ -565,7 +601,7 @@ mod tests {
                 express_requests: 100.0,
                 ..PathCounters::between(&Metrics::none(), &Metrics::none())
             };
-            let carried = Carried { connections, requests: 100, bytes_each: 1 };
+            let carried = Carried { connections, requests: 100, bytes_each: 1, flow: Flow::Free };
             moved.objection(Mode::http(Kernel::SameHost), network, &http, carried).is_none()
         };
         for network in [Network::Loopback, Network::Three] {
@@ -620,7 +656,7 @@ mod tests {
                 ..PathCounters::between(&Metrics::none(), &Metrics::none())
             };
             let mode = Mode::http(Kernel::OnWithXdpAndSockmap);
-            let carried = Carried { connections: 1, requests: 1, bytes_each: 1 };
+            let carried = Carried { connections: 1, requests: 1, bytes_each: 1, flow: Flow::Free };
             moved.objection(mode, Network::Loopback, &http, carried).is_none()
         };
         assert!(check(1.0, 1.0, 1.0));

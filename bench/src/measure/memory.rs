@@ -17,7 +17,7 @@ use crate::{
     pattern::Pattern,
     probe,
     scenario::{Activity, Carrier, Direction, Traffic},
-    tandem::{Carried, Metrics},
+    tandem::{Carried, Flow, Metrics},
 };
 
 /// Transfers at a time; figures are divided by it. The kernel counts socket memory in batches of
@@ -127,6 +127,7 @@ impl Bench {
             connections: TRANSFERS as u64,
             requests: TRANSFERS as u64,
             bytes_each: TRANSFER_BYTES,
+            flow: Flow::Stalled,
         };
         let wrong =
             self.unproved_path(contestant, &service, &started, before_path, carried, &mut figures)?;
