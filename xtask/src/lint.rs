@@ -17,7 +17,7 @@ use crate::{
 const FUZZ_MANIFEST: &str = "proxy/fuzz/Cargo.toml";
 
 /// What became of a step.
-enum Outcome {
+pub(crate) enum Outcome {
     Passed,
     /// Could not be done here; the text says what would make it possible.
     Skipped(String),
@@ -25,35 +25,44 @@ enum Outcome {
 
 type Step = fn() -> Result<Outcome>;
 
-const STEPS: [(&str, Step); 6] = [
+const STEPS: [(&str, Step); 7] = [
     ("fmt", fmt),
     ("tidy", tidy),
     ("clippy, host", clippy_host),
+    ("clippy, fuzz", clippy_fuzz),
     ("clippy, BPF target", clippy_bpf),
     ("doc", doc),
     ("deny", deny),
 ];
 
+/// A step by its name, and what became of it.
+pub(crate) type Done = (&'static str, Result<Outcome>);
+
 pub(crate) fn run() -> Result<()> {
-    let mut lines = Vec::new();
-    let mut failed = 0;
-    for (name, step) in STEPS {
-        println!("== {name}");
-        lines.push(match step() {
-            Ok(Outcome::Passed) => format!("{name:<20} ok"),
-            Ok(Outcome::Skipped(why)) => format!("{name:<20} SKIPPED: {why}"),
-            Err(error) => {
-                failed += 1;
-                format!("{name:<20} FAILED: {error:#}")
-            }
-        });
-    }
-    println!("== lint\n{}", lines.join("\n"));
-    match failed {
+    let steps = run_steps();
+    match steps.iter().filter(|(_, outcome)| outcome.is_err()).count() {
         0 => Ok(()),
         1 => bail!("lint: 1 step failed"),
         count => bail!("lint: {count} steps failed"),
     }
+}
+
+/// Runs all of them, and prints what became of each at the end.
+pub(crate) fn run_steps() -> Vec<Done> {
+    let mut steps = Vec::new();
+    for (name, step) in STEPS {
+        println!("== {name}");
+        steps.push((name, step()));
+    }
+    println!("== lint");
+    for (name, outcome) in &steps {
+        match outcome {
+            Ok(Outcome::Passed) => println!("{name:<20} ok"),
+            Ok(Outcome::Skipped(why)) => println!("{name:<20} SKIPPED: {why}"),
+            Err(error) => println!("{name:<20} FAILED: {error:#}"),
+        }
+    }
+    steps
 }
 
 fn fmt() -> Result<Outcome> {
@@ -85,6 +94,17 @@ fn clippy_host() -> Result<Outcome> {
         ]);
         command::run(&mut clippy)?;
     }
+    Ok(Outcome::Passed)
+}
+
+/// Nothing is linked, so libFuzzer need not be compiled: what is named instead is not looked at.
+fn clippy_fuzz() -> Result<Outcome> {
+    require_component("clippy")?;
+    let mut clippy = command::cargo();
+    // A directory of its own: fuzzing builds with libFuzzer, and with other flags.
+    clippy.args(["clippy", "--manifest-path", FUZZ_MANIFEST, "--target-dir", "target/fuzz-lint"]);
+    clippy.args(["--", "-D", "warnings"]).env("CUSTOM_LIBFUZZER_PATH", "/dev/null");
+    command::run(&mut clippy)?;
     Ok(Outcome::Passed)
 }
 

@@ -53,7 +53,11 @@ enum Task {
     /// Checks formatting, invariants, clippy on both targets, documentation, licences.
     Lint,
     /// Runs every rung of tests and counts what passed, failed and was skipped.
-    Test,
+    Test {
+        /// Lints first, and counts each step of it too.
+        #[arg(long)]
+        lint: bool,
+    },
     /// Builds everything and passes the arguments on to bench/.
     #[command(disable_help_flag = true)]
     Bench {
@@ -75,7 +79,7 @@ fn main() -> ExitCode {
             run::run(purpose, &arguments)
         }
         Task::Lint => lint::run().map(|()| ExitCode::SUCCESS),
-        Task::Test => test::run(),
+        Task::Test { lint } => test::run(lint.then(lint::run_steps)),
         Task::Bench { arguments } => bench::run(&arguments),
     };
     match outcome {

@@ -23,7 +23,7 @@ use self::{
 use crate::{
     apt, build_ebpf,
     cache::Cache,
-    cargo_build, command,
+    cargo_build, command, lint,
     peers::Peers,
     tool::{self, Tool},
     workspace,
@@ -70,10 +70,11 @@ const RUNGS: [(&str, &str, RunRung); 9] = [
     ("instructions", "bench/src/instructions.rs", instructions),
 ];
 
-/// Runs every rung; fails if a test did. The counts are the last line.
-pub(crate) fn run() -> Result<ExitCode> {
+/// Runs every rung, behind those of `linted`; fails if a test did. The counts are the last line.
+pub(crate) fn run(linted: Option<Vec<lint::Done>>) -> Result<ExitCode> {
+    let mut rungs: Vec<Rung> = linted.map(lint_rung).into_iter().collect();
     println!("== kernel half");
-    let mut rungs = vec![kernel_half()];
+    rungs.push(kernel_half());
     let peers = Peers::find_or_fetch_with_neighbours(&Cache::open()?);
     let mut log = Watch::start();
     for (name, needs, run) in RUNGS {
@@ -97,16 +98,36 @@ fn summarise(rungs: &[Rung], peers: &Peers) -> ExitCode {
     for missing in peers.missing() {
         println!("missing: {missing}");
     }
-    let mut total = Counts::default();
+    let total = sum(rungs);
     for Rung { name, counts, notes } in rungs {
         println!("{name:<12} {counts}");
         for note in notes {
             println!("    {note}");
         }
-        total += *counts;
     }
     println!("{total}");
     if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn sum(rungs: &[Rung]) -> Counts {
+    let mut total = Counts::default();
+    for rung in rungs {
+        total += rung.counts;
+    }
+    total
+}
+
+/// Each step of lint counts as a test does.
+fn lint_rung(steps: Vec<lint::Done>) -> Rung {
+    let mut rung = Rung::new("lint");
+    for (name, outcome) in steps {
+        rung.add(match outcome {
+            Ok(lint::Outcome::Passed) => Verdict::Passed,
+            Ok(lint::Outcome::Skipped(why)) => Verdict::Skipped(format!("{name}: {why}")),
+            Err(error) => Verdict::Failed(format!("{name}: {error:#}")),
+        });
+    }
+    rung
 }
 
 /// The object the tests embed; without it they cover userspace only.
@@ -405,5 +426,24 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Counts { passed, failed, skipped } = self;
         write!(f, "{passed} passed, {failed} failed, {skipped} skipped")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_step_of_lint_that_fails_is_in_the_last_line() {
+        let rung = lint_rung(vec![
+            ("fmt", Ok(lint::Outcome::Passed)),
+            ("deny", Ok(lint::Outcome::Skipped("no network".to_owned()))),
+            ("doc", Err(anyhow!("a broken link"))),
+        ]);
+        assert_eq!(rung.notes, ["skipped: deny: no network", "failed: doc: a broken link"]);
+        let tests = Rung::of_one("unit", Verdict::Passed);
+        assert_eq!(sum(&[rung, tests]).to_string(), "2 passed, 1 failed, 1 skipped");
     }
 }
