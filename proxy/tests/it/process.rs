@@ -541,3 +541,49 @@ fn a_spliced_tunnel_has_pipes_of_the_size_asked_for() {
         .collect();
     assert!(sizes.contains(&(128 * 1024)), "{sizes:?}");
 }
+
+#[test]
+fn without_a_target_there_is_no_access_log() {
+    let node = Node::always("ok");
+    let mut tandem = Tandem::start(&yaml(node.address, ""));
+    let mut client = tandem.client();
+    for _ in 0..3 {
+        assert_eq!(client.ask("GET /secret HTTP/1.1\r\nhost: a\r\n\r\n").status, 200);
+    }
+    tandem.signal(Signal::TERM);
+    assert_eq!(tandem.exit().code(), Some(0));
+    tandem.line(&["drained"]);
+    let mut text = String::new();
+    tandem.child.stdout.take().expect("a pipe").read_to_string(&mut text).expect("text");
+    assert_eq!(text, "");
+    assert!(!tandem.log().iter().any(|line| line.contains("/secret")), "{:?}", tandem.log());
+}
+
+/// The pipe takes 64 KiB, the queue 8192 lines; what is behind that is lost, and nobody waits.
+#[test]
+fn lines_of_the_access_log_that_nobody_reads_are_dropped_and_counted() {
+    const BATCH: usize = 500;
+    const BATCHES_MAX: usize = 40;
+    let sections = "admin: { address: \"127.0.0.1:0\" }\nlog: { access: { target: stdout } }";
+    let text = yaml(unused_address(), sections).replace("uri: /*", "uri: /only");
+    let tandem = Tandem::start(&text);
+    let dropped = || {
+        let mut admin = Client::connect(tandem.address(&["admin listening"]));
+        let page = admin.ask("GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n").text();
+        let sample = "tandem_access_log_dropped_total ";
+        let line = page.lines().find_map(|line| line.strip_prefix(sample)).expect("the counter");
+        line.parse::<f64>().expect("a number")
+    };
+    assert_eq!(dropped(), 0.0);
+    let mut client = tandem.client();
+    let lost = (1..=BATCHES_MAX).find_map(|batch| {
+        client.send(GET.repeat(BATCH));
+        for _ in 0..BATCH {
+            assert_eq!(client.response().status, 404);
+        }
+        let lost = dropped();
+        (lost > 0.0).then_some((batch * BATCH, lost))
+    });
+    let (asked, lost) = lost.expect("more than the queue holds");
+    assert!(asked > 8192 && lost < (asked - 8192) as f64, "{lost} of {asked}");
+}

@@ -50,6 +50,25 @@ fn hosts_methods_priority_and_status_choose_the_route() {
 }
 
 #[test]
+fn weights_are_exact_over_a_cycle_whichever_worker_serves() {
+    let [one, three] = ["one", "three"].map(Node::always);
+    let yaml = TestProxy::yaml(&[one.address, three.address])
+        .replace(&format!("\"{}\": 1", three.address), &format!("\"{}\": 3", three.address));
+    let proxy = TestProxy::start(&format!("{yaml}workers: 2\n"));
+    let mut clients = Vec::new();
+    for cycle in 1..=20 {
+        for _ in 0..4 {
+            let mut client = proxy.client();
+            assert_eq!(client.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").status, 200);
+            clients.push(client);
+        }
+        assert_eq!((one.seen().len(), three.seen().len()), (cycle, 3 * cycle));
+    }
+    // A worker that has a connection to a node needs no other: both have been at work.
+    assert!(three.seen().iter().any(|seen| seen.connection > 0));
+}
+
+#[test]
 fn weights_are_exact_and_retries_are_as_many_as_allowed() {
     let [one, three] = ["one", "three"].map(Node::always);
     let proxy = TestProxy::start(

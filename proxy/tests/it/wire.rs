@@ -224,6 +224,31 @@ fn what_a_node_read_before_it_closed_is_sent_again_only_if_it_may_be_and_only_on
 }
 
 #[test]
+fn a_body_that_waits_to_be_asked_for_is_asked_for_and_forwarded() {
+    let node = Node::always("got it");
+    let proxy = TestProxy::to(&[node.address]);
+    let mut client = proxy.client();
+    for (framing, body, sent) in [
+        ("content-length: 5", "hello", "hello"),
+        ("transfer-encoding: chunked", "5\r\nhello\r\n0\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+    ] {
+        client.send(format!(
+            "POST /x HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\n{framing}\r\n\r\n"
+        ));
+        let asked = client.until(b"\r\n\r\n");
+        assert_eq!(String::from_utf8_lossy(&asked), "HTTP/1.1 100 Continue\r\n\r\n");
+        let response = client.ask(body);
+        assert_eq!((response.status, response.text().as_str()), (200, "got it"));
+        // The proxy has answered the expectation: the node is not to do so again.
+        let seen = node.take().remove(0);
+        assert_eq!((seen.line(), seen.field("expect")), ("POST /x HTTP/1.1", None));
+        assert!(seen.head.contains(&format!("\r\n{framing}")), "{}", seen.head);
+        assert_eq!(String::from_utf8_lossy(&seen.body), sent);
+    }
+    assert_eq!(node.heard().matches("hello").count(), 2);
+}
+
+#[test]
 fn a_response_that_breaks_off_breaks_off_downstream_too() {
     let node = Node::scripted(|_| {
         Reply::Close(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf".to_vec())
