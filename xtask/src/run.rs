@@ -81,14 +81,14 @@ pub(crate) fn run(purpose: Purpose, arguments: &[OsString]) -> Result<ExitCode> 
         Purpose::Serve => Output::Terminal,
         Purpose::Check => Output::Lines,
     };
-    let mut command = cargo_build::start(tandem);
+    let mut command = cargo_build::start(tandem.clone());
     command.arg("run");
     if !names_configuration(arguments) {
         command.args(["-c", CONFIGURATION]);
     }
     command.args(arguments);
-    let tandem = Held::start("tandem", &command, output)?;
-    let mut demo = Demo { tandem, nodes };
+    let proxy = Held::start("tandem", &command, output)?;
+    let mut demo = Demo { tandem: proxy, nodes };
     match purpose {
         Purpose::Serve => {
             if !names_configuration(arguments) {
@@ -100,7 +100,7 @@ pub(crate) fn run(purpose: Purpose, arguments: &[OsString]) -> Result<ExitCode> 
         Purpose::Check => {
             let access_log = demo.tandem.lines();
             print_mode(&demo.wait_until_ready(&signals)?);
-            let outcome = samples::send(&access_log);
+            let outcome = samples::send(&access_log, &tandem);
             let stopped = demo.stop(&signals, Some(access_log));
             outcome?;
             stopped

@@ -1,6 +1,6 @@
 //! The README's sample requests, through every listener, and what became of each.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -8,7 +8,7 @@ use super::{
     ADMIN, STREAM, WEB,
     probe::{self, Http},
 };
-use crate::children::Lines;
+use crate::{children::Lines, command};
 
 /// For the access log to be written after the answer has been read.
 const LOG_WAIT: Duration = Duration::from_secs(5);
@@ -27,14 +27,15 @@ struct Seen {
     via: String,
 }
 
-/// Sends every sample and prints the table; an error if one of them is wrong.
-pub(super) fn send(access_log: &Lines) -> Result<()> {
+/// Sends every sample and prints the table; an error if one of them is wrong. `tandem` is the binary.
+pub(super) fn send(access_log: &Lines, tandem: &Path) -> Result<()> {
     let mut rows = vec![plain(access_log), refused(access_log)];
     rows.extend(same_connection(access_log));
     rows.push(echo(access_log));
     rows.push(admin("GET /live (admin)", "/live", "true"));
     rows.push(admin("GET /ready (admin)", "/ready", "\"kernel\""));
     rows.push(admin("GET /metrics (admin)", "/metrics", "tandem_"));
+    rows.push(status(tandem));
     println!("{:<52} {:<8} via", "request", "status");
     let mut wrong = 0;
     for Row { request, outcome } in &rows {
@@ -112,6 +113,14 @@ fn admin(request: &'static str, path: &str, part: &str) -> Row {
         Ok(Seen { status: answer.status.to_string(), via: "-".to_owned() })
     });
     Row { request, outcome }
+}
+
+fn status(tandem: &Path) -> Row {
+    let outcome = command::read(Command::new(tandem).args(["bpf", "status"])).and_then(|said| {
+        ensure!(said.contains("\"running\""), "`running` is not in {said}");
+        Ok(Seen { status: "exit 0".to_owned(), via: "-".to_owned() })
+    });
+    Row { request: "tandem bpf status", outcome }
 }
 
 /// The path that the access log names for the next request of `downstream`.
