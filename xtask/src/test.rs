@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use self::{
-    kernel_log::KernelLog,
+    kernel_log::Watch,
     libtest::{Line, Reader},
 };
 use crate::{
@@ -223,38 +223,6 @@ fn kernel(peers: &Peers) -> Result<Rung> {
         rung.notes.push(format!("privileged tests need root; `{again}`"));
     }
     Ok(rung)
-}
-
-/// The kernel log beside all rungs: programs are loaded by more than one of them.
-struct Watch {
-    /// `None`: it cannot be read.
-    log: Option<KernelLog>,
-    /// Each record with the rung it was written during.
-    records: Vec<String>,
-}
-
-impl Watch {
-    fn start() -> Watch {
-        Watch { log: KernelLog::open(), records: Vec::new() }
-    }
-
-    fn look(&mut self, rung: &str) {
-        let new = self.log.iter_mut().flat_map(KernelLog::take);
-        self.records.extend(new.map(|record| format!("during `{rung}`: {record}")));
-    }
-
-    fn finish(self) -> Rung {
-        Rung::of_one(
-            "kernel log",
-            match self.log {
-                None => not_here("the kernel log cannot be read; it takes root".to_owned()),
-                Some(_) if self.records.is_empty() => Verdict::Passed,
-                Some(_) => {
-                    Verdict::Failed(format!("the kernel logged {}", self.records.join(" | ")))
-                }
-            },
-        )
-    }
 }
 
 /// A short run of each target on its corpus; what it finds is kept outside the committed one.

@@ -8,6 +8,8 @@ use std::{
 
 use rustix::fs::OFlags;
 
+use super::{Rung, Verdict, not_here};
+
 /// A record of the log and its fields; longer ones are cut by the kernel.
 const RECORD_SIZE_MAX: usize = 8192;
 /// A log that grows faster than it is read has to end somewhere.
@@ -16,14 +18,46 @@ const RECORDS_MAX: usize = 1000;
 /// Said by a virtual machine about its host, whatever runs in it.
 const OF_THE_HOST: [&str; 3] = ["hrtimer: interrupt took", "clocksource: ", "workqueue: "];
 
+/// The kernel log beside all rungs: programs are loaded by more than one of them.
+pub(super) struct Watch {
+    /// `None`: it cannot be read.
+    log: Option<KernelLog>,
+    /// Each record with the rung it was written during.
+    records: Vec<String>,
+}
+
+impl Watch {
+    pub(super) fn start() -> Watch {
+        Watch { log: KernelLog::open(), records: Vec::new() }
+    }
+
+    pub(super) fn look(&mut self, rung: &str) {
+        let new = self.log.iter_mut().flat_map(KernelLog::take);
+        self.records.extend(new.map(|record| format!("during `{rung}`: {record}")));
+    }
+
+    pub(super) fn finish(self) -> Rung {
+        Rung::of_one(
+            "kernel log",
+            match self.log {
+                None => not_here("the kernel log cannot be read; it takes root".to_owned()),
+                Some(_) if self.records.is_empty() => Verdict::Passed,
+                Some(_) => {
+                    Verdict::Failed(format!("the kernel logged {}", self.records.join(" | ")))
+                }
+            },
+        )
+    }
+}
+
 /// The log from a point in time on.
-pub(super) struct KernelLog {
+struct KernelLog {
     records: File,
 }
 
 impl KernelLog {
     /// From now on. `None` where the log cannot be read; that takes root or an open `dmesg`.
-    pub(super) fn open() -> Option<KernelLog> {
+    fn open() -> Option<KernelLog> {
         let mut options = OpenOptions::new();
         let flags = OFlags::NONBLOCK.bits().cast_signed();
         let mut records = options.read(true).custom_flags(flags).open("/dev/kmsg").ok()?;
@@ -32,7 +66,7 @@ impl KernelLog {
     }
 
     /// What was logged since the last time, apart from what a host is the cause of.
-    pub(super) fn take(&mut self) -> Vec<String> {
+    fn take(&mut self) -> Vec<String> {
         let mut found = Vec::new();
         let mut record = vec![0; RECORD_SIZE_MAX];
         for _ in 0..RECORDS_MAX {
@@ -65,19 +99,36 @@ mod tests {
     use super::*;
 
     /// A log that is written to by hand: datagrams are read one at a time, as records are.
-    #[test]
-    fn each_record_is_taken_once() {
+    fn by_hand() -> (UnixDatagram, KernelLog) {
         let (kernel, reader) = UnixDatagram::pair().expect("sockets");
         reader.set_nonblocking(true).expect("a socket");
-        let mut log = KernelLog { records: File::from(OwnedFd::from(reader)) };
-        assert!(log.take().is_empty());
+        (kernel, KernelLog { records: File::from(OwnedFd::from(reader)) })
+    }
+
+    #[test]
+    fn a_record_fails_and_names_the_rung_that_it_was_written_during() {
+        let (kernel, log) = by_hand();
+        let mut watch = Watch { log: Some(log), records: Vec::new() };
+        watch.look("unit");
         for record in ["4,1,2,-;first", "4,2,3,-;clocksource: slow", "4,3,4,-;second"] {
             kernel.send(record.as_bytes()).expect("sent");
         }
-        assert_eq!(log.take(), ["first", "second"]);
+        watch.look("same host");
         kernel.send(b"4,4,5,-;third").expect("sent");
-        assert_eq!(log.take(), ["third"]);
-        assert!(log.take().is_empty());
+        watch.look("kernel");
+        watch.look("bench");
+        let rung = watch.finish();
+        let notes = "failed: the kernel logged during `same host`: first | \
+                     during `same host`: second | during `kernel`: third";
+        assert_eq!((rung.counts.failed, rung.notes), (1, vec![notes.to_owned()]));
+    }
+
+    #[test]
+    fn a_silent_kernel_passes() {
+        let (_kernel, log) = by_hand();
+        let mut watch = Watch { log: Some(log), records: Vec::new() };
+        watch.look("kernel");
+        assert_eq!(watch.finish().counts.passed, 1);
     }
 
     #[test]
