@@ -114,3 +114,15 @@ fn a_report_read_back_from_its_json_makes_the_same_page() {
     let again: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
     assert_eq!(render(&again), render(&report));
 }
+
+#[test]
+fn sizes_that_are_sent_in_other_ways_have_lines_of_their_own() {
+    let cases = ["64KiB", "1MiB", "upload-64KiB", "upload-1MiB"];
+    let rows = cases.map(|case| row(("B6", case), "tandem off", 1, measured(&FIGURES)));
+    let page = render(&report(rows.into()));
+    assert!(
+        page.contains("over size of the body<") && page.contains("over size of the body, upload<")
+    );
+    // Each of requests, CPU and p99; ratios have nothing to be of.
+    assert_eq!(elements(&page).iter().filter(|name| **name == "svg").count(), 2 * 3);
+}
