@@ -638,7 +638,10 @@ async fn stuff(socket: &TcpStream, pattern: &[u8]) -> usize {
 pub(crate) fn assert_kernel_is_content() {
     let log = std::process::Command::new("dmesg").output().unwrap();
     let log = String::from_utf8_lossy(&log.stdout);
+    // The one that `cargo xtask test` tells of: the kernel's own race, once a boot at most.
+    let is_known = |line: &str| line.contains(" inet_sock_destruct+");
     for complaint in ["recvmsg seq #", "WARNING: CPU"] {
-        assert!(!log.contains(complaint), "{complaint}");
+        let mut lines = log.lines().filter(|line| line.contains(complaint) && !is_known(line));
+        assert_eq!(lines.next(), None);
     }
 }
