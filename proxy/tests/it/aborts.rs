@@ -125,7 +125,7 @@ fn whoever_leaves_leaves_nothing_behind() {
         .sum();
     assert_eq!(records, lanes + unheard);
     assert_eq!(proxy.access_log(records as usize).len(), records as usize);
-    assert!(lanes > RUNS as f64, "{lanes}");
+    assert!(lanes > RUNS as f64 / 2.0, "{lanes}");
     // What is pooled is still good: an idle connection is one that has nothing of its past.
     let mut last = proxy.client();
     for _ in 0..100 {
