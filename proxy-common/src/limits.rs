@@ -79,3 +79,10 @@ pub const TRIM_STEP_MAX: u32 = 0xfff;
 
 /// 17 × 4095 B cover any buffer below BIG TCP's sizes (64 KiB).
 pub const TRIM_STEPS_MAX: u32 = 17;
+
+/// Bytes of a response head that the kernel half recognises, and so the steps that takes. Heads of
+/// nodes have some 200 to 500 B; what sets many cookies or long policies goes through userspace.
+pub const HEAD_MAX: u32 = 2048;
+
+/// Fields of such a head: as many as userspace reads without allocating.
+pub const HEAD_FIELDS_MAX: u32 = 64;

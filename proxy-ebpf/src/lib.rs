@@ -10,6 +10,7 @@ pub mod choice;
 pub mod direct;
 #[cfg(not(target_arch = "bpf"))]
 pub mod frame;
+pub mod head;
 pub mod packet;
 pub mod rate;
 pub mod window;
