@@ -50,8 +50,8 @@ pub const TUNNEL_QUEUE_MAX: u32 = 2 * TUNNEL_WINDOW;
 pub const TUNNELS_DEFAULT: u32 = 4096;
 
 /// Legs at a time, two sockets each. 8192 × (44 + 64 + 64) B = 1.4 MiB, twice as many entries of
-/// `RECEIVED` × (8 + 24 + 64) B = 1.5 MiB and of `DELIVERED` × 128 B = 2 MiB, and the storage of each
-/// socket is its own.
+/// `RECEIVED` × (8 + 24 + 64) B = 1.5 MiB, of `DELIVERED` × 128 B = 2 MiB, of `CLIENTS` × 32 B and of
+/// `BYPASSES` × 64 B = 1.5 MiB, and the storage of each socket is its own.
 pub const LEGS_MAX: u32 = 8192;
 
 /// Addresses and ports that lead to our listeners: 64 listeners × 64 addresses.

@@ -13,6 +13,8 @@ pub const TUNNEL: &str = "tunnel";
 pub const ESTABLISH: &str = "establish";
 /// sk_msg: delivers what is sent to the other end of a leg.
 pub const LOCAL: &str = "local";
+/// BTF tracepoint: says that a node's response is in the client's queue.
+pub const BYPASS: &str = "bypass";
 /// classifier, attached nowhere: what a socket of `SOCKETS` has unread.
 pub const UNREAD: &str = "unread";
 
@@ -36,6 +38,8 @@ pub const LEGS: &str = "LEGS";
 pub const MEMBER: &str = "MEMBER";
 pub const RECEIVED: &str = "RECEIVED";
 pub const DELIVERED: &str = "DELIVERED";
+pub const CLIENTS: &str = "CLIENTS";
+pub const BYPASSES: &str = "BYPASSES";
 pub const OWN_ADDRESSES: &str = "OWN_ADDRESSES";
 pub const NODES: &str = "NODES";
 pub const SAME_HOST: &str = "SAME_HOST";

@@ -148,6 +148,28 @@ reasons! {
     UnreadBytes = LOCAL, "unread_bytes";
     /// `limits::UNREAD_MESSAGES_MAX` were not seen read.
     UnreadMessages = LOCAL, "unread_messages";
+
+    // local and bypass: a response that was to go to the client past us
+    /// Redirected.
+    BypassBegun = BYPASS, "begun";
+    /// It is in the client's queue.
+    Bypassed = BYPASS, "passed";
+    /// Userspace carries the response: its head is not one that is passed on unchanged.
+    HeadRefused = BYPASS, "head";
+    /// The response is not one message.
+    NotWhole = BYPASS, "not_whole";
+    /// Userspace was quicker to take it back.
+    TakenBack = BYPASS, "taken_back";
+    /// The client's end cannot be delivered to now.
+    ClientNotReady = BYPASS, "client_not_ready";
+    /// The client has something unread.
+    ClientUnread = BYPASS, "client_unread";
+    /// What we sent to the client before is still on its way through TCP.
+    ClientInFlight = BYPASS, "client_in_flight";
+    /// The kernel did not queue it: no memory, or the client is gone.
+    NotTakenIn = BYPASS, "refused";
+    /// The kernel queued a part of it.
+    TakenInPart = BYPASS, "broken";
 }
 
 #[cfg(test)]

@@ -4,23 +4,29 @@
 //! delivered goes by TCP, into the same queue of the receiver, so switching in either direction
 //! only has to prove that nothing is still on its way.
 
-use core::{ffi::c_void, ptr::read_volatile};
+use core::{
+    ffi::c_void,
+    ptr::{read_volatile, write_volatile},
+};
 
 use aya_ebpf::{bindings::BPF_F_INGRESS, programs::SkMsgContext};
 use proxy_common::{
     Reason,
+    bypass::Client,
     leg::{Delivered, Member, state},
 };
 use proxy_ebpf::direct::{self, Message};
 
 use crate::{
+    bypass,
     establish::{barren_at, is_switched_on, is_trusted, member},
     maps::{
-        DELIVERED, LEGS, LOCAL_WINDOW, NODES, PSOCK_UNREAD, PSOCK_WAITING, RECEIVED, SOCK_BACKLOG,
-        SOCK_COOKIE, SOCK_FLAGS, SOCK_OWNED, SOCK_RECEIVED, SOCK_STATE, SOCK_ULP, SOCK_ZEROCOPY,
-        SOCKETS, TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ,
+        CLIENTS, DELIVERED, LEGS, LOCAL_WINDOW, NODES, PSOCK_UNREAD, PSOCK_WAITING, RECEIVED,
+        SOCK_BACKLOG, SOCK_COOKIE, SOCK_FLAGS, SOCK_OWNED, SOCK_RECEIVED, SOCK_STATE, SOCK_ULP,
+        SOCK_ZEROCOPY, SOCKETS, TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ,
     },
     sock::{field, nonblocking, queue_of, read_u8, read_u32, read_u64, tcp_sock},
+    stats,
 };
 
 /// Delivers one message, or says why TCP gets it.
@@ -28,26 +34,38 @@ use crate::{
 pub(crate) fn try_local(ctx: &SkMsgContext) -> Result<Reason, Reason> {
     let sender = own_sock(ctx);
     let member = member(sender, 0).ok_or(Reason::NoLeg)?;
-    match deliver(ctx, sender, member) {
-        Ok(()) => {
-            if member.state & state::DIRECT == 0 {
-                begin(member);
-            }
-            count(member, u64::from(ctx.size()));
-            member.state |= state::DIRECT;
-            Ok(Reason::Delivered)
-        }
-        Err(reason) => {
-            member.state &= !state::DIRECT;
-            Err(reason)
+    let sent = send(ctx, sender, member);
+    if sent.is_err() {
+        member.state &= !state::DIRECT;
+    }
+    sent
+}
+
+/// To the client if this is a response for which that is armed, else to the other end.
+#[inline(always)]
+fn send(ctx: &SkMsgContext, sock: *mut c_void, member: &mut Member) -> Result<Reason, Reason> {
+    // The same address in another type: the verifier allows no arithmetic on a socket.
+    let sender = tcp_sock(sock).ok_or(Reason::NotEligible)?;
+    check_sender(sender, member)?;
+    if let Some(armed) = bypass::armed(member) {
+        match bypass::pass(ctx, &armed) {
+            Ok(()) => return Ok(Reason::BypassBegun),
+            Err(reason) => stats::count(reason),
         }
     }
+    deliver(ctx, sender, member)?;
+    if member.state & state::DIRECT == 0 {
+        begin(sender, member);
+    }
+    count(member, u64::from(ctx.size()));
+    member.state |= state::DIRECT;
+    Ok(Reason::Delivered)
 }
 
 /// What this end sends is delivered from here on: the leg is worth what it costs, and so may others
 /// to the same listener be.
 #[inline(always)]
-fn begin(member: &mut Member) {
+fn begin(sender: *mut c_void, member: &mut Member) {
     if let Some(leg) = LEGS.get_ptr_mut(member.key) {
         // SAFETY: an entry of the map. Should another leg be given it meanwhile, that one is thought
         // to be worth more than it is.
@@ -58,6 +76,25 @@ fn begin(member: &mut Member) {
     }
     member.own_place = place_of(member.cookie);
     member.peer_place = place_of(member.peer);
+    if member.state & state::DOWNSTREAM != 0 {
+        introduce(sender, member);
+    }
+}
+
+/// Lets those find the client who may deliver to it past us.
+#[inline(always)]
+fn introduce(sender: *mut c_void, member: &Member) {
+    let Some(place) = member.own_place.checked_sub(1) else { return };
+    if let Some(client) = CLIENTS.get_ptr_mut(place) {
+        let ends = Client {
+            own_sock: sender as u64,
+            own: member.cookie,
+            sock: member.peer_sock,
+            cookie: member.peer,
+        };
+        // SAFETY: a slot of an array never goes away; this socket's programs alone write it.
+        unsafe { write_volatile(client, ends) };
+    }
 }
 
 /// Where what is delivered on a socket of ours is counted.
@@ -70,11 +107,17 @@ fn place_of(cookie: u64) -> u32 {
 /// Runs under the sender's lock, so that each word has one writer.
 #[inline(always)]
 fn count(member: &Member, size: u64) {
-    if let Some(place) = delivered_at(member.own_place) {
-        place.sent += size;
-    }
+    count_sent(member.own_place, size);
     if let Some(place) = delivered_at(member.peer_place) {
         place.received += size;
+    }
+}
+
+/// For a client, whoever of us and the node it is whose turn it is.
+#[inline(always)]
+pub(crate) fn count_sent(place: u32, size: u64) {
+    if let Some(place) = delivered_at(place) {
+        place.sent += size;
     }
 }
 
@@ -87,20 +130,6 @@ fn delivered_at<'a>(place: u32) -> Option<&'a mut Delivered> {
 
 #[inline(always)]
 fn deliver(ctx: &SkMsgContext, sender: *mut c_void, member: &mut Member) -> Result<(), Reason> {
-    if !is_switched_on() {
-        return Err(Reason::SwitchedOff);
-    }
-    if member.state & state::BY_TCP != 0 {
-        return Err(Reason::HeldUp);
-    }
-    // The same address in another type: the verifier allows no arithmetic on a socket.
-    let sender = tcp_sock(sender).ok_or(Reason::NotEligible)?;
-    let flags = field::<u64>(sender, SOCK_FLAGS.load());
-    // With a helper: a pointer that the verifier knows as one may not be compared like a number.
-    let protocol = read_u64(sender, SOCK_ULP.load()).ok_or(Reason::NotEligible)?;
-    if !is_sending(sender) || !is_plain(flags, protocol) {
-        return Err(Reason::NotEligible);
-    }
     let receiver = Receiver::of(member)?;
     let is_direct = member.state & state::DIRECT != 0;
     let is_ours = member.state & (state::UPSTREAM | state::DOWNSTREAM) != 0;
@@ -120,6 +149,24 @@ fn deliver(ctx: &SkMsgContext, sender: *mut c_void, member: &mut Member) -> Resu
         0 => Err(Reason::NoReceiver),
         _ => Ok(()),
     }
+}
+
+/// Whether what is sent here may be delivered at all.
+#[inline(always)]
+fn check_sender(sender: *mut c_void, member: &Member) -> Result<(), Reason> {
+    if !is_switched_on() {
+        return Err(Reason::SwitchedOff);
+    }
+    if member.state & state::BY_TCP != 0 {
+        return Err(Reason::HeldUp);
+    }
+    let flags = field::<u64>(sender, SOCK_FLAGS.load());
+    // With a helper: a pointer that the verifier knows as one may not be compared like a number.
+    let protocol = read_u64(sender, SOCK_ULP.load()).ok_or(Reason::NotEligible)?;
+    if !is_sending(sender) || !is_plain(flags, protocol) {
+        return Err(Reason::NotEligible);
+    }
+    Ok(())
 }
 
 /// Notes whether what this node accepts blocks: the next connection to it enters the map only if
@@ -172,12 +219,16 @@ fn is_plain(flags: u64, upper_protocol: u64) -> bool {
 
 /// The other end, whose memory may be given to another socket at any time: what was read counts only
 /// if the cookie is the same before and after.
-struct Receiver {
+pub(crate) struct Receiver {
     sock: *mut c_void,
     cookie: u64,
 }
 
 impl Receiver {
+    pub(crate) fn new(sock: u64, cookie: u64) -> Self {
+        Self { sock: sock as *mut c_void, cookie }
+    }
+
     #[inline(always)]
     fn of(member: &mut Member) -> Result<Self, Reason> {
         if member.peer == 0 {
@@ -201,7 +252,7 @@ impl Receiver {
 
     /// Whether it can be delivered to; if so, the bytes that it has not read.
     #[inline(always)]
-    fn look(&self, is_direct: bool, is_foreign: bool) -> Result<u32, Reason> {
+    pub(crate) fn look(&self, is_direct: bool, is_foreign: bool) -> Result<u32, Reason> {
         self.check_identity()?;
         let queue = self.queue().ok_or(Reason::NoReceiver)?;
         // Somebody who sleeps in a call on it, in a page fault perhaps, would hold up the sender.
@@ -226,7 +277,7 @@ impl Receiver {
     }
 
     #[inline(always)]
-    fn check_identity(&self) -> Result<(), Reason> {
+    pub(crate) fn check_identity(&self) -> Result<(), Reason> {
         if read_u64(self.sock, SOCK_COOKIE.load()) == Some(self.cookie) {
             Ok(())
         } else {

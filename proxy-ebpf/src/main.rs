@@ -2,7 +2,10 @@
 //! verdict; verdict numbers appear here and nowhere else.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "compare-and-swap"))]
 
+mod bypass;
 mod establish;
 mod guard;
 mod local;
@@ -16,9 +19,10 @@ mod xdp;
 
 use aya_ebpf::{
     bindings::{sk_action, xdp_action},
-    macros::{classifier, sk_msg, sk_reuseport, sock_ops, stream_verdict, xdp},
+    macros::{btf_tracepoint, classifier, sk_msg, sk_reuseport, sock_ops, stream_verdict, xdp},
     programs::{
-        SkBuffContext, SkMsgContext, SkReuseportContext, SockOpsContext, TcContext, XdpContext,
+        BtfTracePointContext, SkBuffContext, SkMsgContext, SkReuseportContext, SockOpsContext,
+        TcContext, XdpContext,
     },
 };
 use proxy_common::Reason;
@@ -80,7 +84,17 @@ fn ingress(ctx: XdpContext) -> u32 {
         | Reason::InFlight
         | Reason::NotQueued
         | Reason::UnreadBytes
-        | Reason::UnreadMessages => xdp_action::XDP_PASS,
+        | Reason::UnreadMessages
+        | Reason::BypassBegun
+        | Reason::Bypassed
+        | Reason::HeadRefused
+        | Reason::NotWhole
+        | Reason::TakenBack
+        | Reason::ClientNotReady
+        | Reason::ClientUnread
+        | Reason::ClientInFlight
+        | Reason::NotTakenIn
+        | Reason::TakenInPart => xdp_action::XDP_PASS,
     }
 }
 
@@ -123,6 +137,16 @@ fn local(ctx: SkMsgContext) -> u32 {
     stats::count(reason);
     // With a redirection set it goes there, without one to TCP.
     sk_action::SK_PASS
+}
+
+/// BTF tracepoint (v5.5) at the end of every call that sends (v6.3): the one proof that a response is
+/// where `local` sent it.
+#[btf_tracepoint(function = "sock_send_length")]
+fn bypass(ctx: BtfTracePointContext) -> i32 {
+    if let Some(reason) = bypass::try_bypass(&ctx) {
+        stats::count(reason);
+    }
+    0
 }
 
 /// classifier, only ever run by userspace (`BPF_PROG_TEST_RUN`): the bytes that a socket has unread.

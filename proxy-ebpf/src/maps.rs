@@ -12,6 +12,7 @@ use aya_ebpf::{
 use proxy_common::{
     Reason,
     addr::{Destination, Source},
+    bypass::{Bypass, Client},
     globals::ANY_USER,
     guard::{Bucket, FloodGauge, Rule},
     leg::{self, Delivered, Leg, Member, Received, Switch},
@@ -193,6 +194,17 @@ pub(crate) static DELIVERED: Array<
     { 2 * LEGS_MAX as usize },
     { BPF_F_MMAPABLE as usize },
 > = Array::new();
+
+/// Place of a socket of ours that accepted → both its ends. `local` writes when it begins to deliver
+/// there, and reads for a bypass; a place always exists.
+#[btf_map]
+pub(crate) static CLIENTS: Array<Client, { 2 * LEGS_MAX as usize }> = Array::new();
+
+/// Place of a socket of ours that connected → the response that may go past us. Userspace arms,
+/// `local` claims, `bypass` confirms, all by compare-and-swap; a place always exists.
+#[btf_map]
+pub(crate) static BYPASSES: Array<Bypass, { 2 * LEGS_MAX as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
 
 /// Address and port where one of our listeners takes legs, for each address of our namespace → how
 /// many connections to it were worth nothing lately (`direct::takes`), or [`leg::NO_LEGS`].

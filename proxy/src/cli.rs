@@ -182,6 +182,7 @@ fn examine(cgroup: String) -> anyhow::Result<ExitCode> {
         cgroup,
         uid: None,
         is_cross_namespace: false,
+        is_bypassed: true,
         window: proxy_common::limits::LOCAL_WINDOW_DEFAULT,
     };
     let config = Kernel { same_host: Some(same_host), ..Kernel::default() };

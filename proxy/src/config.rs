@@ -123,6 +123,8 @@ pub struct SameHost {
     pub is_cross_namespace: bool,
     /// Bytes that an end may have unread of what was delivered.
     pub window: u32,
+    /// Whether a node's response may go to a client on this host past us.
+    pub is_bypassed: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -157,6 +157,9 @@ async fn attend(cx: &Rc<ConnectionCx>, mut lane: Pin<Box<impl Future<Output = Lu
             if cx.poll_reset(task).is_ready() {
                 return Poll::Ready(Lull::Ended);
             }
+            if cx.is_impatient() {
+                continue;
+            }
             if cx.deadlines.poll_expired(task).is_pending() {
                 return Poll::Pending;
             }

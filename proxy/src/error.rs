@@ -47,6 +47,8 @@ pub enum Fault {
     ResponseBodyTimedOut,
     UpstreamReset,
     TunnelTimedOut,
+    /// The kernel has begun to queue a response at the client, and nobody can complete it.
+    BypassBroken,
 }
 
 /// What follows from a fault.
@@ -71,7 +73,7 @@ pub enum Retry {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 32] = [
+    pub const ALL: [Fault; 33] = [
         Fault::HeadMalformed,
         Fault::HeadTooLarge,
         Fault::TargetTooLong,
@@ -104,6 +106,7 @@ impl Fault {
         Fault::ResponseBodyTimedOut,
         Fault::UpstreamReset,
         Fault::TunnelTimedOut,
+        Fault::BypassBroken,
     ];
 
     /// The table. End codes: first letter `C` downstream, `S` upstream, `P` proxy by policy, `I`
@@ -158,6 +161,7 @@ impl Fault {
             Fault::ResponseBodyTimedOut => row(CLOSE, Never, "sD", "response_body_timeout"),
             Fault::UpstreamReset => row(CLOSE, Never, "SD", "upstream_reset"),
             Fault::TunnelTimedOut => row(CLOSE, Never, "cD", "tunnel_timeout"),
+            Fault::BypassBroken => row(CLOSE, Never, "ID", "bypass_broken"),
         }
     }
 }

@@ -10,6 +10,7 @@
 //! It serves requests without expectation, upgrade or trailers. What decides about a request, and
 //! what is counted, is what hyper's lane uses too.
 
+pub(crate) mod bypass;
 mod heads;
 pub(crate) mod relay;
 mod upload;
@@ -26,6 +27,7 @@ use bytes::BytesMut;
 use tokio::io::AsyncWrite;
 
 use self::{
+    bypass::{Next, Stir},
     relay::{Broken, News, Relay},
     upload::Upload,
 };
@@ -45,7 +47,7 @@ use crate::{
         head::{RequestHead, ResponseHead},
     },
     inlet::{self, BodySource, head_limits},
-    kernel::LegWatch,
+    kernel::{LegWatch, Passed},
     metrics::{Checkout, Direction},
     pipeline::Plan,
     plugin::BodyFilters,
@@ -116,7 +118,13 @@ async fn exchange(
         forward.attempt(node, &mut upload, buffers).await
     });
     match asked.await {
-        Ok((connection, response)) => forward.respond(connection, response, upload, buffers).await,
+        Ok((connection, Reply::Head(response))) => {
+            forward.respond(connection, response, upload, buffers).await
+        }
+        Ok((connection, Reply::Passed(passed))) => {
+            forward.note_passed(connection, passed, &upload);
+            Ok(After::KeepAlive)
+        }
         Err(fault) => {
             let Some(status) = fault.consequence().status else { return Err(fault) };
             let answer = Answer::of(status);
@@ -179,6 +187,13 @@ async fn own_answer(
     Ok(after)
 }
 
+/// What came of a request.
+enum Reply {
+    Head(ResponseHead),
+    /// The whole response has gone to the client past us.
+    Passed(Passed),
+}
+
 /// A request on its way to a node, and the response on its way back.
 struct Forward<'a> {
     cx: &'a ConnectionCx,
@@ -194,11 +209,10 @@ impl Forward<'_> {
         node: SocketAddr,
         upload: &mut Upload,
         buffers: &mut Buffers,
-    ) -> Result<(PlainConnection, ResponseHead), Fault> {
+    ) -> Result<(PlainConnection, Reply), Fault> {
         let Forward { cx, head, plan } = self;
         let metrics = &cx.worker.upstream_metrics[plan.route.upstream.index];
-        let pooled = cx.worker.plain_pool.borrow_mut().checkout(node);
-        if let Some(mut connection) = pooled {
+        if let Some(mut connection) = checkout(cx, node).await {
             metrics.checkout(Checkout::Reused);
             cx.record(|record| record.node(node, None));
             match self.ask(&mut connection, upload, buffers).await {
@@ -207,24 +221,28 @@ impl Forward<'_> {
                     metrics.retry();
                     *upload = Upload::new(head);
                 }
-                result => return result.map(|response| (connection, response)),
+                result => return result.map(|reply| (connection, reply)),
             }
         }
         metrics.checkout(Checkout::New);
         let stream = exchange::dial(cx, &plan.route.upstream, node).await?;
         let mut connection = PlainConnection::new(stream, node, metrics);
-        let response = self.ask(&mut connection, upload, buffers).await?;
-        Ok((connection, response))
+        let reply = self.ask(&mut connection, upload, buffers).await?;
+        Ok((connection, reply))
     }
 
-    /// Sends the request, as far as the node wants it, and waits for the final response head.
+    /// Sends the request, as far as the node wants it, and waits for the final response head, or for
+    /// the whole response to have gone past us.
     async fn ask(
         &self,
         connection: &mut PlainConnection,
         upload: &mut Upload,
         buffers: &mut Buffers,
-    ) -> Result<ResponseHead, Fault> {
+    ) -> Result<Reply, Fault> {
         let cx = self.cx;
+        if self.may_be_passed() {
+            cx.arm(connection);
+        }
         let Buffers { request, input, gate, .. } = buffers;
         input.clear();
         gate.restart();
@@ -233,24 +251,62 @@ impl Forward<'_> {
         let method = self.head.method();
         let response = poll_fn(|task| {
             advance(upload, cx, connection, request, task)?;
-            let response = poll_response_head(method, connection, input, gate, task);
+            let has_expired = cx.deadlines.has_expired(Wait::Upstream);
+            let stir = Stir {
+                node: connection.stream.poll_read_ready(task).is_ready(),
+                client: cx.has_read_ahead(),
+                deadline: has_expired,
+            };
+            let response = match cx.passage.next(stir, task) {
+                Next::Over(passed) => return Poll::Ready(Ok(Reply::Passed(passed))),
+                Next::Close => return Poll::Ready(Err(Fault::BypassBroken)),
+                Next::Wait => Poll::Pending,
+                Next::Carry => poll_response_head(method, connection, input, gate, task),
+            };
             if response.is_pending() && upload.is_over() {
-                if cx.deadlines.has_expired(Wait::Upstream) {
+                if has_expired {
                     return Poll::Ready(Err(Fault::ResponseTimedOut));
                 }
                 cx.deadlines.start(Wait::Upstream, cx.worker.timeouts.response);
             }
-            response
+            response.map_ok(Reply::Head)
         })
         .await;
         cx.deadlines.stop(Wait::Upstream);
         note_delivery(cx, connection);
+        let response = response.or_else(|fault| match cx.passage.give_up() {
+            Next::Over(passed) => Ok(Reply::Passed(passed)),
+            // Nobody may write behind what may be on its way.
+            Next::Close => Err(Fault::BypassBroken),
+            Next::Carry | Next::Wait => Err(fault),
+        });
         match response {
             // Nothing was heard on a connection that had rested: the node had given it up.
             Err(Fault::UpstreamClosed) if connection.is_reused && input.is_empty() => {
                 Err(Fault::StaleConnection)
             }
             response => response,
+        }
+    }
+
+    /// Whether nothing in userspace has to see the response to this request.
+    fn may_be_passed(&self) -> bool {
+        let hooks = self.plan.route.chain.hooks();
+        self.head.body_length() == BodyLength::Empty
+            && self.head.method() != "HEAD"
+            && !hooks.response_head
+            && !hooks.response_body
+            && after(self.cx, self.head) == After::KeepAlive
+    }
+
+    /// The response is where it belongs without us.
+    fn note_passed(&self, connection: PlainConnection, passed: Passed, upload: &Upload) {
+        let cx = self.cx;
+        cx.record(|record| record.passed(&passed));
+        cx.count_sent(passed.body_size);
+        cx.exchange_over();
+        if upload.is_complete() {
+            cx.worker.plain_pool.borrow_mut().checkin(connection);
         }
     }
 
@@ -265,20 +321,20 @@ impl Forward<'_> {
     ) -> Result<After, Fault> {
         let cx = self.cx;
         let after = after(cx, self.head);
-        let mut reply = match self.lead(response, after, buffers) {
-            Ok(reply) => reply,
+        let mut carried = match self.lead(response, after, buffers) {
+            Ok(carried) => carried,
             Err(fault) => {
                 let Some(status) = fault.consequence().status else { return Err(fault) };
                 return own_answer(cx, self.head, Answer::of(status), fault, after).await;
             }
         };
         upload.answered();
-        reply.carry(cx, &mut connection, &mut upload, buffers).await?;
+        carried.carry(cx, &mut connection, &mut upload, buffers).await?;
         cx.exchange_over();
-        if !upload.is_over() && reply.keeps_alive && after == After::KeepAlive {
+        if !upload.is_over() && carried.keeps_alive && after == After::KeepAlive {
             return Ok(upload.finish(cx, connection.stream, &mut buffers.request).await);
         }
-        let is_reusable = reply.keeps_alive && buffers.input.is_empty() && upload.is_complete();
+        let is_reusable = carried.keeps_alive && buffers.input.is_empty() && upload.is_complete();
         if is_reusable && connection.join_leg(&cx.worker.kernel) {
             cx.worker.plain_pool.borrow_mut().checkin(connection);
         }
@@ -294,7 +350,7 @@ impl Forward<'_> {
         response: ResponseHead,
         after: After,
         buffers: &mut Buffers,
-    ) -> Result<Reply, Fault> {
+    ) -> Result<Carried, Fault> {
         let Forward { cx, head, plan } = self;
         let Buffers { response: out, input, .. } = buffers;
         let length = response.body_length();
@@ -310,20 +366,20 @@ impl Forward<'_> {
         relay.frame(&mut reader, input, out).map_err(FramingError::response_fault)?;
         cx.record(|record| record.status(response.status().as_u16()));
         let keeps_alive = response.keeps_alive() && length != BodyLength::UntilClose;
-        Ok(Reply { relay, reader, keeps_alive })
+        Ok(Carried { relay, reader, keeps_alive })
     }
 }
 
 /// A response whose head is about to leave. The node's own head is gone: its bytes lie in the input
 /// buffer, which can be used again only when nobody else holds them.
-struct Reply {
+struct Carried {
     relay: Relay,
     reader: BodyReader,
     /// Whether the node's connection can be used again behind it.
     keeps_alive: bool,
 }
 
-impl Reply {
+impl Carried {
     /// Moves it, beside what is left of the request.
     async fn carry(
         &mut self,
@@ -352,6 +408,16 @@ impl Reply {
         cx.deadlines.stop(Wait::Upstream);
         Ok(())
     }
+}
+
+/// A connection that waits for a request; if there is none, perhaps one whose response has gone.
+async fn checkout(cx: &ConnectionCx, node: SocketAddr) -> Option<PlainConnection> {
+    let pooled = cx.worker.plain_pool.borrow_mut().checkout(node);
+    if pooled.is_some() || !cx.worker.passages.sweep() {
+        return pooled;
+    }
+    tokio::task::yield_now().await;
+    cx.worker.plain_pool.borrow_mut().checkout(node)
 }
 
 /// Moves the request on, and watches whether the node holds us up.

@@ -50,10 +50,11 @@ pub enum Via {
     Splice,
     Sockmap,
     Local,
+    Bypass,
 }
 
 impl Via {
-    pub const ALL: [Via; 4] = [Via::User, Via::Splice, Via::Sockmap, Via::Local];
+    pub const ALL: [Via; 5] = [Via::User, Via::Splice, Via::Sockmap, Via::Local, Via::Bypass];
 
     /// Label in the access log and in metrics.
     pub const fn label(self) -> &'static str {
@@ -62,6 +63,7 @@ impl Via {
             Via::Splice => "splice",
             Via::Sockmap => "sockmap",
             Via::Local => "local",
+            Via::Bypass => "bypass",
         }
     }
 }

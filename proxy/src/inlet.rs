@@ -65,6 +65,11 @@ impl Inlet {
         &mut self.buffer
     }
 
+    /// Whether nothing is there that belongs to no message yet.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
     /// Lets a message in, whose head was taken off the buffer.
     pub(crate) fn admit(&mut self, head: Bytes, body: BodyReader) {
         self.head = head;

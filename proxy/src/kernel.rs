@@ -30,7 +30,7 @@ use proxy_common::names;
 use self::{disabled::Disabled, loaded::Loaded, same_host::SameHost};
 pub use self::{
     loader::{is_built_in, object},
-    same_host::{Join, LegWatch, Legs, Meter, Outlook},
+    same_host::{Armed, Join, LegWatch, Legs, Meter, Outlook, Passed, Turn},
     sockmap::{End, Tunnel, TunnelRefused},
     stats::Counter,
     status::{Feature, FeatureState, MapStatus, ProgramStatus, Running, Status},

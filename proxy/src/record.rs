@@ -17,6 +17,7 @@ use crate::{
     error::Fault,
     forward::{Moved, Transfer, Via},
     http::head::RequestHead,
+    kernel::Passed,
     metrics::{Direction, NORMAL_END, RouteMetrics},
     plugin::Finished,
     worker::{ListenerCx, Worker},
@@ -44,6 +45,8 @@ pub(crate) struct RequestRecord {
     delivered: [u64; 2],
     /// Whether that was so for any of the node's.
     is_node_delivered: bool,
+    /// When the response had gone to the client past us.
+    passed: Option<Duration>,
     is_finished: bool,
 }
 
@@ -79,6 +82,7 @@ impl RequestRecord {
             spliced: [0; 2],
             delivered: [0; 2],
             is_node_delivered: false,
+            passed: None,
             is_finished: false,
         }
     }
@@ -130,6 +134,13 @@ impl RequestRecord {
         self.delivered = bytes;
     }
 
+    /// The response has gone to the client past us, whole.
+    pub(crate) fn passed(&mut self, passed: &Passed) {
+        let after = passed.at.saturating_duration_since(self.started.into_std());
+        self.status = Some(passed.status);
+        (self.first_byte, self.passed) = (Some(after), Some(after));
+    }
+
     /// The kernel delivered between the node and us.
     pub(crate) fn node_delivered(&mut self) {
         self.is_node_delivered = true;
@@ -158,7 +169,7 @@ impl RequestRecord {
     /// Writes the access-log line and counts; the one place that does.
     fn emit(&mut self, sent: Moved, recv: Moved, via: Via) {
         self.is_finished = true;
-        let total = self.started.elapsed();
+        let total = self.passed.unwrap_or_else(|| self.started.elapsed());
         let end = self.fault.map_or(NORMAL_END, |fault| fault.consequence().end);
         if let Some(fault) = self.fault {
             self.worker.metrics.fault(fault);
@@ -203,15 +214,19 @@ impl RequestRecord {
         // What was spliced into a socket may have been delivered from there.
         let delivered = self.delivered[direction as usize].min(bytes);
         let spliced = self.spliced[direction as usize].min(bytes - delivered);
+        let is_passed = direction == Direction::Sent && self.passed.is_some();
+        let local = if is_passed { Via::Bypass } else { Via::Local };
         Moved::default()
-            .and(Via::Local, delivered)
+            .and(local, delivered)
             .and(Via::Splice, spliced)
             .and(carried, bytes - delivered - spliced)
     }
 
     /// What is said of the whole: the path on which the kernel did most for any part of it.
     fn via(&self, carried: Via) -> Via {
-        if self.is_node_delivered || self.delivered != [0; 2] {
+        if self.passed.is_some() {
+            Via::Bypass
+        } else if self.is_node_delivered || self.delivered != [0; 2] {
             Via::Local
         } else if self.spliced != [0; 2] {
             Via::Splice

@@ -23,6 +23,7 @@ use crate::{
     access_log::AccessLog,
     config::{Limits, Protocol, Timeouts},
     drain::{self, Live, Order, Shutdown},
+    express::bypass::Passages,
     forward::TunnelContext,
     guard::Guard,
     kernel::KernelPlane,
@@ -84,6 +85,7 @@ pub(crate) struct Worker {
     pub(crate) pool: RefCell<Pool<UpstreamConnection>>,
     date: RefCell<Date>,
     pub(crate) tunnels: TunnelContext,
+    pub(crate) passages: Passages,
     pub(crate) live: Live,
 }
 
@@ -153,6 +155,7 @@ async fn run(index: usize, shared: Shared, sockets: Vec<Socket>) -> anyhow::Resu
         )));
     }
     let sweeping = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+    let passing = tokio::task::spawn_local(tend_passages(Rc::clone(&worker)));
 
     drain::ordered(&mut orders, Order::Drain).await;
     worker.kernel.drain_worker(index);
@@ -173,7 +176,12 @@ async fn run(index: usize, shared: Shared, sockets: Vec<Socket>) -> anyhow::Resu
             drop(tokio::time::timeout(END_GRACE, worker.live.emptied()).await);
         }
     }
+    passing.abort();
     Ok(())
+}
+
+async fn tend_passages(worker: Rc<Worker>) {
+    worker.passages.tend().await;
 }
 
 async fn sweep(worker: Rc<Worker>) {
@@ -209,6 +217,7 @@ impl Worker {
             upstream_metrics,
             access_log: shared.access_log,
             kernel: shared.kernel,
+            passages: Passages::default(),
             live: Live::default(),
         }
     }

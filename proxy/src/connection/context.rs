@@ -16,7 +16,10 @@ use crate::{
     deadlines::{Deadlines, Wait},
     drain::{Drained, Order},
     error::Fault,
-    express::relay::{News, Splicing},
+    express::{
+        bypass::Passage,
+        relay::{News, Splicing},
+    },
     forward::{Fallback, Via},
     http::{
         fields::{Forwarding, Scheme},
@@ -25,6 +28,7 @@ use crate::{
     inlet::BodySource,
     metrics::Direction,
     record::RequestRecord,
+    upstream::plain::PlainConnection,
     worker::{ListenerCx, Worker},
 };
 
@@ -50,6 +54,7 @@ pub(crate) struct ConnectionCx {
     pub(super) body_fault: Cell<Option<Fault>>,
     sent_bytes: Cell<u64>,
     leg: ClientLeg,
+    pub(crate) passage: Rc<Passage>,
     pub(super) order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
 }
@@ -90,6 +95,7 @@ impl ConnectionCx {
             body_fault: Cell::default(),
             sent_bytes: Cell::default(),
             leg: ClientLeg::default(),
+            passage: Rc::default(),
             order: Cell::new(Order::Run),
             waker: RefCell::default(),
         }
@@ -199,6 +205,24 @@ impl ConnectionCx {
     /// Whether nobody may `splice(2)` from the downstream.
     pub(crate) fn is_leg(&self) -> bool {
         self.leg.has_joined()
+    }
+
+    /// Lets the response to the request that is about to be sent go straight to the client.
+    pub(crate) fn arm(&self, connection: &PlainConnection) {
+        let is_quiet = self.downstream.borrow().as_ref().is_some_and(Downstream::is_quiet);
+        if is_quiet && let Some(node) = connection.meter() {
+            self.leg.with_meter(|client| self.passage.arm(&self.worker.passages, node, client));
+        }
+    }
+
+    /// Whether the client has sent more than the request under way.
+    pub(crate) fn has_read_ahead(&self) -> bool {
+        self.downstream.borrow().as_ref().is_some_and(Downstream::has_read_ahead)
+    }
+
+    /// Whether a response that may go past us has to be taken back for the client's haste.
+    pub(super) fn is_impatient(&self) -> bool {
+        self.has_read_ahead() && self.passage.is_waiting()
     }
 
     /// What the kernel delivers directly, `splice(2)` does not find.

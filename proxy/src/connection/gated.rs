@@ -159,6 +159,16 @@ impl Downstream {
         used
     }
 
+    /// Whether bytes have come behind the request under way.
+    pub(super) fn has_read_ahead(&self) -> bool {
+        self.reading == Reading::Hold && !self.inlet.is_drained()
+    }
+
+    /// Whether the request under way is whole, and nothing has come behind it, nor the end.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.reading == Reading::Hold && self.inlet.is_drained() && !self.is_at_eof
+    }
+
     /// Body bytes of the last request so far.
     pub(super) fn recv_bytes(&self) -> u64 {
         self.inlet.payload_bytes()

@@ -47,6 +47,13 @@ impl ClientLeg {
         self.state.get() == State::Joined
     }
 
+    /// Lets `use_it` at the meter of a connection that has joined.
+    pub(super) fn with_meter(&self, use_it: impl FnOnce(&Meter)) {
+        if let Some(meter) = &*self.meter.borrow() {
+            use_it(meter);
+        }
+    }
+
     /// Bytes that were delivered since the last call, as `Direction` counts.
     pub(super) fn take_delivered(&self) -> [u64; 2] {
         self.meter.borrow_mut().as_mut().map_or([0; 2], Meter::advance)

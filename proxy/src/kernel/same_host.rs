@@ -4,6 +4,7 @@
 //! Whatever goes wrong with a leg, its bytes go by TCP: nothing here is an error to a request.
 
 mod addresses;
+mod bypass;
 mod cgroup;
 mod meter;
 mod self_test;
@@ -39,10 +40,14 @@ use proxy_common::{
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-pub use self::meter::Meter;
 use self::{
     addresses::{Addresses, Changes},
+    bypass::Bypasses,
     meter::Meters,
+};
+pub use self::{
+    bypass::{Armed, Passed, Turn},
+    meter::Meter,
 };
 use super::{
     btf::Btf,
@@ -161,6 +166,8 @@ pub(super) fn size_maps(loader: &mut EbpfLoader<'_>, is_used: bool) {
         .map_max_entries(names::LEGS, legs)
         .map_max_entries(names::RECEIVED, 2 * legs)
         .map_max_entries(names::DELIVERED, 2 * legs)
+        .map_max_entries(names::CLIENTS, 2 * legs)
+        .map_max_entries(names::BYPASSES, 2 * legs)
         .map_max_entries(names::OWN_ADDRESSES, addresses);
 }
 
@@ -187,6 +194,7 @@ struct Shared {
     given_up: AtomicU64,
     /// Detached with the legs, also when they could not be had after all.
     _establish: SockOpsLink,
+    _bypasses: Option<Bypasses>,
 }
 
 /// Connections as `tandem bpf status` shows them.
@@ -215,6 +223,8 @@ impl SameHost {
     ) -> anyhow::Result<Self> {
         sockets.attach_local(ebpf)?;
         loader::verify::<SchedClassifier>(ebpf, names::UNREAD)?;
+        let bypasses = if config.is_bypassed { Some(Bypasses::attach(ebpf)?) } else { None };
+        let bypass_words = bypasses.as_ref().map(|bypasses| Arc::clone(&bypasses.words));
         let own: HashMap<MapData, Destination, u32> =
             take(ebpf, names::OWN_ADDRESSES)?.try_into()?;
         let legs = take(ebpf, names::LEGS)?;
@@ -224,13 +234,14 @@ impl SameHost {
             leg: Mutex::new(another(&legs)?),
             legs: Mutex::new(legs.try_into()?),
             received: Mutex::new(take(ebpf, names::RECEIVED)?.try_into()?),
-            meters: Meters::new(ebpf, 2 * LEGS_MAX)?,
+            meters: Meters::new(ebpf, 2 * LEGS_MAX, bypass_words)?,
             nodes: Mutex::new(take(ebpf, names::NODES)?.try_into()?),
             addresses: Mutex::new(Addresses::new(own)),
             switch: Mutex::new(take(ebpf, names::SAME_HOST)?.try_into()?),
             is_enabled: AtomicBool::new(false),
             given_up: AtomicU64::new(0),
             _establish: attach(ebpf, &config.cgroup)?,
+            _bypasses: bypasses,
         };
         let same_host = Self { shared: Arc::new(shared) };
         same_host.switch(true)?;

@@ -47,6 +47,11 @@ impl PlainConnection {
         self.is_leg
     }
 
+    /// Of a connection that has joined.
+    pub(crate) fn meter(&self) -> Option<&Meter> {
+        self.meter.as_ref()
+    }
+
     /// Whether anything was delivered since the last call.
     pub(crate) fn was_delivered(&mut self) -> bool {
         self.meter.as_mut().is_some_and(|meter| meter.advance() != [0; 2])

@@ -379,6 +379,7 @@ fn delivery_on_this_host_is_asked_for_by_name() {
         cgroup: "/pods".into(),
         uid: Some(1000),
         is_cross_namespace: true,
+        is_bypassed: true,
         window: 1 << 20,
     };
     assert_eq!(config.kernel.same_host, Some(expected));

@@ -8,6 +8,7 @@ use std::{
 use aya::Ebpf;
 use proxy_common::{leg::Delivered, names};
 
+use super::bypass::{self, Armed};
 use crate::{
     kernel::{
         places::{Place, Places},
@@ -19,22 +20,32 @@ use crate::{
 /// Every place.
 pub(super) struct Meters {
     delivered: Arc<MappedWords>,
+    /// `None`: no response goes past us.
+    bypasses: Option<Arc<MappedWords>>,
     places: Arc<Mutex<Places>>,
 }
 
 impl Meters {
     /// Maps the first `count` places.
-    pub(super) fn new(ebpf: &mut Ebpf, count: u32) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        ebpf: &mut Ebpf,
+        count: u32,
+        bypasses: Option<Arc<MappedWords>>,
+    ) -> anyhow::Result<Self> {
         let delivered = Arc::new(map_array::<Delivered>(ebpf, names::DELIVERED, count)?);
-        Ok(Self { delivered, places: Arc::new(Mutex::new(Places::new(count))) })
+        Ok(Self { delivered, bypasses, places: Arc::new(Mutex::new(Places::new(count))) })
     }
 
     /// `None`: all are taken, or were a moment ago.
     pub(super) fn take(&self) -> Option<Meter> {
         let place = Place::take(&self.places)?;
-        let mut meter = Meter { delivered: Arc::clone(&self.delivered), place, read: [0; 2] };
-        // What was counted for whoever had the place before.
+        let (delivered, bypasses) = (Arc::clone(&self.delivered), self.bypasses.clone());
+        let mut meter = Meter { delivered, bypasses, place, read: [0; 2] };
+        // What was counted for whoever had the place before, and what was armed.
         meter.advance();
+        if let Some(bypasses) = &meter.bypasses {
+            bypass::reset(bypasses, meter.place.number());
+        }
         Some(meter)
     }
 }
@@ -43,6 +54,7 @@ impl Meters {
 #[derive(Debug)]
 pub struct Meter {
     delivered: Arc<MappedWords>,
+    bypasses: Option<Arc<MappedWords>>,
     place: Place,
     /// By our end, to it.
     read: [u64; 2],
@@ -57,6 +69,12 @@ impl Meter {
         let now = fields.map(|field| self.word(field));
         let before = std::mem::replace(&mut self.read, now);
         [now[0].wrapping_sub(before[0]), now[1].wrapping_sub(before[1])]
+    }
+
+    /// Lets the next response on this connection, which is to a node, go straight to `client`'s.
+    /// `None`: it cannot.
+    pub fn arm(&self, client: &Meter) -> Option<Armed> {
+        Armed::new(self.bypasses.as_ref()?, self.place.number(), client.place())
     }
 
     /// As the programs know it: 0 is none.

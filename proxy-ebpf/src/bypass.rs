@@ -1,0 +1,275 @@
+//! A node's response goes to the client past us, if userspace has armed that: `local` claims it and
+//! redirects, `bypass` says that it is there.
+//!
+//! Only a response that is one message, with a head that would leave as it came, to a client that has
+//! read everything and waits. Whatever else it is goes the usual way, and userspace carries it.
+
+use core::{
+    ffi::c_void,
+    ptr::{read_volatile, write_volatile},
+};
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{BPF_F_INGRESS, sk_msg_md},
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_loop},
+    programs::{BtfTracePointContext, SkMsgContext},
+};
+use proxy_common::{
+    Reason,
+    bypass::{Bypass, Client, turn},
+    leg::{Member, state},
+    limits::HEAD_MAX,
+};
+use proxy_ebpf::head::{Head, Message, Recogniser, STEPS_MAX, Step};
+
+use crate::{
+    establish::member,
+    local::{Receiver, count_sent},
+    maps::{BYPASSES, CLIENTS, SOCK_COOKIE, SOCKETS, TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ},
+    sock::{read_u32, read_u64},
+};
+
+/// A response that may be claimed: where its turn is, and what it was.
+pub(crate) struct Armed {
+    bypass: *mut Bypass,
+    turn: u64,
+}
+
+/// What userspace has armed for the next message of this node.
+#[inline(always)]
+pub(crate) fn armed(member: &Member) -> Option<Armed> {
+    let bypass = bypass_of(member)?;
+    let turn = turn_of(bypass);
+    (turn::state(turn) == turn::ARMED).then_some(Armed { bypass, turn })
+}
+
+/// Sends the message to the client; if that cannot be, userspace carries the response.
+#[inline(always)]
+pub(crate) fn pass(ctx: &SkMsgContext, armed: &Armed) -> Result<(), Reason> {
+    match claim(ctx, armed) {
+        Err(reason) => {
+            change(armed.bypass, armed.turn, turn::SPILLED);
+            Err(reason)
+        }
+        Ok(head) => redirect(ctx, armed.bypass, head).inspect_err(|_| {
+            change(armed.bypass, turn::with(armed.turn, turn::STARTED), turn::SPILLED);
+        }),
+    }
+}
+
+/// Makes sure that it is a response for it, and that userspace will leave it alone.
+#[inline(always)]
+fn claim(ctx: &SkMsgContext, armed: &Armed) -> Result<Head, Reason> {
+    let head = recognise(ctx, armed.bypass).ok_or(Reason::HeadRefused)?;
+    if head.size.wrapping_add(head.content_length) != ctx.size() {
+        return Err(Reason::NotWhole);
+    }
+    if !change(armed.bypass, armed.turn, turn::STARTED) {
+        return Err(Reason::TakenBack);
+    }
+    Ok(head)
+}
+
+/// Everything that userspace wrote before it armed is there: the claim is a barrier.
+#[inline(always)]
+fn redirect(ctx: &SkMsgContext, bypass: *mut Bypass, head: Head) -> Result<(), Reason> {
+    let (place, client) = client_of(bypass).ok_or(Reason::ClientNotReady)?;
+    check_client(&client)?;
+    // SAFETY: a slot of an array never goes away; nobody else writes there while it is claimed.
+    unsafe {
+        write_volatile(&raw mut (*bypass).status, head.status.into());
+        write_volatile(&raw mut (*bypass).head_size, head.size);
+        write_volatile(&raw mut (*bypass).body_size, head.content_length);
+        write_volatile(&raw mut (*bypass).sender, current_task());
+    }
+    match SOCKETS.redirect_msg(ctx, client.cookie, u64::from(BPF_F_INGRESS)) {
+        0 => Err(Reason::ClientNotReady),
+        _ => {
+            count_sent(place, u64::from(ctx.size()));
+            Ok(())
+        }
+    }
+}
+
+/// Whether the client has read all that we ever sent, and waits for more.
+#[inline(always)]
+fn check_client(client: &Client) -> Result<(), Reason> {
+    let receiver = Receiver::new(client.sock, client.cookie);
+    match receiver.look(false, true) {
+        Ok(0) => {}
+        Ok(_) => return Err(Reason::ClientUnread),
+        Err(_) => return Err(Reason::ClientNotReady),
+    }
+    let own = client.own_sock as *mut c_void;
+    let is_own = || read_u64(own, SOCK_COOKIE.load()) == Some(client.own);
+    let sent = read_u32(own, TCP_WRITE_SEQ.load()).ok_or(Reason::ClientNotReady)?;
+    if read_u32(own, TCP_SND_UNA.load()) != Some(sent)
+        || read_u32(client.sock as *mut c_void, TCP_RCV_NXT.load()) != Some(sent)
+    {
+        return Err(Reason::ClientInFlight);
+    }
+    if !is_own() {
+        return Err(Reason::ClientNotReady);
+    }
+    receiver.check_identity()
+}
+
+/// Runs when a call that sends is over, whoever's it is. `None`: it sent no response past us.
+#[inline(always)]
+pub(crate) fn try_bypass(ctx: &BtfTracePointContext) -> Option<Reason> {
+    let sender: *mut c_void = ctx.arg(0);
+    let taken: i32 = ctx.arg(1);
+    let member = member(sender, 0)?;
+    let bypass = bypass_of(member)?;
+    let started = turn_of(bypass);
+    if turn::state(started) != turn::STARTED {
+        return None;
+    }
+    // SAFETY: a slot of an array never goes away; whoever claimed it wrote it, in this very call.
+    let claimed = unsafe { read_volatile(bypass) };
+    if claimed.sender != current_task() {
+        return None;
+    }
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: as in `redirect`.
+    unsafe { write_volatile(&raw mut (*bypass).done_ns, now) };
+    let size = claimed.head_size.wrapping_add(claimed.body_size);
+    let (state, reason) = match u32::try_from(taken) {
+        Ok(taken) if taken >= size => (turn::DONE, Reason::Bypassed),
+        Ok(1..) => (turn::BROKEN, Reason::TakenInPart),
+        Ok(0) | Err(_) => (turn::SPILLED, Reason::NotTakenIn),
+    };
+    change(bypass, started, state);
+    Some(reason)
+}
+
+/// Of a node's end, whose other end is ours.
+#[inline(always)]
+fn bypass_of(member: &Member) -> Option<*mut Bypass> {
+    if member.state & (state::UPSTREAM | state::DOWNSTREAM) != 0 {
+        return None;
+    }
+    BYPASSES.get_ptr_mut(member.peer_place.checked_sub(1)?)
+}
+
+#[inline(always)]
+fn current_task() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_current_pid_tgid() }
+}
+
+#[inline(always)]
+fn client_of(bypass: *mut Bypass) -> Option<(u32, Client)> {
+    // SAFETY: a slot of an array never goes away.
+    let place = unsafe { read_volatile(&raw const (*bypass).client) };
+    let client = CLIENTS.get_ptr(place.checked_sub(1)?)?;
+    // SAFETY: as above. Should another connection be given the place meanwhile, addresses and cookies
+    // do not fit.
+    Some((place, unsafe { read_volatile(client) }))
+}
+
+#[inline(always)]
+fn turn_of(bypass: *mut Bypass) -> u64 {
+    // SAFETY: a slot of an array never goes away; a word is read at once.
+    unsafe { read_volatile(&raw const (*bypass).turn) }
+}
+
+/// Whether it was this word's turn.
+#[inline(always)]
+fn change(bypass: *mut Bypass, from: u64, state: u64) -> bool {
+    // SAFETY: a slot of an array never goes away.
+    let word = unsafe { &raw mut (*bypass).turn };
+    exchange(word, from, turn::with(from, state))
+}
+
+/// The BPF target has the instruction (v5.12), and `core` no function for it.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+fn exchange(word: *mut u64, from: u64, to: u64) -> bool {
+    use core::intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg};
+    // SAFETY: `change` gives a word that everybody changes this way.
+    let (_, has_changed) = unsafe { atomic_cxchg::<u64, { SeqCst }, { SeqCst }>(word, from, to) };
+    has_changed
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn exchange(word: *mut u64, from: u64, to: u64) -> bool {
+    use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+    // SAFETY: as above.
+    let word = unsafe { AtomicU64::from_ptr(word) };
+    word.compare_exchange(from, to, SeqCst, SeqCst).is_ok()
+}
+
+/// A message under recognition.
+struct Scan {
+    recogniser: *mut Recogniser,
+    msg: *mut sk_msg_md,
+    is_done: u64,
+}
+
+const _: () = assert!(size_of::<Recogniser>() <= size_of::<[u64; 3]>());
+
+/// The head that the message begins with. What is armed for a socket is used under its lock.
+#[inline(always)]
+fn recognise(ctx: &SkMsgContext, bypass: *mut Bypass) -> Option<Head> {
+    // SAFETY: a slot of an array never goes away; the scratch has room for it, see above.
+    let recogniser = unsafe { (&raw mut (*bypass).scratch).cast::<Recogniser>() };
+    // SAFETY: as above; nobody else uses it meanwhile.
+    unsafe { recogniser.write(Recogniser::new()) };
+    let mut scan = Scan { recogniser, msg: ctx.as_ptr().cast(), is_done: 0 };
+    // SAFETY: the callback takes what it is given here; no flag exists.
+    unsafe { bpf_loop(STEPS_MAX, step as *mut c_void, (&raw mut scan).cast(), 0) };
+    // SAFETY: as above.
+    (scan.is_done != 0).then(|| unsafe { (*recogniser).head() })
+}
+
+/// 0: go on.
+unsafe extern "C" fn step(_: u32, scan: *mut c_void) -> i64 {
+    // SAFETY: what `recognise` gave to the loop.
+    let scan = unsafe { &mut *scan.cast::<Scan>() };
+    // SAFETY: as in `recognise`.
+    let recogniser = unsafe { &mut *scan.recogniser };
+    match recogniser.step(&Bytes(scan.msg)) {
+        Step::More => 0,
+        Step::Done => {
+            scan.is_done = 1;
+            1
+        }
+        Step::Refused(_) => 1,
+    }
+}
+
+/// The front of a message, as far as the program may see it.
+struct Bytes(*mut sk_msg_md);
+
+impl Bytes {
+    /// `None` if not all of it is there.
+    #[inline(always)]
+    fn read<T: Copy>(&self, at: u32) -> Option<T> {
+        // SAFETY: the context is valid for the run of the program.
+        let msg = unsafe { &*self.0 };
+        // SAFETY: the only variants of these unions beside padding.
+        let (data, end) = unsafe { (msg.__bindgen_anon_1.data, msg.__bindgen_anon_2.data_end) };
+        let from = data as usize + (at & (2 * HEAD_MAX - 1)) as usize;
+        if from + size_of::<T>() > end as usize {
+            return None;
+        }
+        // SAFETY: within the message, as the verifier makes sure; it refuses the load where the machine
+        // cannot do it at any address.
+        Some(unsafe { read_volatile(from as *const T) })
+    }
+}
+
+impl Message for Bytes {
+    #[inline(always)]
+    fn byte(&self, at: u32) -> Option<u8> {
+        self.read(at)
+    }
+
+    #[inline(always)]
+    fn word(&self, at: u32) -> Option<u64> {
+        self.read(at)
+    }
+}

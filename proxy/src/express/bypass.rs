@@ -1,0 +1,186 @@
+//! Waiting for a response that may go past us: it comes to us, or the kernel says that it has gone.
+//!
+//! | the kernel says | and                                    | what follows                         |
+//! |-----------------|----------------------------------------|--------------------------------------|
+//! | waiting         | nothing                                | wait                                 |
+//! | waiting         | the node, the client or a deadline stir | take it back: as ours, or too late  |
+//! | going           | nothing                                | wait, it is a matter of microseconds |
+//! | gone            |                                        | the exchange is over                 |
+//! | ours            |                                        | carry it                             |
+//! | broken          |                                        | close both connections               |
+//!
+//! Nobody is woken by a response that has gone. The client's next request does that, or the sweep.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use crate::kernel::{Armed, Meter, Passed, Turn};
+
+/// At most this long after it has gone, a response is counted and its node's connection free.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Of one downstream connection: the response that may go past us.
+#[derive(Debug, Default)]
+pub(crate) struct Passage {
+    armed: RefCell<Option<Armed>>,
+    waker: RefCell<Option<Waker>>,
+    is_watched: Cell<bool>,
+    /// The client sends requests before it has its responses: none goes past us any more.
+    has_pipelined: Cell<bool>,
+}
+
+/// What is to be done about a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    Wait,
+    Carry,
+    Over(Passed),
+    /// Nobody can complete it.
+    Close,
+}
+
+/// What a waiting exchange has noticed beside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stir {
+    /// The node's connection has something to read, be it the end.
+    pub(super) node: bool,
+    /// The client has sent more.
+    pub(super) client: bool,
+    pub(super) deadline: bool,
+}
+
+impl Passage {
+    /// Arms it, unless that would be wrong or cannot be.
+    pub(crate) fn arm(self: &Rc<Self>, passages: &Passages, node: &Meter, client: &Meter) {
+        if self.has_pipelined.get() {
+            return;
+        }
+        *self.armed.borrow_mut() = node.arm(client);
+        if !self.is_watched.replace(true) {
+            passages.watch(Rc::clone(self));
+        }
+    }
+
+    /// Whether the client is quicker than its response, which is then to be taken back.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.turn() == Some(Turn::Waiting)
+    }
+
+    pub(super) fn next(&self, stir: Stir, task: &Context<'_>) -> Next {
+        let Some(turn) = self.turn() else { return Next::Carry };
+        let turn = match turn {
+            Turn::Waiting if stir.node || stir.client || stir.deadline => {
+                self.has_pipelined.set(self.has_pipelined.get() || stir.client);
+                self.take_back()
+            }
+            turn => turn,
+        };
+        match turn {
+            Turn::Waiting => {
+                self.remember(task);
+                Next::Wait
+            }
+            Turn::Going if stir.deadline => self.done(Next::Close),
+            Turn::Going => {
+                // The client may have it before the kernel has said so.
+                if stir.client {
+                    task.waker().wake_by_ref();
+                }
+                self.remember(task);
+                Next::Wait
+            }
+            Turn::Gone(passed) => self.done(Next::Over(passed)),
+            Turn::Ours => self.done(Next::Carry),
+            Turn::Broken => self.done(Next::Close),
+        }
+    }
+
+    /// The exchange has failed: what has become of its response.
+    pub(super) fn give_up(&self) -> Next {
+        if self.turn().is_none() {
+            return Next::Carry;
+        }
+        self.done(match self.take_back() {
+            Turn::Ours => Next::Carry,
+            Turn::Gone(passed) => Next::Over(passed),
+            Turn::Waiting | Turn::Going | Turn::Broken => Next::Close,
+        })
+    }
+
+    fn turn(&self) -> Option<Turn> {
+        self.armed.borrow().as_ref().map(Armed::turn)
+    }
+
+    fn take_back(&self) -> Turn {
+        self.armed.borrow().as_ref().map_or(Turn::Ours, Armed::take_back)
+    }
+
+    fn done(&self, next: Next) -> Next {
+        self.armed.borrow_mut().take();
+        next
+    }
+
+    fn remember(&self, task: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        match &mut *waker {
+            Some(known) => known.clone_from(task.waker()),
+            None => *waker = Some(task.waker().clone()),
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// Of one worker: the connections whose responses may have gone.
+#[derive(Debug, Default)]
+pub(crate) struct Passages {
+    watched: RefCell<Vec<Rc<Passage>>>,
+    has_come: Notify,
+}
+
+impl Passages {
+    fn watch(&self, passage: Rc<Passage>) {
+        let mut watched = self.watched.borrow_mut();
+        if watched.is_empty() {
+            self.has_come.notify_one();
+        }
+        watched.push(passage);
+    }
+
+    /// Wakes those whose response has gone, and forgets those that wait for none. Whether there were
+    /// any to wake.
+    pub(crate) fn sweep(&self) -> bool {
+        let mut has_woken = false;
+        self.watched.borrow_mut().retain(|passage| {
+            let turn = passage.turn();
+            passage.is_watched.set(turn.is_some());
+            if turn.is_some_and(|turn| turn != Turn::Waiting) {
+                has_woken = true;
+                passage.wake();
+            }
+            turn.is_some()
+        });
+        has_woken
+    }
+
+    /// Sweeps for as long as there is something to sweep.
+    pub(crate) async fn tend(&self) {
+        loop {
+            self.has_come.notified().await;
+            while !self.watched.borrow().is_empty() {
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+                self.sweep();
+            }
+        }
+    }
+}
