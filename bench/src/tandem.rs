@@ -325,6 +325,8 @@ pub(crate) struct PathCounters {
     pub(crate) ingress_packets: f64,
     /// Messages that went by no TCP.
     pub(crate) delivered: f64,
+    /// Responses that have gone from the node to the client.
+    pub(crate) passed: f64,
     /// Messages of sockets in the map that went by TCP because of the switch.
     pub(crate) switched_off: f64,
     /// Connections that are not delivered because their client is in another namespace.
@@ -351,6 +353,7 @@ impl PathCounters {
             worker_picks: program("worker", "steered"),
             ingress_packets: program("ingress", "forwarded") + program("ingress", "admitted"),
             delivered: program("local", "delivered"),
+            passed: program("bypass", "passed"),
             switched_off: program("local", "switched_off"),
             other_namespace: program("establish", "other_namespace"),
             express_requests: lane(Lane::Express),
@@ -362,11 +365,12 @@ impl PathCounters {
     }
 
     /// For the raw data.
-    pub(crate) fn named(&self) -> [(&'static str, f64); 10] {
+    pub(crate) fn named(&self) -> [(&'static str, f64); 11] {
         [
             ("worker_picks", self.worker_picks),
             ("ingress_packets", self.ingress_packets),
             ("delivered", self.delivered),
+            ("passed", self.passed),
             ("switched_off", self.switched_off),
             ("other_namespace", self.other_namespace),
             ("express_requests", self.express_requests),
@@ -396,7 +400,9 @@ impl PathCounters {
                 .or_else(|| short("bytes by sockmap", self.sockmap_bytes, 1)),
             Kernel::SameHost => {
                 let messages = delivered_messages(network, carried);
-                short("messages delivered", self.delivered, messages * requests)
+                // A response that has gone past us was not delivered to us, nor by us.
+                let delivered = self.delivered + 2.0 * self.passed;
+                short("messages delivered", delivered, messages * requests)
                     .or_else(|| self.objection_to_clients(network, connections))
             }
             Kernel::SwitchedOff => {

@@ -1,8 +1,9 @@
 //! HTTP/1.1 as a node: lenient where a proxy must be strict, and exact in what it sends.
 
 use std::{
+    cell::RefCell,
     io,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use super::serve::{Fed, Next, Protocol, Sink};
@@ -16,9 +17,16 @@ const LINE_SIZE_MAX: usize = 8 * 1024;
 
 pub(super) struct Node {
     pattern: Pattern,
-    /// The whole answer to an ordinary GET, and how much of it is head.
-    small: Vec<u8>,
-    small_head_length: usize,
+    small_body: Vec<u8>,
+    small: RefCell<Small>,
+}
+
+/// The whole answer to an ordinary GET, made anew once a second for its date.
+#[derive(Default)]
+struct Small {
+    second: Option<u64>,
+    bytes: Vec<u8>,
+    head_length: usize,
 }
 
 impl Node {
@@ -28,10 +36,20 @@ impl Node {
         if body.len() < body_size {
             body.resize(body_size, b'.');
         }
-        let mut small = head(body.len() as u64).into_bytes();
-        let small_head_length = small.len();
-        small.extend_from_slice(&body);
-        Self { pattern: Pattern::new(), small, small_head_length }
+        Self { pattern: Pattern::new(), small_body: body, small: RefCell::default() }
+    }
+
+    fn push_small(&self, is_head: bool, sink: &mut Sink<'_>) {
+        let now = SystemTime::now();
+        let second = now.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs());
+        let mut small = self.small.borrow_mut();
+        if small.second.is_none() || small.second != second {
+            let mut bytes = head(self.small_body.len() as u64).into_bytes();
+            let head_length = bytes.len();
+            bytes.extend_from_slice(&self.small_body);
+            *small = Small { second, bytes, head_length };
+        }
+        sink.push(if is_head { &small.bytes[..small.head_length] } else { &small.bytes });
     }
 }
 
@@ -39,8 +57,10 @@ fn head(length: u64) -> String {
     head_with(&format!("content-length: {length}"))
 }
 
+/// As a server with a clock sends it (RFC 9110 section 6.6.1).
 fn head_with(framing: &str) -> String {
-    format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n{framing}\r\n\r\n")
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    format!("HTTP/1.1 200 OK\r\ndate: {date}\r\ncontent-type: text/plain\r\n{framing}\r\n\r\n")
 }
 
 /// Where a connection is between two requests.
@@ -140,10 +160,7 @@ impl Protocol for Node {
 impl Node {
     fn answer(&self, request: &Request, sink: &mut Sink<'_>) {
         let body = match &request.answer {
-            Answer::Small if request.is_head => {
-                return sink.push(&self.small[..self.small_head_length]);
-            }
-            Answer::Small => return sink.push(&self.small),
+            Answer::Small => return self.push_small(request.is_head, sink),
             Answer::Bytes(length) => {
                 sink.push(head(*length).as_bytes());
                 if !request.is_head {
