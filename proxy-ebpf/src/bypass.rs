@@ -4,10 +4,7 @@
 //! Only a response that is one message, with a head that would leave as it came, to a client that has
 //! read everything and waits. Whatever else it is goes the usual way, and userspace carries it.
 
-use core::{
-    ffi::c_void,
-    ptr::{read_volatile, write_volatile},
-};
+use core::{ffi::c_void, ptr::read_volatile};
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -77,12 +74,10 @@ fn redirect(ctx: &SkMsgContext, bypass: *mut Bypass, head: Head) -> Result<(), R
     let (place, client) = client_of(bypass).ok_or(Reason::ClientNotReady)?;
     check_client(&client)?;
     // SAFETY: a slot of an array never goes away; nobody else writes there while it is claimed.
-    unsafe {
-        write_volatile(&raw mut (*bypass).status, head.status.into());
-        write_volatile(&raw mut (*bypass).head_size, head.size);
-        write_volatile(&raw mut (*bypass).body_size, head.content_length);
-        write_volatile(&raw mut (*bypass).sender, current_task());
-    }
+    let claimed = unsafe { &mut *bypass };
+    claimed.status = head.status.into();
+    (claimed.head_size, claimed.body_size) = (head.size, head.content_length);
+    claimed.sender = current_task();
     match SOCKETS.redirect_msg(ctx, client.cookie, u64::from(BPF_F_INGRESS)) {
         0 => Err(Reason::ClientNotReady),
         _ => {
@@ -127,14 +122,12 @@ pub(crate) fn try_bypass(ctx: &BtfTracePointContext) -> Option<Reason> {
         return None;
     }
     // SAFETY: a slot of an array never goes away; whoever claimed it wrote it, in this very call.
-    let claimed = unsafe { read_volatile(bypass) };
+    let claimed = unsafe { &mut *bypass };
     if claimed.sender != current_task() {
         return None;
     }
     // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    // SAFETY: as in `redirect`.
-    unsafe { write_volatile(&raw mut (*bypass).done_ns, now) };
+    claimed.done_ns = unsafe { bpf_ktime_get_ns() };
     let size = claimed.head_size.wrapping_add(claimed.body_size);
     let (state, reason) = match u32::try_from(taken) {
         Ok(taken) if taken >= size => (turn::DONE, Reason::Bypassed),
@@ -163,7 +156,9 @@ fn current_task() -> u64 {
 #[inline(always)]
 fn client_of(bypass: *mut Bypass) -> Option<(u32, Client)> {
     // SAFETY: a slot of an array never goes away.
-    let place = unsafe { read_volatile(&raw const (*bypass).client) };
+    let place = unsafe { &raw const (*bypass).client };
+    // SAFETY: as above; a field is read at once.
+    let place = unsafe { read_volatile(place) };
     let client = CLIENTS.get_ptr(place.checked_sub(1)?)?;
     // SAFETY: as above. Should another connection be given the place meanwhile, addresses and cookies
     // do not fit.
@@ -172,8 +167,10 @@ fn client_of(bypass: *mut Bypass) -> Option<(u32, Client)> {
 
 #[inline(always)]
 fn turn_of(bypass: *mut Bypass) -> u64 {
-    // SAFETY: a slot of an array never goes away; a word is read at once.
-    unsafe { read_volatile(&raw const (*bypass).turn) }
+    // SAFETY: a slot of an array never goes away.
+    let turn = unsafe { &raw const (*bypass).turn };
+    // SAFETY: as above; a word is read at once.
+    unsafe { read_volatile(turn) }
 }
 
 /// Whether it was this word's turn.
@@ -250,8 +247,10 @@ impl Bytes {
     fn read<T: Copy>(&self, at: u32) -> Option<T> {
         // SAFETY: the context is valid for the run of the program.
         let msg = unsafe { &*self.0 };
-        // SAFETY: the only variants of these unions beside padding.
-        let (data, end) = unsafe { (msg.__bindgen_anon_1.data, msg.__bindgen_anon_2.data_end) };
+        // SAFETY: the only variant of this union beside padding.
+        let data = unsafe { msg.__bindgen_anon_1.data };
+        // SAFETY: as above.
+        let end = unsafe { msg.__bindgen_anon_2.data_end };
         let from = data as usize + (at & (2 * HEAD_MAX - 1)) as usize;
         if from + size_of::<T>() > end as usize {
             return None;

@@ -79,7 +79,7 @@ impl Passage {
                 self.has_pipelined.set(self.has_pipelined.get() || stir.client);
                 self.take_back()
             }
-            turn => turn,
+            Turn::Waiting | Turn::Going | Turn::Gone(_) | Turn::Ours | Turn::Broken => turn,
         };
         match turn {
             Turn::Waiting => {
