@@ -18,17 +18,114 @@
 //!
 //! Every pair that is not named is refused.
 
+use core::{marker::PhantomData, mem::size_of};
+
 use proxy_common::limits::{HEAD_FIELDS_MAX, HEAD_MAX};
 
 /// Steps after which a head is recognised or refused: each but the last takes a byte.
 pub const STEPS_MAX: u32 = HEAD_MAX;
 
-/// A message that may begin with a head. Nothing is asked for that begins beyond `HEAD_MAX + 16`.
+/// A message that may begin with a head.
 pub trait Message {
-    fn byte(&self, at: u32) -> Option<u8>;
-
-    /// The eight bytes from `at` on, the first one lowest; `None` if they are not all there.
+    /// The eight bytes from `at` on, the first one lowest; `None` if they are not all there. Nothing
+    /// is asked for that begins beyond `HEAD_MAX + 16`.
     fn word(&self, at: u32) -> Option<u64>;
+}
+
+/// The bytes between two addresses.
+#[derive(Clone, Copy)]
+pub struct Bytes<'a> {
+    start: usize,
+    end: usize,
+    bytes: PhantomData<&'a [u8]>,
+}
+
+impl Bytes<'_> {
+    /// As a context gives them.
+    ///
+    /// # Safety
+    /// They stay readable for the lifetime.
+    #[inline(always)]
+    pub unsafe fn between(start: usize, end: usize) -> Self {
+        Self { start, end, bytes: PhantomData }
+    }
+}
+
+impl<'a> From<&'a [u8]> for Bytes<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        let range = bytes.as_ptr_range();
+        Self { start: range.start as usize, end: range.end as usize, bytes: PhantomData }
+    }
+}
+
+impl Message for Bytes<'_> {
+    #[inline(always)]
+    fn word(&self, at: u32) -> Option<u64> {
+        let from = place(self.start, at);
+        if from + size_of::<u64>() > self.end {
+            return None;
+        }
+        // SAFETY: the check above keeps the read inside the message, whose bytes are readable.
+        Some(unsafe { load(from) })
+    }
+}
+
+/// Offsets that the verifier has to know the bound of.
+const OFFSET_MASK: u32 = 0xfff;
+const _: () = assert!(HEAD_MAX + 16 <= OFFSET_MASK);
+
+/// `start` and the offset `at`. In instructions of its own: taken apart and put together in another
+/// order, as compilers like to, the verifier would not know the address that is read for the one that
+/// was compared.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+fn place(start: usize, at: u32) -> usize {
+    let mut place = at as usize;
+    // SAFETY: arithmetic.
+    unsafe {
+        core::arch::asm!(
+            "{place} &= {mask}",
+            "{place} += {start}",
+            place = inout(reg) place,
+            start = in(reg) start,
+            mask = const OFFSET_MASK,
+            options(pure, nomem, nostack)
+        );
+    }
+    place
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn place(start: usize, at: u32) -> usize {
+    start + (at & OFFSET_MASK) as usize
+}
+
+/// Loads a word in one instruction, which neither the kernel nor its processors want to be aligned.
+///
+/// # Safety
+/// The eight bytes from `from` on are readable.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+unsafe fn load(from: usize) -> u64 {
+    let word;
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!(
+            "{word} = *(u64 *)({from} + 0)",
+            word = out(reg) word,
+            from = in(reg) from,
+            options(pure, readonly, nostack)
+        );
+    }
+    word
+}
+
+/// # Safety
+/// The eight bytes from `from` on are readable.
+#[cfg(not(target_arch = "bpf"))]
+unsafe fn load(from: usize) -> u64 {
+    // SAFETY: as above.
+    unsafe { (from as *const u64).read_unaligned() }
 }
 
 /// What a head says that was recognised.
@@ -79,7 +176,8 @@ pub enum Refusal {
     Missing,
 }
 
-/// How far a head has been read. All zero is a new one.
+/// How far a head has been read. All zero is a new one, so it may live in a map; on the stack the
+/// verifier would follow it through every head there is.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub struct Recogniser {
@@ -127,8 +225,16 @@ impl Recogniser {
         }
     }
 
-    /// Reads on in `message`, the same at every step. Not to be called again once it was `Done` or
-    /// `Refused`.
+    /// Begins with another message. As little as has to be: whole structures are cleared by a function
+    /// that goes byte by byte.
+    #[inline(always)]
+    pub const fn restart(&mut self) {
+        self.at = 0;
+        self.state = State::StatusLine;
+    }
+
+    /// Reads on in `message`, the same at every step. Once it was `Done` or `Refused` the next step
+    /// is after [`restart`](Self::restart).
     #[inline(always)]
     pub fn step(&mut self, message: &impl Message) -> Step {
         match self.advance(message) {
@@ -172,6 +278,9 @@ impl Recogniser {
         if !is_plain(self.status) {
             return Err(Refusal::Status);
         }
+        self.content_length = 0;
+        self.fields = 0;
+        self.seen = 0;
         self.at = 13;
         self.state = State::Phrase;
         Ok(Step::More)
@@ -285,7 +394,7 @@ impl Recogniser {
 
     #[inline(always)]
     fn length(&mut self, message: &impl Message) -> Result<Step, Refusal> {
-        let byte = message.byte(self.at).ok_or(Refusal::Incomplete)?;
+        let byte = byte(message, self.at)?;
         let is_first = self.at == self.start;
         if byte == b'\r' && !is_first {
             line_end(message, self.at)?;
@@ -439,7 +548,7 @@ impl Run {
     #[inline(always)]
     fn of(message: &impl Message, at: u32, stops: impl Fn(u64) -> u64) -> Result<Self, Refusal> {
         let Some(word) = message.word(at) else {
-            let byte = message.byte(at).ok_or(Refusal::Incomplete)?;
+            let byte = byte(message, at)?;
             let is_stop = stops(u64::from(byte)) & 0x80 != 0;
             return Ok(if is_stop {
                 Self { size: 0, stop: Some(byte) }
@@ -544,23 +653,20 @@ fn line_end(message: &impl Message, cr: u32) -> Result<u8, Refusal> {
     if lf == b'\n' { Ok(before) } else { Err(Refusal::LineEnding) }
 }
 
+/// One byte, of any line but the first. With the bytes before it: the last ones of a message are no
+/// whole word, and of a single byte's bounds check the compiler makes one that the verifier does not
+/// understand.
+#[inline(always)]
+fn byte(message: &impl Message, at: u32) -> Result<u8, Refusal> {
+    let [.., byte] = word_before(message, at + 1)?.to_le_bytes();
+    Ok(byte)
+}
+
 /// The eight bytes before `end`: every line but the first has as many before it.
 #[inline(always)]
 fn word_before(message: &impl Message, end: u32) -> Result<u64, Refusal> {
     let at = end.checked_sub(8).ok_or(Refusal::Incomplete)?;
     message.word(at).ok_or(Refusal::Incomplete)
-}
-
-/// A message in one piece.
-#[cfg(not(target_arch = "bpf"))]
-impl Message for &[u8] {
-    fn byte(&self, at: u32) -> Option<u8> {
-        self.get(at as usize).copied()
-    }
-
-    fn word(&self, at: u32) -> Option<u64> {
-        self.get(at as usize..)?.first_chunk().copied().map(u64::from_le_bytes)
-    }
 }
 
 /// The whole machine, as the kernel drives it.
@@ -571,7 +677,7 @@ impl Message for &[u8] {
 pub fn recognise(message: &[u8]) -> Result<Head, Refusal> {
     let mut recogniser = Recogniser::new();
     for _ in 0..STEPS_MAX {
-        match recogniser.step(&message) {
+        match recogniser.step(&Bytes::from(message)) {
             Step::More => {}
             Step::Done => return Ok(recogniser.head()),
             Step::Refused(refusal) => return Err(refusal),

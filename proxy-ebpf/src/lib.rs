@@ -4,7 +4,7 @@
 //! are the binary (`main.rs`). Nothing here uses `aya_ebpf`: linked into a host program, that crate's
 //! byte-by-byte `memcpy` would replace libc's.
 
-#![cfg_attr(target_arch = "bpf", no_std)]
+#![cfg_attr(target_arch = "bpf", no_std, feature(asm_experimental_arch))]
 
 pub mod choice;
 pub mod direct;
