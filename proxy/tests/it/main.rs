@@ -9,6 +9,7 @@ mod limits;
 mod object;
 mod plugins;
 mod process;
+mod recogniser;
 mod routing;
 mod seeded;
 mod smuggling;
