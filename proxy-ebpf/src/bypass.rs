@@ -16,9 +16,8 @@ use proxy_common::{
     Reason,
     bypass::{Bypass, Client, turn},
     leg::{Member, state},
-    limits::HEAD_MAX,
 };
-use proxy_ebpf::head::{Head, Message, Recogniser, STEPS_MAX, Step};
+use proxy_ebpf::head::{Bytes, Head, Recogniser, STEPS_MAX, Step};
 
 use crate::{
     establish::member,
@@ -213,8 +212,8 @@ const _: () = assert!(size_of::<Recogniser>() <= size_of::<[u64; 3]>());
 fn recognise(ctx: &SkMsgContext, bypass: *mut Bypass) -> Option<Head> {
     // SAFETY: a slot of an array never goes away; the scratch has room for it, see above.
     let recogniser = unsafe { (&raw mut (*bypass).scratch).cast::<Recogniser>() };
-    // SAFETY: as above; nobody else uses it meanwhile.
-    unsafe { recogniser.write(Recogniser::new()) };
+    // SAFETY: as above; nobody else uses it meanwhile, and what it was before is none of its business.
+    unsafe { (*recogniser).restart() };
     let mut scan = Scan { recogniser, msg: ctx.as_ptr().cast(), is_done: 0 };
     // SAFETY: the callback takes what it is given here; no flag exists.
     unsafe { bpf_loop(STEPS_MAX, step as *mut c_void, (&raw mut scan).cast(), 0) };
@@ -226,49 +225,22 @@ fn recognise(ctx: &SkMsgContext, bypass: *mut Bypass) -> Option<Head> {
 unsafe extern "C" fn step(_: u32, scan: *mut c_void) -> i64 {
     // SAFETY: what `recognise` gave to the loop.
     let scan = unsafe { &mut *scan.cast::<Scan>() };
+    // SAFETY: the context is valid for the run of the program.
+    let msg = unsafe { &*scan.msg };
+    // SAFETY: the only variant of this union beside padding.
+    let data = unsafe { msg.__bindgen_anon_1.data };
+    // SAFETY: as above.
+    let end = unsafe { msg.__bindgen_anon_2.data_end };
+    // SAFETY: the front of the message, as far as the program may see it.
+    let front = unsafe { Bytes::between(data as usize, end as usize) };
     // SAFETY: as in `recognise`.
     let recogniser = unsafe { &mut *scan.recogniser };
-    match recogniser.step(&Bytes(scan.msg)) {
+    match recogniser.step(&front) {
         Step::More => 0,
         Step::Done => {
             scan.is_done = 1;
             1
         }
         Step::Refused(_) => 1,
-    }
-}
-
-/// The front of a message, as far as the program may see it.
-struct Bytes(*mut sk_msg_md);
-
-impl Bytes {
-    /// `None` if not all of it is there.
-    #[inline(always)]
-    fn read<T: Copy>(&self, at: u32) -> Option<T> {
-        // SAFETY: the context is valid for the run of the program.
-        let msg = unsafe { &*self.0 };
-        // SAFETY: the only variant of this union beside padding.
-        let data = unsafe { msg.__bindgen_anon_1.data };
-        // SAFETY: as above.
-        let end = unsafe { msg.__bindgen_anon_2.data_end };
-        let from = data as usize + (at & (2 * HEAD_MAX - 1)) as usize;
-        if from + size_of::<T>() > end as usize {
-            return None;
-        }
-        // SAFETY: within the message, as the verifier makes sure; it refuses the load where the machine
-        // cannot do it at any address.
-        Some(unsafe { read_volatile(from as *const T) })
-    }
-}
-
-impl Message for Bytes {
-    #[inline(always)]
-    fn byte(&self, at: u32) -> Option<u8> {
-        self.read(at)
-    }
-
-    #[inline(always)]
-    fn word(&self, at: u32) -> Option<u64> {
-        self.read(at)
     }
 }

@@ -217,7 +217,7 @@ impl Worker {
             upstream_metrics,
             access_log: shared.access_log,
             kernel: shared.kernel,
-            passages: Passages::default(),
+            passages: Passages::new(&shared.limits),
             live: Live::default(),
         }
     }

@@ -18,8 +18,10 @@ use std::{
     time::Duration,
 };
 
+use proxy_common::limits::{HEAD_FIELDS_MAX, HEAD_MAX};
 use tokio::sync::Notify;
 
+use crate::config::Limits;
 use crate::kernel::{Armed, Meter, Passed, Turn};
 
 /// At most this long after it has gone, a response is counted and its node's connection free.
@@ -58,7 +60,7 @@ pub(super) struct Stir {
 impl Passage {
     /// Arms it, unless that would be wrong or cannot be.
     pub(crate) fn arm(self: &Rc<Self>, passages: &Passages, node: &Meter, client: &Meter) {
-        if self.has_pipelined.get() {
+        if self.has_pipelined.get() || !passages.is_open {
             return;
         }
         *self.armed.borrow_mut() = node.arm(client);
@@ -142,13 +144,21 @@ impl Passage {
 }
 
 /// Of one worker: the connections whose responses may have gone.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Passages {
+    /// Whether userspace would take every head that the kernel does.
+    is_open: bool,
     watched: RefCell<Vec<Rc<Passage>>>,
     has_come: Notify,
 }
 
 impl Passages {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let is_open = limits.head_size_max >= HEAD_MAX as usize
+            && limits.head_fields_max >= HEAD_FIELDS_MAX as usize;
+        Self { is_open, watched: RefCell::default(), has_come: Notify::new() }
+    }
+
     fn watch(&self, passage: Rc<Passage>) {
         let mut watched = self.watched.borrow_mut();
         if watched.is_empty() {
