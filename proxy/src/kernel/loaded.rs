@@ -85,6 +85,16 @@ impl Loaded {
                 None
             }
         };
+        match (&same_host, &config.same_host) {
+            (Some(same_host), Some(asked)) if asked.is_bypassed => {
+                let loaded = same_host.load_bypass(&mut ebpf, asked.uid);
+                features.settle(names::BYPASS, loaded, |()| {
+                    "small responses of nodes go straight to clients".to_owned()
+                })?;
+            }
+            (Some(_), _) => features.not_asked(names::BYPASS, "`kernel.same_host.bypass` is off"),
+            (None, _) => features.not_asked(names::BYPASS, "nothing is delivered on this host"),
+        }
         let tunnels = if limits.sockmap_tunnels > 0 {
             let tunnels =
                 sockets.get(&mut ebpf).and_then(|shared| Tunnels::load(&mut ebpf, tunnels, shared));

@@ -194,7 +194,6 @@ struct Shared {
     given_up: AtomicU64,
     /// Detached with the legs, also when they could not be had after all.
     _establish: SockOpsLink,
-    _bypasses: Option<Bypasses>,
 }
 
 /// Connections as `tandem bpf status` shows them.
@@ -223,8 +222,6 @@ impl SameHost {
     ) -> anyhow::Result<Self> {
         sockets.attach_local(ebpf)?;
         loader::verify::<SchedClassifier>(ebpf, names::UNREAD)?;
-        let bypasses = if config.is_bypassed { Some(Bypasses::attach(ebpf)?) } else { None };
-        let bypass_words = bypasses.as_ref().map(|bypasses| Arc::clone(&bypasses.words));
         let own: HashMap<MapData, Destination, u32> =
             take(ebpf, names::OWN_ADDRESSES)?.try_into()?;
         let legs = take(ebpf, names::LEGS)?;
@@ -234,14 +231,13 @@ impl SameHost {
             leg: Mutex::new(another(&legs)?),
             legs: Mutex::new(legs.try_into()?),
             received: Mutex::new(take(ebpf, names::RECEIVED)?.try_into()?),
-            meters: Meters::new(ebpf, 2 * LEGS_MAX, bypass_words)?,
+            meters: Meters::new(ebpf, 2 * LEGS_MAX)?,
             nodes: Mutex::new(take(ebpf, names::NODES)?.try_into()?),
             addresses: Mutex::new(Addresses::new(own)),
             switch: Mutex::new(take(ebpf, names::SAME_HOST)?.try_into()?),
             is_enabled: AtomicBool::new(false),
             given_up: AtomicU64::new(0),
             _establish: attach(ebpf, &config.cgroup)?,
-            _bypasses: bypasses,
         };
         let same_host = Self { shared: Arc::new(shared) };
         same_host.switch(true)?;
@@ -253,6 +249,14 @@ impl SameHost {
             .spawn(move || tend(&shared, &changes))
             .context("start a thread")?;
         Ok(same_host)
+    }
+
+    /// Lets responses go past us, if this kernel says when they are where they should be.
+    pub(super) fn load_bypass(&self, ebpf: &mut Ebpf, user: Option<u32>) -> anyhow::Result<()> {
+        let bypasses = Bypasses::attach(ebpf)?;
+        self_test::pass(self, &bypasses, user).context("self-test of `bypass`")?;
+        self.shared.meters.allow(bypasses);
+        Ok(())
     }
 
     /// Whether messages are delivered; bytes that were are read whatever this says.

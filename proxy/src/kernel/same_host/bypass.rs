@@ -27,8 +27,9 @@ use crate::{kernel::sockets::map_array, sys::mapped::MappedWords};
 const SENT: &str = "sock_send_length";
 
 /// What it takes: without the program that sees a response queued, none is armed.
+#[derive(Debug)]
 pub(super) struct Bypasses {
-    pub(super) words: Arc<MappedWords>,
+    words: Arc<MappedWords>,
     _confirmation: BtfTracePointLink,
 }
 
@@ -43,6 +44,22 @@ impl Bypasses {
         // Last: a program cannot be loaded when one of its maps has been taken out of the object.
         let words = Arc::new(map_array::<Bypass>(ebpf, names::BYPASSES, 2 * LEGS_MAX)?);
         Ok(Self { words, _confirmation: confirmation })
+    }
+
+    /// `place` is that of a connection to a node, `client` the
+    /// [`Client`](proxy_common::bypass::Client) that its next response may go to. `None`: something
+    /// else is still on its way.
+    pub(super) fn arm(&self, place: u32, client: u32) -> Option<Armed> {
+        Armed::new(&self.words, place, client)
+    }
+
+    /// Forgets what whoever had the place before was waiting for.
+    pub(super) fn reset(&self, place: u32) {
+        let byte = place as usize * size_of::<Bypass>() + offset_of!(Bypass, turn);
+        if let Some(word) = self.words.word(byte / size_of::<u64>()) {
+            let next = turn::next(word.load(Ordering::Relaxed));
+            word.store(turn::with(next, turn::IDLE), Ordering::Relaxed);
+        }
     }
 }
 
@@ -77,19 +94,8 @@ pub struct Armed {
     turn: u64,
 }
 
-/// Whatever became of a response that whoever had the place before was waiting for.
-pub(super) fn reset(words: &MappedWords, place: u32) {
-    let byte = place as usize * size_of::<Bypass>() + offset_of!(Bypass, turn);
-    if let Some(word) = words.word(byte / size_of::<u64>()) {
-        let next = turn::next(word.load(Ordering::Relaxed));
-        word.store(turn::with(next, turn::IDLE), Ordering::Relaxed);
-    }
-}
-
 impl Armed {
-    /// `client` is the [`Client`](proxy_common::bypass::Client) that the response may go to.
-    /// `None`: the place has something else on its way.
-    pub(super) fn new(words: &Arc<MappedWords>, place: u32, client: u32) -> Option<Self> {
+    fn new(words: &Arc<MappedWords>, place: u32, client: u32) -> Option<Self> {
         let mut armed = Self { words: Arc::clone(words), place, turn: 0 };
         let before = armed.word(offset_of!(Bypass, turn))?.load(Ordering::Relaxed);
         if turn::state(before) == turn::STARTED {

@@ -2,13 +2,13 @@
 
 use std::{
     mem::offset_of,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, Mutex, OnceLock, atomic::Ordering},
 };
 
 use aya::Ebpf;
 use proxy_common::{leg::Delivered, names};
 
-use super::bypass::{self, Armed};
+use super::bypass::{Armed, Bypasses};
 use crate::{
     kernel::{
         places::{Place, Places},
@@ -20,31 +20,34 @@ use crate::{
 /// Every place.
 pub(super) struct Meters {
     delivered: Arc<MappedWords>,
-    /// `None`: no response goes past us.
-    bypasses: Option<Arc<MappedWords>>,
+    /// Empty: no response goes past us.
+    bypasses: OnceLock<Arc<Bypasses>>,
     places: Arc<Mutex<Places>>,
 }
 
 impl Meters {
     /// Maps the first `count` places.
-    pub(super) fn new(
-        ebpf: &mut Ebpf,
-        count: u32,
-        bypasses: Option<Arc<MappedWords>>,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn new(ebpf: &mut Ebpf, count: u32) -> anyhow::Result<Self> {
         let delivered = Arc::new(map_array::<Delivered>(ebpf, names::DELIVERED, count)?);
-        Ok(Self { delivered, bypasses, places: Arc::new(Mutex::new(Places::new(count))) })
+        let places = Arc::new(Mutex::new(Places::new(count)));
+        Ok(Self { delivered, bypasses: OnceLock::new(), places })
+    }
+
+    /// From here on responses may go past us.
+    pub(super) fn allow(&self, bypasses: Bypasses) {
+        let _ = self.bypasses.set(Arc::new(bypasses));
     }
 
     /// `None`: all are taken, or were a moment ago.
     pub(super) fn take(&self) -> Option<Meter> {
         let place = Place::take(&self.places)?;
-        let (delivered, bypasses) = (Arc::clone(&self.delivered), self.bypasses.clone());
+        let delivered = Arc::clone(&self.delivered);
+        let bypasses = self.bypasses.get().cloned();
         let mut meter = Meter { delivered, bypasses, place, read: [0; 2] };
         // What was counted for whoever had the place before, and what was armed.
         meter.advance();
         if let Some(bypasses) = &meter.bypasses {
-            bypass::reset(bypasses, meter.place.number());
+            bypasses.reset(meter.place.number());
         }
         Some(meter)
     }
@@ -54,7 +57,7 @@ impl Meters {
 #[derive(Debug)]
 pub struct Meter {
     delivered: Arc<MappedWords>,
-    bypasses: Option<Arc<MappedWords>>,
+    bypasses: Option<Arc<Bypasses>>,
     place: Place,
     /// By our end, to it.
     read: [u64; 2],
@@ -74,7 +77,11 @@ impl Meter {
     /// Lets the next response on this connection, which is to a node, go straight to `client`'s.
     /// `None`: it cannot.
     pub fn arm(&self, client: &Meter) -> Option<Armed> {
-        Armed::new(self.bypasses.as_ref()?, self.place.number(), client.place())
+        self.arm_in(self.bypasses.as_ref()?, client)
+    }
+
+    pub(super) fn arm_in(&self, bypasses: &Bypasses, client: &Meter) -> Option<Armed> {
+        bypasses.arm(self.place.number(), client.place())
     }
 
     /// As the programs know it: 0 is none.

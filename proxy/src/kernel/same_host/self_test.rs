@@ -9,13 +9,14 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use proxy_common::addr::Destination;
 use rustix::{
     event::{Timespec, epoll},
     io::ioctl_fionread,
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{Join, Meter, SameHost};
+use super::{Join, Meter, Passed, SameHost, Turn, bypass::Bypasses};
 
 /// Longest wait for what is already under way on loopback.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -42,6 +43,66 @@ pub(super) fn run(same_host: &SameHost, user: Option<u32>) -> anyhow::Result<()>
     }
     wake(&mut foreign, &own).context("wake-up by edge")?;
     flood(same_host, &mut foreign, &mut own).context("a reader that does not read")
+}
+
+/// What goes past us, and what it is to the client.
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 5\r\n\r\nhello";
+const NO_RESPONSE: &[u8] = b"HTTP/1.1 103 Early Hints\r\n\r\n";
+
+/// Whether a response goes to the client, and is known to be there when the node's call is over; and
+/// whether what is none comes to us.
+pub(super) fn pass(
+    same_host: &SameHost,
+    bypasses: &Bypasses,
+    user: Option<u32>,
+) -> anyhow::Result<()> {
+    let (mut client, mut own, client_meter) =
+        leg(same_host, user).context("make a leg over loopback")?;
+    let (mut node, mut upstream, node_meter) =
+        node_leg(same_host, user).context("make a leg to a node over loopback")?;
+    deliver(same_host, &mut own, &mut client).context("to the client")?;
+    deliver(same_host, &mut node, &mut upstream).context("from the node")?;
+    for _ in 0..2 {
+        let armed = node_meter.arm_in(bypasses, &client_meter).context("arm")?;
+        node.write_all(RESPONSE)?;
+        let turn = armed.turn();
+        let is_gone = matches!(turn, Turn::Gone(Passed { status: 200, body_size: 5, .. }));
+        ensure!(is_gone, "of a response that was sent: {turn:?}");
+        expect(&mut client, RESPONSE).context("past us")?;
+        let armed = node_meter.arm_in(bypasses, &client_meter).context("arm again")?;
+        node.write_all(NO_RESPONSE)?;
+        ensure!(armed.turn() == Turn::Ours, "of what is no response: {:?}", armed.turn());
+        expect(&mut upstream, NO_RESPONSE).context("to us")?;
+    }
+    Ok(())
+}
+
+/// A node that does not block, of the user that is trusted, and our end of a connection to it, which is
+/// in the map.
+fn node_leg(
+    same_host: &SameHost,
+    user: Option<u32>,
+) -> anyhow::Result<(TcpStream, TcpStream, Meter)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    fchown(&listener, user, None).context("give a socket to the trusted user")?;
+    let address = listener.local_addr()?;
+    let destination = Destination::from(address);
+    super::lock(&same_host.shared.nodes).insert(destination, 1, 0)?;
+    let own = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    same_host.mark(own.as_fd());
+    own.connect(&SockAddr::from(address))?;
+    own.set_nonblocking(true)?;
+    let node = accept_from(&listener, own.local_addr()?.as_socket())?;
+    node.set_nonblocking(true)?;
+    fchown(&node, user, None).context("give a socket to the trusted user")?;
+    let joined = same_host.join(own.as_fd());
+    super::lock(&same_host.shared.nodes).remove(&destination)?;
+    match joined {
+        Join::Joined(Some(meter)) => Ok((node, own.into(), meter)),
+        Join::Joined(None) | Join::NotNow | Join::Never => {
+            bail!("the two ends did not find each other")
+        }
+    }
 }
 
 /// A client that does not block, of the user that is trusted, and our end of its connection, which is
