@@ -63,10 +63,11 @@ impl Passage {
         if self.has_pipelined.get() || !passages.is_open {
             return;
         }
-        *self.armed.borrow_mut() = node.arm(client);
-        if !self.is_watched.replace(true) {
+        let armed = node.arm(client);
+        if armed.is_some() && !self.is_watched.replace(true) {
             passages.watch(Rc::clone(self));
         }
+        *self.armed.borrow_mut() = armed;
     }
 
     /// Whether the client is quicker than its response, which is then to be taken back.
