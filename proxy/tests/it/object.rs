@@ -12,6 +12,7 @@ use proxy::kernel;
 use proxy_common::{
     ABI_VERSION, Reason,
     addr::{Destination, Source},
+    bypass::{Bypass, Client},
     globals,
     guard::{Bucket, FloodGauge, Rule},
     leg::{Delivered, Key, Leg, Member, Received, Switch},
@@ -52,7 +53,8 @@ fn every_program_is_there_with_its_type() {
     assert!(matches!(section(names::ESTABLISH), ProgramSection::SockOps));
     assert!(matches!(section(names::LOCAL), ProgramSection::SkMsg));
     assert!(matches!(section(names::UNREAD), ProgramSection::SchedClassifier));
-    assert_eq!(object.programs.len(), 6);
+    assert!(matches!(section(names::BYPASS), ProgramSection::BtfTracePoint));
+    assert_eq!(object.programs.len(), 7);
     assert_eq!(object.license.to_bytes(), b"Dual MIT/GPL");
 }
 
@@ -105,6 +107,8 @@ fn every_map_has_the_shared_layout() {
     check_map::<u32, Member>(o, names::MEMBER, BPF_MAP_TYPE_SK_STORAGE, 0);
     check_map::<u64, Received>(o, names::RECEIVED, BPF_MAP_TYPE_HASH, 2 * limits::LEGS_MAX);
     check_map::<u32, Delivered>(o, names::DELIVERED, BPF_MAP_TYPE_ARRAY, 2 * limits::LEGS_MAX);
+    check_map::<u32, Client>(o, names::CLIENTS, BPF_MAP_TYPE_ARRAY, 2 * limits::LEGS_MAX);
+    check_map::<u32, Bypass>(o, names::BYPASSES, BPF_MAP_TYPE_ARRAY, 2 * limits::LEGS_MAX);
     let own = limits::OWN_ADDRESSES_MAX;
     check_map::<Destination, u32>(o, names::OWN_ADDRESSES, BPF_MAP_TYPE_HASH, own);
     let nodes = limits::NODES_MAX;
