@@ -37,7 +37,15 @@ pub(crate) struct Armed {
 pub(crate) fn armed(member: &Member) -> Option<Armed> {
     let bypass = bypass_of(member)?;
     let turn = turn_of(bypass);
-    (turn::state(turn) == turn::ARMED).then_some(Armed { bypass, turn })
+    // The place is given to another connection when ours has ended, and this end may not know of that.
+    // In this order: who has the place now had it when the turn was read.
+    (turn::state(turn) == turn::ARMED && our_end(member).is_established())
+        .then_some(Armed { bypass, turn })
+}
+
+#[inline(always)]
+fn our_end(member: &Member) -> Receiver {
+    Receiver::new(member.peer_sock, member.peer)
 }
 
 /// Sends the message to the client; if that cannot be, userspace carries the response.
@@ -140,7 +148,7 @@ pub(crate) fn try_bypass(ctx: &BtfTracePointContext) -> Option<Reason> {
 /// Of a node's end, whose other end is ours.
 #[inline(always)]
 fn bypass_of(member: &Member) -> Option<*mut Bypass> {
-    if member.state & (state::UPSTREAM | state::DOWNSTREAM) != 0 {
+    if member.state & (state::UPSTREAM | state::DOWNSTREAM | state::ACTIVE) != 0 {
         return None;
     }
     BYPASSES.get_ptr_mut(member.peer_place.checked_sub(1)?)

@@ -276,6 +276,14 @@ impl Receiver {
         Ok(unread)
     }
 
+    /// Whether neither side has ended the connection.
+    #[inline(always)]
+    pub(crate) fn is_established(&self) -> bool {
+        /// include/net/tcp_states.h
+        const ESTABLISHED: u8 = 1;
+        read_u8(self.sock, SOCK_STATE.load()) == Some(ESTABLISHED) && self.check_identity().is_ok()
+    }
+
     #[inline(always)]
     pub(crate) fn check_identity(&self) -> Result<(), Reason> {
         if read_u64(self.sock, SOCK_COOKIE.load()) == Some(self.cookie) {
