@@ -240,6 +240,7 @@ impl Forward<'_> {
         buffers: &mut Buffers,
     ) -> Result<Reply, Fault> {
         let cx = self.cx;
+        let _disarmed = cx.passage.until_dropped();
         if self.may_be_passed() {
             cx.arm(connection);
         }

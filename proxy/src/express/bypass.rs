@@ -70,6 +70,11 @@ impl Passage {
         *self.armed.borrow_mut() = armed;
     }
 
+    /// Takes back whatever is armed for an exchange that is given up while it waits.
+    pub(super) fn until_dropped(&self) -> Disarmed<'_> {
+        Disarmed(self)
+    }
+
     /// Whether the client is quicker than its response, which is then to be taken back.
     pub(crate) fn is_waiting(&self) -> bool {
         self.turn() == Some(Turn::Waiting)
@@ -141,6 +146,15 @@ impl Passage {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
+    }
+}
+
+/// An exchange that may wait for a response that goes past us.
+pub(super) struct Disarmed<'a>(&'a Passage);
+
+impl Drop for Disarmed<'_> {
+    fn drop(&mut self) {
+        self.0.armed.borrow_mut().take();
     }
 }
 
