@@ -305,7 +305,7 @@ impl Forward<'_> {
         let cx = self.cx;
         cx.record(|record| record.passed(&passed));
         cx.count_sent(passed.body_size);
-        cx.exchange_over();
+        cx.exchange_passed();
         if upload.is_complete() {
             cx.worker.plain_pool.borrow_mut().checkin(connection);
         }

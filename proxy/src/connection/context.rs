@@ -278,6 +278,15 @@ impl ConnectionCx {
 
     /// The express lane has written the last byte of the response.
     pub(crate) fn exchange_over(&self) {
+        // Read before that was written: the client does not wait for its responses.
+        if self.has_read_ahead() {
+            self.passage.close();
+        }
+        self.exchange_passed();
+    }
+
+    /// The response is in the client's queue without the lane, and the next request may be here.
+    pub(crate) fn exchange_passed(&self) {
         self.end_exchange(self.recv_bytes());
     }
 

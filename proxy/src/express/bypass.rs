@@ -70,6 +70,11 @@ impl Passage {
         *self.armed.borrow_mut() = armed;
     }
 
+    /// The client has sent a request before it had its response: from now on none goes past us.
+    pub(crate) fn close(&self) {
+        self.has_pipelined.set(true);
+    }
+
     /// Takes back whatever is armed for an exchange that is given up while it waits.
     pub(super) fn until_dropped(&self) -> Disarmed<'_> {
         Disarmed(self)
@@ -84,7 +89,9 @@ impl Passage {
         let Some(turn) = self.turn() else { return Next::Carry };
         let turn = match turn {
             Turn::Waiting if stir.node || stir.client || stir.deadline => {
-                self.has_pipelined.set(self.has_pipelined.get() || stir.client);
+                if stir.client {
+                    self.close();
+                }
                 self.take_back()
             }
             Turn::Waiting | Turn::Going | Turn::Gone(_) | Turn::Ours | Turn::Broken => turn,
