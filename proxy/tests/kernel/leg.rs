@@ -2,6 +2,7 @@
 //! connection is touched. Each test proves by counters that `local` did carry something, or nothing.
 
 mod bounds;
+mod bypass;
 mod hyper;
 mod leave;
 mod neighbours;

@@ -51,14 +51,14 @@ fn connections_that_end_leave_nothing() {
 }
 
 /// A proxy in another process, killed when dropped.
-struct Process {
+pub(super) struct Process {
     child: Child,
-    web: SocketAddr,
+    pub(super) web: SocketAddr,
     admin: SocketAddr,
 }
 
 impl Process {
-    fn start(node: SocketAddr) -> Process {
+    pub(super) fn start(node: SocketAddr) -> Process {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("tandem.yaml");
         let listener = format!("name: web, {ANY_PORT}");
@@ -83,7 +83,7 @@ impl Process {
         Process { child, web: web.expect(found), admin: admin.expect(found) }
     }
 
-    fn page(&self, path: &str) -> String {
+    pub(super) fn page(&self, path: &str) -> String {
         let mut client = Client::connect(self.admin);
         client.ask(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).text()
     }
@@ -95,14 +95,18 @@ impl Process {
         value.map_or(0, |value| value.parse().expect("a number"))
     }
 
-    fn programs(&self) -> Vec<u32> {
+    pub(super) fn programs(&self) -> Vec<u32> {
         let value: serde_json::Value =
             serde_json::from_str(&self.page("/bpf/status")).expect("JSON");
         let rows = value["programs"].as_array().expect("programs");
         rows.iter().map(|row| row["id"].as_u64().expect("an id") as u32).collect()
     }
 
-    fn kill(&mut self) {
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(super) fn kill(&mut self) {
         // Fails only if it is dead already.
         drop(self.child.kill());
         drop(self.child.wait());

@@ -435,7 +435,7 @@ fn cut(to: &mut impl Wire, pattern: &Pattern, size: usize) -> io::Result<()> {
 }
 
 /// Waits for a request without an end to its patience; `false` is the end.
-fn idle(stream: &mut impl BufRead) -> io::Result<bool> {
+pub(super) fn idle(stream: &mut impl BufRead) -> io::Result<bool> {
     loop {
         match stream.fill_buf() {
             Err(error) if error.kind() == ErrorKind::TimedOut => {}
