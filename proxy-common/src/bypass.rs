@@ -26,7 +26,8 @@ shared_layout!(Client, size = 32, align = 8, {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Bypass {
-    /// A generation and a state ([`turn`]), changed by compare-and-swap only.
+    /// A generation and a state ([`turn`]), changed by compare-and-swap, but for arming: then nobody
+    /// else may change it.
     pub turn: u64,
     /// Where the response may go: 1 + the index of its [`Client`]. Written by userspace before it
     /// arms.
@@ -60,7 +61,7 @@ shared_layout!(Bypass, size = 64, align = 8, {
 /// | `ARMED`   | `STARTED` | `local`, before it redirects                                      |
 /// | `STARTED` | `SPILLED` | `local` or `bypass`: nothing of it was queued after all            |
 /// | `STARTED` | `DONE`  | `bypass`: all of it is queued                                       |
-/// | `STARTED` | `BROKEN` | `bypass`: a part of it is queued                                   |
+/// | `STARTED` | `BROKEN` | `bypass`: a part of it is queued; `local`: more came in the same call |
 pub mod turn {
     pub const IDLE: u64 = 0;
     pub const ARMED: u64 = 1;

@@ -156,7 +156,7 @@ reasons! {
     Bypassed = BYPASS, "passed";
     /// Userspace carries the response: its head is not one that is passed on unchanged.
     HeadRefused = BYPASS, "head";
-    /// The response is not one message.
+    /// The response is not one message, or one that is larger than the window.
     NotWhole = BYPASS, "not_whole";
     /// Userspace was quicker to take it back.
     TakenBack = BYPASS, "taken_back";

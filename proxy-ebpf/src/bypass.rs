@@ -22,8 +22,9 @@ use proxy_ebpf::head::{Bytes, Head, Recogniser, STEPS_MAX, Step};
 use crate::{
     establish::member,
     local::{Receiver, count_sent},
-    maps::{BYPASSES, CLIENTS, SOCK_COOKIE, SOCKETS, TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ},
-    sock::{read_u32, read_u64},
+    maps::{BYPASSES, CLIENTS, LOCAL_WINDOW, SOCKETS, TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ},
+    sock::read_u32,
+    stats,
 };
 
 /// A response that may be claimed: where its turn is, and what it was.
@@ -37,6 +38,12 @@ pub(crate) struct Armed {
 pub(crate) fn armed(member: &Member) -> Option<Armed> {
     let bypass = bypass_of(member)?;
     let turn = turn_of(bypass);
+    if turn::state(turn) == turn::STARTED && our_end(member).is_established() {
+        // More in the same call: the rest of a message that was queued in part, or something behind it.
+        change(bypass, turn, turn::BROKEN);
+        stats::count(Reason::TakenInPart);
+        return None;
+    }
     // The place is given to another connection when ours has ended, and this end may not know of that.
     // In this order: who has the place now had it when the turn was read.
     (turn::state(turn) == turn::ARMED && our_end(member).is_established())
@@ -48,12 +55,18 @@ fn our_end(member: &Member) -> Receiver {
     Receiver::new(member.peer_sock, member.peer)
 }
 
+/// What is sent goes by TCP: userspace carries the response, and every other part of it.
+#[inline(always)]
+pub(crate) fn spill(armed: &Armed) {
+    change(armed.bypass, armed.turn, turn::SPILLED);
+}
+
 /// Sends the message to the client; if that cannot be, userspace carries the response.
 #[inline(always)]
 pub(crate) fn pass(ctx: &SkMsgContext, armed: &Armed) -> Result<(), Reason> {
     match claim(ctx, armed) {
         Err(reason) => {
-            change(armed.bypass, armed.turn, turn::SPILLED);
+            spill(armed);
             Err(reason)
         }
         Ok(head) => redirect(ctx, armed.bypass, head).inspect_err(|_| {
@@ -66,9 +79,13 @@ pub(crate) fn pass(ctx: &SkMsgContext, armed: &Armed) -> Result<(), Reason> {
 #[inline(always)]
 fn claim(ctx: &SkMsgContext, armed: &Armed) -> Result<Head, Reason> {
     let head = recognise(ctx, armed.bypass).ok_or(Reason::HeadRefused)?;
-    if head.size.wrapping_add(head.content_length) != ctx.size() {
+    let is_whole = head.size.wrapping_add(head.content_length) == ctx.size();
+    if !is_whole || ctx.size() > LOCAL_WINDOW.load() {
         return Err(Reason::NotWhole);
     }
+    // SAFETY: a slot of an array never goes away; programs of this socket's calls alone write there.
+    // Before the claim: whoever sees that knows whose it is.
+    unsafe { (*armed.bypass).sender = current_task() };
     if !change(armed.bypass, armed.turn, turn::STARTED) {
         return Err(Reason::TakenBack);
     }
@@ -84,7 +101,6 @@ fn redirect(ctx: &SkMsgContext, bypass: *mut Bypass, head: Head) -> Result<(), R
     let claimed = unsafe { &mut *bypass };
     claimed.status = head.status.into();
     (claimed.head_size, claimed.body_size) = (head.size, head.content_length);
-    claimed.sender = current_task();
     match SOCKETS.redirect_msg(ctx, client.cookie, u64::from(BPF_F_INGRESS)) {
         0 => Err(Reason::ClientNotReady),
         _ => {
@@ -104,14 +120,14 @@ fn check_client(client: &Client) -> Result<(), Reason> {
         Err(_) => return Err(Reason::ClientNotReady),
     }
     let own = client.own_sock as *mut c_void;
-    let is_own = || read_u64(own, SOCK_COOKIE.load()) == Some(client.own);
     let sent = read_u32(own, TCP_WRITE_SEQ.load()).ok_or(Reason::ClientNotReady)?;
     if read_u32(own, TCP_SND_UNA.load()) != Some(sent)
         || read_u32(client.sock as *mut c_void, TCP_RCV_NXT.load()) != Some(sent)
     {
         return Err(Reason::ClientInFlight);
     }
-    if !is_own() {
+    // The entry may be that of a connection which had the place before ours.
+    if !Receiver::new(client.own_sock, client.own).is_established() {
         return Err(Reason::ClientNotReady);
     }
     receiver.check_identity()

@@ -46,8 +46,9 @@ pub(crate) fn try_local(ctx: &SkMsgContext) -> Result<Reason, Reason> {
 fn send(ctx: &SkMsgContext, sock: *mut c_void, member: &mut Member) -> Result<Reason, Reason> {
     // The same address in another type: the verifier allows no arithmetic on a socket.
     let sender = tcp_sock(sock).ok_or(Reason::NotEligible)?;
-    check_sender(sender, member)?;
-    if let Some(armed) = bypass::armed(member) {
+    let armed = bypass::armed(member);
+    check_sender(sender, member).inspect_err(|_| armed.iter().for_each(bypass::spill))?;
+    if let Some(armed) = armed {
         match bypass::pass(ctx, &armed) {
             Ok(()) => return Ok(Reason::BypassBegun),
             Err(reason) => stats::count(reason),

@@ -157,7 +157,7 @@ async fn attend(cx: &Rc<ConnectionCx>, mut lane: Pin<Box<impl Future<Output = Lu
             if cx.poll_reset(task).is_ready() {
                 return Poll::Ready(Lull::Ended);
             }
-            if cx.is_impatient() {
+            if cx.is_impatient(task) {
                 continue;
             }
             if cx.deadlines.poll_expired(task).is_pending() {

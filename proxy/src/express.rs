@@ -121,8 +121,11 @@ async fn exchange(
         Ok((connection, Reply::Head(response))) => {
             forward.respond(connection, response, upload, buffers).await
         }
-        Ok((connection, Reply::Passed(passed))) => {
-            forward.note_passed(connection, passed, &upload);
+        Ok((connection, Reply::Passed { passed, is_silent })) => {
+            forward.note_passed(&passed);
+            if is_silent && upload.is_complete() {
+                cx.worker.plain_pool.borrow_mut().checkin(connection);
+            }
             Ok(After::KeepAlive)
         }
         Err(fault) => {
@@ -191,7 +194,11 @@ async fn own_answer(
 enum Reply {
     Head(ResponseHead),
     /// The whole response has gone to the client past us.
-    Passed(Passed),
+    Passed {
+        passed: Passed,
+        /// Whether the node has said nothing else.
+        is_silent: bool,
+    },
 }
 
 /// A request on its way to a node, and the response on its way back.
@@ -257,9 +264,13 @@ impl Forward<'_> {
                 node: connection.stream.poll_read_ready(task).is_ready(),
                 client: cx.has_read_ahead(),
                 deadline: has_expired,
+                drain: cx.is_draining(),
             };
             let response = match cx.passage.next(stir, task) {
-                Next::Over(passed) => return Poll::Ready(Ok(Reply::Passed(passed))),
+                Next::Over(passed) => {
+                    let is_silent = !stir.node;
+                    return Poll::Ready(Ok(Reply::Passed { passed, is_silent }));
+                }
                 Next::Close => return Poll::Ready(Err(Fault::BypassBroken)),
                 Next::Wait => Poll::Pending,
                 Next::Carry => poll_response_head(method, connection, input, gate, task),
@@ -276,7 +287,7 @@ impl Forward<'_> {
         cx.deadlines.stop(Wait::Upstream);
         note_delivery(cx, connection);
         let response = response.or_else(|fault| match cx.passage.give_up() {
-            Next::Over(passed) => Ok(Reply::Passed(passed)),
+            Next::Over(passed) => Ok(Reply::Passed { passed, is_silent: false }),
             // Nobody may write behind what may be on its way.
             Next::Close => Err(Fault::BypassBroken),
             Next::Carry | Next::Wait => Err(fault),
@@ -301,14 +312,11 @@ impl Forward<'_> {
     }
 
     /// The response is where it belongs without us.
-    fn note_passed(&self, connection: PlainConnection, passed: Passed, upload: &Upload) {
+    fn note_passed(&self, passed: &Passed) {
         let cx = self.cx;
-        cx.record(|record| record.passed(&passed));
+        cx.record(|record| record.passed(passed));
         cx.count_sent(passed.body_size);
         cx.exchange_passed();
-        if upload.is_complete() {
-            cx.worker.plain_pool.borrow_mut().checkin(connection);
-        }
     }
 
     /// Passes the response on, beside what is left of the request, and gives the node's connection
@@ -398,7 +406,7 @@ impl Carried {
                 let mut source = BodySource { stream, input, reader: &mut self.reader };
                 let timed = LegWatch::start(cx.is_leg());
                 let moved = self.relay.poll(&mut source, out, downstream, splicing, task);
-                cx.worker.kernel.check_leg(&timed, downstream.as_fd());
+                cx.check_leg(&timed, downstream.as_fd());
                 watch(cx, moved, &self.relay.take_news())
             })
         })
@@ -414,7 +422,7 @@ impl Carried {
 /// A connection that waits for a request; if there is none, perhaps one whose response has gone.
 async fn checkout(cx: &ConnectionCx, node: SocketAddr) -> Option<PlainConnection> {
     let pooled = cx.worker.plain_pool.borrow_mut().checkout(node);
-    if pooled.is_some() || !cx.worker.passages.sweep() {
+    if pooled.is_some() || !cx.worker.passages.reclaim() {
         return pooled;
     }
     tokio::task::yield_now().await;

@@ -187,13 +187,13 @@ impl KernelPlane {
     }
 
     /// Has everything that our socket sends go by TCP again, if what was watched took so long that
-    /// the other end must have held it up. Nobody may be sending on the socket.
-    pub fn check_leg(&self, watch: &LegWatch, socket: BorrowedFd<'_>) {
-        if let Some(same_host) = self.same_host()
-            && watch.has_been_held_up()
-        {
-            same_host.leave(socket);
-        }
+    /// the other end must have held it up. Nobody may be sending on the socket. Whether that was so.
+    pub fn check_leg(&self, watch: &LegWatch, socket: BorrowedFd<'_>) -> bool {
+        let Some(same_host) = self.same_host().filter(|_| watch.has_been_held_up()) else {
+            return false;
+        };
+        same_host.leave(socket);
+        true
     }
 
     /// Bytes that were delivered and nobody has read yet. Takes a call for each end in the map.

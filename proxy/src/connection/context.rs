@@ -4,7 +4,7 @@
 use std::{
     cell::{Cell, RefCell},
     net::SocketAddr,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, BorrowedFd},
     rc::Rc,
     task::{Context, Poll, Waker},
 };
@@ -26,6 +26,7 @@ use crate::{
         head::RequestHead,
     },
     inlet::BodySource,
+    kernel::LegWatch,
     metrics::Direction,
     record::RequestRecord,
     upstream::plain::PlainConnection,
@@ -221,8 +222,15 @@ impl ConnectionCx {
     }
 
     /// Whether a response that may go past us has to be taken back for the client's haste.
-    pub(super) fn is_impatient(&self) -> bool {
-        self.has_read_ahead() && self.passage.is_waiting()
+    pub(super) fn is_impatient(&self, task: &Context<'_>) -> bool {
+        self.has_read_ahead() && self.passage.is_overtaken(task)
+    }
+
+    /// A client that holds us up might hold up its node as well.
+    pub(crate) fn check_leg(&self, watch: &LegWatch, socket: BorrowedFd<'_>) {
+        if self.worker.kernel.check_leg(watch, socket) {
+            self.passage.close();
+        }
     }
 
     /// What the kernel delivers directly, `splice(2)` does not find.

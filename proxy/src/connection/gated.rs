@@ -342,7 +342,7 @@ impl ConnectionCx {
         };
         let watch = LegWatch::start(self.is_leg());
         let written = write(Pin::new(downstream.inlet.stream_mut()), task);
-        self.worker.kernel.check_leg(&watch, downstream.stream().as_fd());
+        self.check_leg(&watch, downstream.stream().as_fd());
         match &written {
             Poll::Ready(Ok(_)) => self.deadlines.stop(Wait::Send),
             Poll::Ready(Err(_)) => self.record(|record| record.fault(Fault::DownstreamReset)),

@@ -15,17 +15,25 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     task::{Context, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use proxy_common::limits::{HEAD_FIELDS_MAX, HEAD_MAX};
 use tokio::sync::Notify;
 
-use crate::config::Limits;
-use crate::kernel::{Armed, Meter, Passed, Turn};
+use crate::{
+    config::Limits,
+    kernel::{Armed, Meter, Passed, Turn},
+};
 
 /// At most this long after it has gone, a response is counted and its node's connection free.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
+/// Between two sweeps for requests that find the pool empty.
+const RECLAIM_INTERVAL: Duration = Duration::from_millis(1);
+
+/// How often a worker gives its processor up for a response that is just being queued, before it waits
+/// for the sweep.
+const YIELDS_MAX: u32 = 16;
 
 /// Of one downstream connection: the response that may go past us.
 #[derive(Debug, Default)]
@@ -33,6 +41,8 @@ pub(crate) struct Passage {
     armed: RefCell<Option<Armed>>,
     waker: RefCell<Option<Waker>>,
     is_watched: Cell<bool>,
+    /// Of this response.
+    yields: Cell<u32>,
     /// The client sends requests before it has its responses: none goes past us any more.
     has_pipelined: Cell<bool>,
 }
@@ -55,6 +65,14 @@ pub(super) struct Stir {
     /// The client has sent more.
     pub(super) client: bool,
     pub(super) deadline: bool,
+    /// The response has to say that the connection closes.
+    pub(super) drain: bool,
+}
+
+impl Stir {
+    const fn is_any(self) -> bool {
+        self.node || self.client || self.deadline || self.drain
+    }
 }
 
 impl Passage {
@@ -64,6 +82,7 @@ impl Passage {
             return;
         }
         let armed = node.arm(client);
+        self.yields.set(0);
         if armed.is_some() && !self.is_watched.replace(true) {
             passages.watch(Rc::clone(self));
         }
@@ -80,15 +99,30 @@ impl Passage {
         Disarmed(self)
     }
 
-    /// Whether the client is quicker than its response, which is then to be taken back.
-    pub(crate) fn is_waiting(&self) -> bool {
-        self.turn() == Some(Turn::Waiting)
+    /// The client has sent more while something is armed. Whether the exchange is to look again: the
+    /// response is to be taken back, or has gone meanwhile.
+    pub(crate) fn is_overtaken(&self, task: &Context<'_>) -> bool {
+        match self.turn() {
+            None => false,
+            // It may have its response before the kernel has said so: a matter of microseconds, if
+            // whoever sends it gets to run.
+            Some(Turn::Going) => {
+                let yields = self.yields.get();
+                if yields < YIELDS_MAX {
+                    self.yields.set(yields + 1);
+                    std::thread::yield_now();
+                    task.waker().wake_by_ref();
+                }
+                false
+            }
+            Some(Turn::Waiting | Turn::Gone(_) | Turn::Ours | Turn::Broken) => true,
+        }
     }
 
     pub(super) fn next(&self, stir: Stir, task: &Context<'_>) -> Next {
         let Some(turn) = self.turn() else { return Next::Carry };
         let turn = match turn {
-            Turn::Waiting if stir.node || stir.client || stir.deadline => {
+            Turn::Waiting if stir.is_any() => {
                 if stir.client {
                     self.close();
                 }
@@ -103,10 +137,6 @@ impl Passage {
             }
             Turn::Going if stir.deadline => self.done(Next::Close),
             Turn::Going => {
-                // The client may have it before the kernel has said so.
-                if stir.client {
-                    task.waker().wake_by_ref();
-                }
                 self.remember(task);
                 Next::Wait
             }
@@ -172,13 +202,19 @@ pub(crate) struct Passages {
     is_open: bool,
     watched: RefCell<Vec<Rc<Passage>>>,
     has_come: Notify,
+    swept: Cell<Option<Instant>>,
 }
 
 impl Passages {
     pub(crate) fn new(limits: &Limits) -> Self {
         let is_open = limits.head_size_max >= HEAD_MAX as usize
             && limits.head_fields_max >= HEAD_FIELDS_MAX as usize;
-        Self { is_open, watched: RefCell::default(), has_come: Notify::new() }
+        Self {
+            is_open,
+            watched: RefCell::default(),
+            has_come: Notify::new(),
+            swept: Cell::new(None),
+        }
     }
 
     fn watch(&self, passage: Rc<Passage>) {
@@ -203,6 +239,19 @@ impl Passages {
             turn.is_some()
         });
         has_woken
+    }
+
+    /// Sweeps for somebody who needs a connection, but not over and over. Whether there was any to wake.
+    pub(super) fn reclaim(&self) -> bool {
+        if self.watched.borrow().is_empty() {
+            return false;
+        }
+        let now = Instant::now();
+        if self.swept.get().is_some_and(|swept| now.duration_since(swept) < RECLAIM_INTERVAL) {
+            return false;
+        }
+        self.swept.set(Some(now));
+        self.sweep()
     }
 
     /// Sweeps for as long as there is something to sweep.
