@@ -422,7 +422,7 @@ impl Carried {
 /// A connection that waits for a request; if there is none, perhaps one whose response has gone.
 async fn checkout(cx: &ConnectionCx, node: SocketAddr) -> Option<PlainConnection> {
     let pooled = cx.worker.plain_pool.borrow_mut().checkout(node);
-    if pooled.is_some() || !cx.worker.passages.reclaim() {
+    if pooled.is_some() || !cx.worker.passages.sweep() {
         return pooled;
     }
     tokio::task::yield_now().await;

@@ -15,7 +15,7 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     task::{Context, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use proxy_common::limits::{HEAD_FIELDS_MAX, HEAD_MAX};
@@ -28,8 +28,6 @@ use crate::{
 
 /// At most this long after it has gone, a response is counted and its node's connection free.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
-/// Between two sweeps for requests that find the pool empty.
-const RECLAIM_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How often a worker gives its processor up for a response that is just being queued, before it waits
 /// for the sweep.
@@ -202,19 +200,13 @@ pub(crate) struct Passages {
     is_open: bool,
     watched: RefCell<Vec<Rc<Passage>>>,
     has_come: Notify,
-    swept: Cell<Option<Instant>>,
 }
 
 impl Passages {
     pub(crate) fn new(limits: &Limits) -> Self {
         let is_open = limits.head_size_max >= HEAD_MAX as usize
             && limits.head_fields_max >= HEAD_FIELDS_MAX as usize;
-        Self {
-            is_open,
-            watched: RefCell::default(),
-            has_come: Notify::new(),
-            swept: Cell::new(None),
-        }
+        Self { is_open, watched: RefCell::default(), has_come: Notify::new() }
     }
 
     fn watch(&self, passage: Rc<Passage>) {
@@ -239,19 +231,6 @@ impl Passages {
             turn.is_some()
         });
         has_woken
-    }
-
-    /// Sweeps for somebody who needs a connection, but not over and over. Whether there was any to wake.
-    pub(super) fn reclaim(&self) -> bool {
-        if self.watched.borrow().is_empty() {
-            return false;
-        }
-        let now = Instant::now();
-        if self.swept.get().is_some_and(|swept| now.duration_since(swept) < RECLAIM_INTERVAL) {
-            return false;
-        }
-        self.swept.set(Some(now));
-        self.sweep()
     }
 
     /// Sweeps for as long as there is something to sweep.
