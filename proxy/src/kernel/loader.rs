@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow, ensure};
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
+    BtfError, Ebpf, EbpfError, EbpfLoader,
     maps::{Array, MapError},
     programs::{Program, ProgramError, SchedClassifier, SkMsg, SkReuseport, SkSkb, SockOps, Xdp},
     util::KernelVersion,
@@ -172,12 +172,16 @@ impl Verify for SockOps {
     }
 }
 
-/// Once, which map and which errno: aya's own chain says both twice.
+/// Once, what could not be made and with which errno: aya's own chain says both twice.
 fn explain_maps(error: EbpfError) -> anyhow::Error {
-    let EbpfError::MapError(MapError::CreateError { name, io_error }) = error else {
-        return error.into();
-    };
-    anyhow!(io_error).context(format!("create map `{name}`"))
+    if let EbpfError::MapError(MapError::CreateError { name, io_error }) = error {
+        return anyhow!(io_error).context(format!("create map `{name}`"));
+    }
+    // Programs of tracepoints cannot do without.
+    if let EbpfError::BtfError(BtfError::LoadError { io_error, .. }) = error {
+        return anyhow!(io_error).context("load the types of the programs (BTF)");
+    }
+    error.into()
 }
 
 /// A refusal by the verifier says why only at the end of a log that may have a million lines.

@@ -190,8 +190,9 @@ fn without_privileges_require_fails_and_auto_serves() {
             let error = KernelPlane::load(&on_lo(), &limits(), &listeners, 2).unwrap_err();
             let error = format!("{error:#}");
             let is_expected = |error: &str| {
-                error.starts_with("make the maps: create map `")
-                    && error.ends_with("`: Operation not permitted (os error 1)")
+                error
+                    == "make the maps: load the types of the programs (BTF): Operation not \
+                        permitted (os error 1)"
             };
             assert!(is_expected(&error), "{error}");
 
