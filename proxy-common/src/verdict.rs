@@ -151,7 +151,7 @@ reasons! {
 
     // local and bypass: a response that was to go to the client past us
     /// Redirected.
-    BypassBegun = BYPASS, "begun";
+    BypassBegun = BYPASS, "claimed";
     /// It is in the client's queue.
     Bypassed = BYPASS, "passed";
     /// Userspace carries the response: its head is not one that is passed on unchanged.
@@ -167,7 +167,7 @@ reasons! {
     /// What we sent to the client before is still on its way through TCP.
     ClientInFlight = BYPASS, "client_in_flight";
     /// The kernel did not queue it: no memory, or the client is gone.
-    NotTakenIn = BYPASS, "refused";
+    NotTakenIn = BYPASS, "not_taken_in";
     /// The kernel queued a part of it.
     TakenInPart = BYPASS, "broken";
 }

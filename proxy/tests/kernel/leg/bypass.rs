@@ -29,7 +29,7 @@ fn passed(proxy: &TestProxy) -> Counted<'_> {
 /// All that was ever decided about responses for which something was armed.
 fn judged(proxy: &TestProxy) -> u64 {
     let reasons = [
-        "begun",
+        "claimed",
         "passed",
         "head",
         "not_whole",
@@ -37,7 +37,7 @@ fn judged(proxy: &TestProxy) -> u64 {
         "client_not_ready",
         "client_unread",
         "client_in_flight",
-        "refused",
+        "not_taken_in",
         "broken",
     ];
     reasons.iter().map(|reason| counted(proxy, "bypass", reason)).sum()
