@@ -260,15 +260,14 @@ impl Forward<'_> {
         let response = poll_fn(|task| {
             advance(upload, cx, connection, request, task)?;
             let has_expired = cx.deadlines.has_expired(Wait::Upstream);
-            let stir = Stir {
+            let stir = |task: &mut Context<'_>| Stir {
                 node: connection.stream.poll_read_ready(task).is_ready(),
                 client: cx.has_read_ahead(),
                 deadline: has_expired,
                 drain: cx.is_draining(),
             };
             let response = match cx.passage.next(stir, task) {
-                Next::Over(passed) => {
-                    let is_silent = !stir.node;
+                Next::Over { passed, is_silent } => {
                     return Poll::Ready(Ok(Reply::Passed { passed, is_silent }));
                 }
                 Next::Close => return Poll::Ready(Err(Fault::BypassBroken)),
@@ -287,7 +286,7 @@ impl Forward<'_> {
         cx.deadlines.stop(Wait::Upstream);
         note_delivery(cx, connection);
         let response = response.or_else(|fault| match cx.passage.give_up() {
-            Next::Over(passed) => Ok(Reply::Passed { passed, is_silent: false }),
+            Next::Over { passed, is_silent } => Ok(Reply::Passed { passed, is_silent }),
             // Nobody may write behind what may be on its way.
             Next::Close => Err(Fault::BypassBroken),
             Next::Carry | Next::Wait => Err(fault),

@@ -216,7 +216,7 @@ fn same_host(mut section: Section<'_>, kernel: KernelMode) -> Option<SameHost> {
     let default = Size(u64::from(LOCAL_WINDOW_DEFAULT));
     let Size(window) = section.within_or("window", bounds::LOCAL_WINDOW, default);
     let window = u32::try_from(window).unwrap_or(u32::MAX);
-    let is_bypassed = section.take("bypass").and_then(|value| value.leaf()).unwrap_or(true);
+    let is_bypassed = section.leaf_or("bypass", true);
     section.finish(Kind::SameHost);
     let same_host = SameHost { cgroup: cgroup?, uid, is_cross_namespace, window, is_bypassed };
     is_enabled?.then_some(same_host)

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Room for what a head gains on its way, bytes; one that gains more costs another allocation.
-const GAINED: usize = 256;
+pub(crate) const GAINED: usize = 256;
 
 /// How a response leaves, as far as its head has to say it.
 #[derive(Debug, Clone, Copy)]
@@ -106,6 +106,6 @@ pub(crate) fn write(
     out.extend_from_slice(b"\r\n");
 }
 
-fn push(out: &mut Vec<u8>, parts: &[&[u8]]) {
+pub(crate) fn push(out: &mut Vec<u8>, parts: &[&[u8]]) {
     parts.iter().for_each(|part| out.extend_from_slice(part));
 }

@@ -50,7 +50,11 @@ pub(crate) struct Passage {
 pub(super) enum Next {
     Wait,
     Carry,
-    Over(Passed),
+    Over {
+        passed: Passed,
+        /// Whether the node has said nothing else, as far as is known.
+        is_silent: bool,
+    },
     /// Nobody can complete it.
     Close,
 }
@@ -117,7 +121,17 @@ impl Passage {
         }
     }
 
-    pub(super) fn next(&self, stir: Stir, task: &Context<'_>) -> Next {
+    /// What else has happened is asked for only if something is armed.
+    pub(super) fn next(
+        &self,
+        stir: impl FnOnce(&mut Context<'_>) -> Stir,
+        task: &mut Context<'_>,
+    ) -> Next {
+        if self.armed.borrow().is_none() {
+            return Next::Carry;
+        }
+        // First: nobody is woken by what comes before.
+        let stir = stir(task);
         let Some(turn) = self.turn() else { return Next::Carry };
         let turn = match turn {
             Turn::Waiting if stir.is_any() => {
@@ -138,7 +152,7 @@ impl Passage {
                 self.remember(task);
                 Next::Wait
             }
-            Turn::Gone(passed) => self.done(Next::Over(passed)),
+            Turn::Gone(passed) => self.done(Next::Over { passed, is_silent: !stir.node }),
             Turn::Ours => self.done(Next::Carry),
             Turn::Broken => self.done(Next::Close),
         }
@@ -151,7 +165,7 @@ impl Passage {
         }
         self.done(match self.take_back() {
             Turn::Ours => Next::Carry,
-            Turn::Gone(passed) => Next::Over(passed),
+            Turn::Gone(passed) => Next::Over { passed, is_silent: false },
             Turn::Waiting | Turn::Going | Turn::Broken => Next::Close,
         })
     }

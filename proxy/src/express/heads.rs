@@ -4,15 +4,13 @@
 use std::{borrow::Cow, net::SocketAddr};
 
 use crate::{
+    exchange::response_head::{GAINED, push},
     http::{
         fields::{self, ForwardedField, Forwarding, Name},
         head::RequestHead,
     },
     pipeline::Plan,
 };
-
-/// Room for what a head gains on its way, bytes; one that gains more costs another allocation.
-const GAINED: usize = 256;
 
 /// The request as the node gets it.
 pub(super) fn request(
@@ -43,8 +41,4 @@ fn push_field(out: &mut Vec<u8>, field: &ForwardedField<'_>) {
         Name::Made(name) => out.extend_from_slice(name.as_str().as_bytes()),
     }
     push(out, &[b": ", field.value.as_bytes(), b"\r\n"]);
-}
-
-fn push(out: &mut Vec<u8>, parts: &[&[u8]]) {
-    parts.iter().for_each(|part| out.extend_from_slice(part));
 }
