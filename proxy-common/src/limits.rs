@@ -77,8 +77,9 @@ pub const SHORT_LIVED_TAKEN: u32 = 16;
 /// Bytes that one `bpf_skb_adjust_room` removes at most.
 pub const TRIM_STEP_MAX: u32 = 0xfff;
 
-/// 17 × 4095 B cover any buffer below BIG TCP's sizes (64 KiB).
-pub const TRIM_STEPS_MAX: u32 = 17;
+/// 4096 × 4095 B cover any buffer: TCP merges what arrives into buffers of several hundred KiB, and of
+/// MiB where senders give it large pages.
+pub const TRIM_STEPS_MAX: u32 = 4096;
 
 /// Bytes of a response head that the kernel half recognises, and so the steps that takes. Heads of
 /// nodes have some 200 to 500 B; what sets many cookies or long policies goes through userspace.

@@ -19,7 +19,8 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::__sk_buff,
     helpers::generated::{
-        bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_sk_release,
+        bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_loop, bpf_map_lookup_elem, bpf_sk_release,
+        bpf_skb_adjust_room,
     },
     programs::SkBuffContext,
 };
@@ -129,21 +130,32 @@ fn trim(ctx: &SkBuffContext, seen: &mut Received, len: u32) -> Option<u32> {
     Some(len - overlap)
 }
 
+/// Bytes to be removed from the front of a buffer.
+struct Cut {
+    skb: *mut __sk_buff,
+    left: u32,
+}
+
 /// Removes bytes from the front; the kernel takes at most [`TRIM_STEP_MAX`] at a time.
 #[inline(always)]
 fn cut(ctx: &SkBuffContext, bytes: u32) -> bool {
-    let mut left = bytes;
-    for _ in 0..TRIM_STEPS_MAX {
-        let step = if left < TRIM_STEP_MAX { left } else { TRIM_STEP_MAX };
-        if ctx.skb.adjust_room(-(step as i32), 0, 0).is_err() {
-            return false;
-        }
-        left -= step;
-        if left == 0 {
-            return true;
-        }
+    let mut cut = Cut { skb: ctx.skb.skb, left: bytes };
+    // SAFETY: the callback takes what it is given here; no flag exists.
+    unsafe { bpf_loop(TRIM_STEPS_MAX, cut_step as *mut c_void, (&raw mut cut).cast(), 0) };
+    cut.left == 0
+}
+
+/// 0: go on.
+unsafe extern "C" fn cut_step(_: u32, cut: *mut c_void) -> i64 {
+    // SAFETY: what `cut` gave to the loop.
+    let cut = unsafe { &mut *cut.cast::<Cut>() };
+    let step = if cut.left < TRIM_STEP_MAX { cut.left } else { TRIM_STEP_MAX };
+    // SAFETY: the context is valid for the run of the program; no flag or mode exists.
+    if unsafe { bpf_skb_adjust_room(cut.skb, -(step as i32), 0, 0) } != 0 {
+        return 1;
     }
-    false
+    cut.left -= step;
+    i64::from(cut.left == 0)
 }
 
 #[inline(always)]

@@ -279,6 +279,8 @@ pub struct Limits {
     pub splice_min: u64,
     /// `SO_SNDBUF` asked for on our ends, bytes.
     pub send_buffer: usize,
+    /// `SO_RCVBUF` asked for on our ends, bytes; `None` (`auto`) leaves it to the kernel.
+    pub receive_buffer: Option<usize>,
     /// `TCP_NOTSENT_LOWAT` on our ends, bytes.
     pub unsent_max: usize,
     /// Tunnels that the kernel may move at a time (capacity of its maps); beyond it `splice`.
@@ -298,6 +300,7 @@ impl Default for Limits {
             pipe_size: 256 << 10,
             splice_min: 64 << 10,
             send_buffer: 1 << 20,
+            receive_buffer: Some(1 << 20),
             unsent_max: 512 << 10,
             sockmap_tunnels: 4096,
         }

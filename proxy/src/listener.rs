@@ -67,6 +67,7 @@ fn open(address: SocketAddr, share: Share, limits: &Limits) -> io::Result<Socket
     let socket = socket::listening(address)?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
+    socket::bound_receive_queue(&socket, limits.receive_buffer)?;
     socket::bound_send_queue(&socket, limits.send_buffer, limits.unsent_max)?;
     socket.set_reuse_port(share == Share::AtOnce)?;
     socket.bind(&address.into())?;

@@ -11,6 +11,7 @@ mod key_auth;
 use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
 
 use self::few::Few;
 pub use self::key_auth::{KeyAuthConfig, Keyring};
@@ -180,7 +181,7 @@ pub struct RequestContext<'a> {
 #[derive(Debug, Default)]
 pub struct FieldEdits<'a> {
     removed: Few<FieldName<'a>>,
-    set: Few<(&'static str, Bytes)>,
+    set: Few<(&'static str, HeaderValue)>,
 }
 
 /// The name of a field that is removed.
@@ -228,8 +229,8 @@ impl<'a> FieldEdits<'a> {
     }
 
     /// Whoever comes next sees this instead of what was received under `name`, which is in lower
-    /// case. The value has passed no check but the plugin's.
-    pub fn set(&mut self, name: &'static str, value: Bytes) {
+    /// case. The type of the value keeps out what would end a line (RFC 9110 section 5.5).
+    pub fn set(&mut self, name: &'static str, value: HeaderValue) {
         debug_assert!(is_editable(name), "{name}");
         match self.set.find_mut(|(other, _)| *other == name) {
             Some((_, known)) => *known = value,
@@ -237,7 +238,7 @@ impl<'a> FieldEdits<'a> {
         }
     }
 
-    pub fn set_fields(&self) -> impl Iterator<Item = (&'static str, &Bytes)> {
+    pub fn set_fields(&self) -> impl Iterator<Item = (&'static str, &HeaderValue)> {
         self.set.iter().filter(|(name, _)| is_editable(name)).map(|(name, value)| (*name, value))
     }
 

@@ -365,6 +365,10 @@ pub(super) fn limits(root: &mut Section<'_>) -> Limits {
         .take("splice_min")
         .and_then(|value| value.word_or("none", &bounds::SPLICE_MIN))
         .map_or(d.splice_min, |least| least.map_or(u64::MAX, |Size(bytes)| bytes));
+    let receive_buffer = section
+        .take("receive_buffer")
+        .and_then(|value| value.word_or("auto", &bounds::BUFFER_SIZE))
+        .map_or(d.receive_buffer, |size| size.and_then(|Size(bytes)| usize::try_from(bytes).ok()));
     let head_fields_max =
         section.within_or("head_fields_max", bounds::HEAD_FIELDS, d.head_fields_max);
     let pool_idle_max = section.within_or("pool_idle_max", bounds::POOL_IDLE, d.pool_idle_max);
@@ -382,6 +386,7 @@ pub(super) fn limits(root: &mut Section<'_>) -> Limits {
         pipe_size: size("pipe_size", bounds::PIPE_SIZE, d.pipe_size),
         splice_min,
         send_buffer: size("send_buffer", bounds::BUFFER_SIZE, d.send_buffer),
+        receive_buffer,
         unsent_max: size("unsent_max", bounds::BUFFER_SIZE, d.unsent_max),
         sockmap_tunnels,
     };

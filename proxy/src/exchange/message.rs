@@ -50,8 +50,7 @@ pub(super) fn upstream_request(
     fields.reserve(FIELDS_EXPECTED);
     append(fields, head.bytes(), kept)?;
     for (name, value) in plan.edits.set_fields() {
-        let value = HeaderValue::from_maybe_shared(value.clone()).map_err(|_| Fault::Internal)?;
-        fields.insert(HeaderName::from_static(name), value);
+        fields.insert(HeaderName::from_static(name), value.clone());
     }
     Ok(request)
 }

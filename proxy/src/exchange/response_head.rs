@@ -95,7 +95,7 @@ pub(crate) fn write(
     }
     for (name, value) in edits.set_fields() {
         has_date |= name.eq_ignore_ascii_case("date");
-        push(out, &[name.as_bytes(), b": ", value, b"\r\n"]);
+        push(out, &[name.as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
     }
     if let Some(option) = leaving.connection {
         push(out, &[b"connection: ", option.as_bytes(), b"\r\n"]);

@@ -30,7 +30,7 @@ pub(super) fn request(
         }
     }
     for (name, value) in plan.edits.set_fields() {
-        push(out, &[name.as_bytes(), b": ", value, b"\r\n"]);
+        push(out, &[name.as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
     }
     out.extend_from_slice(b"\r\n");
 }

@@ -9,7 +9,6 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header::WWW_AUTHENTICATE};
 use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq;
@@ -53,12 +52,14 @@ struct Owner {
 struct ConsumerName {
     username: Arc<str>,
     /// The same, as the value of a field.
-    value: Bytes,
+    value: HeaderValue,
 }
 
 impl ConsumerName {
     fn new(username: &Arc<str>) -> Self {
-        Self { username: Arc::clone(username), value: Bytes::copy_from_slice(username.as_bytes()) }
+        // The validator lets only letters, digits, `-` and `_` into a name.
+        let value = HeaderValue::from_str(username).unwrap_or(HeaderValue::from_static(""));
+        Self { username: Arc::clone(username), value }
     }
 }
 

@@ -26,8 +26,9 @@ pub fn listening(address: SocketAddr) -> io::Result<Socket> {
 }
 
 /// Bounds what the kernel queues for sending on our end, both in bytes: `send_buffer` is
-/// `SO_SNDBUF` (the kernel doubles it for its own bookkeeping and caps it at `net.core.wmem_max`),
-/// `unsent_max` is `TCP_NOTSENT_LOWAT`, the part that the network has not asked for yet.
+/// `SO_SNDBUF` (the kernel doubles it for its own bookkeeping and, without CAP_NET_ADMIN, caps it at
+/// `net.core.wmem_max`), `unsent_max` is `TCP_NOTSENT_LOWAT`, the part that the network has not asked
+/// for yet.
 ///
 /// # Errors
 /// None on a TCP socket.
@@ -37,8 +38,25 @@ pub fn bound_send_queue(
     unsent_max: usize,
 ) -> io::Result<()> {
     let socket = socket.as_fd();
-    sockopt::set_socket_send_buffer_size(socket, send_buffer)?;
+    sockopt::set_socket_send_buffer_size_force(socket, send_buffer)
+        .or_else(|_not_permitted| sockopt::set_socket_send_buffer_size(socket, send_buffer))?;
     SockRef::from(&socket).set_tcp_notsent_lowat(u32::try_from(unsent_max).unwrap_or(u32::MAX))
+}
+
+/// Bounds what the kernel queues on our end until we read: `receive_buffer` is `SO_RCVBUF`, bytes
+/// (the kernel doubles it for its own bookkeeping and, without CAP_NET_ADMIN, caps it at
+/// `net.core.rmem_max`). `None` leaves it to the kernel, which starts with the second number of
+/// `net.ipv4.tcp_rmem` and goes up to the third. The window of a connection follows only if this
+/// is called before it is there: before `connect`, or on the listener.
+///
+/// # Errors
+/// None on a socket.
+pub fn bound_receive_queue(socket: impl AsFd, receive_buffer: Option<usize>) -> io::Result<()> {
+    let Some(receive_buffer) = receive_buffer else { return Ok(()) };
+    let socket = socket.as_fd();
+    sockopt::set_socket_recv_buffer_size_force(socket, receive_buffer)
+        .or_else(|_not_permitted| sockopt::set_socket_recv_buffer_size(socket, receive_buffer))?;
+    Ok(())
 }
 
 /// Makes room for `window` bytes in the send queue of our end, acknowledged late or not, whatever

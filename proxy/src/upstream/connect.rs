@@ -25,6 +25,10 @@ pub async fn dial(
     let connect = async {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         prepare(socket.as_fd());
+        // The options bound memory and delay; a socket that does not take them still works.
+        if let Err(error) = set_options(&socket, limits) {
+            tracing::debug!(node = %address, %error, "socket options");
+        }
         socket.connect(address).await
     };
     let stream = match tokio::time::timeout(timeout, connect).await {
@@ -38,14 +42,13 @@ pub async fn dial(
         }
         Err(_elapsed) => return Err(Fault::ConnectTimedOut),
     };
-    // The options bound memory and delay; a socket that does not take them still works.
-    let options = stream
-        .set_nodelay(true)
-        .and_then(|()| socket::bound_send_queue(&stream, limits.send_buffer, limits.unsent_max));
-    if let Err(error) = options {
-        tracing::debug!(node = %address, %error, "socket options");
-    }
     Ok(stream)
+}
+
+fn set_options(socket: &TcpSocket, limits: &Limits) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    socket::bound_receive_queue(socket, limits.receive_buffer)?;
+    socket::bound_send_queue(socket, limits.send_buffer, limits.unsent_max)
 }
 
 /// How the metrics name what [`dial`] came to.

@@ -499,9 +499,9 @@ fn accepted(peer: SocketAddr) -> Option<OwnedFd> {
 }
 
 #[test]
-fn send_queues_are_bounded_on_both_sides() {
+fn queues_are_bounded_on_both_sides() {
     let node = Node::always("x");
-    let section = "limits: { send_buffer: 64KiB, unsent_max: 32KiB }";
+    let section = "limits: { send_buffer: 64KiB, receive_buffer: 96KiB, unsent_max: 32KiB }";
     let proxy = with(&[node.address], section);
     let mut client = proxy.client();
     assert_eq!(client.ask(GET).status, 200);
@@ -511,6 +511,7 @@ fn send_queues_are_bounded_on_both_sides() {
         let end = SockRef::from(&end);
         // socket(7): the kernel doubles what is asked for.
         assert_eq!(end.send_buffer_size().expect("an option"), 2 * 64 * 1024);
+        assert_eq!(end.recv_buffer_size().expect("an option"), 2 * 96 * 1024);
         assert_eq!(end.tcp_notsent_lowat().expect("an option"), 32 * 1024);
         assert!(end.tcp_nodelay().expect("an option"));
     }

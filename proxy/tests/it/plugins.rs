@@ -46,7 +46,7 @@ impl Plugin for Probe {
     }
 
     fn response_head(&self, head: &ResponseHead, edits: &mut FieldEdits<'_>) {
-        edits.set("x-node-status", head.status().as_u16().to_string().into());
+        edits.set("x-node-status", head.status().as_u16().into());
         edits.remove("x-secret");
     }
 

@@ -97,15 +97,21 @@ struct Ends {
 }
 
 impl Ends {
-    /// Our ends as a configuration has them by default.
+    /// Those of others bounded too, so that what is queued is queued in a tunnel.
     async fn connect() -> Ends {
+        let ends = Ends::as_they_come().await;
+        for theirs in [&ends.client, &ends.node] {
+            bound(theirs);
+        }
+        ends
+    }
+
+    /// Our ends as a configuration has them by default.
+    async fn as_they_come() -> Ends {
         let ((client, downstream), (upstream, node)) = (connection().await, connection().await);
         let Limits { send_buffer, unsent_max, .. } = limits();
         for ours in [&downstream, &upstream] {
             sys::socket::bound_send_queue(ours, send_buffer, unsent_max).unwrap();
-        }
-        for theirs in [&client, &node] {
-            bound(theirs);
         }
         Ends { client, downstream, upstream, node }
     }
@@ -126,17 +132,21 @@ impl Ends {
 }
 
 async fn connection() -> (TcpStream, TcpStream) {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    let listener = socket.listen(1).unwrap();
+    let [listening, connecting] = [(); 2].map(|()| TcpSocket::new_v4().unwrap());
+    for socket in [&listening, &connecting] {
+        sys::socket::bound_receive_queue(socket, limits().receive_buffer).unwrap();
+    }
+    listening.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let listener = listening.listen(1).unwrap();
     let address = listener.local_addr().unwrap();
-    let (connected, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let (connected, accepted) = tokio::join!(connecting.connect(address), listener.accept());
     (connected.unwrap(), accepted.unwrap().0)
 }
 
 /// Small beside ours: what is queued is queued in a tunnel, not on the way there.
 fn bound(theirs: &TcpStream) {
     sys::socket::bound_send_queue(theirs, 256 << 10, 128 << 10).unwrap();
+    sys::socket::bound_receive_queue(theirs, Some(256 << 10)).unwrap();
 }
 
 /// Bytes that look random and differ by seed (xorshift64*).

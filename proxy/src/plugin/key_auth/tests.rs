@@ -56,7 +56,7 @@ fn run(config: &KeyAuthConfig, head: &RequestHead) -> Result {
         Outcome::Continue => {
             let consumer = cx.consumer.expect("a consumer is attached").to_string();
             let set: Vec<_> = cx.edits.set_fields().collect();
-            assert_eq!(set, [("x-consumer-username", &Bytes::from(consumer.clone()))]);
+            assert_eq!(set, [("x-consumer-username", &consumer.parse().expect("a value"))]);
             Result::Attached {
                 consumer,
                 query: cx.query.map(Cow::into_owned),
