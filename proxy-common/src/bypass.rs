@@ -1,20 +1,20 @@
 //! A bypass is one response that goes from the node straight to the client, past us: userspace arms
 //! it before it sends the request, `local` claims it for the node's response, `bypass` says that the
-//! response is in the client's queue.
+//! response is in the client's queue; or, if the client is on another host, in the send queue of our
+//! end of its connection.
 
 use crate::shared_layout;
 
-/// Both ends of a downstream connection that has joined, for whoever delivers to the client.
-/// Written by our own end when it begins to deliver.
+/// A downstream connection that responses may go to past us. Written by our own end when it begins to
+/// deliver, or by `remote` if the client is on another host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Client {
     /// Our end: the kernel's `struct sock`, and its cookie.
     pub own_sock: u64,
     pub own: u64,
-    /// The client's.
+    /// The client's; 0 if that is on another host.
     pub sock: u64,
-    /// 0: not known yet.
     pub cookie: u64,
 }
 

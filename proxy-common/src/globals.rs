@@ -29,6 +29,8 @@ pub const fn port_bit(port_be: [u8; 2]) -> u64 {
 
 /// `u32`: [`crate::limits`] of `kernel.same_host.window`, bytes.
 pub const LOCAL_WINDOW: &str = "LOCAL_WINDOW";
+/// `u32`: of `kernel.same_host.egress_max`, bytes; 0: no response goes past us to another host.
+pub const EGRESS_MAX: &str = "EGRESS_MAX";
 /// `u64`: cookie of the network namespace that we run in.
 pub const OWN_NAMESPACE: &str = "OWN_NAMESPACE";
 /// `u32`: 1 if the other end may be in another namespace.
@@ -69,6 +71,10 @@ pub const SOCK_ZEROCOPY: &str = "SOCK_ZEROCOPY";
 pub const SOCK_OWNED: &str = "SOCK_OWNED";
 /// `u32`: of `sock.sk_user_data`.
 pub const SOCK_USER_DATA: &str = "SOCK_USER_DATA";
+/// `u32`: of `sock.sk_sndbuf`.
+pub const SOCK_SEND_MAX: &str = "SOCK_SEND_MAX";
+/// `u32`: of `sock.sk_wmem_queued`.
+pub const SOCK_SENDING: &str = "SOCK_SENDING";
 /// `u32`: of `sock.sk_receive_queue`, in it `qlen`.
 pub const SOCK_RECEIVED: &str = "SOCK_RECEIVED";
 /// `u32`: of `sock.sk_backlog`, in it `len`.

@@ -172,9 +172,11 @@ shared_layout!(Delivered, size = 128, align = 8, {
     72 => reserved_received: [u64; 7],
 });
 
-/// Where the program `unread` finds the cookie it is asked about: behind the Ethernet header that a
-/// test run needs.
+/// Where the programs `unread` and `remote` find the cookie they are asked about: behind the Ethernet
+/// header that a test run needs.
 pub const COOKIE_AT: usize = 14;
+/// Behind it: where `remote` finds the place, a `u64` as well.
+pub const PLACE_AT: usize = COOKIE_AT + 8;
 
 /// The switch that userspace turns while connections live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -64,6 +64,14 @@ pub const NODES_MAX: u32 = 1024;
 /// delivered directly.
 pub const LOCAL_WINDOW_DEFAULT: u32 = 1024 * 1024;
 
+/// Default of `kernel.same_host.egress_max`: bytes of a response, head and body, that may go past us to
+/// a client on another host. What is larger is cheaper to splice.
+pub const EGRESS_MAX_DEFAULT: u32 = 64 * 1024;
+
+/// Connections of clients on other hosts that responses may go to past us: as many as there are places.
+/// 16 384 × (8 + 64) B = 1.1 MiB.
+pub const REMOTE_CLIENTS_MAX: u32 = 2 * LEGS_MAX;
+
 /// Messages that may be delivered before the other end is seen with nothing unread: a message of
 /// one byte costs about 1 KiB, which nobody charges to the receiver.
 pub const UNREAD_MESSAGES_MAX: u64 = 256;

@@ -17,6 +17,8 @@ pub const LOCAL: &str = "local";
 pub const BYPASS: &str = "bypass";
 /// classifier, attached nowhere: what a socket of `SOCKETS` has unread.
 pub const UNREAD: &str = "unread";
+/// classifier, attached nowhere: notes where in the kernel the connection of a remote client is.
+pub const REMOTE: &str = "remote";
 
 // maps
 
@@ -40,6 +42,7 @@ pub const RECEIVED: &str = "RECEIVED";
 pub const DELIVERED: &str = "DELIVERED";
 pub const CLIENTS: &str = "CLIENTS";
 pub const BYPASSES: &str = "BYPASSES";
+pub const REMOTE_CLIENTS: &str = "REMOTE_CLIENTS";
 pub const OWN_ADDRESSES: &str = "OWN_ADDRESSES";
 pub const NODES: &str = "NODES";
 pub const SAME_HOST: &str = "SAME_HOST";

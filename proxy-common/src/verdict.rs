@@ -152,7 +152,9 @@ reasons! {
     // local and bypass: a response that was to go to the client past us
     /// Redirected.
     BypassBegun = BYPASS, "claimed";
-    /// It is in the client's queue.
+    /// Redirected to our end of the connection to a client on another host.
+    EgressBegun = BYPASS, "claimed_remote";
+    /// It is in the client's queue, or on its way to it.
     Bypassed = BYPASS, "passed";
     /// Userspace carries the response: its head is not one that is passed on unchanged.
     HeadRefused = BYPASS, "head";
@@ -166,6 +168,9 @@ reasons! {
     ClientUnread = BYPASS, "client_unread";
     /// What we sent to the client before is still on its way through TCP.
     ClientInFlight = BYPASS, "client_in_flight";
+    /// The client is on another host, and the response is larger than `kernel.same_host.egress_max`, or
+    /// than half of what our end's send queue still takes.
+    NoRoom = BYPASS, "no_room";
     /// The kernel did not queue it: no memory, or the client is gone.
     NotTakenIn = BYPASS, "not_taken_in";
     /// The kernel queued a part of it.

@@ -2,7 +2,9 @@
 //! redirects, `bypass` says that it is there.
 //!
 //! Only a response that is one message, with a head that would leave as it came, to a client that has
-//! read everything and waits. Whatever else it is goes the usual way, and userspace carries it.
+//! read everything and waits; or, if the client is on another host, that has acknowledged everything, if
+//! our end's send queue takes the response at once. Whatever else it is goes the usual way, and
+//! userspace carries it.
 
 use core::{ffi::c_void, ptr::read_volatile};
 
@@ -22,7 +24,10 @@ use proxy_ebpf::head::{Bytes, Head, Recogniser, STEPS_MAX, Step};
 use crate::{
     establish::member,
     local::{Receiver, count_sent},
-    maps::{BYPASSES, CLIENTS, LOCAL_WINDOW, SOCKETS, TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ},
+    maps::{
+        BYPASSES, CLIENTS, EGRESS_MAX, LOCAL_WINDOW, REMOTE_CLIENTS, SOCK_OWNED, SOCK_SEND_MAX,
+        SOCK_SENDING, SOCKETS, TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ,
+    },
     sock::read_u32,
     stats,
 };
@@ -63,7 +68,7 @@ pub(crate) fn spill(armed: &Armed) {
 
 /// Sends the message to the client; if that cannot be, userspace carries the response.
 #[inline(always)]
-pub(crate) fn pass(ctx: &SkMsgContext, armed: &Armed) -> Result<(), Reason> {
+pub(crate) fn pass(ctx: &SkMsgContext, armed: &Armed) -> Result<Reason, Reason> {
     match claim(ctx, armed) {
         Err(reason) => {
             spill(armed);
@@ -94,20 +99,55 @@ fn claim(ctx: &SkMsgContext, armed: &Armed) -> Result<Head, Reason> {
 
 /// Everything that userspace wrote before it armed is there: the claim is a barrier.
 #[inline(always)]
-fn redirect(ctx: &SkMsgContext, bypass: *mut Bypass, head: Head) -> Result<(), Reason> {
+fn redirect(ctx: &SkMsgContext, bypass: *mut Bypass, head: Head) -> Result<Reason, Reason> {
     let (place, client) = client_of(bypass).ok_or(Reason::ClientNotReady)?;
-    check_client(&client)?;
+    let is_remote = client.cookie == 0;
+    if is_remote {
+        check_room(&client, ctx.size())?;
+    } else {
+        check_client(&client)?;
+    }
     // SAFETY: a slot of an array never goes away; nobody else writes there while it is claimed.
     let claimed = unsafe { &mut *bypass };
     claimed.status = head.status.into();
     (claimed.head_size, claimed.body_size) = (head.size, head.content_length);
+    if is_remote {
+        return match REMOTE_CLIENTS.redirect_msg(ctx, client.own, 0) {
+            0 => Err(Reason::ClientNotReady),
+            _ => Ok(Reason::EgressBegun),
+        };
+    }
     match SOCKETS.redirect_msg(ctx, client.cookie, u64::from(BPF_F_INGRESS)) {
         0 => Err(Reason::ClientNotReady),
         _ => {
             count_sent(place, u64::from(ctx.size()));
-            Ok(())
+            Ok(Reason::BypassBegun)
         }
     }
+}
+
+/// Whether our end takes all of it at once: a node that is told to wait would wait for a socket that is
+/// not its own. What is there twice covers the bookkeeping of buffers.
+#[inline(always)]
+fn check_room(client: &Client, size: u32) -> Result<(), Reason> {
+    let own = client.own_sock as *mut c_void;
+    let end = Receiver::new(client.own_sock, client.own);
+    if size > EGRESS_MAX.load() {
+        return Err(Reason::NoRoom);
+    }
+    if !end.is_established() || read_u32(own, SOCK_OWNED.load()) != Some(0) {
+        return Err(Reason::ClientNotReady);
+    }
+    let sent = read_u32(own, TCP_WRITE_SEQ.load()).ok_or(Reason::ClientNotReady)?;
+    if read_u32(own, TCP_SND_UNA.load()) != Some(sent) {
+        return Err(Reason::ClientInFlight);
+    }
+    let taken = read_u32(own, SOCK_SENDING.load()).ok_or(Reason::ClientNotReady)?;
+    let limit = read_u32(own, SOCK_SEND_MAX.load()).ok_or(Reason::ClientNotReady)?;
+    if limit.saturating_sub(taken) / 2 < size {
+        return Err(Reason::NoRoom);
+    }
+    end.check_identity()
 }
 
 /// Whether the client has read all that we ever sent, and waits for more.

@@ -50,7 +50,7 @@ fn send(ctx: &SkMsgContext, sock: *mut c_void, member: &mut Member) -> Result<Re
     check_sender(sender, member).inspect_err(|_| armed.iter().for_each(bypass::spill))?;
     if let Some(armed) = armed {
         match bypass::pass(ctx, &armed) {
-            Ok(()) => return Ok(Reason::BypassBegun),
+            Ok(begun) => return Ok(begun),
             Err(reason) => stats::count(reason),
         }
     }

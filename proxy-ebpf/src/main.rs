@@ -10,6 +10,7 @@ mod establish;
 mod guard;
 mod local;
 mod maps;
+mod remote;
 mod sock;
 mod stats;
 mod tunnel;
@@ -86,6 +87,7 @@ fn ingress(ctx: XdpContext) -> u32 {
         | Reason::UnreadBytes
         | Reason::UnreadMessages
         | Reason::BypassBegun
+        | Reason::EgressBegun
         | Reason::Bypassed
         | Reason::HeadRefused
         | Reason::NotWhole
@@ -93,6 +95,7 @@ fn ingress(ctx: XdpContext) -> u32 {
         | Reason::ClientNotReady
         | Reason::ClientUnread
         | Reason::ClientInFlight
+        | Reason::NoRoom
         | Reason::NotTakenIn
         | Reason::TakenInPart => xdp_action::XDP_PASS,
     }
@@ -153,6 +156,12 @@ fn bypass(ctx: BtfTracePointContext) -> i32 {
 #[classifier]
 fn unread(ctx: TcContext) -> i32 {
     unread::of_socket(&ctx).map_or(0, |bytes| bytes.min(i32::MAX.unsigned_abs()) as i32)
+}
+
+/// classifier, only ever run by userspace: notes where the connection of a remote client is. 1: done.
+#[classifier]
+fn remote(ctx: TcContext) -> i32 {
+    i32::from(remote::note(&ctx).is_some())
 }
 
 #[cfg(target_arch = "bpf")]

@@ -18,7 +18,8 @@ use proxy_common::{
     leg::{self, Delivered, Leg, Member, Received, Switch},
     limits::{
         DESTINATIONS_MAX, LEGS_MAX, LISTENERS_MAX, LOCAL_WINDOW_DEFAULT, NODES_MAX,
-        OWN_ADDRESSES_MAX, PREFIXES_MAX, SOURCES_MAX, TUNNELS_DEFAULT, WORKERS_MAX,
+        OWN_ADDRESSES_MAX, PREFIXES_MAX, REMOTE_CLIENTS_MAX, SOURCES_MAX, TUNNELS_DEFAULT,
+        WORKERS_MAX,
     },
     steering::{DrainedWorkers, Listener},
     tunnel::{Control, Flow},
@@ -129,6 +130,8 @@ pub(crate) static TUNNEL_FLOW: Array<Flow, TUNNEL_ENDS, { BPF_F_MMAPABLE as usiz
 #[unsafe(no_mangle)]
 pub(crate) static LOCAL_WINDOW: Global<u32> = Global::new(LOCAL_WINDOW_DEFAULT);
 #[unsafe(no_mangle)]
+pub(crate) static EGRESS_MAX: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
 pub(crate) static OWN_NAMESPACE: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static CROSS_NAMESPACE: Global<u32> = Global::new(0);
@@ -152,6 +155,10 @@ pub(crate) static SOCK_ZEROCOPY: Global<u32> = Global::new(0);
 pub(crate) static SOCK_OWNED: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static SOCK_USER_DATA: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static SOCK_SEND_MAX: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static SOCK_SENDING: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static SOCK_RECEIVED: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
@@ -195,8 +202,8 @@ pub(crate) static DELIVERED: Array<
     { BPF_F_MMAPABLE as usize },
 > = Array::new();
 
-/// Place of a socket of ours that accepted → both its ends. `local` writes when it begins to deliver
-/// there, and reads for a bypass; a place always exists.
+/// Place of a socket of ours that accepted → its ends. `local` writes when it begins to deliver there,
+/// or `remote`, and `local` reads for a bypass; a place always exists.
 #[btf_map]
 pub(crate) static CLIENTS: Array<Client, { 2 * LEGS_MAX as usize }> = Array::new();
 
@@ -205,6 +212,12 @@ pub(crate) static CLIENTS: Array<Client, { 2 * LEGS_MAX as usize }> = Array::new
 #[btf_map]
 pub(crate) static BYPASSES: Array<Bypass, { 2 * LEGS_MAX as usize }, { BPF_F_MMAPABLE as usize }> =
     Array::new();
+
+/// Cookie → our end of a connection to a client on another host, to which responses may go past us. No
+/// program is attached to it: what it receives and what we send there is TCP's. Userspace inserts;
+/// closing a socket removes it. A miss: userspace carries the response. Full: as well.
+#[btf_map]
+pub(crate) static REMOTE_CLIENTS: SockHash<u64, { REMOTE_CLIENTS_MAX as usize }> = SockHash::new();
 
 /// Address and port where one of our listeners takes legs, for each address of our namespace → how
 /// many connections to it were worth nothing lately (`direct::takes`), or [`leg::NO_LEGS`].

@@ -1,9 +1,25 @@
 //! Reads the kernel's own structures, at the offsets that its BTF gave.
 
-use core::{ffi::c_void, ptr::read_volatile};
+use core::{
+    ffi::c_void,
+    ptr::{from_ref, read_volatile},
+};
 
 use crate::maps::{FILE_FLAGS, SOCK_SOCKET, SOCK_USER_DATA, SOCKET_FILE};
-use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_skc_to_tcp_sock};
+use aya_ebpf::{
+    btf_maps::SockHash,
+    helpers::generated::{bpf_map_lookup_elem, bpf_probe_read_kernel, bpf_skc_to_tcp_sock},
+};
+
+/// The socket that a map has under a cookie, with a reference that the caller gives back.
+#[inline(always)]
+pub(crate) fn find<const MAX: usize>(map: &SockHash<u64, MAX>, cookie: u64) -> Option<*mut c_void> {
+    // SAFETY: the map is a socket hash with keys of this type.
+    let sock = unsafe {
+        bpf_map_lookup_elem(from_ref(map).cast_mut().cast(), from_ref(&cookie).cast::<c_void>())
+    };
+    (!sock.is_null()).then_some(sock)
+}
 
 /// The `tcp_sock` of a socket that the verifier knows as one.
 #[inline(always)]

@@ -10,17 +10,13 @@
 //! read, what that peer sends would be stuck as well. Hence the window: nothing is redirected that
 //! the peer's send buffer may not have room for, so that the worker is never stuck.
 
-use core::{
-    ffi::c_void,
-    ptr::{from_ref, read_volatile},
-};
+use core::{ffi::c_void, ptr::read_volatile};
 
 use aya_ebpf::{
     EbpfContext as _,
     bindings::__sk_buff,
     helpers::generated::{
-        bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_loop, bpf_map_lookup_elem, bpf_sk_release,
-        bpf_skb_adjust_room,
+        bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_loop, bpf_sk_release, bpf_skb_adjust_room,
     },
     programs::SkBuffContext,
 };
@@ -37,7 +33,7 @@ use crate::{
         RECEIVED, SKB_SEQ, SKB_TRUESIZE, SOCKETS, TCP_COPIED_SEQ, TCP_SND_UNA, TCP_WRITE_SEQ,
         TUNNEL_CONTROL, TUNNEL_END, TUNNEL_FLOW,
     },
-    sock::{read_u32, tcp_sock},
+    sock::{find, read_u32, tcp_sock},
     stats,
 };
 
@@ -190,13 +186,7 @@ fn redirect(
 /// that has been acknowledged.
 #[inline(always)]
 fn send_queue_of(peer: u64) -> Option<(u32, u32)> {
-    // SAFETY: the map is a socket hash with keys of this type.
-    let sock = unsafe {
-        bpf_map_lookup_elem(from_ref(&SOCKETS).cast_mut().cast(), from_ref(&peer).cast::<c_void>())
-    };
-    if sock.is_null() {
-        return None;
-    }
+    let sock = find(&SOCKETS, peer)?;
     let queue = tcp_sock(sock).and_then(|tcp| {
         // What is acknowledged in between makes the queue look longer, never shorter.
         let snd_una = read_u32(tcp, TCP_SND_UNA.load())?;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use proxy_common::limits;
 
 use crate::{
     app::App,
@@ -183,7 +184,8 @@ fn examine(cgroup: String) -> anyhow::Result<ExitCode> {
         uid: None,
         is_cross_namespace: false,
         is_bypassed: true,
-        window: proxy_common::limits::LOCAL_WINDOW_DEFAULT,
+        window: limits::LOCAL_WINDOW_DEFAULT,
+        egress_max: limits::EGRESS_MAX_DEFAULT,
     };
     let config = Kernel { same_host: Some(same_host), ..Kernel::default() };
     let status = KernelPlane::load(&config, &Limits::default(), &[], 1)?.status();

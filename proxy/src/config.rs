@@ -123,8 +123,10 @@ pub struct SameHost {
     pub is_cross_namespace: bool,
     /// Bytes that an end may have unread of what was delivered.
     pub window: u32,
-    /// Whether a node's response may go to a client on this host past us.
+    /// Whether a node's response may go to a client past us.
     pub is_bypassed: bool,
+    /// The largest that may do so to a client on another host, bytes of head and body; 0: none.
+    pub egress_max: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -172,6 +172,15 @@ impl KernelPlane {
         self.same_host().map_or(Join::Never, |same_host| same_host.join(socket))
     }
 
+    /// Lets responses go past us to the client of a connection, which is on another host; for as long as
+    /// the meter lives.
+    pub fn admit_remote(&self, socket: BorrowedFd<'_>) -> Option<Meter> {
+        match &self.plane {
+            Plane::Loaded(loaded) => loaded.admit_remote(socket),
+            Plane::Disabled(_) => None,
+        }
+    }
+
     /// Switches direct delivery on and off while connections live; `false`: it does not run.
     ///
     /// # Errors

@@ -211,13 +211,14 @@ impl RequestRecord {
 
     /// By the paths that were noted on the way, the rest as `carried`.
     fn moved(&self, direction: Direction, bytes: u64, carried: Via) -> Moved {
+        if direction == Direction::Sent && self.passed.is_some() {
+            return Moved::default().and(Via::Bypass, bytes);
+        }
         // What was spliced into a socket may have been delivered from there.
         let delivered = self.delivered[direction as usize].min(bytes);
         let spliced = self.spliced[direction as usize].min(bytes - delivered);
-        let is_passed = direction == Direction::Sent && self.passed.is_some();
-        let local = if is_passed { Via::Bypass } else { Via::Local };
         Moved::default()
-            .and(local, delivered)
+            .and(Via::Local, delivered)
             .and(Via::Splice, spliced)
             .and(carried, bytes - delivered - spliced)
     }

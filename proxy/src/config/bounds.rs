@@ -54,6 +54,7 @@ pub(super) const SPLICE_MIN: RangeInclusive<Size> = Size(1)..=kib(1 << 30);
 /// User ids; `(uid_t) -1` is nobody's.
 pub(super) const USER_ID: RangeInclusive<u32> = 0..=u32::MAX - 1;
 pub(super) const LOCAL_WINDOW: RangeInclusive<Size> = kib(64)..=kib(16 << 10);
+pub(super) const EGRESS_MAX: RangeInclusive<Size> = Size(0)..=kib(1 << 10);
 pub(super) const SOCKMAP_TUNNELS: RangeInclusive<u32> = 1..=65_536;
 
 const fn kib(n: u64) -> Size {

@@ -64,7 +64,6 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         ],
         Kind::Listener => &["http2", "limits", "proxy_protocol", "ssl", "timeouts", "tls"],
         Kind::Kernel => &["pin", "steer"],
-        Kind::SameHost => &["egress_max"],
         Kind::Admin => &["key", "tls"],
         Kind::AccessLog => &["fields", "sampling"],
         Kind::Route => &[
@@ -96,6 +95,7 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         Kind::Plugin => &["_meta"],
         Kind::Workers
         | Kind::Xdp
+        | Kind::SameHost
         | Kind::Guard
         | Kind::ConnectionRate
         | Kind::Log

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use proxy_common::limits::LOCAL_WINDOW_DEFAULT;
+use proxy_common::limits::{EGRESS_MAX_DEFAULT, LOCAL_WINDOW_DEFAULT};
 
 use super::{
     AccessLog, Admin, ConnectionRate, Drain, Guard, Kernel, KernelMode, Limits, Listener, Log,
@@ -217,8 +217,12 @@ fn same_host(mut section: Section<'_>, kernel: KernelMode) -> Option<SameHost> {
     let Size(window) = section.within_or("window", bounds::LOCAL_WINDOW, default);
     let window = u32::try_from(window).unwrap_or(u32::MAX);
     let is_bypassed = section.leaf_or("bypass", true);
+    let default = Size(u64::from(EGRESS_MAX_DEFAULT));
+    let Size(egress_max) = section.within_or("egress_max", bounds::EGRESS_MAX, default);
+    let egress_max = u32::try_from(egress_max).unwrap_or(u32::MAX);
     section.finish(Kind::SameHost);
-    let same_host = SameHost { cgroup: cgroup?, uid, is_cross_namespace, window, is_bypassed };
+    let cgroup = cgroup?;
+    let same_host = SameHost { cgroup, uid, is_cross_namespace, window, is_bypassed, egress_max };
     is_enabled?.then_some(same_host)
 }
 

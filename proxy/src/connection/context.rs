@@ -26,7 +26,7 @@ use crate::{
         head::RequestHead,
     },
     inlet::BodySource,
-    kernel::LegWatch,
+    kernel::{LegWatch, Meter},
     metrics::Direction,
     record::RequestRecord,
     upstream::plain::PlainConnection,
@@ -210,9 +210,11 @@ impl ConnectionCx {
 
     /// Lets the response to the request that is about to be sent go straight to the client.
     pub(crate) fn arm(&self, connection: &PlainConnection) {
-        let is_quiet = self.downstream.borrow().as_ref().is_some_and(Downstream::is_quiet);
-        if is_quiet && let Some(node) = connection.meter() {
-            self.leg.with_meter(|client| self.passage.arm(&self.worker.passages, node, client));
+        let Some(node) = connection.meter() else { return };
+        if let Some(downstream) = self.downstream.borrow().as_ref().filter(|it| it.is_quiet()) {
+            let (kernel, socket) = (&self.worker.kernel, downstream.stream().as_fd());
+            let arm = |client: &Meter| self.passage.arm(&self.worker.passages, node, client);
+            self.leg.with_meter(kernel, socket, arm);
         }
     }
 

@@ -11,6 +11,8 @@ use crate::kernel::{Join, KernelPlane, Meter};
 pub(super) struct ClientLeg {
     state: Cell<State>,
     meter: RefCell<Option<Meter>>,
+    /// Whether responses were asked to go past us to a client on another host.
+    was_asked_for: Cell<bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,6 +22,7 @@ enum State {
     Fresh,
     /// A request has come; a second one shows that it is worth it.
     Used,
+    /// The other end is not on this host.
     Tcp,
     Joined,
 }
@@ -47,8 +50,16 @@ impl ClientLeg {
         self.state.get() == State::Joined
     }
 
-    /// Lets `use_it` at the meter of a connection that has joined.
-    pub(super) fn with_meter(&self, use_it: impl FnOnce(&Meter)) {
+    /// Lets `use_it` at the meter of a connection that responses may go to past us.
+    pub(super) fn with_meter(
+        &self,
+        kernel: &KernelPlane,
+        socket: BorrowedFd<'_>,
+        use_it: impl FnOnce(&Meter),
+    ) {
+        if self.state.get() == State::Tcp && !self.was_asked_for.replace(true) {
+            *self.meter.borrow_mut() = kernel.admit_remote(socket);
+        }
         if let Some(meter) = &*self.meter.borrow() {
             use_it(meter);
         }

@@ -20,7 +20,7 @@ use super::{
     loader::{self, SocketSetup},
     log::{self, LogReader},
     rules::Rules,
-    same_host::{self, SameHost},
+    same_host::{self, Meter, SameHost},
     sockets::{self, Sockets},
     sockmap::{self, Tunnel, TunnelRefused, Tunnels},
     stats::{Counter, Counters},
@@ -87,9 +87,10 @@ impl Loaded {
         };
         match (&same_host, &config.same_host) {
             (Some(same_host), Some(asked)) if asked.is_bypassed => {
-                let loaded = same_host.load_bypass(&mut ebpf, asked.uid);
-                features.settle(names::BYPASS, loaded, |()| {
-                    "small responses of nodes go straight to clients".to_owned()
+                let loaded = same_host.load_bypass(&mut ebpf, asked);
+                features.settle(names::BYPASS, loaded, |()| match asked.egress_max {
+                    0 => "small responses of nodes go straight to clients on this host".to_owned(),
+                    _ => "small responses of nodes go straight to clients".to_owned(),
                 })?;
             }
             (Some(_), _) => features.not_asked(names::BYPASS, "`kernel.same_host.bypass` is off"),
@@ -166,6 +167,11 @@ impl Loaded {
             (Some(same_host), Some(program)) => same_host.unread(program),
             _ => 0,
         }
+    }
+
+    pub(super) fn admit_remote(&self, socket: BorrowedFd<'_>) -> Option<Meter> {
+        let program = self.ebpf.program(names::REMOTE)?.try_into().ok()?;
+        self.same_host.as_ref()?.admit_remote(program, socket)
     }
 
     fn unread_program(&self) -> Option<&SchedClassifier> {
@@ -258,7 +264,8 @@ fn socket_setup(config: &Kernel, limits: &Limits) -> SocketSetup {
         Ok(Vec::new())
     };
     let same_host = config.same_host.as_ref();
-    let same_host = same_host.map(|asked| btf().and_then(|btf| same_host::Setup::new(asked, &btf)));
+    let same_host =
+        same_host.map(|asked| btf().and_then(|btf| same_host::Setup::new(asked, limits, &btf)));
     SocketSetup { tunnels: sockmap::Setup::new(limits), offsets, same_host }
 }
 

@@ -7,6 +7,7 @@ mod addresses;
 mod bypass;
 mod cgroup;
 mod meter;
+mod remote;
 mod self_test;
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
     net::SocketAddr,
     os::fd::{AsFd as _, BorrowedFd},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
@@ -44,6 +45,7 @@ use self::{
     addresses::{Addresses, Changes},
     bypass::Bypasses,
     meter::Meters,
+    remote::Remotes,
 };
 pub use self::{
     bypass::{Armed, Passed, Turn},
@@ -57,7 +59,7 @@ use super::{
 use crate::{config, sys};
 
 /// Global, struct, field: what the programs have to know of this kernel.
-pub(super) const FIELDS: [(&str, &str, &str); 15] = [
+pub(super) const FIELDS: [(&str, &str, &str); 17] = [
     (globals::TCP_RCV_NXT, "tcp_sock", "rcv_nxt"),
     (globals::SOCK_COOKIE, "sock_common", "skc_cookie"),
     (globals::SOCK_STATE, "sock_common", "skc_state"),
@@ -65,6 +67,8 @@ pub(super) const FIELDS: [(&str, &str, &str); 15] = [
     (globals::SOCK_USER, "sock", "sk_uid"),
     (globals::SOCK_OWNED, "sock", "sk_lock.owned"),
     (globals::SOCK_USER_DATA, "sock", "sk_user_data"),
+    (globals::SOCK_SEND_MAX, "sock", "sk_sndbuf"),
+    (globals::SOCK_SENDING, "sock", "sk_wmem_queued"),
     (globals::SOCK_RECEIVED, "sock", "sk_receive_queue.qlen"),
     (globals::SOCK_BACKLOG, "sock", "sk_backlog.len"),
     (globals::SOCK_SOCKET, "sock", "sk_socket"),
@@ -128,6 +132,7 @@ const NOEXIST: u64 = 1;
 /// What the loader has to know before the maps are made and the programs are verified.
 pub(super) struct Setup {
     window: u32,
+    egress_max: u32,
     namespace: u64,
     is_cross_namespace: u32,
     user: u32,
@@ -135,11 +140,17 @@ pub(super) struct Setup {
 }
 
 impl Setup {
-    pub(super) fn new(config: &config::SameHost, btf: &Btf) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        config: &config::SameHost,
+        limits: &config::Limits,
+        btf: &Btf,
+    ) -> anyhow::Result<Self> {
         let mut offsets = sockets::offsets(btf, &FIELDS)?;
         offsets.push((globals::SOCK_ZEROCOPY, btf.constant("sock_flags", "SOCK_ZEROCOPY")?));
         Ok(Self {
             window: config.window,
+            // The kernel makes whoever sends wait when more than that is unsent.
+            egress_max: config.egress_max.min(u32::try_from(limits.unsent_max).unwrap_or(u32::MAX)),
             namespace: sys::socket::own_namespace().context("cookie of our network namespace")?,
             is_cross_namespace: config.is_cross_namespace.into(),
             user: config.uid.unwrap_or(globals::ANY_USER),
@@ -150,6 +161,7 @@ impl Setup {
     pub(super) fn apply<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
         loader
             .override_global(globals::LOCAL_WINDOW, &self.window, true)
+            .override_global(globals::EGRESS_MAX, &self.egress_max, true)
             .override_global(globals::OWN_NAMESPACE, &self.namespace, true)
             .override_global(globals::CROSS_NAMESPACE, &self.is_cross_namespace, true)
             .override_global(globals::TRUSTED_USER, &self.user, true);
@@ -168,6 +180,7 @@ pub(super) fn size_maps(loader: &mut EbpfLoader<'_>, is_used: bool) {
         .map_max_entries(names::DELIVERED, 2 * legs)
         .map_max_entries(names::CLIENTS, 2 * legs)
         .map_max_entries(names::BYPASSES, 2 * legs)
+        .map_max_entries(names::REMOTE_CLIENTS, 2 * legs)
         .map_max_entries(names::OWN_ADDRESSES, addresses);
 }
 
@@ -186,6 +199,8 @@ struct Shared {
     leg: Mutex<HashMap<MapData, Key, Leg>>,
     received: Mutex<HashMap<MapData, u64, Received>>,
     meters: Meters,
+    /// Empty: no response goes past us to another host.
+    remotes: OnceLock<Remotes>,
     nodes: Mutex<HashMap<MapData, Destination, u32>>,
     addresses: Mutex<Addresses>,
     switch: Mutex<Array<MapData, Switch>>,
@@ -232,6 +247,7 @@ impl SameHost {
             legs: Mutex::new(legs.try_into()?),
             received: Mutex::new(take(ebpf, names::RECEIVED)?.try_into()?),
             meters: Meters::new(ebpf, 2 * LEGS_MAX)?,
+            remotes: OnceLock::new(),
             nodes: Mutex::new(take(ebpf, names::NODES)?.try_into()?),
             addresses: Mutex::new(Addresses::new(own)),
             switch: Mutex::new(take(ebpf, names::SAME_HOST)?.try_into()?),
@@ -252,11 +268,42 @@ impl SameHost {
     }
 
     /// Lets responses go past us, if this kernel says when they are where they should be.
-    pub(super) fn load_bypass(&self, ebpf: &mut Ebpf, user: Option<u32>) -> anyhow::Result<()> {
+    pub(super) fn load_bypass(
+        &self,
+        ebpf: &mut Ebpf,
+        config: &config::SameHost,
+    ) -> anyhow::Result<()> {
         let bypasses = Bypasses::attach(ebpf)?;
-        self_test::pass(self, &bypasses, user).context("self-test of `bypass`")?;
+        self_test::pass(self, &bypasses, config.uid).context("self-test of `bypass`")?;
+        if config.egress_max > 0 {
+            let remotes = Remotes::load(ebpf)?;
+            self_test::egress(self, &bypasses, &remotes, ebpf, config.uid)
+                .context("self-test of `bypass` to another host")?;
+            let _ = self.shared.remotes.set(remotes);
+        }
         self.shared.meters.allow(bypasses);
         Ok(())
+    }
+
+    /// Lets responses go past us to the client of a connection, which is on another host. `None`: they
+    /// do not.
+    pub(super) fn admit_remote(
+        &self,
+        program: &SchedClassifier,
+        socket: BorrowedFd<'_>,
+    ) -> Option<Meter> {
+        let remotes = self.shared.remotes.get().filter(|_| self.is_enabled())?;
+        let meter = self.shared.meters.take()?;
+        match remotes.admit(program, socket, meter.place_number()) {
+            Ok(()) => Some(meter),
+            Err(error) => {
+                tracing::debug!(
+                    error = format!("{error:#}"),
+                    "a client gets its responses from us"
+                );
+                None
+            }
+        }
     }
 
     /// Whether messages are delivered; bytes that were are read whatever this says.

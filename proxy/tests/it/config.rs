@@ -382,6 +382,7 @@ fn delivery_on_this_host_is_asked_for_by_name() {
         is_cross_namespace: true,
         is_bypassed: true,
         window: 1 << 20,
+        egress_max: 64 << 10,
     };
     assert_eq!(config.kernel.same_host, Some(expected));
     assert!(config.listeners[0].is_same_host && !config.listeners[1].is_same_host);

@@ -84,6 +84,10 @@ impl Meter {
         bypasses.arm(self.place.number(), client.place())
     }
 
+    pub(super) fn place_number(&self) -> u32 {
+        self.place.number()
+    }
+
     /// As the programs know it: 0 is none.
     pub(super) fn place(&self) -> u32 {
         self.place.number() + 1

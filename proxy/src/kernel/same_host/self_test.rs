@@ -9,14 +9,16 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use proxy_common::addr::Destination;
+use aya::{Ebpf, programs::SchedClassifier};
+use proxy_common::{addr::Destination, names};
 use rustix::{
     event::{Timespec, epoll},
     io::ioctl_fionread,
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{Join, Meter, Passed, SameHost, Turn, bypass::Bypasses};
+use super::{Join, Meter, Passed, SameHost, Turn, bypass::Bypasses, remote::Remotes};
+use crate::sys;
 
 /// Longest wait for what is already under way on loopback.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -73,6 +75,48 @@ pub(super) fn pass(
         node.write_all(NO_RESPONSE)?;
         ensure!(armed.turn() == Turn::Ours, "of what is no response: {:?}", armed.turn());
         expect(&mut upstream, NO_RESPONSE).context("to us")?;
+    }
+    Ok(())
+}
+
+/// Whether a response goes into the send queue of our end of a connection, of which the kernel delivers
+/// nothing, and is known to be there when the node's call is over.
+pub(super) fn egress(
+    same_host: &SameHost,
+    bypasses: &Bypasses,
+    remotes: &Remotes,
+    ebpf: &Ebpf,
+    user: Option<u32>,
+) -> anyhow::Result<()> {
+    let program: &SchedClassifier =
+        ebpf.program(names::REMOTE).context("no program `remote`")?.try_into()?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let mut client = TcpStream::connect(listener.local_addr()?)?;
+    client.set_nonblocking(true)?;
+    let own = accept_from(&listener, client.local_addr().ok())?;
+    let client_meter = same_host.shared.meters.take().context("no place")?;
+    remotes.admit(program, own.as_fd(), client_meter.place_number())?;
+    let (mut node, mut upstream, node_meter) =
+        node_leg(same_host, user).context("make a leg to a node over loopback")?;
+    deliver(same_host, &mut node, &mut upstream).context("from the node")?;
+    for _ in 0..2 {
+        let armed = node_meter.arm_in(bypasses, &client_meter).context("arm")?;
+        node.write_all(RESPONSE)?;
+        let turn = armed.turn();
+        let is_gone = matches!(turn, Turn::Gone(Passed { status: 200, body_size: 5, .. }));
+        ensure!(is_gone, "of a response that was sent: {turn:?}");
+        expect(&mut client, RESPONSE).context("past us")?;
+        acknowledged(&own)?;
+    }
+    Ok(())
+}
+
+/// Waits until all that was sent has been acknowledged: until then nothing goes past us.
+fn acknowledged(own: &TcpStream) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while sys::socket::send_queue(own)? > 0 {
+        ensure!(Instant::now() < deadline, "not acknowledged");
+        std::thread::yield_now();
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 mod ends;
 mod node;
 mod refused;
+mod remote;
 mod storm;
 mod strangers;
 
@@ -18,6 +19,21 @@ use super::*;
 /// Rows of `listeners`: one, `web`.
 const WEB: &str = "name: web, address: \"127.0.0.1:0\"";
 
+/// Where a client is, as the kernel sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// On this host: a response goes into its queue.
+    Here,
+    /// On another one, by all that the kernel knows: into the send queue of our end.
+    Elsewhere,
+}
+
+fn at_both(case: fn(Place)) {
+    if !skip_without_privileges() {
+        [Place::Here, Place::Elsewhere].into_iter().for_each(case);
+    }
+}
+
 fn start(node: &Node, more: &str) -> TestProxy {
     TestProxy::start(&format!("{more}\n{}", yaml(LEGS, &[WEB], node.address, "")))
 }
@@ -30,6 +46,7 @@ fn passed(proxy: &TestProxy) -> Counted<'_> {
 fn judged(proxy: &TestProxy) -> u64 {
     let reasons = [
         "claimed",
+        "claimed_remote",
         "passed",
         "head",
         "not_whole",
@@ -37,6 +54,7 @@ fn judged(proxy: &TestProxy) -> u64 {
         "client_not_ready",
         "client_unread",
         "client_in_flight",
+        "no_room",
         "not_taken_in",
         "broken",
     ];
@@ -112,14 +130,17 @@ fn requests(proxy: &TestProxy, class: &str) -> f64 {
 
 #[test]
 fn responses_go_past_the_proxy_and_are_recorded_as_if_they_had_not() {
-    if skip_without_privileges() {
-        return;
-    }
+    at_both(responses_go_past_the_proxy_and_are_recorded_as_if_they_had_not_at);
+}
+
+fn responses_go_past_the_proxy_and_are_recorded_as_if_they_had_not_at(place: Place) {
     const REQUESTS: usize = 120;
     let node = Node::start();
     let proxy = start(&node, "");
     let passed = passed(&proxy);
-    let mut client = Client::connect(proxy.address("web"));
+    let claimed =
+        ["claimed", "claimed_remote"].map(|reason| Counted::start(&proxy, "bypass", reason));
+    let mut client = Client::connect(place, proxy.address("web"));
     until_passed(&mut client, &passed);
     let before = passed.since();
     let statuses = [200, 404, 500, 206, 503];
@@ -134,6 +155,8 @@ fn responses_go_past_the_proxy_and_are_recorded_as_if_they_had_not() {
     assert!(!client.has_more());
     let passes = passed.since() - before;
     assert!(passes as usize >= REQUESTS - REQUESTS / 10, "{passes} of {REQUESTS}");
+    let by_place = [Place::Here, Place::Elsewhere].map(|other| other == place);
+    assert_eq!(claimed.map(|claimed| claimed.since() > 0), by_place);
     for (ask, taken) in &asked {
         let logged = Logged::find(&proxy, ask);
         assert_eq!((&logged.status, logged.sent), (&ask.status.to_string(), ask.size as u64));
@@ -169,14 +192,15 @@ fn check_totals(proxy: &TestProxy, passes: u64) {
 /// A response that has gone past pins its node's connection no longer than until the next sweep.
 #[test]
 fn one_connection_to_the_node_serves_two_clients() {
-    if skip_without_privileges() {
-        return;
-    }
+    at_both(one_connection_to_the_node_serves_two_clients_at);
+}
+
+fn one_connection_to_the_node_serves_two_clients_at(place: Place) {
     const ROUNDS: usize = 100;
     let node = Node::start();
     let proxy = start(&node, "");
     let passed = passed(&proxy);
-    let mut clients = [(); 2].map(|()| Client::connect(proxy.address("web")));
+    let mut clients = [(); 2].map(|()| Client::connect(place, proxy.address("web")));
     clients.iter_mut().for_each(|client| until_passed(client, &passed));
     let (before, accepted) = (passed.since(), node.accepted());
     for round in 0..ROUNDS {
@@ -196,13 +220,14 @@ fn one_connection_to_the_node_serves_two_clients() {
 
 #[test]
 fn an_idle_client_frees_its_connection_within_the_sweep() {
-    if skip_without_privileges() {
-        return;
-    }
+    at_both(an_idle_client_frees_its_connection_within_the_sweep_at);
+}
+
+fn an_idle_client_frees_its_connection_within_the_sweep_at(place: Place) {
     let node = Node::start();
     let proxy = start(&node, "");
     let passed = passed(&proxy);
-    let mut client = Client::connect(proxy.address("web"));
+    let mut client = Client::connect(place, proxy.address("web"));
     until_passed(&mut client, &passed);
     for _ in 0..20 {
         let before = passed.since();
@@ -260,7 +285,7 @@ fn a_client_that_has_not_read_gets_its_responses_in_order() {
     let node = Node::start();
     let proxy = start(&node, "");
     let passed = passed(&proxy);
-    let mut client = Client::connect(proxy.address("web"));
+    let mut client = Client::connect(Place::Here, proxy.address("web"));
     for size in [1, 3_000, 60_000] {
         until_passed(&mut client, &passed);
         let unread = Counted::start(&proxy, "bypass", "client_unread");
@@ -281,9 +306,10 @@ fn a_client_that_has_not_read_gets_its_responses_in_order() {
 
 #[test]
 fn a_client_that_pipelines_gets_its_responses_in_order_and_never_past_the_proxy() {
-    if skip_without_privileges() {
-        return;
-    }
+    at_both(a_client_that_pipelines_gets_its_responses_in_order_and_never_past_the_proxy_at);
+}
+
+fn a_client_that_pipelines_gets_its_responses_in_order_and_never_past_the_proxy_at(place: Place) {
     const CLIENTS: u64 = 12;
     const ROUNDS: usize = 40;
     let node = Node::start();
@@ -291,7 +317,7 @@ fn a_client_that_pipelines_gets_its_responses_in_order_and_never_past_the_proxy(
     let passed = passed(&proxy);
     for client_seed in 1..=CLIENTS {
         let mut noise = Noise(client_seed << 20 | 1);
-        let mut client = Client::connect(proxy.address("web"));
+        let mut client = Client::connect(place, proxy.address("web"));
         until_passed(&mut client, &passed);
         for _ in 0..ROUNDS {
             let count = 1 + noise.next() as usize % 3;
@@ -331,16 +357,17 @@ fn pipeline(client: &mut Client) {
 
 #[test]
 fn whoever_pipelines_from_the_start_is_never_armed_for() {
-    if skip_without_privileges() {
-        return;
-    }
+    at_both(whoever_pipelines_from_the_start_is_never_armed_for_at);
+}
+
+fn whoever_pipelines_from_the_start_is_never_armed_for_at(place: Place) {
     let node = Node::start();
     let proxy = start(&node, "");
-    let mut other = Client::connect(proxy.address("web"));
+    let mut other = Client::connect(place, proxy.address("web"));
     until_passed(&mut other, &passed(&proxy));
     // By what is pipelined behind what.
     for first in ["GET", "HEAD"] {
-        let mut client = Client::connect(proxy.address("web"));
+        let mut client = Client::connect(place, proxy.address("web"));
         let mut asks = [Ask::plain(10), Ask::plain(20)];
         asks[0].method = first;
         client.send(&asks.map(|ask| ask.request()).concat()).expect("sent");
@@ -373,9 +400,10 @@ struct Told {
 /// The same conversation with two proxies.
 #[test]
 fn with_and_without_it_clients_and_records_are_told_the_same() {
-    if skip_without_privileges() {
-        return;
-    }
+    at_both(with_and_without_it_clients_and_records_are_told_the_same_at);
+}
+
+fn with_and_without_it_clients_and_records_are_told_the_same_at(place: Place) {
     let node = Node::start();
     let off = LEGS.replace("cgroup: /", "cgroup: /, bypass: false");
     let mut noise = Noise(11);
@@ -383,7 +411,8 @@ fn with_and_without_it_clients_and_records_are_told_the_same() {
     let [on, off] = [(LEGS, true), (&off, false)].map(|(kernel, is_on)| {
         let proxy = proxy(kernel, node.address);
         let passed = passed(&proxy);
-        let told = converse(&proxy, &asks).expect("answered");
+        let told = converse(Client::connect(place, proxy.address("web")), &proxy, &asks)
+            .expect("answered");
         if is_on {
             assert!(passed.since() > 60, "{}", passed.since());
         } else {
@@ -429,8 +458,7 @@ fn mixed(noise: &mut Noise) -> Ask {
     ask
 }
 
-fn converse(proxy: &TestProxy, asks: &[Ask]) -> io::Result<Told> {
-    let mut client = Client::connect(proxy.address("web"));
+fn converse(mut client: Client, proxy: &TestProxy, asks: &[Ask]) -> io::Result<Told> {
     let mut told = Told { heard: Vec::new(), recorded: Vec::new() };
     for ask in asks {
         client.send(&ask.request())?;

@@ -135,6 +135,14 @@ pub(super) fn connect_from(from: Option<SocketAddr>, to: SocketAddr) -> Waiting 
     waiting
 }
 
+/// As if from another host: the kernel delivers to nobody who blocks when he connects.
+pub(super) fn connect_blocking(to: SocketAddr) -> Waiting {
+    let stream = TcpStream::connect(to).expect("connected");
+    stream.set_nonblocking(true).expect("an option");
+    stream.set_nodelay(true).expect("an option");
+    Waiting(stream)
+}
+
 /// A client of the proxy.
 pub(super) struct Peer<W = Waiting> {
     pub(super) stream: BufReader<W>,

@@ -17,14 +17,15 @@ use crate::{
 
 #[test]
 fn bytes_behind_a_response_reach_nobody() {
-    if skip_without_privileges() {
-        return;
-    }
+    at_both(bytes_behind_a_response_reach_nobody_at);
+}
+
+fn bytes_behind_a_response_reach_nobody_at(place: Place) {
     const ROUNDS: usize = 40;
     let node = Node::start();
     let proxy = start(&node, "");
     let passed = passed(&proxy);
-    let mut clients = [(); 2].map(|()| Client::connect(proxy.address("web")));
+    let mut clients = [(); 2].map(|()| Client::connect(place, proxy.address("web")));
     for kind in [Kind::Late, Kind::Extra] {
         let mut late = 0;
         for round in 0..ROUNDS {
@@ -52,15 +53,16 @@ fn files() -> usize {
 
 #[test]
 fn whoever_leaves_nothing_hangs_and_nothing_is_left() {
-    if skip_without_privileges() {
-        return;
-    }
+    at_both(whoever_leaves_nothing_hangs_and_nothing_is_left_at);
+}
+
+fn whoever_leaves_nothing_hangs_and_nothing_is_left_at(place: Place) {
     const ROUNDS: u64 = 320;
     let node = Node::start();
     let proxy = start(&node, "workers: 2\nlimits: { pool_idle_max: 4 }");
     let passed = passed(&proxy);
     // Every worker has all that it ever opens.
-    let mut first: Vec<_> = (0..8).map(|_| Client::connect(proxy.address("web"))).collect();
+    let mut first: Vec<_> = (0..8).map(|_| Client::connect(place, proxy.address("web"))).collect();
     first.iter_mut().for_each(|client| until_passed(client, &passed));
     drop(first);
     proxy.check_metric("tandem_downstream_connections_active{listener=\"web\"}", 0.0);
@@ -74,7 +76,7 @@ fn whoever_leaves_nothing_hangs_and_nothing_is_left() {
             if seed > rounds {
                 return answered;
             }
-            let mut visit = Visit::new(seed as u64, &proxy);
+            let mut visit = Visit::new(place, seed as u64, &proxy);
             visit.run().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
             answered.extend(visit.answered);
         }
@@ -110,14 +112,15 @@ fn whoever_leaves_nothing_hangs_and_nothing_is_left() {
 /// Nothing is left armed for a client that is gone, and nothing waits for its response.
 #[test]
 fn a_client_that_resets_while_it_waits_is_forgotten() {
-    if skip_without_privileges() {
-        return;
-    }
+    at_both(a_client_that_resets_while_it_waits_is_forgotten_at);
+}
+
+fn a_client_that_resets_while_it_waits_is_forgotten_at(place: Place) {
     let node = Node::start();
     let proxy = start(&node, "");
     let passed = passed(&proxy);
     for _ in 0..3 {
-        let mut client = Client::connect(proxy.address("web"));
+        let mut client = Client::connect(place, proxy.address("web"));
         until_passed(&mut client, &passed);
         let (ask, before) = (Ask::new(Kind::Held, 100), judged(&proxy));
         client.send(&ask.request()).expect("sent");
@@ -140,8 +143,8 @@ struct Visit {
 }
 
 impl Visit {
-    fn new(seed: u64, proxy: &TestProxy) -> Visit {
-        let client = Some(Client::connect(proxy.address("web")));
+    fn new(place: Place, seed: u64, proxy: &TestProxy) -> Visit {
+        let client = Some(Client::connect(place, proxy.address("web")));
         Visit { noise: Noise(seed << 20 | 1), client, answered: Vec::new() }
     }
 
@@ -198,9 +201,10 @@ impl Visit {
 
 #[test]
 fn a_killed_proxy_ends_connections_whose_responses_go_past_it() {
-    if skip_without_privileges() {
-        return;
-    }
+    at_both(a_killed_proxy_ends_connections_whose_responses_go_past_it_at);
+}
+
+fn a_killed_proxy_ends_connections_whose_responses_go_past_it_at(place: Place) {
     const CLIENTS: usize = 8;
     let node = Node::start();
     let mut process = Process::start(node.address);
@@ -215,7 +219,7 @@ fn a_killed_proxy_ends_connections_whose_responses_go_past_it() {
     let (web, is_killed) = (process.web, AtomicBool::new(false));
     thread::scope(|scope| {
         let load = |seed: u64| {
-            let mut client = Client::connect(web);
+            let mut client = Client::connect(place, web);
             let mut noise = Noise(seed << 20 | 1);
             loop {
                 if let Err(error) = client.ask(&random(&mut noise)) {
@@ -243,7 +247,7 @@ fn a_killed_proxy_ends_connections_whose_responses_go_past_it() {
     });
     in_kernel.check_gone();
     let next = Process::start(node.address);
-    let mut client = Client::connect(next.web);
+    let mut client = Client::connect(place, next.web);
     eventually("responses that go past the next one", || {
         let before = passed(&next);
         (0..4).for_each(|_| client.ask(&Ask::plain(100)).expect("answered"));

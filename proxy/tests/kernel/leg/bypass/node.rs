@@ -17,7 +17,10 @@ use proxy::test_support::PATIENCE;
 use rustix::net::{SocketFlags, accept_with};
 use socket2::SockRef;
 
-use super::super::peer::{Pattern, Waiting, Wire as _, connect_from, idle};
+use super::{
+    super::peer::{Pattern, Waiting, Wire as _, connect_blocking, connect_from, idle},
+    Place,
+};
 
 const DATE: &str = "date: Tue, 15 Nov 1994 08:12:31 GMT\r\n";
 /// Longer than any head that is passed on unseen.
@@ -388,8 +391,12 @@ impl Heard {
 }
 
 impl Client {
-    pub(super) fn connect(to: SocketAddr) -> Client {
-        Client { stream: BufReader::new(connect_from(None, to)) }
+    pub(super) fn connect(place: Place, to: SocketAddr) -> Client {
+        let stream = match place {
+            Place::Here => connect_from(None, to),
+            Place::Elsewhere => connect_blocking(to),
+        };
+        Client { stream: BufReader::new(stream) }
     }
 
     pub(super) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {

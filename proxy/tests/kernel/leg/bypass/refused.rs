@@ -38,9 +38,9 @@ impl Row {
 
     /// It is answered as it should be, by the proxy, and what follows goes past it again.
     #[track_caller]
-    fn check(&self, why: &str, proxy: &TestProxy) {
+    fn check(&self, place: Place, why: &str, proxy: &TestProxy) {
         let passed = passed(proxy);
-        let mut client = Client::connect(proxy.address("web"));
+        let mut client = Client::connect(place, proxy.address("web"));
         until_passed(&mut client, &passed);
         let before = passed.since();
         client.send(&self.request).expect("sent");
@@ -67,9 +67,10 @@ fn status(status: u16) -> impl FnOnce(&mut Ask) {
 
 #[test]
 fn what_the_proxy_has_to_see_goes_through_it() {
-    if skip_without_privileges() {
-        return;
-    }
+    at_both(what_the_proxy_has_to_see_goes_through_it_at);
+}
+
+fn what_the_proxy_has_to_see_goes_through_it_at(place: Place) {
     let node = Node::start();
     let proxy = start(&node, "");
     let posted = |ask: &Ask| [ask.request_with("content-length: 5\r\n"), b"hello".into()].concat();
@@ -99,7 +100,7 @@ fn what_the_proxy_has_to_see_goes_through_it() {
         ),
     ];
     for (why, row) in rows {
-        row.check(why, &proxy);
+        row.check(place, why, &proxy);
     }
     // Nothing of this goes on for connections that were used before.
     proxy.check_metric("tandem_downstream_connections_active{listener=\"web\"}", 0.0);
@@ -118,7 +119,7 @@ impl Plugin for Hooked {
 #[track_caller]
 fn check_never(why: &str, proxy: &TestProxy, listener: &str, is_delivered: bool) {
     let (before, delivered) = (judged(proxy), Counted::delivered(proxy));
-    let mut client = Client::connect(proxy.address(listener));
+    let mut client = Client::connect(Place::Here, proxy.address(listener));
     for _ in 0..60 {
         client.ask(&Ask::plain(500)).unwrap_or_else(|error| panic!("{why}: {error}"));
     }
@@ -157,18 +158,19 @@ fn nothing_is_armed_where_the_configuration_forbids_it() {
         if is_seen {
             check_never("plugin", &proxy, "web", true);
         } else {
-            until_passed(&mut Client::connect(proxy.address("web")), &passed(&proxy));
+            until_passed(&mut Client::connect(Place::Here, proxy.address("web")), &passed(&proxy));
         }
     }
     // And what is not forbidden does go past.
-    until_passed(&mut Client::connect(on.address("web")), &passed(&on));
+    until_passed(&mut Client::connect(Place::Here, on.address("web")), &passed(&on));
 }
 
 #[test]
 fn switching_off_under_load_stops_it_and_no_request() {
-    if skip_without_privileges() {
-        return;
-    }
+    at_both(switching_off_under_load_stops_it_and_no_request_at);
+}
+
+fn switching_off_under_load_stops_it_and_no_request_at(place: Place) {
     let node = Node::start();
     let proxy = start(&node, "workers: 2");
     let passed = passed(&proxy);
@@ -182,7 +184,7 @@ fn switching_off_under_load_stops_it_and_no_request() {
             let (is_over, answered, proxy) = (&is_over, &answered, &proxy);
             scope.spawn(move || {
                 let mut noise = Noise(seed << 20 | 1);
-                let mut client = Client::connect(proxy.address("web"));
+                let mut client = Client::connect(place, proxy.address("web"));
                 while !is_over.load(Ordering::Relaxed) {
                     client.ask(&random(&mut noise)).expect("answered");
                     answered.fetch_add(1, Ordering::Relaxed);

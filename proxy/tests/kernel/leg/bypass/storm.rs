@@ -11,15 +11,16 @@ const REQUESTS: u64 = 250;
 /// One client, all of it decided by its seed.
 struct Script<'p> {
     noise: Noise,
+    place: Place,
     proxy: &'p TestProxy,
     client: Client,
     answered: usize,
 }
 
 impl<'p> Script<'p> {
-    fn new(seed: u64, proxy: &'p TestProxy) -> Self {
-        let client = Client::connect(proxy.address("web"));
-        Script { noise: Noise(seed << 20 | 1), proxy, client, answered: 0 }
+    fn new(place: Place, seed: u64, proxy: &'p TestProxy) -> Self {
+        let client = Client::connect(place, proxy.address("web"));
+        Script { noise: Noise(seed << 20 | 1), place, proxy, client, answered: 0 }
     }
 
     fn up_to(&mut self, bound: u64) -> u64 {
@@ -37,7 +38,7 @@ impl<'p> Script<'p> {
     }
 
     fn again(&mut self) {
-        self.client = Client::connect(self.proxy.address("web"));
+        self.client = Client::connect(self.place, self.proxy.address("web"));
     }
 
     fn run(&mut self) -> io::Result<()> {
@@ -120,7 +121,10 @@ impl<'p> Script<'p> {
         let ask = random(&mut self.noise);
         self.client.send(&ask.request())?;
         self.pause();
-        let old = std::mem::replace(&mut self.client, Client::connect(self.proxy.address("web")));
+        let old = std::mem::replace(
+            &mut self.client,
+            Client::connect(self.place, self.proxy.address("web")),
+        );
         if self.one_in(2) {
             old.reset();
         }
@@ -150,10 +154,10 @@ impl<'p> Script<'p> {
     }
 }
 
-fn storm(proxy: &TestProxy, meanwhile: impl Fn(&mut Noise) + Sync) -> usize {
+fn storm(place: Place, proxy: &TestProxy, meanwhile: impl Fn(&mut Noise) + Sync) -> usize {
     let answered = AtomicUsize::new(0);
     let run = |seed| {
-        let mut script = Script::new(seed, proxy);
+        let mut script = Script::new(place, seed, proxy);
         let done = script.run().map_err(|error| format!("seed {seed}: {error}"));
         answered.fetch_add(script.answered, Ordering::Relaxed);
         done.err()
@@ -171,18 +175,19 @@ fn storm(proxy: &TestProxy, meanwhile: impl Fn(&mut Noise) + Sync) -> usize {
 
 #[test]
 fn whatever_happens_each_client_gets_its_own_responses() {
-    if skip_without_privileges() {
-        return;
-    }
+    at_both(whatever_happens_each_client_gets_its_own_responses_at);
+}
+
+fn whatever_happens_each_client_gets_its_own_responses_at(place: Place) {
     let node = Node::start();
     let proxy = start(&node, "workers: 2");
     let passed = passed(&proxy);
     let started = Instant::now();
-    let answered = storm(&proxy, |_| {});
+    let answered = storm(place, &proxy, |_| {});
     println!("{answered} answers, {} past the proxy, {:?}", passed.since(), started.elapsed());
     assert!(passed.since() as usize > answered / 8, "{} of {answered}", passed.since());
     let before = passed.since();
-    let answered = storm(&proxy, |noise| {
+    let answered = storm(place, &proxy, |noise| {
         switch(&proxy, if noise.next() % 3 == 0 { "off" } else { "on" });
     });
     println!("{answered} answers, {} past the proxy", passed.since() - before);

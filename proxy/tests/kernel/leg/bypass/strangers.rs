@@ -17,9 +17,10 @@ fn start_both() -> (Node, TestProxy) {
 }
 
 /// Clients whose responses go past the proxy.
-fn ready(proxy: &TestProxy) -> Vec<Client> {
+fn ready(place: Place, proxy: &TestProxy) -> Vec<Client> {
     let passed = passed(proxy);
-    let mut clients: Vec<_> = (0..CLIENTS).map(|_| Client::connect(proxy.address("web"))).collect();
+    let mut clients: Vec<_> =
+        (0..CLIENTS).map(|_| Client::connect(place, proxy.address("web"))).collect();
     clients.iter_mut().for_each(|client| until_passed(client, &passed));
     clients
 }
@@ -68,13 +69,14 @@ fn check(node: &Node, clients: &mut [Client], asks: &[Ask]) {
 /// A node that was given up on still has a socket that believes in its connection.
 #[test]
 fn a_late_answer_goes_to_nobody() {
-    if skip_without_privileges() {
-        return;
-    }
+    at_both(a_late_answer_goes_to_nobody_at);
+}
+
+fn a_late_answer_goes_to_nobody_at(place: Place) {
     let (node, proxy) = start_both();
     let passed = passed(&proxy);
-    let mut clients = ready(&proxy);
-    let mut impatient = Client::connect(proxy.address("web"));
+    let mut clients = ready(place, &proxy);
+    let mut impatient = Client::connect(place, proxy.address("web"));
     let mut late = Vec::new();
     for _ in 0..STRANGERS {
         until_passed(&mut impatient, &passed);
@@ -103,14 +105,15 @@ fn a_late_answer_goes_to_nobody() {
 /// A client whose connection has ended may still send, and what it sends is no response.
 #[test]
 fn a_client_cannot_answer_another_one() {
-    if skip_without_privileges() {
-        return;
-    }
+    at_both(a_client_cannot_answer_another_one_at);
+}
+
+fn a_client_cannot_answer_another_one_at(place: Place) {
     let (node, proxy) = start_both();
     let passed = passed(&proxy);
-    let mut clients = ready(&proxy);
+    let mut clients = ready(place, &proxy);
     let mut strangers: Vec<_> =
-        (0..STRANGERS).map(|_| Client::connect(proxy.address("web"))).collect();
+        (0..STRANGERS).map(|_| Client::connect(place, proxy.address("web"))).collect();
     for stranger in &mut strangers {
         until_passed(stranger, &passed);
         let last = Ask::plain(10);
