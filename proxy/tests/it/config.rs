@@ -335,7 +335,7 @@ fn the_kernel_section_is_checked() {
         "kernel:\n\
          \x20 mode: requires\n\
          \x20 xdp: { interfaces: [eth0, eth0, eth/0, an-interface-with-a-long-name], mode: offload }\n\
-         \x20 same_host: { enabled: yes, cgroup: pods, uid: -1, window: 1KiB, egress_max: 1KiB }\n\
+         \x20 same_host: { enabled: yes, cgroup: pods, uid: -1, window: 1KiB, egress_max: 2MiB }\n\
          \x20 guard:\n\
          \x20   allow: [10.0.0.0/8, 10.0.0.0/8, 10.0.0.1/8, '::ffff:10.0.0.0/104', any]\n\
          \x20   connection_rate: { per_second: 0 }\n",
@@ -354,7 +354,8 @@ fn the_kernel_section_is_checked() {
             "7:49: kernel.same_host.uid: expected a whole number from 0 to 4294967294, found `-1`",
             "7:61: kernel.same_host.window: expected a size with its unit (`512B`, `16KiB`, `1MiB`) \
              from 64KiB to 16MiB, found `1KiB`",
-            "7:67: kernel.same_host.egress_max: not built yet; remove it",
+            "7:79: kernel.same_host.egress_max: expected a size with its unit (`512B`, `16KiB`, \
+             `1MiB`) from 0B to 1MiB, found `2MiB`",
             "9:25: kernel.guard.allow[1]: `10.0.0.0/8` is in line 9 already",
             "9:37: kernel.guard.allow[2]: bits are set behind the prefix; write `10.0.0.0/8`",
             "9:49: kernel.guard.allow[3]: an IPv4-mapped address; write it as `10.0.0.0`",
