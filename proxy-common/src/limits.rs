@@ -68,9 +68,9 @@ pub const LOCAL_WINDOW_DEFAULT: u32 = 1024 * 1024;
 /// a client on another host. What is larger is cheaper to splice.
 pub const EGRESS_MAX_DEFAULT: u32 = 64 * 1024;
 
-/// Connections of clients on other hosts that responses may go to past us: as many as there are places.
-/// 16 384 × (8 + 64) B = 1.1 MiB.
-pub const REMOTE_CLIENTS_MAX: u32 = 2 * LEGS_MAX;
+/// Connections of clients on other hosts that responses may go to past us: 8192 × (8 + 64 + 32) B =
+/// 0.8 MiB. They have places of their own, so that many of them leave legs theirs.
+pub const REMOTE_CLIENTS_MAX: u32 = LEGS_MAX;
 
 /// Messages that may be delivered before the other end is seen with nothing unread: a message of
 /// one byte costs about 1 KiB, which nobody charges to the receiver.

@@ -202,10 +202,12 @@ pub(crate) static DELIVERED: Array<
     { BPF_F_MMAPABLE as usize },
 > = Array::new();
 
-/// Place of a socket of ours that accepted → its ends. `local` writes when it begins to deliver there,
-/// or `remote`, and `local` reads for a bypass; a place always exists.
+/// Place of a socket of ours that accepted → its ends; behind those of legs, those of clients on other
+/// hosts. `local` writes when it begins to deliver there, or `remote`, and `local` reads for a bypass; a
+/// place always exists.
 #[btf_map]
-pub(crate) static CLIENTS: Array<Client, { 2 * LEGS_MAX as usize }> = Array::new();
+pub(crate) static CLIENTS: Array<Client, { (2 * LEGS_MAX + REMOTE_CLIENTS_MAX) as usize }> =
+    Array::new();
 
 /// Place of a socket of ours that connected → the response that may go past us. Userspace arms,
 /// `local` claims, `bypass` confirms, all by compare-and-swap; a place always exists.

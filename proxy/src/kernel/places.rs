@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,16 +14,16 @@ const QUARANTINE: Duration = Duration::from_millis(20);
 /// Places that are free.
 #[derive(Debug)]
 pub(super) struct Places {
-    /// Places from here to `capacity` have never been taken.
+    /// Places from here to `end` have never been taken.
     fresh: u32,
-    capacity: u32,
+    end: u32,
     /// Given back, oldest first, with the time.
     returned: VecDeque<(Instant, u32)>,
 }
 
 impl Places {
-    pub(super) fn new(capacity: u32) -> Places {
-        Places { fresh: 0, capacity, returned: VecDeque::new() }
+    pub(super) fn new(all: Range<u32>) -> Places {
+        Places { fresh: all.start, end: all.end, returned: VecDeque::new() }
     }
 
     fn take(&mut self, now: Instant) -> Option<u32> {
@@ -33,7 +34,7 @@ impl Places {
             return Some(place);
         }
         let place = self.fresh;
-        (place < self.capacity).then(|| {
+        (place < self.end).then(|| {
             self.fresh += 1;
             place
         })
@@ -81,14 +82,14 @@ mod tests {
 
     #[test]
     fn every_place_is_taken_once() {
-        let mut places = Places::new(3);
+        let mut places = Places::new(0..3);
         let now = Instant::now();
         assert_eq!([(); 4].map(|()| places.take(now)), [Some(0), Some(1), Some(2), None]);
     }
 
     #[test]
     fn a_place_is_empty_for_a_while_before_it_is_taken_again() {
-        let mut places = Places::new(1);
+        let mut places = Places::new(0..1);
         let now = Instant::now();
         let place = places.take(now).unwrap();
         places.give_back(place, now);
@@ -98,7 +99,7 @@ mod tests {
 
     #[test]
     fn fresh_places_go_before_those_in_quarantine() {
-        let mut places = Places::new(2);
+        let mut places = Places::new(0..2);
         let now = Instant::now();
         places.take(now).unwrap();
         places.give_back(0, now);

@@ -35,7 +35,7 @@ use proxy_common::{
     addr::Destination,
     globals,
     leg::{COOKIE_AT, Key, Leg, Member, Received, Switch, state},
-    limits::{LEGS_MAX, OWN_ADDRESSES_MAX},
+    limits::{LEGS_MAX, OWN_ADDRESSES_MAX, REMOTE_CLIENTS_MAX},
     names,
 };
 use rustix::time::{ClockId, clock_gettime};
@@ -173,14 +173,15 @@ impl Setup {
 
 /// Entries of the maps: none to speak of unless they are used, the kernel makes no empty map.
 pub(super) fn size_maps(loader: &mut EbpfLoader<'_>, is_used: bool) {
-    let (legs, addresses) = if is_used { (LEGS_MAX, OWN_ADDRESSES_MAX) } else { (1, 1) };
+    let (legs, remotes, addresses) =
+        if is_used { (LEGS_MAX, REMOTE_CLIENTS_MAX, OWN_ADDRESSES_MAX) } else { (1, 1, 1) };
     loader
         .map_max_entries(names::LEGS, legs)
         .map_max_entries(names::RECEIVED, 2 * legs)
         .map_max_entries(names::DELIVERED, 2 * legs)
-        .map_max_entries(names::CLIENTS, 2 * legs)
+        .map_max_entries(names::CLIENTS, 2 * legs + remotes)
         .map_max_entries(names::BYPASSES, 2 * legs)
-        .map_max_entries(names::REMOTE_CLIENTS, 2 * legs)
+        .map_max_entries(names::REMOTE_CLIENTS, remotes)
         .map_max_entries(names::OWN_ADDRESSES, addresses);
 }
 
@@ -246,7 +247,7 @@ impl SameHost {
             leg: Mutex::new(another(&legs)?),
             legs: Mutex::new(legs.try_into()?),
             received: Mutex::new(take(ebpf, names::RECEIVED)?.try_into()?),
-            meters: Meters::new(ebpf, 2 * LEGS_MAX)?,
+            meters: Meters::new(ebpf)?,
             remotes: OnceLock::new(),
             nodes: Mutex::new(take(ebpf, names::NODES)?.try_into()?),
             addresses: Mutex::new(Addresses::new(own)),
@@ -293,7 +294,7 @@ impl SameHost {
         socket: BorrowedFd<'_>,
     ) -> Option<Meter> {
         let remotes = self.shared.remotes.get().filter(|_| self.is_enabled())?;
-        let meter = self.shared.meters.take()?;
+        let meter = self.shared.meters.take_remote()?;
         match remotes.admit(program, socket, meter.place_number()) {
             Ok(()) => Some(meter),
             Err(error) => {

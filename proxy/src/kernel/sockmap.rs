@@ -143,7 +143,7 @@ impl Tunnels {
             ends: Mutex::new(take(ebpf, names::TUNNEL_END)?.try_into()?),
             controls: map_array::<Control>(ebpf, names::TUNNEL_CONTROL, ends_max)?,
             flows: map_array::<Flow>(ebpf, names::TUNNEL_FLOW, ends_max)?,
-            places: Arc::new(Mutex::new(Places::new(setup.tunnels_max))),
+            places: Arc::new(Mutex::new(Places::new(0..setup.tunnels_max))),
         };
         let tunnels = Self { shared: Arc::new(shared) };
         self_test::run(&tunnels).context("self-test of `tunnel`")?;

@@ -6,7 +6,11 @@ use std::{
 };
 
 use aya::Ebpf;
-use proxy_common::{leg::Delivered, names};
+use proxy_common::{
+    leg::Delivered,
+    limits::{LEGS_MAX, REMOTE_CLIENTS_MAX},
+    names,
+};
 
 use super::bypass::{Armed, Bypasses};
 use crate::{
@@ -22,15 +26,18 @@ pub(super) struct Meters {
     delivered: Arc<MappedWords>,
     /// Empty: no response goes past us.
     bypasses: OnceLock<Arc<Bypasses>>,
-    places: Arc<Mutex<Places>>,
+    legs: Arc<Mutex<Places>>,
+    /// Of clients on other hosts, behind those; nothing is counted there.
+    remotes: Arc<Mutex<Places>>,
 }
 
 impl Meters {
-    /// Maps the first `count` places.
-    pub(super) fn new(ebpf: &mut Ebpf, count: u32) -> anyhow::Result<Self> {
-        let delivered = Arc::new(map_array::<Delivered>(ebpf, names::DELIVERED, count)?);
-        let places = Arc::new(Mutex::new(Places::new(count)));
-        Ok(Self { delivered, bypasses: OnceLock::new(), places })
+    pub(super) fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        const LEGS: u32 = 2 * LEGS_MAX;
+        let delivered = Arc::new(map_array::<Delivered>(ebpf, names::DELIVERED, LEGS)?);
+        let places = |all| Arc::new(Mutex::new(Places::new(all)));
+        let (legs, remotes) = (places(0..LEGS), places(LEGS..LEGS + REMOTE_CLIENTS_MAX));
+        Ok(Self { delivered, bypasses: OnceLock::new(), legs, remotes })
     }
 
     /// From here on responses may go past us.
@@ -40,16 +47,24 @@ impl Meters {
 
     /// `None`: all are taken, or were a moment ago.
     pub(super) fn take(&self) -> Option<Meter> {
-        let place = Place::take(&self.places)?;
-        let delivered = Arc::clone(&self.delivered);
-        let bypasses = self.bypasses.get().cloned();
-        let mut meter = Meter { delivered, bypasses, place, read: [0; 2] };
+        let mut meter = self.at(Place::take(&self.legs)?);
         // What was counted for whoever had the place before, and what was armed.
         meter.advance();
         if let Some(bypasses) = &meter.bypasses {
             bypasses.reset(meter.place.number());
         }
         Some(meter)
+    }
+
+    /// The same for a client on another host.
+    pub(super) fn take_remote(&self) -> Option<Meter> {
+        Some(self.at(Place::take(&self.remotes)?))
+    }
+
+    fn at(&self, place: Place) -> Meter {
+        let delivered = Arc::clone(&self.delivered);
+        let bypasses = self.bypasses.get().cloned();
+        Meter { delivered, bypasses, place, read: [0; 2] }
     }
 }
 

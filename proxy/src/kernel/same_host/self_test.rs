@@ -94,7 +94,7 @@ pub(super) fn egress(
     let mut client = TcpStream::connect(listener.local_addr()?)?;
     client.set_nonblocking(true)?;
     let own = accept_from(&listener, client.local_addr().ok())?;
-    let client_meter = same_host.shared.meters.take().context("no place")?;
+    let client_meter = same_host.shared.meters.take_remote().context("no place")?;
     remotes.admit(program, own.as_fd(), client_meter.place_number())?;
     let (mut node, mut upstream, node_meter) =
         node_leg(same_host, user).context("make a leg to a node over loopback")?;
