@@ -45,10 +45,10 @@ pub struct Group {
 /// is closed again: clients may be in its queue.
 pub fn bind(listener: &Listener, workers: usize, limits: &Limits) -> anyhow::Result<Group> {
     let bind = || {
-        let first = open(listener.address, Share::WhenBound, limits)?;
+        let first = open(listener, listener.address, Share::WhenBound, limits)?;
         // With port 0 the kernel has chosen one.
         let address = first.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let others = (1..workers).map(|_| open(address, Share::AtOnce, limits));
+        let others = (1..workers).map(|_| open(listener, address, Share::AtOnce, limits));
         let sockets = iter::once(Ok(first)).chain(others).collect::<io::Result<_>>()?;
         Ok::<_, io::Error>(Group { address, sockets })
     };
@@ -63,7 +63,12 @@ enum Share {
 }
 
 /// Accepted sockets inherit the options, which saves three system calls for each connection.
-fn open(address: SocketAddr, share: Share, limits: &Limits) -> io::Result<Socket> {
+fn open(
+    listener: &Listener,
+    address: SocketAddr,
+    share: Share,
+    limits: &Limits,
+) -> io::Result<Socket> {
     let socket = socket::listening(address)?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
@@ -73,6 +78,10 @@ fn open(address: SocketAddr, share: Share, limits: &Limits) -> io::Result<Socket
     socket.bind(&address.into())?;
     socket.set_reuse_port(true)?;
     socket.listen(BACKLOG)?;
+    if listener.protocol == Protocol::Http {
+        // Listening has forgotten it before. Of requests that come in pieces see `Downstream`.
+        socket::acknowledge_late(&socket)?;
+    }
     Ok(socket)
 }
 
@@ -244,6 +253,8 @@ fn serve(
 mod tests {
     use std::net::{Ipv4Addr, TcpStream};
 
+    use rustix::net::sockopt;
+
     use super::*;
 
     fn listener(address: SocketAddr) -> Listener {
@@ -263,6 +274,17 @@ mod tests {
         let error = bind(&listener(first.address), 2, &limits).unwrap_err();
         let expected = format!("listener `web`: bind {}: Address already in use", first.address);
         assert!(format!("{error:#}").starts_with(&expected), "{error:#}");
+    }
+
+    #[test]
+    fn who_speaks_http_is_acknowledged_by_its_response() {
+        for (protocol, is_quick) in [(Protocol::Http, false), (Protocol::Tcp, true)] {
+            let listener = Listener { protocol, ..listener((Ipv4Addr::LOCALHOST, 0).into()) };
+            let group = bind(&listener, 1, &Limits::default()).unwrap();
+            let _client = TcpStream::connect(group.address).unwrap();
+            let (accepted, _) = group.sockets[0].accept().unwrap();
+            assert_eq!(sockopt::tcp_quickack(&accepted).unwrap(), is_quick);
+        }
     }
 
     #[test]

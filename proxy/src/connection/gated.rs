@@ -67,6 +67,8 @@ pub(super) struct Downstream {
     ahead_max: usize,
     /// hyper has asked for the next request before this one's response was flushed.
     is_held: bool,
+    /// What comes is acknowledged by what is sent back (`listener::open`).
+    acknowledges_late: bool,
 }
 
 impl Downstream {
@@ -79,6 +81,18 @@ impl Downstream {
             is_first: true,
             ahead_max: limits.head_size_max,
             is_held: false,
+            acknowledges_late: true,
+        }
+    }
+
+    /// Whoever sends a request in pieces may keep the next one back until the last one is acknowledged
+    /// (RFC 896).
+    fn expect_more(&mut self) {
+        if !std::mem::take(&mut self.acknowledges_late) {
+            return;
+        }
+        if let Err(error) = socket::acknowledge_now(self.stream()) {
+            tracing::debug!(%error, "acknowledgement");
         }
     }
 
@@ -155,6 +169,8 @@ impl Downstream {
         let used = self.inlet.source().map(use_it);
         if self.inlet.is_between_messages() {
             self.reading = Reading::Hold;
+        } else if self.inlet.is_drained() {
+            self.expect_more();
         }
         used
     }
@@ -222,6 +238,9 @@ impl Downstream {
                 }
                 Poll::Pending if cx.is_draining() && is_idle => return self.end(),
                 Poll::Pending => {
+                    if !is_empty {
+                        self.expect_more();
+                    }
                     cx.deadlines.start(Wait::Downstream, patience);
                     if is_idle || cx.is_draining() && is_empty {
                         cx.deadlines.start(Wait::Rest, REST_AFTER);
@@ -262,6 +281,7 @@ impl Downstream {
         let fault = match self.inlet.poll_message(task, out) {
             Poll::Pending if cx.deadlines.has_expired(Wait::Downstream) => Fault::BodyTimedOut,
             Poll::Pending => {
+                self.expect_more();
                 cx.deadlines.start(Wait::Downstream, cx.worker.timeouts.body);
                 return Poll::Pending;
             }

@@ -70,6 +70,23 @@ pub fn make_room(socket: impl AsFd, window: u32) -> io::Result<()> {
     SockRef::from(&socket).set_tcp_notsent_lowat(window.saturating_mul(2))
 }
 
+/// Lets the first bytes that come on a connection be acknowledged by what is sent back, if that takes
+/// less than the 40 ms of a delayed acknowledgement. On a listener: of each of its connections.
+///
+/// # Errors
+/// None on a TCP socket.
+pub fn acknowledge_late(socket: impl AsFd) -> io::Result<()> {
+    Ok(sockopt::set_tcp_quickack(socket, false)?)
+}
+
+/// Acknowledges what has come, and what comes next at once.
+///
+/// # Errors
+/// None on a TCP socket.
+pub fn acknowledge_now(socket: impl AsFd) -> io::Result<()> {
+    Ok(sockopt::set_tcp_quickack(socket, true)?)
+}
+
 /// Number of the network namespace that this process is in, unique on this kernel until reboot
 /// (`SO_NETNS_COOKIE`, v5.14).
 ///
@@ -240,6 +257,25 @@ mod tests {
             assert_eq!(written(&client).unwrap() - before, total as u64);
         }
         reader.join().unwrap();
+    }
+
+    /// A listener, prepared, and both ends of a connection to it.
+    fn connected(prepare: impl FnOnce(&TcpListener)) -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        prepare(&listener);
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_request_is_acknowledged_by_its_response_unless_more_is_waited_for() {
+        let (mut client, mut server) = connected(|listener| acknowledge_late(listener).unwrap());
+        assert!(!sockopt::tcp_quickack(&server).unwrap());
+        client.write_all(b"request").unwrap();
+        server.read_exact(&mut [0; 7]).unwrap();
+        acknowledge_now(&server).unwrap();
+        assert_eq!(send_queue(&client).unwrap(), 0);
+        assert!(sockopt::tcp_quickack(&server).unwrap());
     }
 
     #[test]

@@ -24,6 +24,32 @@ fn pattern(size: usize) -> Vec<u8> {
 const SIZES: [usize; 14] =
     [0, 1, 3000, 3896, 4000, 4095, 4096, 4097, 8192, 10_000, 65_536, 70_000, 131_072, 1_000_003];
 
+/// A client that is not told otherwise keeps small pieces back until the one before is acknowledged
+/// (RFC 896); an acknowledgement that waits for the response would come after 40 ms.
+#[test]
+fn a_first_request_in_pieces_is_acknowledged_piece_by_piece() {
+    const LATE: Duration = Duration::from_millis(30);
+    let node = Node::always("ok");
+    let proxy = TestProxy::to(&[node.address]);
+    for pieces in [
+        ["GET / HTTP/1.1\r\n", "host: a\r\n\r\n"],
+        ["POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n", "hi"],
+        ["POST / HTTP/1.0\r\nhost: a\r\ncontent-length: 2\r\n\r\n", "hi"],
+    ] {
+        let quickest = (0..10).map(|_| {
+            let mut client = proxy.client();
+            client.stream().set_nodelay(false).expect("an option");
+            let started = Instant::now();
+            for piece in pieces {
+                client.send(piece);
+            }
+            assert_eq!(client.response().status, 200);
+            started.elapsed()
+        });
+        assert!(quickest.min().expect("some") < LATE, "{pieces:?}");
+    }
+}
+
 #[test]
 fn a_response_ends_with_its_last_byte() {
     let node = Node::scripted(|seen| {
