@@ -370,6 +370,11 @@ impl Forward<'_> {
         // What a bodiless response would be filtered to is nothing.
         let filters = if length == BodyLength::Empty { BodyFilters::default() } else { filters };
         let mut relay = Relay::new(leaving.framing == Framing::Chunked, filters);
+        // To one who may send nothing more (RFC 9112 section 9.6): what came in between would turn the
+        // end into a reset, which takes along what has not left.
+        if !head.keeps_alive() && !cx.is_leg() {
+            relay = relay.last();
+        }
         let mut reader = BodyReader::new(length);
         relay.frame(&mut reader, input, out).map_err(FramingError::response_fault)?;
         cx.record(|record| record.status(response.status().as_u16()));

@@ -24,6 +24,7 @@ use crate::{
     http::framing::{BodyReader, FramingError},
     inlet::{self, BodySource},
     plugin::BodyFilters,
+    sys::socket,
 };
 
 /// Data up to this size is copied behind what is to be written before it, which costs less than a
@@ -59,6 +60,8 @@ pub(super) struct Relay {
     tail: &'static [u8],
     /// Everything there will be is in `out`.
     is_ended: bool,
+    /// Nothing follows on the target's connection: it is closed as soon as the last byte is written.
+    is_last: bool,
     news: News,
 }
 
@@ -95,8 +98,14 @@ impl Relay {
             lacks_pipe: false,
             tail: b"",
             is_ended: false,
+            is_last: false,
             news: News::default(),
         }
+    }
+
+    /// Whoever says so closes the target's connection behind it: its last bytes leave with that.
+    pub(super) fn last(self) -> Self {
+        Self { is_last: true, ..self }
     }
 
     pub(super) fn take_news(&mut self) -> News {
@@ -277,6 +286,9 @@ impl Relay {
                     }
                     None => break,
                 },
+                [false, true, true] if self.is_last && self.is_ended => {
+                    poll_send_before_end(to, &slices[0], task)
+                }
                 [false, true, true] => Pin::new(&mut *to).poll_write(task, &slices[0]),
                 _ => Pin::new(&mut *to).poll_write_vectored(task, &slices),
             };
@@ -327,6 +339,20 @@ impl Relay {
         }
         pipes.checkin(pipe);
         Poll::Ready(Ok(()))
+    }
+}
+
+fn poll_send_before_end(
+    to: &TcpStream,
+    bytes: &[u8],
+    task: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(to.poll_write_ready(task))?;
+        match to.try_io(Interest::WRITABLE, || socket::send_before_end(to, bytes)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            sent => return Poll::Ready(sent),
+        }
     }
 }
 

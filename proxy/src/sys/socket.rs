@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::sockopt;
+use rustix::net::{self, SendFlags, sockopt};
 use socket2::{Domain, SockRef, Socket, Type};
 
 /// A TCP socket to listen on `address`, not bound yet. `[::]` takes IPv4 connections too, whatever
@@ -85,6 +85,15 @@ pub fn acknowledge_late(socket: impl AsFd) -> io::Result<()> {
 /// None on a TCP socket.
 pub fn acknowledge_now(socket: impl AsFd) -> io::Result<()> {
     Ok(sockopt::set_tcp_quickack(socket, true)?)
+}
+
+/// Hands over bytes that leave together with what follows them: the end of the stream, if the socket
+/// is shut down or closed next.
+///
+/// # Errors
+/// As of send(2).
+pub fn send_before_end(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    Ok(net::send(socket, bytes, SendFlags::MORE | SendFlags::NOSIGNAL)?)
 }
 
 /// Number of the network namespace that this process is in, unique on this kernel until reboot
@@ -276,6 +285,20 @@ mod tests {
         acknowledge_now(&server).unwrap();
         assert_eq!(send_queue(&client).unwrap(), 0);
         assert!(sockopt::tcp_quickack(&server).unwrap());
+    }
+
+    #[test]
+    fn bytes_before_the_end_leave_with_it() {
+        let (mut client, server) = connected(|_| {});
+        server.set_nodelay(true).unwrap();
+        let before = tcp_info(&client).unwrap().tcpi_segs_in;
+        assert_eq!(send_before_end(&server, b"response").unwrap(), 8);
+        assert!(!has_unread(&client));
+        drop(server);
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).unwrap();
+        assert_eq!(received, b"response");
+        assert_eq!(tcp_info(&client).unwrap().tcpi_segs_in - before, 1);
     }
 
     #[test]
