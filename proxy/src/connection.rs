@@ -12,7 +12,6 @@
 
 mod context;
 pub(crate) mod gated;
-mod lead;
 mod leg;
 
 use std::{

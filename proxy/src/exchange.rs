@@ -10,6 +10,7 @@
 
 pub(crate) mod body;
 mod message;
+pub(crate) mod request_head;
 pub(crate) mod response_head;
 
 use std::{net::SocketAddr, os::fd::BorrowedFd, rc::Rc, sync::Arc};
@@ -305,8 +306,10 @@ async fn send(
 ) -> Result<Response<ResponseBody>, Fault> {
     let upload = Upload::default();
     let body = RequestBody::new(body, &upload, cx);
-    let request = message::upstream_request(head, plan, &cx.forwarding, connection.node, body)?;
-    let sent = connection.send(request, Method::of(head.method()), || expired(cx, &upload)).await;
+    let mut bytes = Vec::new();
+    request_head::write(&mut bytes, head, plan, &cx.forwarding, connection.node);
+    let (method, request) = (Method::of(head.method()), message::request(body));
+    let sent = connection.send(bytes, method, request, || expired(cx, &upload)).await;
     cx.deadlines.stop(Wait::Upstream);
     let (response_head, response) = sent.map_err(|fault| cx.body_fault().unwrap_or(fault))?;
     cx.record(|record| record.status(response_head.status().as_u16()));
@@ -320,7 +323,7 @@ async fn send(
     let is_bodiless = response_head.body_length() == BodyLength::Empty;
     let filters = if is_bodiless { BodyFilters::default() } else { filters };
     let body = ResponseBody::upstream(cx, connection, &upload, response.into_body(), filters);
-    Ok(message::stand_in(response_head.status(), leaving.after, body))
+    Ok(message::response(response_head.status(), leaving.after, body))
 }
 
 /// What the downstream may expect of its connection behind this response.

@@ -11,7 +11,6 @@
 //! what is counted, is what hyper's lane uses too.
 
 pub(crate) mod bypass;
-mod heads;
 pub(crate) mod relay;
 mod upload;
 
@@ -36,7 +35,7 @@ use crate::{
     deadlines::Wait,
     error::Fault,
     exchange::{
-        self, Decided, after,
+        self, Decided, after, request_head,
         response_head::{self, Leaving},
     },
     http::{
@@ -255,7 +254,7 @@ impl Forward<'_> {
         input.clear();
         gate.restart();
         request.clear();
-        heads::request(request, self.head, self.plan, &cx.forwarding, connection.node);
+        request_head::write(request, self.head, self.plan, &cx.forwarding, connection.node);
         let method = self.head.method();
         let response = poll_fn(|task| {
             advance(upload, cx, connection, request, task)?;

@@ -18,6 +18,7 @@ mod connection;
 mod deadlines;
 pub mod http;
 mod inlet;
+mod lead;
 
 mod exchange;
 mod express;

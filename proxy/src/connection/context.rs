@@ -11,7 +11,7 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use super::{Lane, Lull, gated::Downstream, lead::Lead, leg::ClientLeg};
+use super::{Lane, Lull, gated::Downstream, leg::ClientLeg};
 use crate::{
     deadlines::{Deadlines, Wait},
     drain::{Drained, Order},
@@ -27,6 +27,7 @@ use crate::{
     },
     inlet::BodySource,
     kernel::{LegWatch, Meter},
+    lead::Lead,
     metrics::Direction,
     record::RequestRecord,
     upstream::plain::PlainConnection,
@@ -123,7 +124,7 @@ impl ConnectionCx {
 
     /// `head` leaves in place of the one that hyper makes of the response it is given next.
     pub(crate) fn lead_with(&self, head: Vec<u8>) {
-        *self.lead.borrow_mut() = Some(Lead::new(head));
+        *self.lead.borrow_mut() = Some(Lead::response(head));
     }
 
     /// Amends the record of the exchange under way.

@@ -37,6 +37,7 @@ use crate::{
     },
     inlet::{BodySource, Inlet, MessageError, head_limits},
     kernel::LegWatch,
+    lead,
     sys::socket,
 };
 
@@ -391,14 +392,9 @@ impl AsyncWrite for GatedIo {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let cx = &*self.0;
-        let mut write = |slices: &[io::IoSlice<'_>]| {
+        lead::poll_write(&cx.lead, slices, |slices| {
             cx.poll_send(task, |stream, task| stream.poll_write_vectored(task, slices))
-        };
-        let mut slot = cx.lead.borrow_mut();
-        let Some(lead) = &mut *slot else { return write(slices) };
-        let written = ready!(lead.poll_write(slices, write));
-        *slot = None;
-        Poll::Ready(written)
+        })
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -38,6 +38,7 @@ use crate::{
     exchange::body::{RequestBody, Upload},
     http::{framing::BodyReader, gate::ResponseGate, head::ResponseHead, stand_in},
     inlet::{Inlet, MessageError, head_limits},
+    lead::{self, Lead},
     metrics::{GaugeGuard, UpstreamMetrics},
 };
 
@@ -51,6 +52,8 @@ pub(crate) struct ResponseState {
     expected: Cell<Option<Method>>,
     head: RefCell<Option<ResponseHead>>,
     fault: Cell<Option<Fault>>,
+    /// The head of the request that hyper is about to write.
+    lead: RefCell<Option<Lead>>,
     /// The message is complete and the connection may carry another request.
     is_reusable: Cell<bool>,
     /// The task that drives the connection; `None` once it is a task of its own.
@@ -145,7 +148,8 @@ impl UpstreamConnection {
         })
     }
 
-    /// Sends a request and waits for the response head, driving the connection meanwhile.
+    /// Sends a request, with `head` in place of the one that hyper makes, and waits for the response
+    /// head, driving the connection meanwhile.
     ///
     /// Dropping the future leaves the connection unusable.
     ///
@@ -154,10 +158,12 @@ impl UpstreamConnection {
     /// otherwise what the gate found or [`Fault::UpstreamClosed`].
     pub(crate) async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        head: Vec<u8>,
         method: Method,
+        request: Request<RequestBody>,
         has_expired: impl Fn() -> bool,
     ) -> Result<(ResponseHead, Response<Incoming>), Fault> {
+        *self.state.lead.borrow_mut() = Some(Lead::request(head));
         self.state.expected.set(Some(method));
         self.state.is_reusable.set(false);
         let mut response = std::pin::pin!(self.sender.send_request(request));
@@ -448,14 +454,11 @@ impl AsyncRead for GatedUpstream {
 
 impl AsyncWrite for GatedUpstream {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let state = Rc::clone(&self.state);
-        let written =
-            state.poll_io(cx, |cx| Pin::new(self.inlet.stream_mut()).poll_write(cx, bytes));
-        self.taken(written, bytes.len())
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -464,8 +467,12 @@ impl AsyncWrite for GatedUpstream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let state = Rc::clone(&self.state);
-        let written = state
-            .poll_io(cx, |cx| Pin::new(self.inlet.stream_mut()).poll_write_vectored(cx, slices));
+        let written = state.poll_io(cx, |cx| {
+            let stream = self.inlet.stream_mut();
+            lead::poll_write(&state.lead, slices, |slices| {
+                Pin::new(&mut *stream).poll_write_vectored(cx, slices)
+            })
+        });
         self.taken(written, slices.iter().map(|slice| slice.len()).sum())
     }
 

@@ -1,22 +1,26 @@
-//! The head of a response in place of the one that hyper's server makes of its stand-in: hyper knows
-//! neither the case of names nor the order of fields, and what it does not have it cannot change.
+//! A head in place of the one that hyper makes of its stand-in: hyper knows neither the case of names
+//! nor the order of fields, and what it does not have it cannot change.
 //!
 //! hyper learns that its head has been taken when ours has left to the last byte, so it may be
 //! written in any number of pieces.
 
 use std::{
+    cell::RefCell,
     io::{self, IoSlice},
     task::{Poll, ready},
 };
 
-/// `HTTP/1.1 200`: by these bytes hyper's head is known.
-const KNOWN_BY: usize = 12;
+/// Hyper's stand-in of any request has this behind its method.
+const REQUEST_KNOWN_BY: &[u8] = b" / HTTP/1.1\r\n";
+/// `HTTP/1.1 200`: by these bytes hyper's head of a response is known.
+const RESPONSE_KNOWN_BY: usize = 12;
 /// More pieces of a body than hyper hands over at a time (`MAX_WRITEV_BUFS`).
 const SLICES_MAX: usize = 72;
 
 /// A head that is about to leave.
 #[derive(Debug)]
-pub(super) struct Lead {
+pub(crate) struct Lead {
+    of: Message,
     bytes: Vec<u8>,
     /// Of `bytes`.
     sent: usize,
@@ -24,9 +28,32 @@ pub(super) struct Lead {
     stands_for: usize,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Message {
+    Request,
+    Response,
+}
+
+/// Writes `theirs` through `write`, with the head in `slot`, if there is one, in place of hyper's.
+pub(crate) fn poll_write(
+    slot: &RefCell<Option<Lead>>,
+    theirs: &[IoSlice<'_>],
+    mut write: impl FnMut(&[IoSlice<'_>]) -> Poll<io::Result<usize>>,
+) -> Poll<io::Result<usize>> {
+    let mut slot = slot.borrow_mut();
+    let Some(lead) = &mut *slot else { return write(theirs) };
+    let written = ready!(lead.poll_write(theirs, write));
+    *slot = None;
+    Poll::Ready(written)
+}
+
 impl Lead {
-    pub(super) fn new(bytes: Vec<u8>) -> Self {
-        Self { bytes, sent: 0, stands_for: 0 }
+    pub(crate) fn request(bytes: Vec<u8>) -> Self {
+        Self { of: Message::Request, bytes, sent: 0, stands_for: 0 }
+    }
+
+    pub(crate) fn response(bytes: Vec<u8>) -> Self {
+        Self { of: Message::Response, bytes, sent: 0, stands_for: 0 }
     }
 
     /// Writes the head, and behind it what follows hyper's own in `theirs`. Ready: how much of
@@ -34,7 +61,7 @@ impl Lead {
     ///
     /// # Errors
     /// What `write` says, or hyper has written something else than this head: a bug of ours.
-    pub(super) fn poll_write(
+    fn poll_write(
         &mut self,
         theirs: &[IoSlice<'_>],
         mut write: impl FnMut(&[IoSlice<'_>]) -> Poll<io::Result<usize>>,
@@ -64,14 +91,19 @@ impl Lead {
 
     /// `first` ends with hyper's head. What is left of a `100 Continue` in front of it stays there.
     fn take_place_of(&mut self, first: &[u8]) -> io::Result<()> {
-        let known_by = self.bytes.get(..KNOWN_BY).unwrap_or_default();
-        let at = first.windows(KNOWN_BY).position(|window| window == known_by);
+        let known_by = match self.of {
+            Message::Request => REQUEST_KNOWN_BY,
+            Message::Response => self.bytes.get(..RESPONSE_KNOWN_BY).unwrap_or_default(),
+        };
+        let at = first.windows(known_by.len()).position(|window| window == known_by);
         let Some(at) = at.filter(|_| first.ends_with(b"\r\n\r\n")) else {
-            tracing::error!("hyper writes something else than the head of the response");
+            tracing::error!(of = ?self.of, "hyper writes something else than the head");
             return Err(io::ErrorKind::InvalidData.into());
         };
-        let before = first.get(..at).unwrap_or_default();
-        drop(self.bytes.splice(..0, before.iter().copied()));
+        if self.of == Message::Response {
+            let before = first.get(..at).unwrap_or_default();
+            drop(self.bytes.splice(..0, before.iter().copied()));
+        }
         self.stands_for = first.len();
         Ok(())
     }
@@ -90,7 +122,7 @@ mod tests {
         let mut queue: Vec<Vec<u8>> = vec![head.into()];
         queue.extend(body.iter().map(|part| part.as_bytes().to_vec()));
         let (mut sent, mut is_full) = (Vec::new(), false);
-        let mut lead = Some(Lead::new(OURS.into()));
+        let mut lead = Some(Lead::response(OURS.into()));
         while !queue.is_empty() {
             let slices: Vec<_> = queue.iter().map(|part| IoSlice::new(part)).collect();
             let mut write = |slices: &[IoSlice<'_>]| {
@@ -144,7 +176,7 @@ mod tests {
             "HTTP/1.1 100 Continue\r\n\r\n",
             "HTTP/1.1 200 OK\r\n\r\nbody",
         ] {
-            let mut lead = Lead::new(OURS.into());
+            let mut lead = Lead::response(OURS.into());
             let write = |_: &[IoSlice<'_>]| -> Poll<io::Result<usize>> { panic!("{head:?}") };
             let written = lead.poll_write(&[IoSlice::new(head.as_bytes())], write);
             assert!(matches!(written, Poll::Ready(Err(_))), "{head:?}");

@@ -1,10 +1,10 @@
-//! Requests as bytes, built in place from what the gate read. The same fields in the same order and
-//! case as hyper's lane sends them.
+//! The head of a request as the node gets it, built in place from what the gate read: the same bytes
+//! on either lane.
 
 use std::{borrow::Cow, net::SocketAddr};
 
+use super::response_head::{GAINED, push};
 use crate::{
-    exchange::response_head::{GAINED, push},
     http::{
         fields::{self, ForwardedField, Forwarding, Name},
         head::RequestHead,
@@ -12,8 +12,9 @@ use crate::{
     pipeline::Plan,
 };
 
-/// The request as the node gets it.
-pub(super) fn request(
+/// Writes the head behind what there is in `out`. `node` names the host where the downstream named
+/// none, which HTTP/1.0 may.
+pub(crate) fn write(
     out: &mut Vec<u8>,
     head: &RequestHead,
     plan: &Plan<'_>,
