@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use hyper::{server::conn::http1, service::service_fn};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -117,7 +117,9 @@ pub(crate) enum Lull {
 /// Runs hyper over the gated bytes, until the next request may be for the express lane. hyper holds
 /// two buffers of 8 KiB, which is why it goes when the downstream falls silent.
 async fn hyper_lane(cx: &Rc<ConnectionCx>) -> Lull {
-    let service = service_fn(|request| exchange::serve(Rc::clone(cx), request));
+    let service = service_fn(|request: Request<Incoming>| {
+        exchange::serve(Rc::clone(cx), request.into_body())
+    });
     let mut http = std::pin::pin!(
         http1::Builder::new()
             // The gate decides what an end of stream means.

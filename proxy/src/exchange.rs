@@ -9,14 +9,13 @@
 //! ```
 
 pub(crate) mod body;
-mod message;
 pub(crate) mod request_head;
 pub(crate) mod response_head;
 
 use std::{net::SocketAddr, os::fd::BorrowedFd, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -36,13 +35,13 @@ use crate::{
         head::RequestHead,
     },
     metrics::Checkout,
-    pipeline::{Decision, Plan, Upstream},
-    plugin::{BodyFilters, Call, Reply},
+    pipeline::{Decision, Paused, Plan, Upstream},
+    plugin::{self, BodyFilters, Call},
     record::RouteIndex,
     upstream::{
         balance::Tried,
         connect,
-        connection::{Method, UpstreamConnection},
+        connection::{Asked, Coming, Method, UpstreamConnection},
     },
 };
 
@@ -57,39 +56,77 @@ pub(crate) const DISCARDED_BODY_MAX: u64 = 64 * 1024;
 /// A fault that is not answered: the downstream connection closes.
 pub(crate) async fn serve(
     cx: Rc<ConnectionCx>,
-    request: Request<Incoming>,
+    body: Incoming,
 ) -> Result<Response<ResponseBody>, Aborted> {
-    let body = request.into_body();
     let Some(head) = cx.take_head() else {
         // hyper saw a request that the gate did not: a bug of ours, and never the node's problem.
         tracing::error!("request without a gated head");
         return refuse(&cx, Method::Other, Fault::Internal, After::Close);
     };
-    let method = Method::of(head.method());
-    let mut response = match decide(&cx, &head).await {
-        Decided::Forward(plan) => {
-            let mut body = Some(body);
-            let response = over_nodes(&cx, &plan, async |node| {
-                attempt(&cx, &head, &plan, node, &mut body).await
-            })
-            .await;
-            match response {
-                Ok(response) => response,
-                Err(fault) => {
-                    let after = leave(&cx, &head, body).await;
-                    refuse(&cx, method, cx.body_fault().unwrap_or(fault), after)?
-                }
-            }
+    let plan = match decide(&cx, &head).await {
+        Decided::Forward(plan) => plan,
+        Decided::Answer(answer, fault) => {
+            return Box::pin(decline(&cx, &head, answer, fault, body)).await;
         }
-        Decided::Answer(answer, fault) => match discard(&head, body).await {
-            Ok(after) => own_answer(&cx, method, answer, fault, after),
-            Err(()) => refuse(&cx, method, cx.body_fault().unwrap_or(fault), After::Close)?,
-        },
     };
-    if cx.is_draining() {
+    let mut body = Some(body);
+    let reply =
+        over_nodes(&cx, &plan, async |node| attempt(&cx, &head, &plan, node, &mut body).await);
+    match reply.await {
+        Ok(reply) => Ok(reply.into_response(&cx)),
+        Err(fault) => Box::pin(give_up(&cx, &head, fault, body)).await,
+    }
+}
+
+/// Answers a request in place of its node.
+async fn decline(
+    cx: &Rc<ConnectionCx>,
+    head: &RequestHead,
+    answer: Answer,
+    fault: Fault,
+    body: Incoming,
+) -> Result<Response<ResponseBody>, Aborted> {
+    let method = Method::of(head.method());
+    match discard(head, body).await {
+        Ok(after) => Ok(own_answer(cx, method, answer, fault, after)),
+        Err(()) => refuse(cx, method, cx.body_fault().unwrap_or(fault), After::Close),
+    }
+}
+
+/// Answers a request that no node has answered.
+async fn give_up(
+    cx: &Rc<ConnectionCx>,
+    head: &RequestHead,
+    fault: Fault,
+    body: Option<Incoming>,
+) -> Result<Response<ResponseBody>, Aborted> {
+    let after = leave(cx, head, body).await;
+    refuse(cx, Method::of(head.method()), cx.body_fault().unwrap_or(fault), after)
+}
+
+/// What a node has answered, without the head, which leaves in place of the one that hyper makes.
+struct Reply {
+    status: StatusCode,
+    after: After,
+    body: ResponseBody,
+}
+
+impl Reply {
+    /// As hyper's server gets it: how the body is framed follows from the body, and whether the
+    /// connection stays from the one field.
+    fn into_response(self, cx: &ConnectionCx) -> Response<ResponseBody> {
+        let mut response = Response::new(self.body);
+        *response.status_mut() = self.status;
+        close_behind(cx, &mut response, self.after);
+        response
+    }
+}
+
+/// hyper closes the connection behind a response that says so.
+fn close_behind(cx: &ConnectionCx, response: &mut Response<ResponseBody>, after: After) {
+    if after == After::Close || cx.is_draining() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response)
 }
 
 /// What the pipeline came to when everything its plugins had asked for was done.
@@ -99,39 +136,55 @@ pub(crate) enum Decided<'a> {
 }
 
 pub(crate) async fn decide<'a>(cx: &'a ConnectionCx, head: &'a RequestHead) -> Decided<'a> {
-    let mut decision = cx.worker.pipeline.decide(head, cx.peer.ip());
+    match settle(cx, cx.worker.pipeline.decide(head, cx.peer.ip())) {
+        Ok(decided) => decided,
+        // Boxed, as few requests have to carry that around.
+        Err(paused) => Box::pin(perform_all(cx, paused)).await,
+    }
+}
+
+/// Does what plugins ask for until the decision stands.
+async fn perform_all<'a>(cx: &'a ConnectionCx, mut paused: Box<Paused<'a>>) -> Decided<'a> {
     loop {
-        match decision {
-            Decision::Forward(plan) => {
-                cx.record(|record| {
-                    record.route(RouteIndex::Http(plan.route.index));
-                    if let Some(consumer) = &plan.consumer {
-                        record.consumer(Arc::clone(consumer));
-                    }
-                });
-                return Decided::Forward(plan);
-            }
-            Decision::Answer { route, answer, fault } => {
-                if let Some(route) = route {
-                    cx.record(|record| record.route(RouteIndex::Http(route.index)));
+        let reply = perform(paused.call).await;
+        match settle(cx, paused.resume(reply)) {
+            Ok(decided) => return decided,
+            Err(again) => paused = again,
+        }
+    }
+}
+
+/// Notes what was decided, if it was.
+fn settle<'a>(cx: &ConnectionCx, decision: Decision<'a>) -> Result<Decided<'a>, Box<Paused<'a>>> {
+    match decision {
+        Decision::Forward(plan) => {
+            cx.record(|record| {
+                record.route(RouteIndex::Http(plan.route.index));
+                if let Some(consumer) = &plan.consumer {
+                    record.consumer(Arc::clone(consumer));
                 }
-                return Decided::Answer(answer, fault);
+            });
+            Ok(Decided::Forward(plan))
+        }
+        Decision::Answer { route, answer, fault } => {
+            if let Some(route) = route {
+                cx.record(|record| record.route(RouteIndex::Http(route.index)));
             }
-            Decision::Call(paused) => {
-                cx.record(|record| record.route(RouteIndex::Http(paused.route().index)));
-                let reply = perform(paused.call).await;
-                decision = paused.resume(reply);
-            }
+            Ok(Decided::Answer(answer, fault))
+        }
+        Decision::Call(paused) => {
+            cx.record(|record| record.route(RouteIndex::Http(paused.route().index)));
+            Err(Box::new(paused))
         }
     }
 }
 
 /// Does what a plugin cannot do itself. Nothing is left behind when the downstream does not wait.
-async fn perform(call: Call) -> Reply {
+async fn perform(call: Call) -> plugin::Reply {
     match call {
         Call::Delay(time) => {
             tokio::time::sleep(time).await;
-            Reply::Delayed
+            plugin::Reply::Delayed
         }
     }
 }
@@ -210,9 +263,7 @@ fn own_answer(
     let mut response = Response::new(ResponseBody::answer(cx, body));
     *response.status_mut() = answer.status;
     *response.headers_mut() = fields;
-    if afterwards == After::Close {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
+    close_behind(cx, &mut response, afterwards);
     response
 }
 
@@ -251,10 +302,9 @@ async fn attempt(
     plan: &Plan<'_>,
     node: SocketAddr,
     body: &mut Option<Incoming>,
-) -> Result<Response<ResponseBody>, Fault> {
-    let worker = &cx.worker;
-    let metrics = &worker.upstream_metrics[plan.route.upstream.index];
-    let pooled = worker.pool.borrow_mut().checkout(node);
+) -> Result<Reply, Fault> {
+    let metrics = &cx.worker.upstream_metrics[plan.route.upstream.index];
+    let pooled = cx.worker.pool.borrow_mut().checkout(node);
     if let Some(connection) = pooled {
         metrics.checkout(Checkout::Reused);
         cx.record(|record| record.node(node, None));
@@ -267,14 +317,21 @@ async fn attempt(
         }
     }
     metrics.checkout(Checkout::New);
-    let stream = dial(cx, &plan.route.upstream, node).await?;
-    let connection = UpstreamConnection::handshake(stream, node, &worker.limits, metrics)
-        .await
-        .map_err(|error| {
-            tracing::error!(%error, "client handshake");
-            Fault::Internal
-        })?;
+    let connection = Box::pin(connect(cx, &plan.route.upstream, node)).await?;
     send(cx, head, plan, connection, body.take()).await
+}
+
+async fn connect(
+    cx: &ConnectionCx,
+    upstream: &Upstream,
+    node: SocketAddr,
+) -> Result<UpstreamConnection, Fault> {
+    let stream = dial(cx, upstream, node).await?;
+    let metrics = &cx.worker.upstream_metrics[upstream.index];
+    UpstreamConnection::handshake(stream, node, &cx.worker.limits, metrics).await.map_err(|error| {
+        tracing::error!(%error, "client handshake");
+        Fault::Internal
+    })
 }
 
 /// Opens a connection to a node and records how long it took.
@@ -303,27 +360,37 @@ async fn send(
     plan: &Plan<'_>,
     mut connection: UpstreamConnection,
     body: Option<Incoming>,
-) -> Result<Response<ResponseBody>, Fault> {
+) -> Result<Reply, Fault> {
     let upload = Upload::default();
     let body = RequestBody::new(body, &upload, cx);
     let mut bytes = Vec::new();
     request_head::write(&mut bytes, head, plan, &cx.forwarding, connection.node);
-    let (method, request) = (Method::of(head.method()), message::request(body));
-    let sent = connection.send(bytes, method, request, || expired(cx, &upload)).await;
-    cx.deadlines.stop(Wait::Upstream);
-    let (response_head, response) = sent.map_err(|fault| cx.body_fault().unwrap_or(fault))?;
-    cx.record(|record| record.status(response_head.status().as_u16()));
     let chain = &plan.route.chain;
+    let takes_whole = upload.stage() == Stage::Complete && !chain.hooks().response_body;
+    let asked = Asked { method: Method::of(head.method()), takes_whole };
+    let sent = connection.send(asked, bytes, body, || expired(cx, &upload)).await;
+    cx.deadlines.stop(Wait::Upstream);
+    let (response_head, coming) = sent.map_err(|fault| cx.body_fault().unwrap_or(fault))?;
+    let status = response_head.status();
+    cx.record(|record| record.status(status.as_u16()));
     let filters = chain.response_body(&response_head);
     let leaving = Leaving::new(head, &response_head, !filters.is_empty(), after(cx, head));
     let mut bytes = Vec::new();
     response_head::write(&mut bytes, &response_head, chain, &cx.worker, leaving);
+    let body = match coming {
+        Coming::Whole(whole) => {
+            bytes.extend_from_slice(&whole);
+            ResponseBody::whole(cx, connection, whole.len())
+        }
+        Coming::Streaming(incoming) => {
+            // What a bodiless response would be filtered to is nothing.
+            let is_bodiless = response_head.body_length() == BodyLength::Empty;
+            let filters = if is_bodiless { BodyFilters::default() } else { filters };
+            ResponseBody::upstream(cx, connection, &upload, incoming, filters)
+        }
+    };
     cx.lead_with(bytes);
-    // What a bodiless response would be filtered to is nothing.
-    let is_bodiless = response_head.body_length() == BodyLength::Empty;
-    let filters = if is_bodiless { BodyFilters::default() } else { filters };
-    let body = ResponseBody::upstream(cx, connection, &upload, response.into_body(), filters);
-    Ok(message::response(response_head.status(), leaving.after, body))
+    Ok(Reply { status, after: leaving.after, body })
 }
 
 /// What the downstream may expect of its connection behind this response.

@@ -177,6 +177,17 @@ impl ResponseBody {
         Self { cx: Rc::clone(cx), source: Source::Own(body) }
     }
 
+    /// What is left for hyper of a response that leaves with its head: its end.
+    pub(crate) fn whole(
+        cx: &Rc<ConnectionCx>,
+        connection: UpstreamConnection,
+        size: usize,
+    ) -> Self {
+        cx.count_sent(size as u64);
+        cx.worker.pool.borrow_mut().checkin(connection);
+        Self { cx: Rc::clone(cx), source: Source::Own(None) }
+    }
+
     pub(crate) fn upstream(
         cx: &Rc<ConnectionCx>,
         connection: UpstreamConnection,

@@ -13,6 +13,9 @@ use super::{
 
 /// Stands for most requests there are.
 const PLAIN_GET: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+/// Of a status that never has a body, which no field has to say.
+const BODILESS: &[u8] = b"HTTP/1.1 204 \r\n\r\n";
+const LAST_BODILESS: &[u8] = b"HTTP/1.1 204 \r\nconnection: close\r\n\r\n";
 
 /// For hyper's server. The method is `HEAD` or `GET`: only those two differ in what hyper may send.
 pub fn request(head: &RequestHead) -> Bytes {
@@ -41,19 +44,16 @@ pub fn request(head: &RequestHead) -> Bytes {
     text.into()
 }
 
-/// For hyper's client.
-pub fn response(head: &ResponseHead) -> Bytes {
+/// For hyper's client, of a response of which hyper is to carry `body`.
+pub fn response(head: &ResponseHead, body: BodyLength) -> Bytes {
+    if matches!(body, BodyLength::Empty | BodyLength::Fixed(0)) {
+        return Bytes::from_static(if head.keeps_alive() { BODILESS } else { LAST_BODILESS });
+    }
     let mut text = String::with_capacity(96);
     text.push_str("HTTP/1.1 ");
     text.push_str(head.status().as_str());
     text.push_str(if head.keeps_alive() { " \r\n" } else { " \r\nconnection: close\r\n" });
-    match head.body_length() {
-        // Without a length hyper would wait for the end of the connection.
-        BodyLength::Empty => push_framing(&mut text, BodyLength::Fixed(0)),
-        length @ (BodyLength::Fixed(_) | BodyLength::Chunked | BodyLength::UntilClose) => {
-            push_framing(&mut text, length);
-        }
-    }
+    push_framing(&mut text, body);
     text.push_str("\r\n");
     text.into()
 }
@@ -91,7 +91,8 @@ mod tests {
     #[track_caller]
     fn check_response(method: &str, received: &str, expected: &str) {
         let head = ResponseGate::new(LIMITS).head(&mut BytesMut::from(received), method);
-        assert_eq!(response(&head.expect("valid").expect("whole")), expected, "{received:?}");
+        let head = head.expect("valid").expect("whole");
+        assert_eq!(response(&head, head.body_length()), expected, "{received:?}");
     }
 
     #[test]
@@ -126,7 +127,12 @@ mod tests {
         check_response(
             "HEAD",
             "HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n",
-            "HTTP/1.1 200 \r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 204 \r\n\r\n",
+        );
+        check_response(
+            "GET",
+            "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            "HTTP/1.1 204 \r\nconnection: close\r\n\r\n",
         );
         check_response(
             "GET",

@@ -19,7 +19,9 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use bytes::Bytes;
+use http::Request;
+use http_body::Body as _;
 use hyper::{
     body::Incoming,
     client::conn::http1::{self, SendRequest},
@@ -36,7 +38,12 @@ use crate::{
     config::Limits,
     error::Fault,
     exchange::body::{RequestBody, Upload},
-    http::{framing::BodyReader, gate::ResponseGate, head::ResponseHead, stand_in},
+    http::{
+        framing::{BodyLength, BodyReader},
+        gate::ResponseGate,
+        head::ResponseHead,
+        stand_in,
+    },
     inlet::{Inlet, MessageError, head_limits},
     lead::{self, Lead},
     metrics::{GaugeGuard, UpstreamMetrics},
@@ -48,9 +55,11 @@ pub(crate) const AFTERMATH_MAX: Duration = Duration::from_secs(30);
 /// What the gate below hyper and the exchange above it tell each other.
 #[derive(Debug, Default)]
 pub(crate) struct ResponseState {
-    /// Method of the request whose response is due; the gate takes it.
-    expected: Cell<Option<Method>>,
+    /// The request whose response is due; the gate takes it.
+    asked: Cell<Option<Asked>>,
     head: RefCell<Option<ResponseHead>>,
+    /// The body, if hyper is not to carry it.
+    whole: RefCell<Option<Bytes>>,
     fault: Cell<Option<Fault>>,
     /// The head of the request that hyper is about to write.
     lead: RefCell<Option<Lead>>,
@@ -82,6 +91,21 @@ impl ResponseState {
     }
 }
 
+/// What the gate needs to know of a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    /// A body that comes with its head is not worth hyper's while.
+    pub(crate) takes_whole: bool,
+}
+
+/// The body of a response.
+pub(crate) enum Coming {
+    /// It has come with the head, and nothing behind it.
+    Whole(Bytes),
+    Streaming(Incoming),
+}
+
 /// What the response's framing needs to know of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Method {
@@ -100,6 +124,15 @@ impl Method {
             Method::Other => "GET",
         }
     }
+}
+
+/// A request as hyper's client gets it: how the body is framed follows from the body. Of the methods
+/// only one that usually has a body may have one whose length is not known.
+fn stand_in_request(body: RequestBody) -> Request<RequestBody> {
+    let method = if body.is_end_stream() { http::Method::GET } else { http::Method::POST };
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    request
 }
 
 type Driver = http1::Connection<TokioIo<GatedUpstream>, RequestBody>;
@@ -158,15 +191,15 @@ impl UpstreamConnection {
     /// otherwise what the gate found or [`Fault::UpstreamClosed`].
     pub(crate) async fn send(
         &mut self,
+        asked: Asked,
         head: Vec<u8>,
-        method: Method,
-        request: Request<RequestBody>,
+        body: RequestBody,
         has_expired: impl Fn() -> bool,
-    ) -> Result<(ResponseHead, Response<Incoming>), Fault> {
+    ) -> Result<(ResponseHead, Coming), Fault> {
         *self.state.lead.borrow_mut() = Some(Lead::request(head));
-        self.state.expected.set(Some(method));
+        self.state.asked.set(Some(asked));
         self.state.is_reusable.set(false);
-        let mut response = std::pin::pin!(self.sender.send_request(request));
+        let mut response = std::pin::pin!(self.sender.send_request(stand_in_request(body)));
         let (driver, state) = (&mut self.driver, &self.state);
         let result = std::future::poll_fn(|cx| {
             state.driven_by(cx);
@@ -183,12 +216,10 @@ impl UpstreamConnection {
             Poll::Pending
         })
         .await;
-        let head = self.state.head.borrow_mut().take();
-        match (result, head) {
-            (Ok(response), Some(head)) => Ok((head, response)),
-            (Ok(_), None) => Err(Fault::Internal),
-            (Err(fault), _) => Err(self.classify(fault)),
-        }
+        let response = result.map_err(|fault| self.classify(fault))?;
+        let head = self.state.head.borrow_mut().take().ok_or(Fault::Internal)?;
+        let whole = self.state.whole.borrow_mut().take();
+        Ok((head, whole.map_or_else(|| Coming::Streaming(response.into_body()), Coming::Whole)))
     }
 
     fn classify(&self, fault: Fault) -> Fault {
@@ -303,7 +334,7 @@ enum Reading {
     /// No response is due: whatever comes is not ours.
     Idle,
     Head {
-        method: Method,
+        asked: Asked,
         /// An interim head has come.
         has_begun: bool,
     },
@@ -343,19 +374,20 @@ impl GatedUpstream {
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        method: Method,
+        asked: Asked,
         mut has_begun: bool,
     ) -> Poll<io::Result<usize>> {
         loop {
-            match self.gate.head(self.inlet.buffer(), method.as_str()) {
+            match self.gate.head(self.inlet.buffer(), asked.method.as_str()) {
                 // Swallowed; the gate bounds how many there are.
                 Ok(Some(head)) if head.is_interim() => {
                     has_begun = true;
-                    self.reading = Reading::Head { method, has_begun };
+                    self.reading = Reading::Head { asked, has_begun };
                 }
                 Ok(Some(head)) => {
-                    let body = BodyReader::new(head.body_length());
-                    self.inlet.admit(stand_in::response(&head), body);
+                    let carried = self.carried(&head, asked);
+                    let stand_in = stand_in::response(&head, carried);
+                    self.inlet.admit(stand_in, BodyReader::new(carried));
                     self.reading = Reading::Message { keeps_alive: head.keeps_alive() };
                     *self.state.head.borrow_mut() = Some(head);
                     return Poll::Ready(Ok(1));
@@ -374,6 +406,21 @@ impl GatedUpstream {
                 Err(error) => return self.refuse(error.fault()),
             }
         }
+    }
+
+    /// How much of a body hyper has to carry: nothing of one that is here to its last byte.
+    fn carried(&mut self, head: &ResponseHead, asked: Asked) -> BodyLength {
+        let buffer = self.inlet.buffer();
+        let is_whole = match head.body_length() {
+            BodyLength::Empty => buffer.is_empty(),
+            BodyLength::Fixed(length) => length == buffer.len() as u64,
+            BodyLength::Chunked | BodyLength::UntilClose => false,
+        };
+        if !asked.takes_whole || !is_whole {
+            return head.body_length();
+        }
+        *self.state.whole.borrow_mut() = Some(buffer.split().freeze());
+        BodyLength::Empty
     }
 
     fn poll_message(
@@ -410,12 +457,12 @@ impl GatedUpstream {
     fn poll_gated(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             match self.reading {
-                Reading::Idle => match self.state.expected.take() {
-                    Some(method) => self.reading = Reading::Head { method, has_begun: false },
+                Reading::Idle => match self.state.asked.take() {
+                    Some(asked) => self.reading = Reading::Head { asked, has_begun: false },
                     None => return self.poll_idle(cx),
                 },
-                Reading::Head { method, has_begun } => {
-                    if ready!(self.poll_head(cx, method, has_begun))? == 0 {
+                Reading::Head { asked, has_begun } => {
+                    if ready!(self.poll_head(cx, asked, has_begun))? == 0 {
                         return Poll::Ready(Ok(()));
                     }
                 }
