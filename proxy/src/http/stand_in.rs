@@ -14,8 +14,8 @@ use super::{
 /// Stands for most requests there are.
 const PLAIN_GET: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 /// Of a status that never has a body, which no field has to say.
-const BODILESS: &[u8] = b"HTTP/1.1 204 \r\n\r\n";
-const LAST_BODILESS: &[u8] = b"HTTP/1.1 204 \r\nconnection: close\r\n\r\n";
+const BODILESS: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+const LAST_BODILESS: &[u8] = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
 
 /// For hyper's server. The method is `HEAD` or `GET`: only those two differ in what hyper may send.
 pub fn request(head: &RequestHead) -> Bytes {
@@ -50,9 +50,11 @@ pub fn response(head: &ResponseHead, body: BodyLength) -> Bytes {
         return Bytes::from_static(if head.keeps_alive() { BODILESS } else { LAST_BODILESS });
     }
     let mut text = String::with_capacity(96);
-    text.push_str("HTTP/1.1 ");
-    text.push_str(head.status().as_str());
-    text.push_str(if head.keeps_alive() { " \r\n" } else { " \r\nconnection: close\r\n" });
+    // hyper keeps any reason but the usual one.
+    text.push_str("HTTP/1.1 200 OK\r\n");
+    if !head.keeps_alive() {
+        text.push_str("connection: close\r\n");
+    }
     push_framing(&mut text, body);
     text.push_str("\r\n");
     text.into()
@@ -122,27 +124,27 @@ mod tests {
         check_response(
             "GET",
             "HTTP/1.1 200 OK\r\nset-cookie: x\r\ncontent-length: 12\r\n\r\n",
-            "HTTP/1.1 200 \r\ncontent-length: 12\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n",
         );
         check_response(
             "HEAD",
             "HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n",
-            "HTTP/1.1 204 \r\n\r\n",
+            "HTTP/1.1 204 No Content\r\n\r\n",
         );
         check_response(
             "GET",
             "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
-            "HTTP/1.1 204 \r\nconnection: close\r\n\r\n",
+            "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n",
         );
         check_response(
             "GET",
             "HTTP/1.1 404 No\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n",
-            "HTTP/1.1 404 \r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n",
         );
         check_response(
             "GET",
             "HTTP/1.0 200 OK\r\n\r\n",
-            "HTTP/1.1 200 \r\nconnection: close\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n",
         );
     }
 }
