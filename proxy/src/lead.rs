@@ -7,8 +7,11 @@
 use std::{
     cell::RefCell,
     io::{self, IoSlice},
-    task::{Poll, ready},
+    pin::Pin,
+    task::{Context, Poll, ready},
 };
+
+use tokio::{io::AsyncWrite as _, net::TcpStream};
 
 /// Hyper's stand-in of any request has this behind its method.
 const REQUEST_KNOWN_BY: &[u8] = b" / HTTP/1.1\r\n";
@@ -47,6 +50,18 @@ pub(crate) fn poll_write(
     Poll::Ready(written)
 }
 
+/// One piece needs no vector, of which the kernel would have to be told.
+pub(crate) fn poll_send(
+    stream: Pin<&mut TcpStream>,
+    task: &mut Context<'_>,
+    pieces: &[IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    match pieces {
+        [piece] => stream.poll_write(task, piece),
+        _ => stream.poll_write_vectored(task, pieces),
+    }
+}
+
 impl Lead {
     pub(crate) fn request(bytes: Vec<u8>) -> Self {
         Self { of: Message::Request, bytes, sent: 0, stands_for: 0 }
@@ -72,15 +87,12 @@ impl Lead {
         }
         loop {
             let ours = self.bytes.get(self.sent..).unwrap_or_default();
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let pieces = [ours, first.get(self.stands_for..).unwrap_or_default()];
-            let pieces = pieces.into_iter().chain(body.iter().map(|slice| &**slice));
-            let mut count = 0;
-            for (slice, piece) in slices.iter_mut().zip(pieces) {
-                *slice = IoSlice::new(piece);
-                count += 1;
-            }
-            let written = ready!(write(slices.get(..count).unwrap_or_default()))?;
+            let rest = first.get(self.stands_for..).unwrap_or_default();
+            let written = if rest.is_empty() && body.is_empty() {
+                ready!(write(&[IoSlice::new(ours)]))?
+            } else {
+                ready!(write_all_of(&[ours, rest], body, &mut write))?
+            };
             match written.checked_sub(ours.len()) {
                 Some(behind) => return Poll::Ready(Ok(self.stands_for + behind)),
                 None if written == 0 => return Poll::Ready(Ok(0)),
@@ -107,6 +119,21 @@ impl Lead {
         self.stands_for = first.len();
         Ok(())
     }
+}
+
+fn write_all_of(
+    heads: &[&[u8]],
+    body: &[IoSlice<'_>],
+    mut write: impl FnMut(&[IoSlice<'_>]) -> Poll<io::Result<usize>>,
+) -> Poll<io::Result<usize>> {
+    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    let pieces = heads.iter().copied().chain(body.iter().map(|slice| &**slice));
+    let mut count = 0;
+    for (slice, piece) in slices.iter_mut().zip(pieces) {
+        *slice = IoSlice::new(piece);
+        count += 1;
+    }
+    write(slices.get(..count).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -393,7 +393,7 @@ impl AsyncWrite for GatedIo {
     ) -> Poll<io::Result<usize>> {
         let cx = &*self.0;
         lead::poll_write(&cx.lead, slices, |slices| {
-            cx.poll_send(task, |stream, task| stream.poll_write_vectored(task, slices))
+            cx.poll_send(task, |stream, task| lead::poll_send(stream, task, slices))
         })
     }
 
