@@ -67,6 +67,9 @@ pub(crate) struct ResponseState {
     is_reusable: Cell<bool>,
     /// The task that drives the connection; `None` once it is a task of its own.
     driver: RefCell<Option<Waker>>,
+    /// Whether the socket tells [`News`] of what comes next.
+    is_watched: Cell<bool>,
+    news: Arc<News>,
 }
 
 impl ResponseState {
@@ -145,13 +148,26 @@ pub(crate) struct UpstreamConnection {
     state: Rc<ResponseState>,
     /// Whether it has carried a request before: if so, the node may have closed it meanwhile.
     is_reused: bool,
-    news: Arc<News>,
     metrics: Arc<UpstreamMetrics>,
 }
 
 /// Set by the socket of a connection that rests when there is something to read or it has closed.
 #[derive(Debug, Default)]
 struct News(AtomicBool);
+
+impl News {
+    fn waker(self: &Arc<Self>) -> Waker {
+        Waker::from(Arc::clone(self))
+    }
+
+    fn is_there(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
 
 impl Wake for News {
     fn wake(self: Arc<Self>) {
@@ -176,7 +192,6 @@ impl UpstreamConnection {
             driver: Some(Box::pin(driver)),
             state,
             is_reused: false,
-            news: Arc::default(),
             metrics: Arc::clone(metrics),
         })
     }
@@ -199,6 +214,7 @@ impl UpstreamConnection {
         *self.state.lead.borrow_mut() = Some(Lead::request(head));
         self.state.asked.set(Some(asked));
         self.state.is_reusable.set(false);
+        self.state.is_watched.set(false);
         let mut response = std::pin::pin!(self.sender.send_request(stand_in_request(body)));
         let (driver, state) = (&mut self.driver, &self.state);
         let result = std::future::poll_fn(|cx| {
@@ -274,21 +290,25 @@ impl Pooled for UpstreamConnection {
     }
 
     /// hyper says whether another request may follow only once it was polled past the end of the
-    /// message; what came behind the message, or a close, shows in the same poll.
+    /// message, which it mostly has been; what came behind the message, or a close, shows in the same
+    /// poll.
     fn rest(&mut self) -> bool {
-        if !self.state.is_reusable.get() {
+        let state = &self.state;
+        if !state.is_reusable.get() {
             return false;
         }
         self.is_reused = true;
-        self.news.0.store(false, Ordering::Relaxed);
-        *self.state.driver.borrow_mut() = Some(Waker::from(Arc::clone(&self.news)));
-        drive(&mut self.driver);
+        *state.driver.borrow_mut() = Some(state.news.waker());
+        if state.news.take() || !state.is_watched.get() {
+            state.is_watched.set(false);
+            drive(&mut self.driver);
+        }
         self.driver.is_some() && self.sender.is_ready() && self.state.fault.get().is_none()
     }
 
     /// Costs nothing if the socket has been silent since.
     fn has_rested(&mut self) -> bool {
-        !self.news.0.load(Ordering::Relaxed) || self.rest()
+        !self.state.news.is_there() || self.rest()
     }
 
     fn idle(&self) -> GaugeGuard {
@@ -478,8 +498,20 @@ impl GatedUpstream {
         if self.is_refusing { Poll::Ready(Ok(size)) } else { written }
     }
 
-    /// Nothing is due; the end of the stream is fine, bytes are not.
+    /// Nothing is due. While somebody holds the connection, it is left at rest by the first look.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.state.driver.borrow().is_none() {
+            return self.poll_silence(cx);
+        }
+        if self.state.is_watched.replace(true) {
+            return Poll::Pending;
+        }
+        let news = self.state.news.waker();
+        self.poll_silence(&mut Context::from_waker(&news))
+    }
+
+    /// The end of the stream is fine, bytes are not.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match ready!(self.inlet.poll_fill(cx)) {
             Ok(0) => Poll::Ready(Ok(())),
             Ok(_) => self.refuse(Fault::ResponseMalformed),
@@ -517,7 +549,7 @@ impl AsyncWrite for GatedUpstream {
         let written = state.poll_io(cx, |cx| {
             let stream = self.inlet.stream_mut();
             lead::poll_write(&state.lead, slices, |slices| {
-                Pin::new(&mut *stream).poll_write_vectored(cx, slices)
+                lead::poll_send(Pin::new(&mut *stream), cx, slices)
             })
         });
         self.taken(written, slices.iter().map(|slice| slice.len()).sum())
