@@ -1,8 +1,7 @@
 //! Which fields cross the proxy, in either direction.
 //!
-//! Enters: a head. Leaves: an iterator of names and values, which a lane turns into a header map
-//! or into bytes; values are spans of the head wherever they can be, so a field costs no
-//! allocation.
+//! Enters: a head. Leaves: an iterator of names and values, which are turned into bytes; values are
+//! spans of the head wherever they can be, so a field costs no allocation.
 //!
 //! The order of a request is: `host`, what was received in the order received, what the proxy adds,
 //! and last the one field that frames the body as [`framing`](super::framing) understood it. A
@@ -19,7 +18,7 @@ use http::{HeaderName, StatusCode, header};
 
 use super::{
     framing::{BodyLength, Version},
-    head::{self, Field, RequestHead, ResponseHead},
+    head::{Field, RequestHead, ResponseHead},
     name::{self, Known},
 };
 
@@ -72,15 +71,6 @@ impl Value<'_> {
         match self {
             Value::Received(value) => value,
             Value::Shared(value) => value,
-            Value::Made(value) => value,
-        }
-    }
-
-    /// As owned bytes; without a copy of what lies inside `head_bytes`.
-    pub fn into_bytes(self, head_bytes: &Bytes) -> Bytes {
-        match self {
-            Value::Received(value) => head::slice(head_bytes, value),
-            Value::Shared(value) => value.clone(),
             Value::Made(value) => value,
         }
     }

@@ -241,16 +241,6 @@ impl Lines {
     }
 }
 
-/// `part` as owned bytes; without a copy if it lies inside `whole`.
-pub(super) fn slice(whole: &Bytes, part: &[u8]) -> Bytes {
-    let (outer, inner) = (whole.as_ptr_range(), part.as_ptr_range());
-    if outer.start <= inner.start && inner.end <= outer.end {
-        whole.slice_ref(part)
-    } else {
-        Bytes::copy_from_slice(part)
-    }
-}
-
 /// The head of one request.
 #[derive(Clone)]
 pub struct RequestHead {
@@ -377,11 +367,6 @@ impl RequestHead {
     pub fn bytes(&self) -> &Bytes {
         &self.lines.bytes
     }
-
-    /// `part` as owned bytes; without a copy if it lies inside [`bytes`](Self::bytes).
-    pub fn slice(&self, part: &[u8]) -> Bytes {
-        slice(&self.lines.bytes, part)
-    }
 }
 
 /// Without target and values: those hold credentials.
@@ -477,11 +462,6 @@ impl ResponseHead {
     /// The head as received, its empty line included.
     pub fn bytes(&self) -> &Bytes {
         &self.lines.bytes
-    }
-
-    /// `part` as owned bytes; without a copy if it lies inside [`bytes`](Self::bytes).
-    pub fn slice(&self, part: &[u8]) -> Bytes {
-        slice(&self.lines.bytes, part)
     }
 }
 

@@ -129,19 +129,6 @@ fn an_old_request_without_host_gets_the_nodes() {
     assert_eq!(fields, expected);
 }
 
-#[test]
-fn received_values_are_not_copied() {
-    let head = request("GET / HTTP/1.1\r\nhost: a\r\nx-one: value\r\n\r\n");
-    let forwarding = forwarding("::1");
-    for field in forwarded_request_fields(&head, &forwarding, head.host_bytes().unwrap()) {
-        let bytes = field.value.clone().into_bytes(head.bytes());
-        assert_eq!(bytes, field.value.as_bytes());
-        if let Value::Received(value) = field.value {
-            assert_eq!(bytes.as_ptr(), value.as_ptr(), "{:?}", field.name);
-        }
-    }
-}
-
 fn response(method: &str, head: &str) -> ResponseHead {
     let mut bytes = BytesMut::from(head);
     ResponseGate::new(LIMITS).head(&mut bytes, method).unwrap().expect("a whole head")
