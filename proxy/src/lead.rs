@@ -143,13 +143,17 @@ mod tests {
     const OURS: &str = "HTTP/1.1 200 Fine\r\nX-a: HTTP/1.1 200\r\n\r\n";
     const THEIRS: &str = "HTTP/1.1 200 OK\r\ndate: then\r\n\r\n";
 
+    fn ours() -> Lead {
+        Lead::response(OURS.into())
+    }
+
     /// What leaves if hyper wants to write `head` and `body`, and the socket takes `piece` bytes at
     /// a time and nothing in between.
-    fn sent(head: &str, body: &[&str], piece: usize) -> String {
+    fn sent(lead: Lead, head: &str, body: &[&str], piece: usize) -> String {
         let mut queue: Vec<Vec<u8>> = vec![head.into()];
         queue.extend(body.iter().map(|part| part.as_bytes().to_vec()));
         let (mut sent, mut is_full) = (Vec::new(), false);
-        let mut lead = Some(Lead::response(OURS.into()));
+        let mut lead = Some(lead);
         while !queue.is_empty() {
             let slices: Vec<_> = queue.iter().map(|part| IoSlice::new(part)).collect();
             let mut write = |slices: &[IoSlice<'_>]| {
@@ -185,12 +189,37 @@ mod tests {
     fn it_leaves_in_place_of_hypers_however_it_is_cut() {
         const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
         for piece in 1..=OURS.len() + CONTINUE.len() + 8 {
-            assert_eq!(sent(THEIRS, &[], piece), OURS, "{piece}");
-            assert_eq!(sent(THEIRS, &["ab", "cde"], piece), format!("{OURS}abcde"), "{piece}");
+            assert_eq!(sent(ours(), THEIRS, &[], piece), OURS, "{piece}");
+            assert_eq!(
+                sent(ours(), THEIRS, &["ab", "cde"], piece),
+                format!("{OURS}abcde"),
+                "{piece}"
+            );
             for cut in 0..CONTINUE.len() {
                 let left = &CONTINUE[cut..];
                 let head = format!("{left}{THEIRS}");
-                assert_eq!(sent(&head, &["ab"], piece), format!("{left}{OURS}ab"), "{piece}");
+                assert_eq!(
+                    sent(ours(), &head, &["ab"], piece),
+                    format!("{left}{OURS}ab"),
+                    "{piece}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_leaves_whatever_hyper_calls_it() {
+        const OURS: &str = "DELETE /x HTTP/1.1\r\nhost: a\r\n\r\n";
+        for theirs in
+            ["GET / HTTP/1.1\r\n\r\n", "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"]
+        {
+            for piece in 1..=OURS.len() + 8 {
+                let lead = Lead::request(OURS.into());
+                assert_eq!(
+                    sent(lead, theirs, &["ab", "c"], piece),
+                    format!("{OURS}abc"),
+                    "{piece}"
+                );
             }
         }
     }
@@ -203,7 +232,7 @@ mod tests {
             "HTTP/1.1 100 Continue\r\n\r\n",
             "HTTP/1.1 200 OK\r\n\r\nbody",
         ] {
-            let mut lead = Lead::response(OURS.into());
+            let mut lead = ours();
             let write = |_: &[IoSlice<'_>]| -> Poll<io::Result<usize>> { panic!("{head:?}") };
             let written = lead.poll_write(&[IoSlice::new(head.as_bytes())], write);
             assert!(matches!(written, Poll::Ready(Err(_))), "{head:?}");
