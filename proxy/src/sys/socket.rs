@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::{self, SendFlags, sockopt};
+use rustix::net::{self, RecvFlags, SendFlags, sockopt};
 use socket2::{Domain, SockRef, Socket, Type};
 
 /// A TCP socket to listen on `address`, not bound yet. `[::]` takes IPv4 connections too, whatever
@@ -143,9 +143,11 @@ pub fn cookie(socket: impl AsFd) -> io::Result<u64> {
     Ok(sockopt::socket_cookie(socket)?)
 }
 
-/// Whether there are bytes to read that nobody has read.
+/// Whether there are bytes to read that nobody has read. `FIONREAD` would say 0 for a socket that is in
+/// a map without a verdict (since 6.6.128, 6.12.75 and 6.18.14).
 pub fn has_unread(socket: impl AsFd) -> bool {
-    rustix::io::ioctl_fionread(socket).is_ok_and(|unread| unread > 0)
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    net::recv(socket, &mut [0], flags).is_ok_and(|(unread, _)| unread > 0)
 }
 
 /// Bytes written to a TCP socket that the other end has not acknowledged yet (`SIOCOUTQ`).

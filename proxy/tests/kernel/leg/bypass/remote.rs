@@ -127,3 +127,24 @@ fn a_client_that_does_not_read_holds_up_no_node() {
         assert_eq!(counted(proxy, "bypass", "broken"), 0);
     });
 }
+
+/// Closing a socket with bytes unread resets it.
+#[test]
+fn what_comes_behind_the_last_request_does_not_reset_its_response() {
+    if skip_without_privileges() {
+        return;
+    }
+    Beside::with("", LEGS, |beside| {
+        let passed = passed(beside.proxy);
+        for _ in 0..5 {
+            let mut client = beside.client();
+            until_passed(&mut client, &passed);
+            let ask = Ask::plain(300_000);
+            let mut request = ask.request_with("connection: close\r\n");
+            request.resize(100_000, b'z');
+            client.send(&request).expect("sent");
+            client.answer(&ask).expect("whole");
+            client.end().expect("no reset");
+        }
+    });
+}
