@@ -57,6 +57,8 @@ pub const TCP_SND_UNA: &str = "TCP_SND_UNA";
 
 /// `u32`: of `tcp_sock.rcv_nxt`.
 pub const TCP_RCV_NXT: &str = "TCP_RCV_NXT";
+/// `u32`: of `tcp_sock.mss_cache`.
+pub const TCP_SEGMENT: &str = "TCP_SEGMENT";
 /// `u32`: of `sock_common.skc_cookie`.
 pub const SOCK_COOKIE: &str = "SOCK_COOKIE";
 /// `u32`: of `sock_common.skc_state`.

@@ -19,14 +19,17 @@ use proxy_common::{
     bypass::{Bypass, Client, turn},
     leg::{Member, state},
 };
-use proxy_ebpf::head::{Bytes, Head, Recogniser, STEPS_MAX, Step};
+use proxy_ebpf::{
+    direct::{self, SendQueue},
+    head::{Bytes, Head, Recogniser, STEPS_MAX, Step},
+};
 
 use crate::{
     establish::member,
     local::{Receiver, count_sent},
     maps::{
         BYPASSES, CLIENTS, EGRESS_MAX, LOCAL_WINDOW, REMOTE_CLIENTS, SOCK_OWNED, SOCK_SEND_MAX,
-        SOCK_SENDING, SOCKETS, TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ,
+        SOCK_SENDING, SOCKETS, TCP_RCV_NXT, TCP_SEGMENT, TCP_SND_UNA, TCP_WRITE_SEQ,
     },
     sock::read_u32,
     stats,
@@ -127,7 +130,7 @@ fn redirect(ctx: &SkMsgContext, bypass: *mut Bypass, head: Head) -> Result<Reaso
 }
 
 /// Whether our end takes all of it at once: a node that is told to wait would wait for a socket that is
-/// not its own. What is there twice covers the bookkeeping of buffers.
+/// not its own.
 #[inline(always)]
 fn check_room(client: &Client, size: u32) -> Result<(), Reason> {
     let own = client.own_sock as *mut c_void;
@@ -144,7 +147,8 @@ fn check_room(client: &Client, size: u32) -> Result<(), Reason> {
     }
     let taken = read_u32(own, SOCK_SENDING.load()).ok_or(Reason::ClientNotReady)?;
     let limit = read_u32(own, SOCK_SEND_MAX.load()).ok_or(Reason::ClientNotReady)?;
-    if limit.saturating_sub(taken) / 2 < size {
+    let segment = read_u32(own, TCP_SEGMENT.load()).ok_or(Reason::ClientNotReady)?;
+    if !direct::fits(size, SendQueue { free: limit.saturating_sub(taken), segment }) {
         return Err(Reason::NoRoom);
     }
     end.check_identity()

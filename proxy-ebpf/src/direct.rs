@@ -1,7 +1,7 @@
-//! How much may be delivered to a receiver that does not read: pure arithmetic.
+//! How much may be delivered to a receiver that does not read, or put into a send queue that does not
+//! drain: pure arithmetic.
 //!
-//! Delivering has no backpressure of its own. What may not be delivered goes by TCP, whose window
-//! closes.
+//! Neither has a backpressure of its own. What may not be delivered goes by TCP, whose window closes.
 
 use proxy_common::{
     Reason,
@@ -36,6 +36,30 @@ pub fn admit(messages: &mut u64, message: Message) -> Result<(), Reason> {
     }
     *messages += 1;
     Ok(())
+}
+
+/// The send queue of a socket, in bytes: of memory that it still takes, of data in one segment.
+#[derive(Clone, Copy)]
+pub struct SendQueue {
+    pub free: u32,
+    pub segment: u32,
+}
+
+/// Whether a send queue takes a message at once, whatever becomes of it there. What is there twice
+/// covers the bookkeeping of large segments; a client may ask for small ones, of which each is charged
+/// like a large one if its window keeps them apart.
+#[inline(always)]
+pub const fn fits(size: u32, queue: SendQueue) -> bool {
+    /// What options may take from a segment.
+    const OPTIONS_MAX: u32 = 40;
+    /// `SKB_TRUESIZE` of a buffer with room for headers only, 960 on v6.18.
+    const BUFFER_COST: u64 = 1280;
+    let Some(segments) = size.checked_div(queue.segment.saturating_sub(OPTIONS_MAX)) else {
+        return false;
+    };
+    // Neither the first nor the last one is full.
+    let cost = (segments as u64 + 2) * BUFFER_COST + size as u64;
+    size <= queue.free / 2 && cost <= queue.free as u64
 }
 
 /// Whether the connection that comes is taken, after `barren` others in a row that were closed before
@@ -86,6 +110,16 @@ mod tests {
         check(1, 1, WINDOW - 1, Ok(2));
         check(1, 1, WINDOW, Err(Reason::UnreadBytes));
         check(1, u32::MAX, 1, Err(Reason::UnreadBytes));
+    }
+
+    #[test]
+    fn a_send_queue_takes_less_in_small_segments() {
+        let fits = |size, free, segment| fits(size, SendQueue { free, segment });
+        assert!(fits(64 << 10, 128 << 10, 1448));
+        assert!(!fits((64 << 10) + 1, 128 << 10, 1448));
+        assert!(fits(100, 4608, 1448) && fits(0, 2560, 1448) && !fits(0, 2559, 1448));
+        assert!(!fits(60_000, 128 << 10, 76) && fits(60_000, 4 << 20, 76));
+        assert!(!fits(1, u32::MAX, 40) && !fits(1 << 20, u32::MAX >> 2, 41));
     }
 
     #[test]

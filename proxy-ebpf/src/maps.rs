@@ -142,6 +142,8 @@ pub(crate) static TRUSTED_USER: Global<u32> = Global::new(ANY_USER);
 #[unsafe(no_mangle)]
 pub(crate) static TCP_RCV_NXT: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
+pub(crate) static TCP_SEGMENT: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
 pub(crate) static SOCK_COOKIE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static SOCK_STATE: Global<u32> = Global::new(0);

@@ -59,8 +59,9 @@ use super::{
 use crate::{config, sys};
 
 /// Global, struct, field: what the programs have to know of this kernel.
-pub(super) const FIELDS: [(&str, &str, &str); 17] = [
+pub(super) const FIELDS: [(&str, &str, &str); 18] = [
     (globals::TCP_RCV_NXT, "tcp_sock", "rcv_nxt"),
+    (globals::TCP_SEGMENT, "tcp_sock", "mss_cache"),
     (globals::SOCK_COOKIE, "sock_common", "skc_cookie"),
     (globals::SOCK_STATE, "sock_common", "skc_state"),
     (globals::SOCK_FLAGS, "sock_common", "skc_flags"),

@@ -53,8 +53,9 @@ fn every_program_is_there_with_its_type() {
     assert!(matches!(section(names::ESTABLISH), ProgramSection::SockOps));
     assert!(matches!(section(names::LOCAL), ProgramSection::SkMsg));
     assert!(matches!(section(names::UNREAD), ProgramSection::SchedClassifier));
+    assert!(matches!(section(names::REMOTE), ProgramSection::SchedClassifier));
     assert!(matches!(section(names::BYPASS), ProgramSection::BtfTracePoint));
-    assert_eq!(object.programs.len(), 7);
+    assert_eq!(object.programs.len(), 8);
     assert_eq!(object.license.to_bytes(), b"Dual MIT/GPL");
 }
 
@@ -107,8 +108,11 @@ fn every_map_has_the_shared_layout() {
     check_map::<u32, Member>(o, names::MEMBER, BPF_MAP_TYPE_SK_STORAGE, 0);
     check_map::<u64, Received>(o, names::RECEIVED, BPF_MAP_TYPE_HASH, 2 * limits::LEGS_MAX);
     check_map::<u32, Delivered>(o, names::DELIVERED, BPF_MAP_TYPE_ARRAY, 2 * limits::LEGS_MAX);
-    check_map::<u32, Client>(o, names::CLIENTS, BPF_MAP_TYPE_ARRAY, 2 * limits::LEGS_MAX);
     check_map::<u32, Bypass>(o, names::BYPASSES, BPF_MAP_TYPE_ARRAY, 2 * limits::LEGS_MAX);
+    let remote = limits::REMOTE_CLIENTS_MAX;
+    let clients = 2 * limits::LEGS_MAX + remote;
+    check_map::<u32, Client>(o, names::CLIENTS, BPF_MAP_TYPE_ARRAY, clients);
+    check_map::<u64, u32>(o, names::REMOTE_CLIENTS, BPF_MAP_TYPE_SOCKHASH, remote);
     let own = limits::OWN_ADDRESSES_MAX;
     check_map::<Destination, u32>(o, names::OWN_ADDRESSES, BPF_MAP_TYPE_HASH, own);
     let nodes = limits::NODES_MAX;
@@ -147,9 +151,11 @@ fn every_global_can_be_set_and_the_abi_is_ours() {
         globals::TCP_WRITE_SEQ,
         globals::TCP_SND_UNA,
         globals::LOCAL_WINDOW,
+        globals::EGRESS_MAX,
         globals::CROSS_NAMESPACE,
         globals::TRUSTED_USER,
         globals::TCP_RCV_NXT,
+        globals::TCP_SEGMENT,
         globals::SOCK_COOKIE,
         globals::SOCK_STATE,
         globals::SOCK_USER,
@@ -157,6 +163,8 @@ fn every_global_can_be_set_and_the_abi_is_ours() {
         globals::SOCK_ZEROCOPY,
         globals::SOCK_OWNED,
         globals::SOCK_USER_DATA,
+        globals::SOCK_SEND_MAX,
+        globals::SOCK_SENDING,
         globals::SOCK_RECEIVED,
         globals::SOCK_BACKLOG,
         globals::SOCK_SOCKET,

@@ -1,8 +1,12 @@
 //! Clients that are on another host for certain: nothing that may wait in front of them holds up a node,
 //! and nothing is lost on the way.
 
+use std::io::BufReader;
+
+use socket2::{Domain, Socket, Type};
+
 use super::*;
-use crate::topology::Pair;
+use crate::{leg::peer::Waiting, topology::Pair};
 
 /// Larger than what is left of this client's and our buffers after a few.
 const LARGE: usize = 60_000;
@@ -29,6 +33,18 @@ impl Beside<'_> {
 
     fn client(&self) -> Client {
         self.pair.downstream.run(|| Client::connect(Place::Here, self.proxy.address("web")))
+    }
+
+    fn client_of_small_segments(&self) -> Client {
+        self.pair.downstream.run(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            socket.set_tcp_mss(88).expect("an option");
+            // The least there is: a window that keeps segments apart.
+            socket.set_recv_buffer_size(1).expect("an option");
+            socket.connect(&self.proxy.address("web").into()).expect("connected");
+            socket.set_nonblocking(true).expect("an option");
+            Client { stream: BufReader::new(Waiting(socket.into())) }
+        })
     }
 }
 
@@ -92,38 +108,66 @@ fn a_client_that_does_not_read_holds_up_no_node() {
     if skip_without_privileges() {
         return;
     }
+    // The first makes a writer wait for memory, the second for what is unsent.
+    for bound in ["send_buffer: 256KiB", "unsent_max: 64KiB"] {
+        let limits = format!("limits: {{ {bound}, pool_idle_max: 1 }}");
+        Beside::with(&limits, LEGS, |beside| check_silent_client(&beside));
+    }
+}
+
+#[track_caller]
+fn check_silent_client(beside: &Beside<'_>) {
     const ASKED: usize = 200;
-    let limits = "limits: { send_buffer: 256KiB, pool_idle_max: 1 }";
-    Beside::with(limits, LEGS, |beside| {
+    let Beside { node, proxy, .. } = beside;
+    let passed = passed(proxy);
+    let mut silent = beside.client();
+    until_passed(&mut silent, &passed);
+    let mut other = beside.client();
+    let mut asks = Vec::new();
+    // It asks on as long as it is answered, and reads nothing of that.
+    while asks.len() < ASKED {
+        let ask = Ask::plain(LARGE);
+        silent.send(&ask.request()).expect("sent");
+        asks.push(ask);
+        node.wait_written(&asks[asks.len() - 1]);
+        other.ask(&Ask::plain(100)).expect("answered");
+        let path = format!(" {} ", asks[asks.len() - 1].path());
+        let deadline = Instant::now() + Duration::from_millis(300);
+        let is_recorded = || proxy.access_log(0).iter().any(|line| line.contains(&path));
+        while !is_recorded() && Instant::now() < deadline {
+            thread::park_timeout(Duration::from_millis(5));
+        }
+        if !is_recorded() {
+            break;
+        }
+    }
+    assert!(asks.len() < ASKED, "nothing was ever full");
+    for ask in &asks {
+        silent.answer(ask).expect("in order, whole");
+    }
+    assert!(!silent.has_more());
+    until_passed(&mut silent, &passed);
+    assert_eq!(counted(proxy, "bypass", "broken"), 0);
+}
+
+/// Each of its segments costs our send queue more than what is in it.
+#[test]
+fn a_client_of_small_segments_holds_up_no_node() {
+    if skip_without_privileges() {
+        return;
+    }
+    Beside::with("limits: { send_buffer: 64KiB }", LEGS, |beside| {
         let Beside { node, proxy, .. } = beside;
         let passed = passed(proxy);
-        let mut silent = beside.client();
-        until_passed(&mut silent, &passed);
-        let mut other = beside.client();
-        let mut asks = Vec::new();
-        // It asks on as long as it is answered, and reads nothing of that.
-        while asks.len() < ASKED {
+        let mut client = beside.client_of_small_segments();
+        for _ in 0..3 {
+            until_passed(&mut client, &passed);
             let ask = Ask::plain(LARGE);
-            silent.send(&ask.request()).expect("sent");
-            asks.push(ask);
-            node.wait_written(&asks[asks.len() - 1]);
-            other.ask(&Ask::plain(100)).expect("answered");
-            let path = format!(" {} ", asks[asks.len() - 1].path());
-            let deadline = Instant::now() + Duration::from_millis(300);
-            let is_recorded = || proxy.access_log(0).iter().any(|line| line.contains(&path));
-            while !is_recorded() && Instant::now() < deadline {
-                thread::park_timeout(Duration::from_millis(5));
-            }
-            if !is_recorded() {
-                break;
-            }
+            client.send(&ask.request()).expect("sent");
+            // Nothing is read before.
+            node.wait_written(&ask);
+            client.answer(&ask).expect("whole");
         }
-        assert!(asks.len() < ASKED, "nothing was ever full");
-        for ask in &asks {
-            silent.answer(ask).expect("in order, whole");
-        }
-        assert!(!silent.has_more());
-        until_passed(&mut silent, &passed);
         assert_eq!(counted(proxy, "bypass", "broken"), 0);
     });
 }
