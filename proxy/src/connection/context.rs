@@ -211,7 +211,10 @@ impl ConnectionCx {
 
     /// Lets the response to the request that is about to be sent go straight to the client.
     pub(crate) fn arm(&self, connection: &PlainConnection) {
-        let Some(node) = connection.meter() else { return };
+        let Some(node) = connection.meter().filter(|_| self.passage.is_open(&self.worker.passages))
+        else {
+            return;
+        };
         if let Some(downstream) = self.downstream.borrow().as_ref().filter(|it| it.is_quiet()) {
             let (kernel, socket) = (&self.worker.kernel, downstream.stream().as_fd());
             let arm = |client: &Meter| self.passage.arm(&self.worker.passages, node, client);

@@ -7,12 +7,23 @@ use std::{
 
 use crate::kernel::{Join, KernelPlane, Meter};
 
-#[derive(Debug, Default)]
+/// Requests of a client on another host at which it is tried to let responses go past us: there may be no
+/// place just now.
+const REMOTE_TRIES_MAX: u8 = 4;
+
+#[derive(Debug)]
 pub(super) struct ClientLeg {
     state: Cell<State>,
     meter: RefCell<Option<Meter>>,
-    /// Whether responses were asked to go past us to a client on another host.
-    was_asked_for: Cell<bool>,
+    /// Of [`REMOTE_TRIES_MAX`].
+    tries_left: Cell<u8>,
+}
+
+impl Default for ClientLeg {
+    fn default() -> Self {
+        let tries_left = Cell::new(REMOTE_TRIES_MAX);
+        Self { state: Cell::default(), meter: RefCell::default(), tries_left }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,8 +68,11 @@ impl ClientLeg {
         socket: BorrowedFd<'_>,
         use_it: impl FnOnce(&Meter),
     ) {
-        if self.state.get() == State::Tcp && !self.was_asked_for.replace(true) {
-            *self.meter.borrow_mut() = kernel.admit_remote(socket);
+        if self.state.get() == State::Tcp && self.tries_left.get() > 0 {
+            let admitted = kernel.admit_remote(socket);
+            let left = if admitted.is_some() { 0 } else { self.tries_left.get() - 1 };
+            self.tries_left.set(left);
+            *self.meter.borrow_mut() = admitted;
         }
         if let Some(meter) = &*self.meter.borrow() {
             use_it(meter);

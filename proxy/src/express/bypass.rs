@@ -78,17 +78,19 @@ impl Stir {
 }
 
 impl Passage {
-    /// Arms it, unless that would be wrong or cannot be.
+    /// Arms it, unless that cannot be. The passage must be open.
     pub(crate) fn arm(self: &Rc<Self>, passages: &Passages, node: &Meter, client: &Meter) {
-        if self.has_pipelined.get() || !passages.is_open {
-            return;
-        }
         let armed = node.arm(client);
         self.yields.set(0);
         if armed.is_some() && !self.is_watched.replace(true) {
             passages.watch(Rc::clone(self));
         }
         *self.armed.borrow_mut() = armed;
+    }
+
+    /// Whether anything may be armed.
+    pub(crate) fn is_open(&self, passages: &Passages) -> bool {
+        !self.has_pipelined.get() && passages.is_open
     }
 
     /// The client has sent a request before it had its response: from now on none goes past us.

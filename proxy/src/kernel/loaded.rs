@@ -87,11 +87,16 @@ impl Loaded {
         };
         match (&same_host, &config.same_host) {
             (Some(same_host), Some(asked)) if asked.is_bypassed => {
-                let loaded = same_host.load_bypass(&mut ebpf, asked);
-                features.settle(names::BYPASS, loaded, |()| match asked.egress_max {
-                    0 => "small responses of nodes go straight to clients on this host".to_owned(),
-                    _ => "small responses of nodes go straight to clients".to_owned(),
+                let loaded = same_host.load_bypass(&mut ebpf, asked.uid);
+                let loaded = features.settle(names::BYPASS, loaded, |()| {
+                    "small responses of nodes go straight to clients".to_owned()
                 })?;
+                if loaded.is_some() && asked.egress_max > 0 {
+                    let loaded = same_host.load_egress(&mut ebpf, asked.uid);
+                    features.settle(names::REMOTE, loaded, |()| {
+                        format!("up to {} bytes, to clients on other hosts too", asked.egress_max)
+                    })?;
+                }
             }
             (Some(_), _) => features.not_asked(names::BYPASS, "`kernel.same_host.bypass` is off"),
             (None, _) => features.not_asked(names::BYPASS, "nothing is delivered on this host"),

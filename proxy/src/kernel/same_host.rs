@@ -270,20 +270,18 @@ impl SameHost {
     }
 
     /// Lets responses go past us, if this kernel says when they are where they should be.
-    pub(super) fn load_bypass(
-        &self,
-        ebpf: &mut Ebpf,
-        config: &config::SameHost,
-    ) -> anyhow::Result<()> {
+    pub(super) fn load_bypass(&self, ebpf: &mut Ebpf, user: Option<u32>) -> anyhow::Result<()> {
         let bypasses = Bypasses::attach(ebpf)?;
-        self_test::pass(self, &bypasses, config.uid).context("self-test of `bypass`")?;
-        if config.egress_max > 0 {
-            let remotes = Remotes::load(ebpf)?;
-            self_test::egress(self, &bypasses, &remotes, ebpf, config.uid)
-                .context("self-test of `bypass` to another host")?;
-            let _ = self.shared.remotes.set(remotes);
-        }
+        self_test::pass(self, &bypasses, user).context("self-test of `bypass`")?;
         self.shared.meters.allow(bypasses);
+        Ok(())
+    }
+
+    /// Lets them go to clients on other hosts too, once others may go past us.
+    pub(super) fn load_egress(&self, ebpf: &mut Ebpf, user: Option<u32>) -> anyhow::Result<()> {
+        let remotes = Remotes::load(ebpf)?;
+        self_test::egress(self, &remotes, ebpf, user).context("self-test of `remote`")?;
+        let _ = self.shared.remotes.set(remotes);
         Ok(())
     }
 

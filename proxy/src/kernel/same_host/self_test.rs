@@ -83,7 +83,6 @@ pub(super) fn pass(
 /// nothing, and is known to be there when the node's call is over.
 pub(super) fn egress(
     same_host: &SameHost,
-    bypasses: &Bypasses,
     remotes: &Remotes,
     ebpf: &Ebpf,
     user: Option<u32>,
@@ -100,7 +99,7 @@ pub(super) fn egress(
         node_leg(same_host, user).context("make a leg to a node over loopback")?;
     deliver(same_host, &mut node, &mut upstream).context("from the node")?;
     for _ in 0..2 {
-        let armed = node_meter.arm_in(bypasses, &client_meter).context("arm")?;
+        let armed = node_meter.arm(&client_meter).context("arm")?;
         node.write_all(RESPONSE)?;
         let turn = armed.turn();
         let is_gone = matches!(turn, Turn::Gone(Passed { status: 200, body_size: 5, .. }));
