@@ -192,7 +192,7 @@ fn bpftool_shows_the_ends_of_legs() {
         .iter()
         .map(|program| bpftool(&format!("prog show id {}", program["id"]))["name"].clone())
         .collect();
-    assert_eq!(names, ["bypass", "establish", "local", "tunnel", "unread", "worker"]);
+    assert_eq!(names, ["bypass", "establish", "local", "remote", "tunnel", "unread", "worker"]);
     let maps = ids("maps");
     let legs = maps.iter().find(|map| map["name"] == "LEGS").expect("the map");
     // The key's fields and the value's, those of structs within structs too.
