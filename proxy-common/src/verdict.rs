@@ -169,7 +169,7 @@ reasons! {
     /// What we sent to the client before is still on its way through TCP.
     ClientInFlight = BYPASS, "client_in_flight";
     /// The client is on another host, and the response is larger than `kernel.same_host.egress_max`, or
-    /// than half of what our end's send queue still takes.
+    /// than what our end's send queue takes at once for certain.
     NoRoom = BYPASS, "no_room";
     /// The kernel did not queue it: no memory, or the client is gone.
     NotTakenIn = BYPASS, "not_taken_in";

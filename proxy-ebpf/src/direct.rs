@@ -1,7 +1,8 @@
 //! How much may be delivered to a receiver that does not read, or put into a send queue that does not
 //! drain: pure arithmetic.
 //!
-//! Neither has a backpressure of its own. What may not be delivered goes by TCP, whose window closes.
+//! Neither has a backpressure of its own that the sender would notice. What may not be delivered goes by
+//! TCP, whose window closes.
 
 use proxy_common::{
     Reason,
