@@ -60,6 +60,29 @@ fn p99_at_a_common_rate_is_held_against_the_peer_that_set_it() {
 }
 
 #[test]
+fn stress_is_held_against_the_peer_that_was_better_over_the_whole_run() {
+    let of = |scenario: (&'static str, &'static str), rates: [(&'static str, [f64; 3]); 3]| {
+        rates.into_iter().flat_map(move |(contestant, rates)| {
+            let rounds = rates.into_iter().zip(1..);
+            rounds.map(move |(rate, round)| {
+                row(scenario, contestant, round, measured(&[(RATE, rate)]))
+            })
+        })
+    };
+    // HAProxy, the slower one, is the faster one in the last round.
+    let plain = [
+        ("nginx", [100.0, 100.0, 100.0]),
+        ("haproxy", [90.0, 90.0, 200.0]),
+        (OFF, [100.0, 100.0, 100.0]),
+    ];
+    let stress =
+        [("nginx", [80.0, 90.0, 70.0]), ("haproxy", [90.0, 90.0, 20.0]), (OFF, [76.0, 76.0, 76.0])];
+    let rows = of(("A1", "200"), plain).chain(of(("A3", "500"), stress));
+    let line = ("≥ -0.05", "-0.040 (-0.140–0.060)", Some(true));
+    check(&report(rows.collect()), "A3 ÷ A1", Some(line));
+}
+
+#[test]
 fn two_workers_are_compared_with_one_and_large_bodies_with_both_ways_of_haproxy() {
     let figures = |rate, cpu| measured(&[(RATE, rate), (CPU, cpu)]);
     let report = report(vec![
