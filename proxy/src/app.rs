@@ -23,8 +23,8 @@ use crate::{
     kernel::KernelPlane,
     listener::{self, Group},
     metrics::Metrics,
-    pipeline::{Pipeline, Upstream},
-    stream::StreamRoute,
+    pipeline::Pipeline,
+    snapshot::Publisher,
     sys::{affinity, cpu_quota, limits},
     worker::{self, Shared, Socket},
 };
@@ -189,20 +189,14 @@ fn share(
     permits: usize,
     shutdown: &Shutdown,
 ) -> Shared {
-    let upstreams: Arc<[_]> = config
-        .upstreams
-        .iter()
-        .enumerate()
-        .map(|(index, upstream)| Arc::new(Upstream::new(index, upstream)))
-        .collect();
+    let metrics = Arc::new(Metrics::new());
+    let rules = Pipeline::new(config, None, &metrics, pseudonym());
     Shared {
         timeouts: config.timeouts,
         limits: config.limits,
-        pipeline: Arc::new(Pipeline::new(config, &upstreams, pseudonym())),
-        stream_routes: StreamRoute::all(&config.stream_routes, &upstreams),
-        upstreams,
+        rules: Publisher::new(Arc::new(rules)),
         guard: Arc::new(Guard::new(&config.kernel.guard)),
-        metrics: Arc::new(Metrics::new()),
+        metrics,
         access_log,
         kernel: Arc::clone(kernel),
         permits: Arc::new(Semaphore::new(permits)),

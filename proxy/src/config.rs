@@ -336,7 +336,7 @@ pub struct Route {
     pub upstream: Arc<Upstream>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Upstream {
     pub id: Arc<str>,
     pub nodes: Vec<Node>,

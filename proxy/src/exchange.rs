@@ -35,13 +35,15 @@ use crate::{
         head::RequestHead,
     },
     metrics::Checkout,
-    pipeline::{Decision, Paused, Plan, Upstream},
+    pipeline::{Decision, Paused, Plan, Route},
     plugin::{self, BodyFilters, Call},
     record::RouteIndex,
+    snapshot::Snapshot,
     upstream::{
         balance::Tried,
         connect,
         connection::{Asked, Coming, Method, UpstreamConnection},
+        group::Upstream,
     },
 };
 
@@ -63,15 +65,15 @@ pub(crate) async fn serve(
         tracing::error!("request without a gated head");
         return refuse(&cx, Method::Other, Fault::Internal, After::Close);
     };
-    let plan = match decide(&cx, &head).await {
+    let rules = cx.worker.rules.now();
+    let plan = match decide(&cx, &rules, &head).await {
         Decided::Forward(plan) => plan,
         Decided::Answer(answer, fault) => {
             return Box::pin(decline(&cx, &head, answer, fault, body)).await;
         }
     };
     let mut body = Some(body);
-    let reply =
-        over_nodes(&cx, &plan, async |node| attempt(&cx, &head, &plan, node, &mut body).await);
+    let reply = over_nodes(&plan, async |node| attempt(&cx, &head, &plan, node, &mut body).await);
     match reply.await {
         Ok(reply) => Ok(reply.into_response(&cx)),
         Err(fault) => Box::pin(give_up(&cx, &head, fault, body)).await,
@@ -135,19 +137,27 @@ pub(crate) enum Decided<'a> {
     Answer(Answer, Fault),
 }
 
-pub(crate) async fn decide<'a>(cx: &'a ConnectionCx, head: &'a RequestHead) -> Decided<'a> {
-    match settle(cx, cx.worker.pipeline.decide(head, cx.peer.ip())) {
+pub(crate) async fn decide<'a>(
+    cx: &ConnectionCx,
+    rules: &'a Snapshot,
+    head: &'a RequestHead,
+) -> Decided<'a> {
+    match settle(cx, rules, rules.decide(head, cx.peer.ip())) {
         Ok(decided) => decided,
         // Boxed, as few requests have to carry that around.
-        Err(paused) => Box::pin(perform_all(cx, paused)).await,
+        Err(paused) => Box::pin(perform_all(cx, rules, paused)).await,
     }
 }
 
 /// Does what plugins ask for until the decision stands.
-async fn perform_all<'a>(cx: &'a ConnectionCx, mut paused: Box<Paused<'a>>) -> Decided<'a> {
+async fn perform_all<'a>(
+    cx: &ConnectionCx,
+    rules: &'a Snapshot,
+    mut paused: Box<Paused<'a>>,
+) -> Decided<'a> {
     loop {
         let reply = perform(paused.call).await;
-        match settle(cx, paused.resume(reply)) {
+        match settle(cx, rules, paused.resume(reply)) {
             Ok(decided) => return decided,
             Err(again) => paused = again,
         }
@@ -155,25 +165,30 @@ async fn perform_all<'a>(cx: &'a ConnectionCx, mut paused: Box<Paused<'a>>) -> D
 }
 
 /// Notes what was decided, if it was.
-fn settle<'a>(cx: &ConnectionCx, decision: Decision<'a>) -> Result<Decided<'a>, Box<Paused<'a>>> {
+fn settle<'a>(
+    cx: &ConnectionCx,
+    rules: &Snapshot,
+    decision: Decision<'a>,
+) -> Result<Decided<'a>, Box<Paused<'a>>> {
+    let note = |route: &Route| {
+        cx.record(|record| record.route(rules, RouteIndex::Http(route.index)));
+    };
     match decision {
         Decision::Forward(plan) => {
-            cx.record(|record| {
-                record.route(RouteIndex::Http(plan.route.index));
-                if let Some(consumer) = &plan.consumer {
-                    record.consumer(Arc::clone(consumer));
-                }
-            });
+            note(plan.route);
+            if let Some(consumer) = &plan.consumer {
+                cx.record(|record| record.consumer(Arc::clone(consumer)));
+            }
             Ok(Decided::Forward(plan))
         }
         Decision::Answer { route, answer, fault } => {
             if let Some(route) = route {
-                cx.record(|record| record.route(RouteIndex::Http(route.index)));
+                note(route);
             }
             Ok(Decided::Answer(answer, fault))
         }
         Decision::Call(paused) => {
-            cx.record(|record| record.route(RouteIndex::Http(paused.route().index)));
+            note(paused.route());
             Err(Box::new(paused))
         }
     }
@@ -270,17 +285,16 @@ fn own_answer(
 /// Tries one node after the other, as the balancer picks them, until `attempt` has a response, a
 /// fault that no other node can help, or there is no node left.
 pub(crate) async fn over_nodes<T>(
-    cx: &ConnectionCx,
     plan: &Plan<'_>,
     mut attempt: impl AsyncFnMut(SocketAddr) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     let upstream = &plan.route.upstream;
     let mut tried = Tried::default();
     let mut last = Fault::NoNode;
-    while tried.len() <= upstream.retries {
+    while tried.len() <= upstream.config.retries {
         let Some(index) = upstream.balancer.pick(&tried) else { break };
         if !tried.is_empty() {
-            cx.worker.upstream_metrics[upstream.index].retry();
+            upstream.metrics.retry();
         }
         match attempt(upstream.balancer.node(index).address).await {
             Ok(response) => return Ok(response),
@@ -303,7 +317,7 @@ async fn attempt(
     node: SocketAddr,
     body: &mut Option<Incoming>,
 ) -> Result<Reply, Fault> {
-    let metrics = &cx.worker.upstream_metrics[plan.route.upstream.index];
+    let metrics = &plan.route.upstream.metrics;
     let pooled = cx.worker.pool.borrow_mut().checkout(node);
     if let Some(connection) = pooled {
         metrics.checkout(Checkout::Reused);
@@ -327,11 +341,12 @@ async fn connect(
     node: SocketAddr,
 ) -> Result<UpstreamConnection, Fault> {
     let stream = dial(cx, upstream, node).await?;
-    let metrics = &cx.worker.upstream_metrics[upstream.index];
-    UpstreamConnection::handshake(stream, node, &cx.worker.limits, metrics).await.map_err(|error| {
-        tracing::error!(%error, "client handshake");
-        Fault::Internal
-    })
+    UpstreamConnection::handshake(stream, node, &cx.worker.limits, &upstream.metrics).await.map_err(
+        |error| {
+            tracing::error!(%error, "client handshake");
+            Fault::Internal
+        },
+    )
 }
 
 /// Opens a connection to a node and records how long it took.
@@ -343,13 +358,13 @@ pub(crate) async fn dial(
     let worker = &cx.worker;
     let started = Instant::now();
     let mark = |socket: BorrowedFd<'_>| {
-        if upstream.is_same_host {
+        if upstream.config.is_same_host {
             worker.kernel.mark_upstream(socket);
         }
     };
     let dialled = connect::dial(node, worker.timeouts.connect, &worker.limits, mark).await;
     cx.record(|record| record.node(node, Some(started.elapsed())));
-    worker.upstream_metrics[upstream.index].connect(connect::result(&dialled));
+    upstream.metrics.connect(connect::result(&dialled));
     dialled
 }
 

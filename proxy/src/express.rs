@@ -107,15 +107,15 @@ async fn exchange(
     head: &RequestHead,
     buffers: &mut Buffers,
 ) -> Result<After, Fault> {
-    let plan = match exchange::decide(cx, head).await {
+    let rules = cx.worker.rules.now();
+    let plan = match exchange::decide(cx, &rules, head).await {
         Decided::Forward(plan) => plan,
         Decided::Answer(answer, fault) => return refuse(cx, head, answer, fault).await,
     };
     let mut upload = Upload::new(head);
     let forward = Forward { cx, head, plan: &plan };
-    let asked = exchange::over_nodes(cx, &plan, async |node| {
-        forward.attempt(node, &mut upload, buffers).await
-    });
+    let asked =
+        exchange::over_nodes(&plan, async |node| forward.attempt(node, &mut upload, buffers).await);
     match asked.await {
         Ok((connection, Reply::Head(response))) => {
             forward.respond(connection, response, upload, buffers).await
@@ -217,7 +217,7 @@ impl Forward<'_> {
         buffers: &mut Buffers,
     ) -> Result<(PlainConnection, Reply), Fault> {
         let Forward { cx, head, plan } = self;
-        let metrics = &cx.worker.upstream_metrics[plan.route.upstream.index];
+        let metrics = &plan.route.upstream.metrics;
         if let Some(mut connection) = checkout(cx, node).await {
             metrics.checkout(Checkout::Reused);
             cx.record(|record| record.node(node, None));

@@ -25,6 +25,7 @@ mod express;
 pub mod pipeline;
 pub mod plugin;
 pub mod route;
+mod snapshot;
 pub mod upstream;
 
 pub mod forward;

@@ -29,7 +29,7 @@ use prometheus_client::{
 
 use self::{duration::DurationHistogram, route::ByteCounters};
 pub use self::{
-    listener::ListenerMetrics,
+    listener::{ByListener, ListenerMetrics},
     names::{Described, Kind, METRICS, Stability},
     pipe::PipeMetrics,
     route::{Direction, NORMAL_END, RouteMetrics},

@@ -2,7 +2,7 @@
 //!
 //! Pure, and the only one: every lane asks it, and what differs between lanes is who moves bytes.
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, net::IpAddr, sync::Arc};
 
 use http::StatusCode;
 
@@ -17,9 +17,10 @@ use crate::{
         name::Known,
         path::{self, ForwardPath},
     },
+    metrics::{ByListener, Metrics},
     plugin::{self, Call, Chain, Consumers, FieldEdits, Reply, RequestContext, Step},
-    route::Router,
-    upstream::balance::Balancer,
+    route::{Router, stream::StreamRoute},
+    upstream::group::Upstream,
 };
 
 /// Everything a request is decided by; immutable and shared by all workers.
@@ -27,6 +28,8 @@ use crate::{
 pub struct Pipeline {
     router: Router,
     routes: Box<[Route]>,
+    stream_routes: Box<[StreamRoute]>,
+    upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     /// This process in `Via` and in loop detection.
     pseudonym: Pseudonym,
     body_size_max: Option<u64>,
@@ -36,22 +39,11 @@ pub struct Pipeline {
 #[derive(Debug)]
 pub struct Route {
     pub id: Arc<str>,
-    /// Position among the routes, for what is kept per route elsewhere.
+    /// Position among the routes of its pipeline.
     pub index: usize,
     pub chain: Chain,
     pub upstream: Arc<Upstream>,
-}
-
-/// A named group of nodes and the state all workers share about it.
-#[derive(Debug)]
-pub struct Upstream {
-    pub id: Arc<str>,
-    /// Position among the upstreams, for what is kept per upstream elsewhere.
-    pub index: usize,
-    pub balancer: Balancer,
-    pub retries: usize,
-    /// Whether nodes on this host are delivered to directly.
-    pub is_same_host: bool,
+    pub metrics: ByListener,
 }
 
 /// What happens to a request.
@@ -97,22 +89,37 @@ pub struct Plan<'a> {
 }
 
 impl Pipeline {
-    pub fn new(config: &Config, upstreams: &[Arc<Upstream>], pseudonym: Pseudonym) -> Self {
+    /// What `config` says, with what has not changed since `before` as it is there.
+    pub fn new(
+        config: &Config,
+        before: Option<&Pipeline>,
+        metrics: &Metrics,
+        pseudonym: Pseudonym,
+    ) -> Self {
         let consumers = Arc::new(Consumers::new(&config.consumers));
-        let routes = config
-            .routes
+        let upstreams: HashMap<_, _> = config
+            .upstreams
             .iter()
-            .enumerate()
-            .map(|(index, route)| Route {
-                id: Arc::clone(&route.id),
-                index,
-                chain: Chain::new(&route.plugins, &consumers),
-                upstream: Upstream::find(upstreams, &route.upstream),
-            })
+            .map(|upstream| (Arc::clone(&upstream.id), kept_or_new(upstream, before, metrics)))
             .collect();
+        let listeners = config.listeners.len();
+        let routes = config.routes.iter().enumerate().map(|(index, route)| Route {
+            id: Arc::clone(&route.id),
+            index,
+            chain: Chain::new(&route.plugins, &consumers),
+            upstream: Arc::clone(&upstreams[&route.upstream.id]),
+            metrics: ByListener::new(listeners),
+        });
+        let stream_routes = config.stream_routes.iter().map(|route| StreamRoute {
+            config: route.clone(),
+            upstream: Arc::clone(&upstreams[&route.upstream.id]),
+            metrics: ByListener::new(listeners),
+        });
         Self {
             router: Router::new(&config.routes),
-            routes,
+            routes: routes.collect(),
+            stream_routes: stream_routes.collect(),
+            upstreams,
             pseudonym,
             body_size_max: config.limits.body_size_max,
         }
@@ -120,6 +127,10 @@ impl Pipeline {
 
     pub fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    pub fn stream_routes(&self) -> &[StreamRoute] {
+        &self.stream_routes
     }
 
     pub fn pseudonym(&self) -> &Pseudonym {
@@ -156,6 +167,19 @@ impl Pipeline {
         let mut undecided = Undecided { route, path, forward: normalised.forward, cx };
         let step = route.chain.request(&mut undecided.cx);
         undecided.after(step)
+    }
+}
+
+/// The state of an upstream outlives every reload that does not change it.
+fn kept_or_new(
+    upstream: &Arc<config::Upstream>,
+    before: Option<&Pipeline>,
+    metrics: &Metrics,
+) -> Arc<Upstream> {
+    let known = before.and_then(|before| before.upstreams.get(&upstream.id));
+    match known.filter(|known| known.config == *upstream) {
+        Some(known) => Arc::clone(known),
+        None => Arc::new(Upstream::new(upstream, metrics)),
     }
 }
 
@@ -216,24 +240,6 @@ impl<'a> Decision<'a> {
     fn no_route() -> Self {
         let answer = Answer::with_reason(StatusCode::NOT_FOUND, "Route Not Found");
         Decision::Answer { route: None, answer, fault: Fault::NoRoute }
-    }
-}
-
-impl Upstream {
-    pub fn new(index: usize, config: &config::Upstream) -> Self {
-        Self {
-            id: Arc::clone(&config.id),
-            index,
-            balancer: Balancer::new(&config.nodes),
-            retries: config.retries,
-            is_same_host: config.is_same_host,
-        }
-    }
-
-    /// The shared state of a configured upstream.
-    pub fn find(upstreams: &[Arc<Upstream>], config: &Arc<config::Upstream>) -> Arc<Upstream> {
-        let found = upstreams.iter().find(|upstream| upstream.id == config.id);
-        Arc::clone(found.expect("the validator lists every upstream that a route refers to"))
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     kernel::Passed,
     metrics::{Direction, NORMAL_END, RouteMetrics},
     plugin::Finished,
+    snapshot::Snapshot,
     worker::{ListenerCx, Worker},
 };
 
@@ -31,7 +32,7 @@ pub(crate) struct RequestRecord {
     started: Instant,
     head: Option<RequestHead>,
     lane: Option<Lane>,
-    route: Option<RouteIndex>,
+    route: Option<(Snapshot, RouteIndex)>,
     consumer: Option<Arc<str>>,
     node: Option<SocketAddr>,
     status: Option<u16>,
@@ -100,8 +101,8 @@ impl RequestRecord {
         self.lane = Some(lane);
     }
 
-    pub(crate) fn route(&mut self, route: RouteIndex) {
-        self.route = Some(route);
+    pub(crate) fn route(&mut self, rules: &Snapshot, route: RouteIndex) {
+        self.route = Some((rules.clone(), route));
     }
 
     /// Who was authenticated.
@@ -237,8 +238,10 @@ impl RequestRecord {
     }
 
     fn log_hooks(&self, sent_bytes: u64, recv_bytes: u64, total: Duration) {
-        let (Some(RouteIndex::Http(index)), Some(head)) = (self.route, &self.head) else { return };
-        let chain = &self.worker.pipeline.routes()[index].chain;
+        let (Some((rules, RouteIndex::Http(index))), Some(head)) = (&self.route, &self.head) else {
+            return;
+        };
+        let chain = &rules.routes()[*index].chain;
         if chain.hooks().log {
             let (consumer, status) = (self.consumer.as_deref(), self.status);
             chain.log(&Finished { head, consumer, status, sent_bytes, recv_bytes, total });
@@ -246,23 +249,30 @@ impl RequestRecord {
     }
 
     fn route_metrics(&self) -> &RouteMetrics {
-        match self.route {
-            Some(RouteIndex::Http(index) | RouteIndex::Stream(index)) => {
-                &self.listener.routes[index]
+        let (listener, metrics) = (&self.listener, &self.worker.metrics);
+        match &self.route {
+            Some((rules, RouteIndex::Http(index))) => {
+                let route = &rules.routes()[*index];
+                route.metrics.get(listener.number, || metrics.route(&listener.name, &route.id))
             }
-            None => &self.listener.no_route,
+            Some((rules, RouteIndex::Stream(index))) => {
+                let route = &rules.stream_routes()[*index];
+                let id = &route.config.id;
+                route.metrics.get(listener.number, || metrics.route(&listener.name, id))
+            }
+            None => &listener.no_route,
         }
     }
 
     fn names(&self) -> (Option<&str>, Option<&str>) {
-        match self.route {
-            Some(RouteIndex::Http(index)) => {
-                let route = &self.worker.pipeline.routes()[index];
-                (Some(&route.id), Some(&route.upstream.id))
+        match &self.route {
+            Some((rules, RouteIndex::Http(index))) => {
+                let route = &rules.routes()[*index];
+                (Some(&route.id), Some(route.upstream.id()))
             }
-            Some(RouteIndex::Stream(index)) => {
-                let route = &self.worker.stream_routes[index];
-                (Some(&route.id), Some(&route.upstream.id))
+            Some((rules, RouteIndex::Stream(index))) => {
+                let route = &rules.stream_routes()[*index];
+                (Some(&route.config.id), Some(route.upstream.id()))
             }
             None => (None, None),
         }

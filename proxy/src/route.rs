@@ -12,6 +12,8 @@
 //! with the next candidate, down to shorter prefixes and less specific hosts. Selecting allocates
 //! nothing.
 
+pub mod stream;
+
 use std::{cmp::Reverse, collections::HashMap};
 
 use crate::{

@@ -5,5 +5,6 @@
 pub mod balance;
 pub mod connect;
 pub mod connection;
+pub mod group;
 pub(crate) mod plain;
 pub mod pool;

@@ -28,9 +28,8 @@ use crate::{
     guard::Guard,
     kernel::KernelPlane,
     listener,
-    metrics::{ListenerMetrics, Metrics, RouteMetrics, UpstreamMetrics},
-    pipeline::{Pipeline, Upstream},
-    stream::StreamRoute,
+    metrics::{ListenerMetrics, Metrics, RouteMetrics},
+    snapshot::{Publisher, Rules},
     sys::affinity,
     upstream::{connection::UpstreamConnection, plain::PlainConnection, pool::Pool},
 };
@@ -45,9 +44,7 @@ const END_GRACE: Duration = Duration::from_millis(500);
 pub(crate) struct Shared {
     pub(crate) timeouts: Timeouts,
     pub(crate) limits: Limits,
-    pub(crate) pipeline: Arc<Pipeline>,
-    pub(crate) upstreams: Arc<[Arc<Upstream>]>,
-    pub(crate) stream_routes: Arc<[StreamRoute]>,
+    pub(crate) rules: Publisher,
     pub(crate) guard: Arc<Guard>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Option<AccessLog>,
@@ -71,12 +68,9 @@ pub(crate) struct Socket {
 pub(crate) struct Worker {
     pub(crate) timeouts: Timeouts,
     pub(crate) limits: Limits,
-    pub(crate) pipeline: Arc<Pipeline>,
-    pub(crate) stream_routes: Arc<[StreamRoute]>,
+    pub(crate) rules: Rules,
     pub(crate) guard: Arc<Guard>,
     pub(crate) metrics: Arc<Metrics>,
-    /// By [`Upstream::index`].
-    pub(crate) upstream_metrics: Box<[Arc<UpstreamMetrics>]>,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) kernel: Arc<KernelPlane>,
     /// Of the express lane.
@@ -97,8 +91,8 @@ pub(crate) struct ListenerCx {
     pub(crate) is_same_host: bool,
     pub(crate) address: SocketAddr,
     pub(crate) metrics: Arc<ListenerMetrics>,
-    /// By route index: HTTP routes on an HTTP listener, stream routes on a TCP one.
-    pub(crate) routes: Box<[Arc<RouteMetrics>]>,
+    /// Position among the listeners.
+    pub(crate) number: usize,
     pub(crate) no_route: Arc<RouteMetrics>,
 }
 
@@ -142,8 +136,8 @@ async fn run(index: usize, shared: Shared, sockets: Vec<Socket>) -> anyhow::Resu
     let permits = Arc::clone(&shared.permits);
     let worker = Rc::new(Worker::new(shared));
     let mut accepting = Vec::with_capacity(sockets.len());
-    for socket in sockets {
-        let listener = Rc::new(ListenerCx::new(&worker, &socket));
+    for (number, socket) in sockets.into_iter().enumerate() {
+        let listener = Rc::new(ListenerCx::new(&worker, number, &socket));
         let socket = TcpListener::from_std(socket.socket.into())
             .with_context(|| format!("listener `{}`", listener.name))?;
         accepting.push(tokio::task::spawn_local(listener::accept(
@@ -188,6 +182,8 @@ async fn sweep(worker: Rc<Worker>) {
     let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
     loop {
         ticks.tick().await;
+        // A worker without requests must not keep old rules.
+        drop(worker.rules.now());
         worker.pool.borrow_mut().sweep();
         worker.plain_pool.borrow_mut().sweep();
     }
@@ -195,8 +191,6 @@ async fn sweep(worker: Rc<Worker>) {
 
 impl Worker {
     fn new(shared: Shared) -> Self {
-        let upstream_metrics: Box<[_]> =
-            shared.upstreams.iter().map(|upstream| shared.metrics.upstream(&upstream.id)).collect();
         let (idle_max, pool_idle) = (shared.limits.pool_idle_max, shared.timeouts.pool_idle);
         Self {
             plain_pool: RefCell::new(Pool::new(idle_max, pool_idle)),
@@ -210,11 +204,9 @@ impl Worker {
             ),
             timeouts: shared.timeouts,
             limits: shared.limits,
-            pipeline: shared.pipeline,
-            stream_routes: shared.stream_routes,
+            rules: Rules::new(shared.rules.subscribe()),
             guard: shared.guard,
             metrics: shared.metrics,
-            upstream_metrics,
             access_log: shared.access_log,
             kernel: shared.kernel,
             passages: Passages::new(&shared.limits),
@@ -247,13 +239,8 @@ impl Worker {
 }
 
 impl ListenerCx {
-    fn new(worker: &Worker, socket: &Socket) -> Self {
+    fn new(worker: &Worker, number: usize, socket: &Socket) -> Self {
         let metrics = &worker.metrics;
-        let of = |route: &str| metrics.route(&socket.name, route);
-        let routes = match socket.protocol {
-            Protocol::Http => worker.pipeline.routes().iter().map(|route| of(&route.id)).collect(),
-            Protocol::Tcp => worker.stream_routes.iter().map(|route| of(&route.id)).collect(),
-        };
         Self {
             name: Arc::clone(&socket.name),
             protocol: socket.protocol,
@@ -261,8 +248,8 @@ impl ListenerCx {
             is_same_host: socket.is_same_host,
             address: socket.address,
             metrics: metrics.listener(&socket.name),
-            routes,
-            no_route: of(crate::metrics::NO_ROUTE),
+            number,
+            no_route: metrics.route(&socket.name, crate::metrics::NO_ROUTE),
         }
     }
 }

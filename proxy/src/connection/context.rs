@@ -78,7 +78,7 @@ impl ConnectionCx {
         stream: TcpStream,
         peer: SocketAddr,
     ) -> Self {
-        let pseudonym = worker.pipeline.pseudonym().clone();
+        let pseudonym = worker.rules.now().pseudonym().clone();
         let port = listener.address.port();
         let forwarding = Forwarding::new(peer.ip(), port, Scheme::Http, pseudonym);
         let downstream = RefCell::new(Some(Downstream::new(stream, &worker.limits)));

@@ -7,7 +7,9 @@ use std::{
 
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
 
-use super::{AcceptErrorLabels, Families, GaugeGuard, ListenerLabels, Name, RefusedLabels};
+use super::{
+    AcceptErrorLabels, Families, GaugeGuard, ListenerLabels, Name, RefusedLabels, RouteMetrics,
+};
 use crate::error::Fault;
 
 /// Handles of one listener.
@@ -115,5 +117,24 @@ impl AcceptError {
             ) => AcceptError::Connection,
             _ => AcceptError::Other,
         }
+    }
+}
+
+/// The handles of one route, by the number of the listener; made when they are first used.
+#[derive(Debug)]
+pub struct ByListener(Box<[OnceLock<Arc<RouteMetrics>>]>);
+
+impl ByListener {
+    pub fn new(listeners: usize) -> Self {
+        Self((0..listeners).map(|_| OnceLock::new()).collect())
+    }
+
+    /// Those of listener `number`, which is one of those given to [`new`](Self::new).
+    pub fn get(
+        &self,
+        number: usize,
+        make: impl FnOnce() -> Arc<RouteMetrics>,
+    ) -> &Arc<RouteMetrics> {
+        self.0[number].get_or_init(make)
     }
 }

@@ -1,0 +1,31 @@
+//! A named group of nodes, with everything all workers share about it.
+
+use std::sync::Arc;
+
+use super::balance::Balancer;
+use crate::{
+    config,
+    metrics::{Metrics, UpstreamMetrics},
+};
+
+#[derive(Debug)]
+pub struct Upstream {
+    /// What it was made of.
+    pub config: Arc<config::Upstream>,
+    pub balancer: Balancer,
+    pub metrics: Arc<UpstreamMetrics>,
+}
+
+impl Upstream {
+    pub fn new(config: &Arc<config::Upstream>, metrics: &Metrics) -> Self {
+        Self {
+            balancer: Balancer::new(&config.nodes),
+            metrics: metrics.upstream(&config.id),
+            config: Arc::clone(config),
+        }
+    }
+
+    pub fn id(&self) -> &Arc<str> {
+        &self.config.id
+    }
+}
