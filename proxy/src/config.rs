@@ -16,16 +16,16 @@ mod leaf;
 mod load;
 mod pattern;
 mod planned;
-mod plugins;
+pub(crate) mod plugins;
 mod process;
 mod reader;
 mod resource;
 mod routes;
+mod shared;
 mod tree;
 mod upstream;
 
 use std::{
-    fmt,
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
     path::PathBuf,
@@ -33,7 +33,10 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderValue;
 use ipnet::IpNet;
+
+use crate::plugin::{Credential, PluginSet};
 
 pub use self::{
     finding::{ConfigErrors, Finding, Findings, Mark},
@@ -52,6 +55,8 @@ pub struct Config {
     pub limits: Limits,
     pub drain: Drain,
     pub routes: Vec<Route>,
+    /// In the order in which they run.
+    pub global_rules: Vec<PluginSet>,
     /// Every upstream that a route refers to: the listed ones, and those written in place under the
     /// ids `route:ID` and `stream_route:ID`.
     pub upstreams: Vec<Arc<Upstream>>,
@@ -324,6 +329,7 @@ impl Default for Drain {
 #[derive(Debug, Clone)]
 pub struct Route {
     pub id: Arc<str>,
+    pub name: Option<Arc<str>>,
     /// Patterns: exact, or ending in `*`.
     pub uris: Vec<String>,
     /// Lower-case; exact, starting with `*.`, or `*` alone. Empty: behind all of those, any host.
@@ -332,8 +338,24 @@ pub struct Route {
     pub methods: Vec<String>,
     /// Orders routes of the same literal prefix, highest first.
     pub priority: i64,
-    pub plugins: Vec<crate::plugin::PluginConfig>,
-    pub upstream: Arc<Upstream>,
+    pub plugins: PluginSet,
+    /// Plugins of `plugin_config_id`, behind the route's own.
+    pub plugin_config: Option<Arc<PluginSet>>,
+    /// Its plugins apply behind all of these.
+    pub service: Option<Arc<Service>>,
+    /// Its own, or its service's; `None`: only plugins answer.
+    pub upstream: Option<Arc<Upstream>>,
+}
+
+/// What several routes have in common.
+#[derive(Debug)]
+pub struct Service {
+    pub id: Arc<str>,
+    pub name: Option<Arc<str>>,
+    pub plugins: PluginSet,
+    /// Of routes that name none.
+    pub hosts: Vec<String>,
+    pub upstream: Option<Arc<Upstream>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -353,19 +375,17 @@ pub struct Node {
     pub weight: u32,
 }
 
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Consumer {
     pub username: Arc<str>,
-    /// The key of `key-auth`; a secret.
-    pub key_auth: Option<Arc<str>>,
-}
-
-impl fmt::Debug for Consumer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key_auth = self.key_auth.as_ref().map(|_| "***");
-        let username = &self.username;
-        f.debug_struct("Consumer").field("username", username).field("key_auth", &key_auth).finish()
-    }
+    /// What it is known by, one for each plugin that authenticates; secrets.
+    pub credentials: Vec<Credential>,
+    /// Label `custom_id`.
+    pub custom_id: Option<HeaderValue>,
+    pub group: Option<Arc<str>>,
+    pub group_plugins: Option<Arc<PluginSet>>,
+    /// Of its requests, instead of what the route has by the same name.
+    pub plugins: PluginSet,
 }
 
 #[derive(Debug, Clone)]

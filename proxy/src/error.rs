@@ -32,6 +32,8 @@ pub enum Fault {
     NoRoute,
     Denied,
     Loop,
+    /// The route leads nowhere, and no plugin has answered.
+    NoUpstream,
     NoNode,
     DrainDeadline,
     Internal,
@@ -73,7 +75,7 @@ pub enum Retry {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 33] = [
+    pub const ALL: [Fault; 34] = [
         Fault::HeadMalformed,
         Fault::HeadTooLarge,
         Fault::TargetTooLong,
@@ -93,6 +95,7 @@ impl Fault {
         Fault::NoRoute,
         Fault::Denied,
         Fault::Loop,
+        Fault::NoUpstream,
         Fault::NoNode,
         Fault::DrainDeadline,
         Fault::Internal,
@@ -148,6 +151,7 @@ impl Fault {
             Fault::NoRoute => row(404, Never, "PF", "no_route"),
             Fault::Denied => row(401, Never, "PF", "denied"),
             Fault::Loop => row(508, Never, "PF", "loop"),
+            Fault::NoUpstream => row(503, Never, "PP", "no_upstream"),
             Fault::NoNode => row(502, Never, "SP", "no_node"),
             Fault::DrainDeadline => row(CLOSE, Never, "KD", "drain_deadline"),
             Fault::Internal => row(500, Never, "IF", "internal"),
@@ -163,6 +167,13 @@ impl Fault {
             Fault::TunnelTimedOut => row(CLOSE, Never, "cD", "tunnel_timeout"),
             Fault::BypassBroken => row(CLOSE, Never, "ID", "bypass_broken"),
         }
+    }
+}
+
+impl Fault {
+    /// What it is answered with; 500 for one that is not meant to be answered.
+    pub fn status(self) -> StatusCode {
+        self.consequence().status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 }
 

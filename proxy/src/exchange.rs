@@ -12,7 +12,7 @@ pub(crate) mod body;
 pub(crate) mod request_head;
 pub(crate) mod response_head;
 
-use std::{net::SocketAddr, os::fd::BorrowedFd, rc::Rc, sync::Arc};
+use std::{net::SocketAddr, os::fd::BorrowedFd, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -35,8 +35,8 @@ use crate::{
         head::RequestHead,
     },
     metrics::Checkout,
-    pipeline::{Decision, Paused, Plan, Route},
-    plugin::{self, BodyFilters, Call},
+    pipeline::{Decision, Paused, Plan, Refusal, Route},
+    plugin::{self, BodyFilters, Call, Consumer, Kept},
     record::RouteIndex,
     snapshot::Snapshot,
     upstream::{
@@ -76,7 +76,7 @@ pub(crate) async fn serve(
     let reply = over_nodes(&plan, async |node| attempt(&cx, &head, &plan, node, &mut body).await);
     match reply.await {
         Ok(reply) => Ok(reply.into_response(&cx)),
-        Err(fault) => Box::pin(give_up(&cx, &head, fault, body)).await,
+        Err(fault) => Box::pin(give_up(&cx, &plan, fault, body)).await,
     }
 }
 
@@ -98,12 +98,19 @@ async fn decline(
 /// Answers a request that no node has answered.
 async fn give_up(
     cx: &Rc<ConnectionCx>,
-    head: &RequestHead,
+    plan: &Plan<'_>,
     fault: Fault,
     body: Option<Incoming>,
 ) -> Result<Response<ResponseBody>, Aborted> {
+    let head = plan.request.head;
     let after = leave(cx, head, body).await;
-    refuse(cx, Method::of(head.method()), cx.body_fault().unwrap_or(fault), after)
+    let fault = cx.body_fault().unwrap_or(fault);
+    match fault.consequence().status {
+        Some(status) => {
+            Ok(own_answer(cx, Method::of(head.method()), plan.answer(status), fault, after))
+        }
+        None => refuse(cx, Method::of(head.method()), fault, after),
+    }
 }
 
 /// What a node has answered, without the head, which leaves in place of the one that hyper makes.
@@ -132,6 +139,7 @@ fn close_behind(cx: &ConnectionCx, response: &mut Response<ResponseBody>, after:
 }
 
 /// What the pipeline came to when everything its plugins had asked for was done.
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one")]
 pub(crate) enum Decided<'a> {
     Forward(Plan<'a>),
     Answer(Answer, Fault),
@@ -142,7 +150,7 @@ pub(crate) async fn decide<'a>(
     rules: &'a Snapshot,
     head: &'a RequestHead,
 ) -> Decided<'a> {
-    match settle(cx, rules, rules.decide(head, cx.peer.ip())) {
+    match settle(cx, rules, rules.decide(head, cx.origin())) {
         Ok(decided) => decided,
         // Boxed, as few requests have to carry that around.
         Err(paused) => Box::pin(perform_all(cx, rules, paused)).await,
@@ -170,25 +178,30 @@ fn settle<'a>(
     rules: &Snapshot,
     decision: Decision<'a>,
 ) -> Result<Decided<'a>, Box<Paused<'a>>> {
-    let note = |route: &Route| {
-        cx.record(|record| record.route(rules, RouteIndex::Http(route.index)));
+    let note = |route: Option<&Route>, consumer: Option<&Consumer>, kept: &mut Kept| {
+        let kept = std::mem::take(kept);
+        cx.record(|record| {
+            if let Some(route) = route {
+                record.route(rules, RouteIndex::Http(route.index));
+            }
+            record.consumer(consumer);
+            record.keep(kept);
+        });
     };
     match decision {
-        Decision::Forward(plan) => {
-            note(plan.route);
-            if let Some(consumer) = &plan.consumer {
-                cx.record(|record| record.consumer(Arc::clone(consumer)));
+        Decision::Forward(mut plan) => {
+            note(Some(plan.route), plan.request.consumer, &mut plan.kept);
+            if plan.is_diverted() {
+                cx.record(|record| record.diverted(plan.upstream.id()));
             }
             Ok(Decided::Forward(plan))
         }
-        Decision::Answer { route, answer, fault } => {
-            if let Some(route) = route {
-                note(route);
-            }
+        Decision::Answer(Refusal { route, consumer, answer, fault, mut kept }) => {
+            note(route, consumer, &mut kept);
             Ok(Decided::Answer(answer, fault))
         }
         Decision::Call(paused) => {
-            note(paused.route());
+            note(paused.route(), None, &mut Kept::default());
             Err(Box::new(paused))
         }
     }
@@ -288,7 +301,7 @@ pub(crate) async fn over_nodes<T>(
     plan: &Plan<'_>,
     mut attempt: impl AsyncFnMut(SocketAddr) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
-    let upstream = &plan.route.upstream;
+    let upstream = &plan.upstream;
     let mut tried = Tried::default();
     let mut last = Fault::NoNode;
     while tried.len() <= upstream.config.retries {
@@ -317,7 +330,7 @@ async fn attempt(
     node: SocketAddr,
     body: &mut Option<Incoming>,
 ) -> Result<Reply, Fault> {
-    let metrics = &plan.route.upstream.metrics;
+    let metrics = &plan.upstream.metrics;
     let pooled = cx.worker.pool.borrow_mut().checkout(node);
     if let Some(connection) = pooled {
         metrics.checkout(Checkout::Reused);
@@ -331,7 +344,7 @@ async fn attempt(
         }
     }
     metrics.checkout(Checkout::New);
-    let connection = Box::pin(connect(cx, &plan.route.upstream, node)).await?;
+    let connection = Box::pin(connect(cx, plan.upstream, node)).await?;
     send(cx, head, plan, connection, body.take()).await
 }
 
@@ -380,18 +393,17 @@ async fn send(
     let body = RequestBody::new(body, &upload, cx);
     let mut bytes = Vec::new();
     request_head::write(&mut bytes, head, plan, &cx.forwarding, connection.node);
-    let chain = &plan.route.chain;
-    let takes_whole = upload.stage() == Stage::Complete && !chain.hooks().response_body;
+    let takes_whole = upload.stage() == Stage::Complete && !plan.run.hooks().response_body;
     let asked = Asked { method: Method::of(head.method()), takes_whole };
     let sent = connection.send(asked, bytes, body, || expired(cx, &upload)).await;
     cx.deadlines.stop(Wait::Upstream);
     let (response_head, coming) = sent.map_err(|fault| cx.body_fault().unwrap_or(fault))?;
     let status = response_head.status();
     cx.record(|record| record.status(status.as_u16()));
-    let filters = chain.response_body(&response_head);
+    let filters = plan.run.response_body(&plan.request, &response_head);
     let leaving = Leaving::new(head, &response_head, !filters.is_empty(), after(cx, head));
     let mut bytes = Vec::new();
-    response_head::write(&mut bytes, &response_head, chain, &cx.worker, leaving);
+    response_head::write(&mut bytes, &response_head, plan, &cx.worker, leaving);
     let body = match coming {
         Coming::Whole(whole) => {
             bytes.extend_from_slice(&whole);

@@ -129,7 +129,7 @@ async fn exchange(
         }
         Err(fault) => {
             let Some(status) = fault.consequence().status else { return Err(fault) };
-            let answer = Answer::of(status);
+            let answer = plan.answer(status);
             if upload.is_untouched() {
                 refuse(cx, head, answer, fault).await
             } else {
@@ -217,7 +217,7 @@ impl Forward<'_> {
         buffers: &mut Buffers,
     ) -> Result<(PlainConnection, Reply), Fault> {
         let Forward { cx, head, plan } = self;
-        let metrics = &plan.route.upstream.metrics;
+        let metrics = &plan.upstream.metrics;
         if let Some(mut connection) = checkout(cx, node).await {
             metrics.checkout(Checkout::Reused);
             cx.record(|record| record.node(node, None));
@@ -231,7 +231,7 @@ impl Forward<'_> {
             }
         }
         metrics.checkout(Checkout::New);
-        let stream = exchange::dial(cx, &plan.route.upstream, node).await?;
+        let stream = exchange::dial(cx, plan.upstream, node).await?;
         let mut connection = PlainConnection::new(stream, node, metrics);
         let reply = self.ask(&mut connection, upload, buffers).await?;
         Ok((connection, reply))
@@ -301,11 +301,12 @@ impl Forward<'_> {
 
     /// Whether nothing in userspace has to see the response to this request.
     fn may_be_passed(&self) -> bool {
-        let hooks = self.plan.route.chain.hooks();
+        let hooks = self.plan.run.hooks();
         self.head.body_length() == BodyLength::Empty
             && self.head.method() != "HEAD"
             && !hooks.response_head
             && !hooks.response_body
+            && self.plan.response.is_empty()
             && after(self.cx, self.head) == After::KeepAlive
     }
 
@@ -332,7 +333,7 @@ impl Forward<'_> {
             Ok(carried) => carried,
             Err(fault) => {
                 let Some(status) = fault.consequence().status else { return Err(fault) };
-                return own_answer(cx, self.head, Answer::of(status), fault, after).await;
+                return own_answer(cx, self.head, self.plan.answer(status), fault, after).await;
             }
         };
         upload.answered();
@@ -361,11 +362,10 @@ impl Forward<'_> {
         let Forward { cx, head, plan } = self;
         let Buffers { response: out, input, .. } = buffers;
         let length = response.body_length();
-        let chain = &plan.route.chain;
-        let filters = chain.response_body(&response);
+        let filters = plan.run.response_body(&plan.request, &response);
         let leaving = Leaving::new(head, &response, !filters.is_empty(), after);
         out.clear();
-        response_head::write(out, &response, chain, &cx.worker, leaving);
+        response_head::write(out, &response, plan, &cx.worker, leaving);
         // What a bodiless response would be filtered to is nothing.
         let filters = if length == BodyLength::Empty { BodyFilters::default() } else { filters };
         let mut relay = Relay::new(leaving.framing == Framing::Chunked, filters);

@@ -2,7 +2,7 @@
 //!
 //! Pure, and the only one: every lane asks it, and what differs between lanes is who moves bytes.
 
-use std::{borrow::Cow, collections::HashMap, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, ptr, sync::Arc};
 
 use http::StatusCode;
 
@@ -18,7 +18,10 @@ use crate::{
         path::{self, ForwardPath},
     },
     metrics::{ByListener, Metrics},
-    plugin::{self, Call, Chain, Consumers, FieldEdits, Reply, RequestContext, Step},
+    plugin::{
+        self, Call, Chain, Consumer, Consumers, FieldEdits, Kept, Origin, PluginSet, Progress,
+        Reply, Request, RequestContext, RequestEdits, Rewrite, RouteNames, Run,
+    },
     route::{Router, stream::StreamRoute},
     upstream::group::Upstream,
 };
@@ -28,8 +31,13 @@ use crate::{
 pub struct Pipeline {
     router: Router,
     routes: Box<[Route]>,
+    /// What a request passes that no route takes: the global rules.
+    unrouted: Chain,
     stream_routes: Box<[StreamRoute]>,
+    consumers: Consumers,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
+    /// By owner, for the next configuration to keep what it does not change.
+    plugin_sets: HashMap<Arc<str>, PluginSet>,
     /// This process in `Via` and in loop detection.
     pseudonym: Pseudonym,
     body_size_max: Option<u64>,
@@ -39,10 +47,13 @@ pub struct Pipeline {
 #[derive(Debug)]
 pub struct Route {
     pub id: Arc<str>,
+    pub name: Option<Arc<str>>,
+    pub service_id: Option<Arc<str>>,
     /// Position among the routes of its pipeline.
     pub index: usize,
     pub chain: Chain,
-    pub upstream: Arc<Upstream>,
+    /// `None`: only plugins answer.
+    pub upstream: Option<Arc<Upstream>>,
     pub metrics: ByListener,
 }
 
@@ -50,13 +61,19 @@ pub struct Route {
 #[derive(Debug)]
 pub enum Decision<'a> {
     Forward(Plan<'a>),
-    Answer {
-        route: Option<&'a Route>,
-        answer: Answer,
-        fault: Fault,
-    },
+    Answer(Refusal<'a>),
     /// A plugin needs something done before the request can go on.
     Call(Paused<'a>),
+}
+
+/// A request that is answered here.
+#[derive(Debug)]
+pub struct Refusal<'a> {
+    pub route: Option<&'a Route>,
+    pub consumer: Option<&'a Consumer>,
+    pub answer: Answer,
+    pub fault: Fault,
+    pub kept: Kept,
 }
 
 /// A request between two steps of its plugin chain.
@@ -64,28 +81,34 @@ pub enum Decision<'a> {
 pub struct Paused<'a> {
     /// What has to be done before [`resume`](Self::resume).
     pub call: Call,
-    at: usize,
     undecided: Undecided<'a>,
 }
 
-/// A request that has a route and whose plugins are not through.
+/// A request whose plugins are not through.
 #[derive(Debug)]
 struct Undecided<'a> {
-    route: &'a Route,
-    path: &'a str,
+    /// `None`: no route takes it.
+    route: Option<&'a Route>,
     forward: ForwardPath,
     cx: RequestContext<'a>,
+    run: Run<'a>,
 }
 
 /// How a request is forwarded.
 #[derive(Debug)]
 pub struct Plan<'a> {
     pub route: &'a Route,
+    pub upstream: &'a Arc<Upstream>,
+    pub request: Request<'a>,
+    /// The plugins it has passed, for its response.
+    pub run: Run<'a>,
     /// Path and query as the node sees them.
     pub target: Cow<'a, str>,
-    pub edits: FieldEdits<'a>,
-    /// Who was authenticated.
-    pub consumer: Option<Arc<str>>,
+    pub rewrite: Rewrite,
+    pub edits: RequestEdits<'a>,
+    /// What the downstream sees, whoever makes the response.
+    pub response: FieldEdits<'a>,
+    pub kept: Kept,
 }
 
 impl Pipeline {
@@ -96,7 +119,9 @@ impl Pipeline {
         metrics: &Metrics,
         pseudonym: Pseudonym,
     ) -> Self {
-        let consumers = Arc::new(Consumers::new(&config.consumers));
+        let mut sets = PluginSets { before, kept: HashMap::new() };
+        let consumers = Consumers::new(&config.consumers, |consumer| sets.of_consumer(consumer));
+        let global: Vec<PluginSet> = config.global_rules.iter().map(|set| sets.keep(set)).collect();
         let upstreams: HashMap<_, _> = config
             .upstreams
             .iter()
@@ -105,11 +130,14 @@ impl Pipeline {
         let listeners = config.listeners.len();
         let routes = config.routes.iter().enumerate().map(|(index, route)| Route {
             id: Arc::clone(&route.id),
+            name: route.name.clone(),
+            service_id: route.service.as_ref().map(|service| Arc::clone(&service.id)),
             index,
-            chain: Chain::new(&route.plugins, &consumers),
-            upstream: Arc::clone(&upstreams[&route.upstream.id]),
+            chain: Chain::new(&sets.of_route(route), &global),
+            upstream: route.upstream.as_ref().map(|upstream| Arc::clone(&upstreams[&upstream.id])),
             metrics: ByListener::new(listeners),
         });
+        let routes = routes.collect();
         let stream_routes = config.stream_routes.iter().map(|route| StreamRoute {
             config: route.clone(),
             upstream: Arc::clone(&upstreams[&route.upstream.id]),
@@ -117,9 +145,12 @@ impl Pipeline {
         });
         Self {
             router: Router::new(&config.routes),
-            routes: routes.collect(),
+            routes,
+            unrouted: Chain::new(&PluginSet::default(), &global),
             stream_routes: stream_routes.collect(),
+            consumers,
             upstreams,
+            plugin_sets: sets.kept,
             pseudonym,
             body_size_max: config.limits.body_size_max,
         }
@@ -133,40 +164,90 @@ impl Pipeline {
         &self.stream_routes
     }
 
+    pub fn consumers(&self) -> &Consumers {
+        &self.consumers
+    }
+
     pub fn pseudonym(&self) -> &Pseudonym {
         &self.pseudonym
     }
 
-    /// Decides about a request that came from `source`.
-    pub fn decide<'a>(&'a self, head: &'a RequestHead, source: IpAddr) -> Decision<'a> {
+    /// Decides about a request that came from `origin`.
+    pub fn decide<'a>(&'a self, head: &'a RequestHead, origin: Origin) -> Decision<'a> {
         if self.pseudonym.is_in(head.known(Known::Via)) {
-            return Decision::refuse(None, Fault::Loop);
+            return Decision::refuse(Fault::Loop);
         }
         if let (BodyLength::Fixed(length), Some(max)) = (head.body_length(), self.body_size_max)
             && length > max
         {
-            return Decision::refuse(None, Fault::BodyTooLarge);
+            return Decision::refuse(Fault::BodyTooLarge);
         }
         let (path, query) = head.path_and_query();
         let normalised = match path::normalise(path) {
             Ok(normalised) => normalised,
-            Err(error) => return Decision::refuse(None, error.fault()),
+            Err(error) => return Decision::refuse(error.fault()),
         };
-        let Some(index) = self.router.select(head.host_name(), &normalised.path, head.method())
-        else {
-            return Decision::no_route();
-        };
-        let route = &self.routes[index];
-        let cx = RequestContext {
+        let index = self.router.select(head.host_name(), &normalised.path, head.method());
+        let route = index.map(|index| &self.routes[index]);
+        let request = Request {
             head,
-            source,
-            query: query.map(Cow::Borrowed),
-            edits: FieldEdits::default(),
+            path: normalised.path,
+            query,
+            origin,
+            client: origin.peer.ip(),
+            route: route.map(Route::names),
             consumer: None,
         };
-        let mut undecided = Undecided { route, path, forward: normalised.forward, cx };
-        let step = route.chain.request(&mut undecided.cx);
-        undecided.after(step)
+        let undecided = Undecided {
+            route,
+            forward: normalised.forward,
+            cx: RequestContext::new(request, &self.consumers, &self.upstreams),
+            run: Run::new(route.map_or(&self.unrouted, |route| &route.chain)),
+        };
+        undecided.advance(None)
+    }
+}
+
+/// The plugins of every resource, with their state if they had one before.
+struct PluginSets<'p> {
+    before: Option<&'p Pipeline>,
+    kept: HashMap<Arc<str>, PluginSet>,
+}
+
+impl PluginSets<'_> {
+    fn keep(&mut self, set: &PluginSet) -> PluginSet {
+        let Some(owner) = set.owner.as_ref().filter(|_| !set.is_empty()) else {
+            return set.clone();
+        };
+        if let Some(kept) = self.kept.get(owner) {
+            return kept.clone();
+        }
+        let before = self.before.and_then(|before| before.plugin_sets.get(owner));
+        let kept = before.map_or_else(|| set.clone(), |before| set.keeping(before));
+        self.kept.insert(Arc::clone(owner), kept.clone());
+        kept
+    }
+
+    /// The route's own plugins, then those of its plugin config, then those of its service.
+    fn of_route(&mut self, route: &config::Route) -> PluginSet {
+        let mut plugins = self.keep(&route.plugins);
+        let lower = [
+            route.plugin_config.as_deref(),
+            route.service.as_ref().map(|service| &service.plugins),
+        ];
+        for set in lower.into_iter().flatten() {
+            plugins = plugins.over(&self.keep(set));
+        }
+        plugins
+    }
+
+    /// The consumer's own plugins, then those of its group.
+    fn of_consumer(&mut self, consumer: &config::Consumer) -> Option<Chain> {
+        let mut plugins = self.keep(&consumer.plugins);
+        if let Some(group) = &consumer.group_plugins {
+            plugins = plugins.over(&self.keep(group));
+        }
+        (!plugins.is_empty()).then(|| Chain::new(&plugins, []))
     }
 }
 
@@ -183,38 +264,76 @@ fn kept_or_new(
     }
 }
 
+impl Route {
+    fn names(&self) -> RouteNames<'_> {
+        RouteNames { id: &self.id, name: self.name.as_ref(), service_id: self.service_id.as_ref() }
+    }
+}
+
 impl<'a> Paused<'a> {
     /// The next decision, after the call.
     pub fn resume(self, reply: Reply) -> Decision<'a> {
-        let Self { at, mut undecided, call: _ } = self;
-        let step = undecided.route.chain.resume(at, reply, &mut undecided.cx);
-        undecided.after(step)
+        self.undecided.advance(Some(reply))
     }
 
-    pub fn route(&self) -> &'a Route {
+    pub fn route(&self) -> Option<&'a Route> {
         self.undecided.route
     }
 }
 
 impl<'a> Undecided<'a> {
-    fn after(self, step: Step) -> Decision<'a> {
-        let Self { route, path, forward, cx } = self;
-        match step {
-            Step::Continue => Decision::Forward(Plan {
-                route,
-                target: target(cx.head, path, forward, cx.query),
-                edits: cx.edits,
-                consumer: cx.consumer,
-            }),
-            Step::Answer(answer) => {
-                Decision::Answer { route: Some(route), answer, fault: Fault::Denied }
+    fn advance(mut self, reply: Option<Reply>) -> Decision<'a> {
+        match self.run.advance(&mut self.cx, reply) {
+            Progress::Done => self.forward(),
+            Progress::Answer(mut answer) => {
+                self.run.answer(&self.cx.request, &mut answer);
+                self.answer(answer, Fault::Denied)
             }
-            Step::Call(at, call) => {
-                let undecided = Self { route, path, forward, cx };
-                Decision::Call(Paused { call, at, undecided })
-            }
+            Progress::Call(call) => Decision::Call(Paused { call, undecided: self }),
         }
     }
+
+    fn forward(self) -> Decision<'a> {
+        let Some(route) = self.route else {
+            let answer = Answer::with_reason(StatusCode::NOT_FOUND, "Route Not Found");
+            return self.answer(answer, Fault::NoRoute);
+        };
+        let Some(upstream) = self.cx.upstream.or(route.upstream.as_ref()) else {
+            let answer = Answer::of(Fault::NoUpstream.status());
+            return self.answer(answer, Fault::NoUpstream);
+        };
+        let Self { forward, cx, run, .. } = self;
+        let forward = cx.rewrite.path.clone().map_or(forward, ForwardPath::Rewritten);
+        Decision::Forward(Plan {
+            route,
+            upstream,
+            target: target(cx.request.head, forward, cx.query),
+            request: cx.request,
+            run,
+            rewrite: cx.rewrite,
+            edits: cx.edits,
+            response: cx.response,
+            kept: cx.kept,
+        })
+    }
+
+    fn answer(self, mut answer: Answer, fault: Fault) -> Decision<'a> {
+        amend(&mut answer, &self.cx.response);
+        Decision::Answer(Refusal {
+            route: self.route,
+            consumer: self.cx.request.consumer,
+            answer,
+            fault,
+            kept: self.cx.kept,
+        })
+    }
+}
+
+/// What plugins want every response to have, an answer has too.
+fn amend(answer: &mut Answer, edits: &FieldEdits<'_>) {
+    let has = |name: &str| answer.fields.iter().any(|(known, _)| known.as_str() == name);
+    let made: Vec<_> = edits.made(has).map(|(name, value)| (name.clone(), value.clone())).collect();
+    answer.fields.extend(made);
 }
 
 /// Fields that tell the node who was authenticated: what the downstream sends under these names
@@ -229,28 +348,40 @@ impl Plan<'_> {
         field.known.is_editable() && is_identity(field.name.as_bytes())
             || self.edits.replaces(field)
     }
+
+    /// Whether the request goes somewhere else than its route says.
+    pub fn is_diverted(&self) -> bool {
+        self.route.upstream.as_ref().is_none_or(|upstream| !ptr::eq(upstream, self.upstream))
+    }
+
+    /// An answer in place of the node's response.
+    pub fn answer(&self, status: StatusCode) -> Answer {
+        let mut answer = Answer::of(status);
+        amend(&mut answer, &self.response);
+        answer
+    }
 }
 
 impl<'a> Decision<'a> {
-    fn refuse(route: Option<&'a Route>, fault: Fault) -> Self {
-        let status = fault.consequence().status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Decision::Answer { route, answer: Answer::of(status), fault }
-    }
-
-    fn no_route() -> Self {
-        let answer = Answer::with_reason(StatusCode::NOT_FOUND, "Route Not Found");
-        Decision::Answer { route: None, answer, fault: Fault::NoRoute }
+    fn refuse(fault: Fault) -> Self {
+        Decision::Answer(Refusal {
+            route: None,
+            consumer: None,
+            answer: Answer::of(fault.status()),
+            fault,
+            kept: Kept::default(),
+        })
     }
 }
 
 /// Path and query as the node sees them; as they stand in the head if nothing changed them.
 fn target<'a>(
     head: &'a RequestHead,
-    path: &'a str,
     forward: ForwardPath,
     query: Option<Cow<'a, str>>,
 ) -> Cow<'a, str> {
-    let is_query_received = match (&query, head.path_and_query().1) {
+    let (path, received) = head.path_and_query();
+    let is_query_received = match (&query, received) {
         (None, None) => true,
         (Some(Cow::Borrowed(query)), Some(received)) => std::ptr::eq(*query, received),
         (Some(_), _) | (None, Some(_)) => false,

@@ -19,7 +19,7 @@ use crate::{
     http::head::RequestHead,
     kernel::Passed,
     metrics::{Direction, NORMAL_END, RouteMetrics},
-    plugin::Finished,
+    plugin::{Consumer, Finished, Kept},
     snapshot::Snapshot,
     worker::{ListenerCx, Worker},
 };
@@ -33,7 +33,12 @@ pub(crate) struct RequestRecord {
     head: Option<RequestHead>,
     lane: Option<Lane>,
     route: Option<(Snapshot, RouteIndex)>,
-    consumer: Option<Arc<str>>,
+    /// Position among the consumers.
+    consumer: Option<usize>,
+    /// What plugins have asked to be kept until the end.
+    kept: Kept,
+    /// Where the request went, if not where its route leads to.
+    upstream: Option<Arc<str>>,
     node: Option<SocketAddr>,
     status: Option<u16>,
     connect: Option<Duration>,
@@ -74,6 +79,8 @@ impl RequestRecord {
             lane: None,
             route: None,
             consumer: None,
+            kept: Kept::default(),
+            upstream: None,
             node: None,
             status: None,
             connect: None,
@@ -106,8 +113,21 @@ impl RequestRecord {
     }
 
     /// Who was authenticated.
-    pub(crate) fn consumer(&mut self, consumer: Arc<str>) {
-        self.consumer = Some(consumer);
+    pub(crate) fn consumer(&mut self, consumer: Option<&Consumer>) {
+        self.consumer = consumer.map(|consumer| consumer.index);
+    }
+
+    pub(crate) fn diverted(&mut self, upstream: &Arc<str>) {
+        self.upstream = Some(Arc::clone(upstream));
+    }
+
+    pub(crate) fn keep(&mut self, kept: Kept) {
+        self.kept = kept;
+    }
+
+    /// When the request was let in.
+    pub(crate) fn started(&self) -> Instant {
+        self.started
     }
 
     /// The node that was tried last, and how long dialling took if it was dialled.
@@ -241,11 +261,10 @@ impl RequestRecord {
         let (Some((rules, RouteIndex::Http(index))), Some(head)) = (&self.route, &self.head) else {
             return;
         };
-        let chain = &rules.routes()[*index].chain;
-        if chain.hooks().log {
-            let (consumer, status) = (self.consumer.as_deref(), self.status);
-            chain.log(&Finished { head, consumer, status, sent_bytes, recv_bytes, total });
-        }
+        let consumer = self.consumer.and_then(|index| rules.consumers().get(index));
+        let status = self.status;
+        let finished = Finished { head, consumer, status, sent_bytes, recv_bytes, total };
+        rules.routes()[*index].chain.log(&finished);
     }
 
     fn route_metrics(&self) -> &RouteMetrics {
@@ -268,7 +287,8 @@ impl RequestRecord {
         match &self.route {
             Some((rules, RouteIndex::Http(index))) => {
                 let route = &rules.routes()[*index];
-                (Some(&route.id), Some(route.upstream.id()))
+                let upstream = route.upstream.as_ref().map(|upstream| &**upstream.id());
+                (Some(&route.id), self.upstream.as_deref().or(upstream))
             }
             Some((rules, RouteIndex::Stream(index))) => {
                 let route = &rules.stream_routes()[*index];

@@ -32,13 +32,23 @@ impl Publisher {
 /// The rules that one exchange is decided by from beginning to end. Counted within its worker, so
 /// that workers do not meet at the count.
 #[derive(Debug, Clone)]
-pub(crate) struct Snapshot(Rc<Arc<Pipeline>>);
+pub(crate) struct Snapshot(Rc<Held>);
+
+/// A worker's share of the rules.
+#[derive(Debug)]
+struct Held(Arc<Pipeline>);
+
+impl Snapshot {
+    fn of(rules: &Arc<Pipeline>) -> Self {
+        Self(Rc::new(Held(Arc::clone(rules))))
+    }
+}
 
 impl Deref for Snapshot {
     type Target = Pipeline;
 
     fn deref(&self) -> &Pipeline {
-        &self.0
+        &self.0.0
     }
 }
 
@@ -50,7 +60,7 @@ pub(crate) struct Rules {
 
 impl Rules {
     pub(crate) fn new(mut published: watch::Receiver<Arc<Pipeline>>) -> Self {
-        let held = Snapshot(Rc::new(Arc::clone(&published.borrow_and_update())));
+        let held = Snapshot::of(&published.borrow_and_update());
         Self { published: RefCell::new(published), held: RefCell::new(held) }
     }
 
@@ -58,8 +68,8 @@ impl Rules {
     pub(crate) fn now(&self) -> Snapshot {
         // An error: nobody will ever publish again.
         if self.published.borrow().has_changed().unwrap_or(false) {
-            let latest = Arc::clone(&self.published.borrow_mut().borrow_and_update());
-            *self.held.borrow_mut() = Snapshot(Rc::new(latest));
+            let latest = Snapshot::of(&self.published.borrow_mut().borrow_and_update());
+            *self.held.borrow_mut() = latest;
         }
         self.held.borrow().clone()
     }

@@ -78,7 +78,7 @@ impl TestProxy {
             listener.has_express_lane &= !is_without_express;
         }
         for route in &mut config.routes {
-            route.plugins.extend(plugins.iter().cloned().map(PluginConfig::Test));
+            route.plugins.plugins.extend(plugins.iter().enumerate().map(PluginConfig::test));
         }
         let app = App::start(&config).expect("the proxy starts");
         TestProxy {

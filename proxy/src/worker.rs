@@ -1,14 +1,14 @@
 //! One worker: a pinned thread, a `LocalRuntime`, its own sockets, pool and pipes.
 
 use std::{
-    cell::{Ref, RefCell},
+    cell::{Cell, Ref, RefCell},
     fmt::Write as _,
     io,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
     thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context;
@@ -29,6 +29,7 @@ use crate::{
     kernel::KernelPlane,
     listener,
     metrics::{ListenerMetrics, Metrics, RouteMetrics},
+    plugin::Now,
     snapshot::{Publisher, Rules},
     sys::affinity,
     upstream::{connection::UpstreamConnection, plain::PlainConnection, pool::Pool},
@@ -78,6 +79,7 @@ pub(crate) struct Worker {
     /// Of hyper's lane.
     pub(crate) pool: RefCell<Pool<UpstreamConnection>>,
     date: RefCell<Date>,
+    pub(crate) clock: Clock,
     pub(crate) tunnels: TunnelContext,
     pub(crate) passages: Passages,
     pub(crate) live: Live,
@@ -182,6 +184,7 @@ async fn sweep(worker: Rc<Worker>) {
     let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
     loop {
         ticks.tick().await;
+        worker.clock.set();
         // A worker without requests must not keep old rules.
         drop(worker.rules.now());
         worker.pool.borrow_mut().sweep();
@@ -196,6 +199,7 @@ impl Worker {
             plain_pool: RefCell::new(Pool::new(idle_max, pool_idle)),
             pool: RefCell::new(Pool::new(idle_max, pool_idle)),
             date: RefCell::default(),
+            clock: Clock::default(),
             tunnels: TunnelContext::new(
                 Arc::clone(&shared.kernel),
                 &shared.limits,
@@ -212,6 +216,36 @@ impl Worker {
             passages: Passages::new(&shared.limits),
             live: Live::default(),
         }
+    }
+}
+
+/// The time of day of an instant that is known, without asking the system for it: as far as the clock
+/// was set within the last [`SWEEP_INTERVAL`].
+pub(crate) struct Clock(Cell<(Instant, Duration)>);
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self(Cell::new(Clock::read()))
+    }
+}
+
+impl Clock {
+    fn read() -> (Instant, Duration) {
+        // A system whose clock says 1960 has other troubles.
+        (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    }
+
+    fn set(&self) {
+        self.0.set(Clock::read());
+    }
+
+    pub(crate) fn at(&self, instant: Instant) -> Now {
+        let (known, unix) = self.0.get();
+        let unix = match instant.checked_duration_since(known) {
+            Some(since) => unix + since,
+            None => unix.saturating_sub(known.duration_since(instant)),
+        };
+        Now { instant, unix }
     }
 }
 

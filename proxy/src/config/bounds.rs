@@ -30,8 +30,6 @@ pub(super) const URI_CHARS_MAX: usize = 4096;
 pub(super) const HOST_CHARS_MAX: usize = 253;
 /// Ids that a dangling reference is compared with for a suggestion; among more none is made.
 pub(super) const SUGGESTED_FROM_MAX: usize = 1000;
-/// Bytes of a consumer's key; it has to fit into a head.
-pub(super) const KEY_SIZE_MAX: usize = 4096;
 
 /// Every wait but the drain's; a day is longer than anybody means.
 pub(super) const WAIT: RangeInclusive<Duration> =

@@ -1,50 +1,93 @@
-//! Who may be authenticated, and by which key.
+//! Who may be authenticated, and by what.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
 };
 
+use http::HeaderValue;
+
 use super::{
     Consumer,
     leaf::Username,
     planned::Kind,
-    plugins,
+    plugins::{self, CredentialAt, Owners, Scope},
     reader::{Section, Value},
     resource,
+    shared::Listed,
 };
+use crate::plugin::PluginSet;
 
 /// Names of all consumers of the file, those with errors included.
 pub(super) type Names = HashSet<Arc<str>>;
 
-/// Reads `consumers`. No two have the same name, no two the same key.
-pub(super) fn read(root: &mut Section<'_>) -> (Vec<Consumer>, Names) {
-    let mut consumers = Vec::new();
-    let mut lines: HashMap<Arc<str>, usize> = HashMap::new();
-    let mut owners: HashMap<Arc<str>, Arc<str>> = HashMap::new();
-    for item in root.take("consumers").and_then(|value| value.items()).unwrap_or_default() {
-        let Some(mut section) = item.section() else { continue };
-        resource::described(&mut section);
-        let name = section.require("username");
-        let key = section.take("plugins").and_then(plugins::of_consumer);
-        section.finish(Kind::Consumer);
-        let Some((Username(username), value)) = name.and_then(|value| Some((value.leaf()?, value)))
-        else {
-            continue;
-        };
-        if let Some(line) = lines.insert(Arc::clone(&username), value.place.line()) {
-            value.error(format!("the consumer of line {line} has this name; names are unique"));
-        }
-        if let Some((key, value)) = &key
-            && let Some(owner) = owners.insert(Arc::clone(key), Arc::clone(&username))
-        {
-            report_shared_key(value, &owner);
-        }
-        consumers.push(Consumer { username, key_auth: key.map(|(key, _)| key) });
-    }
-    (consumers, lines.into_keys().collect())
+/// The names alone, for those who refer to them; errors are [`read`]'s to report.
+pub(super) fn names(root: &Section<'_>) -> Names {
+    root.peek("consumers")
+        .and_then(|value| value.sequence())
+        .into_iter()
+        .flatten()
+        .filter_map(|item| item.member("username")?.quiet_leaf::<Username>())
+        .map(|Username(name)| name)
+        .collect()
 }
 
-fn report_shared_key(value: &Value<'_>, owner: &str) {
-    value.error(format!("consumer `{owner}` has the same key; a key belongs to one consumer"));
+/// Reads `consumers`. No two have the same name, no two the same credential.
+pub(super) fn read(
+    root: &mut Section<'_>,
+    groups: &Listed<PluginSet>,
+    scope: &Scope<'_>,
+) -> Vec<Consumer> {
+    let mut consumers = Vec::new();
+    let mut lines: HashMap<Arc<str>, usize> = HashMap::new();
+    let mut owners = Owners::default();
+    for item in root.take("consumers").and_then(|value| value.items()).unwrap_or_default() {
+        let Some(section) = item.section() else { continue };
+        let Some((consumer, name, credentials)) = consumer(section, groups, scope) else {
+            continue;
+        };
+        let username = &consumer.username;
+        if let Some(line) = lines.insert(Arc::clone(username), name.place.line()) {
+            name.error(format!("the consumer of line {line} has this name; names are unique"));
+        }
+        credentials.iter().for_each(|credential| owners.enter(username, credential));
+        consumers.push(consumer);
+    }
+    consumers
+}
+
+fn consumer<'t>(
+    mut section: Section<'t>,
+    groups: &Listed<PluginSet>,
+    scope: &Scope<'_>,
+) -> Option<(Consumer, Value<'t>, Vec<CredentialAt<'t>>)> {
+    let custom_id = custom_id(&mut section);
+    let name = section.require("username");
+    let group = section.take("group_id");
+    let group_plugins = group.as_ref().and_then(|value| groups.refer(value, "consumer group"));
+    let plugins = section.take("plugins").map(|value| plugins::of_consumer(&value, scope));
+    section.finish(Kind::Consumer);
+    let (plugins, credentials) = plugins.unwrap_or_default();
+    let name = name?;
+    let Username(username) = name.leaf()?;
+    let group = group_plugins.as_ref().and_then(|set| set.owner.as_deref()?.split_once(':'));
+    let consumer = Consumer {
+        plugins: plugins.owned_by(Some(format!("consumer:{username}").into())),
+        credentials: credentials.iter().map(|at| at.credential.clone()).collect(),
+        custom_id,
+        group: group.map(|(_, id)| id.into()),
+        group_plugins,
+        username,
+    };
+    Some((consumer, name, credentials))
+}
+
+/// Label `custom_id`, which nodes are told.
+fn custom_id(section: &mut Section<'_>) -> Option<HeaderValue> {
+    let id = resource::described(section).labels.remove("custom_id")?;
+    let value = HeaderValue::from_str(&id);
+    if value.is_err() {
+        section.error("the label `custom_id` has characters that no field value can have");
+    }
+    value.ok()
 }

@@ -100,7 +100,7 @@ impl std::error::Error for ConfigErrors {}
 
 /// Takes findings while a file is read. Shared by everything that reads the tree, hence the cells.
 #[derive(Debug, Default)]
-pub(super) struct Sink {
+pub(crate) struct Sink {
     errors: RefCell<Collected>,
     warnings: RefCell<Collected>,
 }

@@ -17,7 +17,7 @@ use serde_yaml::Value as Yaml;
 use super::tree::{Origin, Scalar};
 
 /// A type that one scalar holds.
-pub(super) trait Leaf: Sized {
+pub(crate) trait Leaf: Sized {
     /// Ends the sentence "expected …".
     const EXPECTED: &'static str;
 
@@ -60,6 +60,15 @@ impl Scalar {
                 as_text().or_else(|| serde_yaml::from_value(self.resolved()).ok())
             }
             Origin::Unresolved => None,
+        }
+    }
+
+    /// Out of the environment as a string.
+    pub(super) fn json(&self) -> serde_json::Value {
+        let text = || serde_json::Value::String(self.text.clone());
+        match self.origin {
+            Origin::Plain => serde_json::to_value(self.resolved()).unwrap_or_else(|_| text()),
+            Origin::Quoted | Origin::Environment | Origin::Unresolved => text(),
         }
     }
 
@@ -120,6 +129,8 @@ by_serde! {
     u32, "a whole number";
     u64, "a whole number";
     usize, "a whole number";
+    i32, "a whole number";
+    f64, "a number";
     i64, "a whole number";
     String, "a string";
 }

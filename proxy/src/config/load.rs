@@ -15,9 +15,11 @@ use super::{
     env::Lookup,
     finding::{Mark, Sink},
     planned::Kind,
+    plugins::Scope,
     process,
     reader::{Section, Value},
-    routes, tree,
+    routes::{self, Shared},
+    shared, tree,
     upstream::Upstreams,
 };
 
@@ -96,8 +98,16 @@ fn read_config(mut root: Section<'_>) -> Config {
     let limits = process::limits(&mut root);
     let drain = process::drain(&mut root);
     let mut upstreams = Upstreams::read(&mut root);
-    let (consumers, names) = consumers::read(&mut root);
-    let routes = routes::routes(&mut root, &mut upstreams, &names);
+    let names = consumers::names(&root);
+    let scope = Scope { consumers: &names };
+    let groups = shared::sets(&mut root, "consumer_groups", &scope);
+    let consumers = consumers::read(&mut root, &groups, &scope);
+    let global_rules = shared::global_rules(&mut root, &scope);
+    let shared = Shared {
+        services: shared::services(&mut root, &mut upstreams, &scope),
+        plugin_configs: shared::sets(&mut root, "plugin_configs", &scope),
+    };
+    let routes = routes::routes(&mut root, &mut upstreams, &shared, &scope);
     let stream_routes = routes::stream_routes(&mut root, &mut upstreams, &listeners, kernel.mode);
     let config = Config {
         workers,
@@ -109,6 +119,7 @@ fn read_config(mut root: Section<'_>) -> Config {
         limits,
         drain,
         routes,
+        global_rules,
         upstreams: upstreams.finish(),
         consumers,
         stream_routes,

@@ -4,7 +4,7 @@
 
 /// Which mapping a key stands in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Root,
     Workers,
     Listener,
@@ -24,10 +24,14 @@ pub(super) enum Kind {
     Node,
     Consumer,
     StreamRoute,
-    RoutePlugins,
-    ConsumerPlugins,
+    Service,
+    /// A plugin config, a consumer group or a global rule.
+    PluginSet,
+    /// The names of plugins.
+    Plugins,
     /// The settings of one plugin.
     Plugin,
+    Meta,
 }
 
 /// Why a key is refused, if it is one that is known and not built, or one that never will be.
@@ -39,24 +43,29 @@ pub(super) fn refusal(kind: Kind, key: &str) -> Option<String> {
 }
 
 fn is_lua(kind: Kind, key: &str) -> bool {
-    kind == Kind::Route && matches!(key, "filter_func" | "script" | "script_id")
+    let keys: &[&str] = if kind == Kind::Route {
+        &["filter_func", "script", "script_id"]
+    } else if kind == Kind::Service {
+        &["script"]
+    } else if kind == Kind::Meta {
+        &["pre_function"]
+    } else {
+        &[]
+    };
+    keys.contains(&key)
 }
 
 const fn planned(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Root => &[
-            "consumer_groups",
             "credentials",
             "discovery",
-            "global_rules",
             "instance",
-            "plugin_configs",
             "plugin_metadata",
             "plugins",
             "protos",
             "resolver",
             "secrets",
-            "services",
             "ssl",
             "ssls",
             "tls",
@@ -66,15 +75,8 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         Kind::Kernel => &["pin", "steer"],
         Kind::Admin => &["key", "tls"],
         Kind::AccessLog => &["fields", "sampling"],
-        Kind::Route => &[
-            "enable_websocket",
-            "plugin_config_id",
-            "remote_addr",
-            "remote_addrs",
-            "service_id",
-            "timeout",
-            "vars",
-        ],
+        Kind::Route => &["enable_websocket", "remote_addr", "remote_addrs", "timeout", "vars"],
+        Kind::Service => &["enable_websocket"],
         Kind::Upstream => &[
             "checks",
             "discovery_args",
@@ -89,10 +91,9 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
             "upstream_host",
         ],
         Kind::Node => &["metadata", "priority"],
-        Kind::Consumer => &["group_id"],
         Kind::StreamRoute => &["plugins", "protocol", "service_id", "sni"],
-        Kind::RoutePlugins | Kind::ConsumerPlugins => PLUGINS,
-        Kind::Plugin => &["_meta"],
+        Kind::Plugins => PLUGINS,
+        Kind::Meta => &["filter"],
         Kind::Workers
         | Kind::Xdp
         | Kind::SameHost
@@ -101,7 +102,10 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         | Kind::Log
         | Kind::Timeouts
         | Kind::Limits
-        | Kind::Drain => &[],
+        | Kind::Drain
+        | Kind::Consumer
+        | Kind::PluginSet
+        | Kind::Plugin => &[],
     }
 }
 

@@ -1,101 +1,161 @@
-//! The settings of plugins, on routes and on consumers.
+//! The settings of plugins, wherever they are configured: what every plugin's `read` is made of.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use super::{
-    bounds,
-    consumers::Names,
-    planned::Kind,
-    reader::{Section, Value},
-};
-use crate::plugin::{self, KeyAuthConfig, PluginConfig};
+use bytes::Bytes;
 
-/// `plugins` of a route.
-pub(super) fn of_route(value: &Value<'_>, consumers: &Names) -> Vec<PluginConfig> {
-    let Some(mut section) = value.section() else { return Vec::new() };
-    let key_auth = section.section("key-auth").map(|section| key_auth(section, consumers));
-    section.finish(Kind::RoutePlugins);
-    key_auth.into_iter().map(PluginConfig::KeyAuth).collect()
+pub(crate) use super::reader::{Place, Section, Value};
+use super::{consumers::Names, planned::Kind as In, reader, tree::shown};
+use crate::plugin::{self, Credential, Kind, Meta, PluginConfig, PluginSet};
+
+/// What a plugin's settings may refer to.
+pub(crate) struct Scope<'s> {
+    pub(super) consumers: &'s Names,
 }
 
-/// `key-auth` of a route; names and defaults are APISIX's.
-fn key_auth(mut section: Section<'_>, consumers: &Names) -> KeyAuthConfig {
-    let header = section.take("header").and_then(|value| {
-        let name = token(&value)?;
-        if !plugin::is_editable(&name) {
-            value.error("is a field that the proxy makes itself; a key needs one of its own");
+/// What a consumer is known by, and where that is written.
+pub(crate) struct CredentialAt<'t> {
+    pub(crate) credential: Credential,
+    pub(crate) place: Place<'t>,
+}
+
+/// `plugins` of a route or of anything that a route refers to.
+pub(super) fn read(value: &Value<'_>, scope: &Scope<'_>) -> PluginSet {
+    let pairs = value.pairs().unwrap_or_default();
+    let plugins = pairs.into_iter().filter_map(|(at, name, value)| one(&at, name, &value, scope));
+    PluginSet { owner: None, plugins: plugins.collect() }
+}
+
+/// `None` also of one that is disabled.
+fn one(at: &Place<'_>, name: &str, value: &Value<'_>, scope: &Scope<'_>) -> Option<PluginConfig> {
+    let kind = known(at, name)?;
+    let mut section = value.section()?;
+    let meta = section.take("_meta").map(|value| meta(&value));
+    let (is_disabled, meta) = match meta {
+        Some(meta) => meta?,
+        None => (false, Meta::default()),
+    };
+    let plugin = (kind.read)(&mut section, scope);
+    section.finish(In::Plugin);
+    let config = PluginConfig { kind, meta, plugin: plugin?, source: Arc::new(value.json()) };
+    (!is_disabled).then_some(config)
+}
+
+/// The plugin of that name, or an error at its key.
+fn known(at: &Place<'_>, name: &str) -> Option<&'static Kind> {
+    let kind = Kind::named(name);
+    if kind.is_none() {
+        let refusal = super::planned::refusal(In::Plugins, name);
+        at.error(refusal.unwrap_or_else(|| {
+            if at.is_secret() {
+                return "unknown plugin".to_owned();
+            }
+            let near = reader::nearest(name, plugin::KINDS.iter().map(|kind| kind.name));
+            let hint = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+            format!("unknown plugin [{}]{hint}", shown(name))
+        }));
+    }
+    kind
+}
+
+/// `_meta`, and whether the plugin is disabled.
+fn meta(value: &Value<'_>) -> Option<(bool, Meta)> {
+    let mut section = value.section()?;
+    let is_disabled = section.leaf_or("disable", false);
+    let priority = section.take("priority").and_then(|value| value.within(&(i32::MIN..=i32::MAX)));
+    let error_response = section.take("error_response").and_then(|value| error_response(&value));
+    section.finish(In::Meta);
+    Some((is_disabled, Meta { priority, error_response }))
+}
+
+/// A text as it is, anything else as JSON.
+fn error_response(value: &Value<'_>) -> Option<Bytes> {
+    let json = value.json();
+    if let Some(text) = json.as_str() {
+        return Some(text.to_owned().into());
+    }
+    if !json.is_object() {
+        value.error("expected a string or a mapping");
+        return None;
+    }
+    Some(format!("{json}\n").into())
+}
+
+/// `plugins` of a consumer or a consumer group: what applies to it, and what it is known by.
+pub(super) fn of_consumer<'t>(
+    value: &Value<'t>,
+    scope: &Scope<'_>,
+) -> (PluginSet, Vec<CredentialAt<'t>>) {
+    let (mut set, mut credentials) = (PluginSet::default(), Vec::new());
+    // What is misspelt may be a secret too.
+    for (at, name, value) in value.clone().secret().pairs().unwrap_or_default() {
+        let Some(kind) = known(&at, name) else { continue };
+        match kind.credential {
+            Some(read) => {
+                let Some(mut section) = value.section() else { continue };
+                credentials.extend(read(&mut section));
+                section.finish(In::Plugin);
+            }
+            None => set.plugins.extend(one(&at, name, &value, scope)),
         }
-        Some(name)
-    });
-    let query = section.take("query").and_then(|value| {
-        checked(&value, "is not the name of a query argument", |name| {
-            !name.is_empty() && !name.contains(['&', '=', '#']) && is_visible(name)
-        })
-    });
-    let realm = section.take("realm").and_then(|value| {
-        checked(&value, "needs 1 to 128 printable characters but `\"` and `\\`", |realm| {
-            (1..=128).contains(&realm.len())
-                && realm
-                    .bytes()
-                    .all(|byte| matches!(byte, 0x20..=0x7e) && byte != b'"' && byte != b'\\')
-        })
-    });
-    let anonymous_consumer = section.take("anonymous_consumer").and_then(|value| {
-        let name = value.leaf::<String>()?;
-        if !consumers.contains(name.as_str()) {
-            value.error(format!("no consumer is named `{}`", super::tree::shown(&name)));
+    }
+    (set, credentials)
+}
+
+/// Whose credential each one is; no two consumers share one.
+#[derive(Debug, Default)]
+pub(super) struct Owners(HashMap<(&'static str, Arc<[u8]>), Arc<str>>);
+
+impl Owners {
+    pub(super) fn enter(&mut self, username: &Arc<str>, at: &CredentialAt<'_>) {
+        let Credential { kind, id, .. } = &at.credential;
+        if let Some(owner) = self.0.insert((kind, Arc::clone(id)), Arc::clone(username)) {
+            at.place.error(format!(
+                "consumer `{owner}` has the same {kind} credential; it belongs to one consumer"
+            ));
         }
-        Some(name)
-    });
-    let hide_credentials = section.leaf_or("hide_credentials", false);
-    section.finish(Kind::Plugin);
-    KeyAuthConfig {
-        header: header.unwrap_or_else(|| "apikey".to_owned()),
-        query: query.unwrap_or_else(|| "apikey".to_owned()),
-        realm: realm.unwrap_or_else(|| "key".to_owned()),
-        hide_credentials,
-        anonymous_consumer,
     }
 }
 
-/// The name of a field, RFC 9110 section 5.6.2, in lower case.
-fn token(value: &Value<'_>) -> Option<String> {
+/// The name of a request field that plugins may change, RFC 9110 section 5.6.2, in lower case.
+pub(crate) fn field_name(value: &Value<'_>) -> Option<String> {
     let is_token = |name: &str| {
         let is_tchar = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
         !name.is_empty() && name.chars().all(is_tchar)
     };
-    checked(value, "is not the name of a field", is_token).map(|name| name.to_ascii_lowercase())
-}
-
-fn checked(value: &Value<'_>, problem: &str, is_valid: impl Fn(&str) -> bool) -> Option<String> {
-    let text = value.leaf::<String>()?;
-    if !is_valid(&text) {
-        value.error(problem);
+    let name = value.text("is not the name of a field", is_token)?.to_ascii_lowercase();
+    if !plugin::is_editable(&name) {
+        value.error("is a field that the proxy makes itself; use one of its own");
+        return None;
     }
-    Some(text)
+    Some(name)
 }
 
-fn is_visible(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_graphic())
+/// The name of a query argument, as it is decoded.
+pub(crate) fn argument_name(value: &Value<'_>) -> Option<String> {
+    value.text("is not the name of a query argument", |name| {
+        !name.is_empty()
+            && !name.contains(['&', '=', '#'])
+            && name.bytes().all(|b| b.is_ascii_graphic())
+    })
 }
 
-/// `plugins` of a consumer: the key of `key-auth` and where it stands.
-pub(super) fn of_consumer<'t>(value: Value<'t>) -> Option<(Arc<str>, Value<'t>)> {
-    let mut section = value.secret().section()?;
-    let key_auth = section.section("key-auth");
-    section.finish(Kind::ConsumerPlugins);
-    let mut key_auth = key_auth?;
-    let key = key_auth.require("key");
-    key_auth.finish(Kind::Plugin);
-    let value = key?;
-    let key = checked(&value, KEY_FORM, |key| {
-        // A field's value has neither control characters nor blanks at its ends.
-        (1..=bounds::KEY_SIZE_MAX).contains(&key.len())
-            && key.trim() == key
-            && !key.contains(char::is_control)
-    })?;
-    Some((key.into(), value))
+/// What a challenge names (RFC 9110 section 11.5), between quotes.
+pub(crate) fn realm(value: &Value<'_>) -> Option<String> {
+    value.text("needs 1 to 128 printable characters but `\"` and `\\`", |realm| {
+        (1..=128).contains(&realm.len())
+            && realm
+                .bytes()
+                .all(|byte| matches!(byte, 0x20..=0x7e) && byte != b'"' && byte != b'\\')
+    })
 }
 
-const KEY_FORM: &str =
-    "needs 1 to 4096 bytes, without control characters and without blanks at its ends";
+/// The name of a consumer of the same file.
+pub(crate) fn consumer(value: &Value<'_>, scope: &Scope<'_>) -> Option<String> {
+    let name = value.leaf::<String>()?;
+    if !scope.consumers.contains(name.as_str()) {
+        value.error(format!("no consumer is named `{}`", shown(&name)));
+        return None;
+    }
+    Some(name)
+}

@@ -14,7 +14,7 @@ use super::{
 
 /// Where something stands and how to report about it.
 #[derive(Debug, Clone)]
-pub(super) struct Place<'t> {
+pub(crate) struct Place<'t> {
     mark: Mark,
     path: String,
     sink: &'t Sink,
@@ -30,60 +30,65 @@ enum Privacy {
 }
 
 impl Place<'_> {
-    pub(super) fn line(&self) -> usize {
+    /// Whether nothing that stands here is shown.
+    pub(crate) fn is_secret(&self) -> bool {
+        self.privacy == Privacy::Secret
+    }
+
+    pub(crate) fn line(&self) -> usize {
         self.mark.line
     }
 
-    pub(super) fn error(&self, message: impl Into<String>) {
+    pub(crate) fn error(&self, message: impl Into<String>) {
         self.sink.error(self.mark, &self.path, message.into());
     }
 
-    pub(super) fn warning(&self, message: impl Into<String>) {
+    pub(crate) fn warning(&self, message: impl Into<String>) {
         self.sink.warning(self.mark, &self.path, message.into());
     }
 }
 
 /// A node of the tree and its place.
 #[derive(Debug, Clone)]
-pub(super) struct Value<'t> {
-    pub(super) place: Place<'t>,
+pub(crate) struct Value<'t> {
+    pub(crate) place: Place<'t>,
     node: &'t Node,
 }
 
 impl<'t> Value<'t> {
-    pub(super) fn root(node: &'t Node, sink: &'t Sink) -> Value<'t> {
+    pub(crate) fn root(node: &'t Node, sink: &'t Sink) -> Value<'t> {
         let place = Place { mark: node.mark, path: String::new(), sink, privacy: Privacy::Open };
         Value { place, node }
     }
 
     /// The same value, of which and inside of which nothing is shown.
-    pub(super) fn secret(mut self) -> Value<'t> {
+    pub(crate) fn secret(mut self) -> Value<'t> {
         self.place.privacy = Privacy::Secret;
         self
     }
 
-    pub(super) fn error(&self, message: impl Into<String>) {
+    pub(crate) fn error(&self, message: impl Into<String>) {
         self.place.error(message);
     }
 
-    pub(super) fn is_mapping(&self) -> bool {
+    pub(crate) fn is_mapping(&self) -> bool {
         matches!(self.node.content, Content::Mapping(_))
     }
 
     /// A scalar of type `T`.
-    pub(super) fn leaf<T: Leaf>(&self) -> Option<T> {
+    pub(crate) fn leaf<T: Leaf>(&self) -> Option<T> {
         self.checked(T::EXPECTED, |_| true)
     }
 
     /// A scalar of type `T` in a range.
-    pub(super) fn within<T: Leaf + PartialOrd>(&self, range: &RangeInclusive<T>) -> Option<T> {
+    pub(crate) fn within<T: Leaf + PartialOrd>(&self, range: &RangeInclusive<T>) -> Option<T> {
         let (low, high) = (range.start().spell(), range.end().spell());
         let expected = format!("{} from {low} to {high}", T::EXPECTED);
         self.checked(&expected, |value| range.contains(value))
     }
 
     /// One word, as `None`, or a scalar of type `T` in a range.
-    pub(super) fn word_or<T: Leaf + PartialOrd>(
+    pub(crate) fn word_or<T: Leaf + PartialOrd>(
         &self,
         word: &str,
         range: &RangeInclusive<T>,
@@ -96,6 +101,35 @@ impl<'t> Value<'t> {
         let (low, high) = (range.start().spell(), range.end().spell());
         let expected = format!("`{word}` or {} from {low} to {high}", T::EXPECTED);
         self.checked(&expected, |value| range.contains(value)).map(Some)
+    }
+
+    /// A string of a form; `problem` ends the sentence that begins with where it stands.
+    pub(crate) fn text(&self, problem: &str, is_valid: impl Fn(&str) -> bool) -> Option<String> {
+        let text = self.leaf::<String>()?;
+        if !is_valid(&text) {
+            self.error(problem);
+            return None;
+        }
+        Some(text)
+    }
+
+    /// The member of a mapping, the first if it is repeated, and nothing reported.
+    pub(crate) fn member(&self, key: &str) -> Option<Value<'t>> {
+        let Content::Mapping(entries) = &self.node.content else { return None };
+        entries.iter().find(|entry| entry.key == key).map(|entry| self.child(entry))
+    }
+
+    /// A scalar of type `T`, and nothing reported if there is none.
+    pub(crate) fn quiet_leaf<T: Leaf>(&self) -> Option<T> {
+        match &self.node.content {
+            Content::Scalar(scalar) => T::decode(scalar),
+            Content::Sequence(_) | Content::Mapping(_) => None,
+        }
+    }
+
+    /// The items of a sequence, and nothing reported if it is none.
+    pub(crate) fn sequence(&self) -> Option<Vec<Value<'t>>> {
+        matches!(self.node.content, Content::Sequence(_)).then(|| self.items()).flatten()
     }
 
     fn checked<T: Leaf>(&self, expected: &str, is_valid: impl Fn(&T) -> bool) -> Option<T> {
@@ -118,7 +152,7 @@ impl<'t> Value<'t> {
     }
 
     /// One word of a closed set. `planned` words are refused as not built yet.
-    pub(super) fn one_of<T: Copy>(&self, words: &[(&str, T)], planned: &[&str]) -> Option<T> {
+    pub(crate) fn one_of<T: Copy>(&self, words: &[(&str, T)], planned: &[&str]) -> Option<T> {
         let expected = alternatives(words.iter().map(|(word, _)| *word));
         let scalar = self.scalar(&expected)?;
         match words.iter().find(|(word, _)| *word == scalar.text) {
@@ -137,7 +171,7 @@ impl<'t> Value<'t> {
     }
 
     /// The keys of a mapping.
-    pub(super) fn section(&self) -> Option<Section<'t>> {
+    pub(crate) fn section(&self) -> Option<Section<'t>> {
         let Content::Mapping(entries) = &self.node.content else {
             self.unexpected("a mapping", "");
             return None;
@@ -160,13 +194,13 @@ impl<'t> Value<'t> {
     }
 
     /// A mapping whose keys are data: the place of each key, the key, its value.
-    pub(super) fn pairs(&self) -> Option<Vec<(Place<'t>, &'t str, Value<'t>)>> {
+    pub(crate) fn pairs(&self) -> Option<Vec<(Place<'t>, &'t str, Value<'t>)>> {
         let entries = self.section()?.open;
         Some(entries.into_iter().map(|e| (self.key(e), e.key.as_str(), self.child(e))).collect())
     }
 
     /// The items of a sequence.
-    pub(super) fn items(&self) -> Option<Vec<Value<'t>>> {
+    pub(crate) fn items(&self) -> Option<Vec<Value<'t>>> {
         let Content::Sequence(items) = &self.node.content else {
             self.unexpected("a list", "");
             return None;
@@ -177,6 +211,11 @@ impl<'t> Value<'t> {
             Value { place: Place { mark: node.mark, path, ..self.place.clone() }, node }
         };
         Some(items.iter().enumerate().map(item).collect())
+    }
+
+    /// The whole subtree, scalars with the types that their texts have by the core schema.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        self.node.json()
     }
 
     fn key(&self, entry: &Entry) -> Place<'t> {
@@ -235,35 +274,53 @@ impl<'t> Value<'t> {
 
 /// A mapping of which each key is taken once. What is left over at the end is unknown.
 #[derive(Debug)]
-pub(super) struct Section<'t> {
+pub(crate) struct Section<'t> {
     at: Value<'t>,
     open: Vec<&'t Entry>,
     known: Vec<&'static str>,
 }
 
 impl<'t> Section<'t> {
-    pub(super) fn place(&self) -> &Place<'t> {
+    pub(crate) fn place(&self) -> &Place<'t> {
         &self.at.place
     }
 
-    pub(super) fn error(&self, message: impl Into<String>) {
+    pub(crate) fn error(&self, message: impl Into<String>) {
         self.at.error(message);
     }
 
     /// Whether the file has a key that nobody took yet.
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.open.iter().any(|entry| entry.key == key)
     }
 
     /// The value of a key, if the file has it.
-    pub(super) fn take(&mut self, key: &'static str) -> Option<Value<'t>> {
+    pub(crate) fn take(&mut self, key: &'static str) -> Option<Value<'t>> {
         self.known.push(key);
         let index = self.open.iter().position(|entry| entry.key == key)?;
         Some(self.at.child(self.open.remove(index)))
     }
 
+    /// The value of a key, which is still to be taken.
+    pub(crate) fn peek(&self, key: &str) -> Option<Value<'t>> {
+        self.at.member(key)
+    }
+
+    /// What `read` makes of the value of a key, or of `default` without it; `None` is an error.
+    pub(crate) fn take_or<T: for<'d> From<&'d str>>(
+        &mut self,
+        key: &'static str,
+        default: &str,
+        read: impl Fn(&Value<'_>) -> Option<T>,
+    ) -> Option<T> {
+        match self.take(key) {
+            Some(value) => read(&value),
+            None => Some(default.into()),
+        }
+    }
+
     /// The value of a key that must be there.
-    pub(super) fn require(&mut self, key: &'static str) -> Option<Value<'t>> {
+    pub(crate) fn require(&mut self, key: &'static str) -> Option<Value<'t>> {
         let value = self.take(key);
         if value.is_none() {
             self.error(format!("`{key}` is missing"));
@@ -272,12 +329,12 @@ impl<'t> Section<'t> {
     }
 
     /// A scalar, or what holds without it.
-    pub(super) fn leaf_or<T: Leaf>(&mut self, key: &'static str, default: T) -> T {
+    pub(crate) fn leaf_or<T: Leaf>(&mut self, key: &'static str, default: T) -> T {
         self.take(key).and_then(|value| value.leaf()).unwrap_or(default)
     }
 
     /// A scalar in a range, or what holds without it.
-    pub(super) fn within_or<T>(
+    pub(crate) fn within_or<T>(
         &mut self,
         key: &'static str,
         range: RangeInclusive<T>,
@@ -290,12 +347,12 @@ impl<'t> Section<'t> {
     }
 
     /// The mapping under a key, if the file has it.
-    pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'t>> {
+    pub(crate) fn section(&mut self, key: &'static str) -> Option<Section<'t>> {
         self.take(key)?.section()
     }
 
     /// Refuses every key that nobody took.
-    pub(super) fn finish(self, kind: Kind) {
+    pub(crate) fn finish(self, kind: Kind) {
         for entry in &self.open {
             let place = self.at.key(entry);
             match (self.at.place.privacy, planned::refusal(kind, &entry.key)) {
@@ -329,7 +386,7 @@ fn alternatives<'w>(words: impl Iterator<Item = &'w str>) -> String {
 }
 
 /// The known word that was probably meant: at most a third of its letters differ.
-pub(super) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+pub(crate) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     let lower = |c: char| c.to_ascii_lowercase();
     let typed: Vec<char> = word.chars().map(lower).take(WORD_CHARS_MAX + 1).collect();
     if typed.len() > WORD_CHARS_MAX {

@@ -29,18 +29,32 @@ pub(super) fn each<'t>(
     }
 }
 
-/// Fields that people read and Tandem does not: checked, and then left out.
-pub(super) fn described(section: &mut Section<'_>) {
-    for key in ["name", "desc"] {
-        let _: Option<String> = section.take(key).and_then(|value| value.leaf());
-    }
+/// What people say about a resource, as far as anybody asks for it.
+#[derive(Debug, Default)]
+pub(super) struct Described {
+    pub(super) name: Option<Arc<str>>,
+    pub(super) labels: HashMap<String, String>,
+}
+
+/// Reads the fields that describe; most are checked, and then left out.
+pub(super) fn described(section: &mut Section<'_>) -> Described {
+    let name = section.take("name").and_then(|value| value.leaf::<String>());
+    let _: Option<String> = section.take("desc").and_then(|value| value.leaf());
     for key in ["create_time", "update_time"] {
         let _: Option<u64> = section.take(key).and_then(|value| value.leaf());
     }
     let labels = section.take("labels").and_then(|value| value.pairs()).unwrap_or_default();
-    for (_, _, value) in labels {
-        let _: Option<String> = value.leaf();
-    }
+    let pair = |(_, key, value): (_, &str, Value<'_>)| Some((key.to_owned(), value.leaf()?));
+    Described { name: name.map(Into::into), labels: labels.into_iter().filter_map(pair).collect() }
+}
+
+/// A list under a key, if the file has it.
+pub(super) fn listed<T: PartialEq>(
+    section: &mut Section<'_>,
+    key: &'static str,
+    read: impl Fn(&Value<'_>) -> Option<T>,
+) -> Option<Vec<T>> {
+    section.take(key).and_then(|value| each_once(&value, read))
 }
 
 /// `key` with one value, or `keys` with a list of them, not both. `None`: neither, or an error.

@@ -5,37 +5,45 @@ use std::{net::IpAddr, sync::Arc};
 use ipnet::IpNet;
 
 use super::{
-    Datapath, KernelMode, Listener, Protocol, Route, StreamRoute, bounds,
-    consumers::Names,
-    pattern,
+    Datapath, KernelMode, Listener, Protocol, Route, Service, StreamRoute, bounds, pattern,
     planned::Kind,
-    plugins,
+    plugins::Scope,
     process::Listeners,
     reader::{Section, Value},
     resource,
+    shared::{self, Listed},
     upstream::{Owner, Upstreams},
 };
+use crate::plugin::PluginSet;
 
 /// Reads `routes`; those with `status: 0` are checked and left out.
 pub(super) fn routes<'t>(
     root: &mut Section<'t>,
     upstreams: &mut Upstreams<'t>,
-    consumers: &Names,
+    shared: &Shared,
+    scope: &Scope<'_>,
 ) -> Vec<Route> {
     let mut routes = Vec::new();
     resource::each(root, "routes", |section, id| {
-        routes.extend(route(section, id, upstreams, consumers));
+        routes.extend(route(section, id, upstreams, shared, scope));
     });
     routes
+}
+
+/// What routes refer to.
+pub(super) struct Shared {
+    pub(super) services: Listed<Service>,
+    pub(super) plugin_configs: Listed<PluginSet>,
 }
 
 fn route<'t>(
     mut section: Section<'t>,
     id: Option<Arc<str>>,
     upstreams: &mut Upstreams<'t>,
-    consumers: &Names,
+    shared: &Shared,
+    scope: &Scope<'_>,
 ) -> Option<Route> {
-    resource::described(&mut section);
+    let name = resource::described(&mut section).name;
     let has_uri = section.has("uri") || section.has("uris");
     let uris = resource::one_or_list(&mut section, "uri", "uris", pattern::uri);
     if !has_uri {
@@ -50,22 +58,50 @@ fn route<'t>(
     let methods = methods.and_then(|value| resource::each_once(&value, pattern::method));
     let priority = section.leaf_or("priority", 0);
     let status = section.take("status").and_then(|value| value.within(&(0..=1u16)));
-    let plugins = section.take("plugins");
-    let plugins = plugins.map(|value| plugins::of_route(&value, consumers)).unwrap_or_default();
+    let leads_somewhere =
+        ["plugins", "upstream", "upstream_id", "service_id"].iter().any(|key| section.has(key));
+    if !leads_somewhere {
+        section.error("`upstream`, `upstream_id`, `service_id` or `plugins` is missing");
+    }
+    let plugins = shared::plugins(&mut section, "route", id.as_ref(), scope);
+    let plugin_config = section.take("plugin_config_id");
+    let plugin_config =
+        plugin_config.map(|value| shared.plugin_configs.refer(&value, "plugin config"));
+    let service = section.take("service_id");
+    let service = service.map(|value| shared.services.refer(&value, "service"));
     let upstream = upstreams.resolve(&mut section, Owner::Route, id.as_deref());
     section.finish(Kind::Route);
     if status == Some(0) {
         return None;
     }
+    // What is referred to and is not there has been reported.
+    let (plugin_config, service) = (complete(plugin_config)?, complete(service)?);
+    let inherited = service.as_ref().and_then(|service| service.upstream.clone());
+    let hosts = match &service {
+        Some(service) if hosts.is_empty() => service.hosts.clone(),
+        Some(_) | None => hosts,
+    };
     Some(Route {
         id: id?,
+        name,
         uris: uris?,
         hosts,
         methods: methods.unwrap_or_default(),
         priority,
         plugins,
-        upstream: upstream?,
+        plugin_config,
+        upstream: upstream.ok()?.or(inherited),
+        service,
     })
+}
+
+/// `None`: it was asked for, and there is none.
+fn complete<T>(found: Option<Option<T>>) -> Option<Option<T>> {
+    match found {
+        Some(Some(found)) => Some(Some(found)),
+        Some(None) => None,
+        None => Some(None),
+    }
 }
 
 /// Reads `stream_routes`, each of which some `tcp` listener has to be able to lead to.
@@ -98,6 +134,9 @@ fn stream_route<'t>(
     });
     let datapath =
         section.take("datapath").map_or(Some(Datapath::Splice), |value| datapath(&value, kernel));
+    if !section.has("upstream") && !section.has("upstream_id") {
+        section.error("`upstream_id` or `upstream` is missing");
+    }
     let upstream = upstreams.resolve(&mut section, Owner::StreamRoute, id.as_deref());
     section.finish(Kind::StreamRoute);
     Some(StreamRoute {
@@ -106,7 +145,7 @@ fn stream_route<'t>(
         server_addr,
         remote_addr,
         datapath: datapath?,
-        upstream: upstream?,
+        upstream: upstream.ok()??,
     })
 }
 

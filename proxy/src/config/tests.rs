@@ -30,7 +30,8 @@ fn the_environment_fills_in_any_scalar() {
     assert_eq!(config.workers.count.map(usize::from), Some(3));
     assert_eq!(config.listeners[0].address.port(), 9080);
     assert_eq!(config.drain.timeout, Duration::from_secs(7));
-    assert_eq!(config.consumers[0].key_auth.as_deref(), Some("12345"), "a string, as asked for");
+    let [credential] = &*config.consumers[0].credentials else { panic!("one credential") };
+    assert_eq!(&*credential.id, b"12345", "a string, as asked for");
 }
 
 #[test]

@@ -22,35 +22,48 @@ const NODES_MAX: usize = 500_000;
 const TEXT_SIZE_MAX: usize = 32 << 20;
 
 #[derive(Debug, Clone)]
-pub(super) struct Node {
+pub(crate) struct Node {
     pub(super) mark: Mark,
     pub(super) content: Content,
 }
 
 #[derive(Debug, Clone)]
-pub(super) enum Content {
+pub(crate) enum Content {
     Scalar(Scalar),
     Sequence(Vec<Node>),
     Mapping(Vec<Entry>),
 }
 
+impl Node {
+    /// Of keys that occur twice the last counts.
+    pub(super) fn json(&self) -> serde_json::Value {
+        match &self.content {
+            Content::Scalar(scalar) => scalar.json(),
+            Content::Sequence(items) => items.iter().map(Node::json).collect(),
+            Content::Mapping(entries) => {
+                entries.iter().map(|entry| (entry.key.clone(), entry.value.json())).collect()
+            }
+        }
+    }
+}
+
 /// One pair of a mapping. Keys may occur twice; the reader of the mapping refuses that, because only
 /// it knows whether a key may be printed.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub(super) key: String,
     pub(super) mark: Mark,
     pub(super) value: Node,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Scalar {
+pub(crate) struct Scalar {
     pub(super) text: String,
     pub(super) origin: Origin,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(crate) enum Origin {
     /// Without quotes: the text decides the type.
     Plain,
     /// A string, whatever it looks like.

@@ -47,10 +47,15 @@ impl Scheme {
     }
 }
 
+/// There is an error, and it is in the sink.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reported;
+
 /// Who leads to an upstream.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Owner {
     Route,
+    Service,
     StreamRoute,
 }
 
@@ -58,13 +63,14 @@ impl Owner {
     fn word(self) -> &'static str {
         match self {
             Owner::Route => "route",
+            Owner::Service => "service",
             Owner::StreamRoute => "stream_route",
         }
     }
 
     fn scheme(self) -> Scheme {
         match self {
-            Owner::Route => Scheme::Http,
+            Owner::Route | Owner::Service => Scheme::Http,
             Owner::StreamRoute => Scheme::Tcp,
         }
     }
@@ -90,37 +96,46 @@ impl<'t> Upstreams<'t> {
         upstreams
     }
 
-    /// What `upstream_id` or `upstream` of a route says; exactly one of them has to be there.
+    /// What `upstream_id` or `upstream` of a route says, if there is one of them.
     ///
     /// An upstream written in place gets the id `owner:id`, which no listed one can have.
+    ///
+    /// # Errors
+    /// They say something that is wrong, which has been reported.
     pub(super) fn resolve(
         &mut self,
         section: &mut Section<'t>,
         owner: Owner,
         owner_id: Option<&str>,
-    ) -> Option<Arc<Upstream>> {
+    ) -> Result<Option<Arc<Upstream>>, Reported> {
         let (reference, inline) = (section.take("upstream_id"), section.take("upstream"));
         match (reference, inline) {
             (Some(_), Some(_)) => {
                 section.error("`upstream_id` and `upstream` at once; keep one of them");
-                None
+                Err(Reported)
             }
-            (None, None) => {
-                section.error("`upstream_id` or `upstream` is missing");
-                None
-            }
-            (Some(reference), None) => self.refer(&reference, owner),
+            (None, None) => Ok(None),
+            (Some(reference), None) => self.refer(&reference, owner).map(Some).ok_or(Reported),
             (None, Some(inline)) => {
-                let fields = fields(inline.section()?)?;
-                if let Some((scheme, place)) = &fields.scheme {
-                    check_scheme(place, *scheme, owner);
-                }
-                let id = format!("{}:{}", owner.word(), owner_id?);
-                let upstream = Arc::new(fields.with_id(id.into()));
-                self.list.push(Arc::clone(&upstream));
-                Some(upstream)
+                self.in_place(&inline, owner, owner_id).map(Some).ok_or(Reported)
             }
         }
+    }
+
+    fn in_place(
+        &mut self,
+        value: &Value<'t>,
+        owner: Owner,
+        owner_id: Option<&str>,
+    ) -> Option<Arc<Upstream>> {
+        let fields = fields(value.section()?)?;
+        if let Some((scheme, place)) = &fields.scheme {
+            check_scheme(place, *scheme, owner);
+        }
+        let id = format!("{}:{}", owner.word(), owner_id?);
+        let upstream = Arc::new(fields.with_id(id.into()));
+        self.list.push(Arc::clone(&upstream));
+        Some(upstream)
     }
 
     fn refer(&mut self, reference: &Value<'_>, owner: Owner) -> Option<Arc<Upstream>> {

@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 
 use super::{Lane, Lull, gated::Downstream, leg::ClientLeg};
 use crate::{
@@ -29,6 +29,7 @@ use crate::{
     kernel::{LegWatch, Meter},
     lead::Lead,
     metrics::Direction,
+    plugin::Origin,
     record::RequestRecord,
     upstream::plain::PlainConnection,
     worker::{ListenerCx, Worker},
@@ -125,6 +126,14 @@ impl ConnectionCx {
     /// `head` leaves in place of the one that hyper makes of the response it is given next.
     pub(crate) fn lead_with(&self, head: Vec<u8>) {
         *self.lead.borrow_mut() = Some(Lead::response(head));
+    }
+
+    /// Where and when the request under way has come from.
+    pub(crate) fn origin(&self) -> Origin {
+        let record = self.record.borrow();
+        let instant = record.as_ref().map_or_else(Instant::now, RequestRecord::started);
+        let now = self.worker.clock.at(instant.into_std());
+        Origin { peer: self.peer, local: self.listener.address, now }
     }
 
     /// Amends the record of the exchange under way.

@@ -22,16 +22,21 @@ pub(crate) fn write(
     node: SocketAddr,
 ) {
     out.reserve(head.bytes().len() + GAINED);
-    push(out, &[head.method().as_bytes(), b" ", plan.target.as_bytes(), b" HTTP/1.1\r\n"]);
-    let host =
-        head.host_bytes().map_or_else(|| Cow::Owned(node.to_string().into_bytes()), Cow::Borrowed);
+    let method = plan.rewrite.method.as_deref().unwrap_or(head.method());
+    push(out, &[method.as_bytes(), b" ", plan.target.as_bytes(), b" HTTP/1.1\r\n"]);
+    let host = match &plan.rewrite.host {
+        Some(host) => Cow::Borrowed(host.as_bytes()),
+        None => head
+            .host_bytes()
+            .map_or_else(|| Cow::Owned(node.to_string().into_bytes()), Cow::Borrowed),
+    };
     for field in fields::forwarded_request_fields(head, forwarding, &host) {
         if !plan.replaces(&field) {
             push_field(out, &field);
         }
     }
-    for (name, value) in plan.edits.set_fields() {
-        push(out, &[name.as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+    for (name, value) in plan.edits.made(|name| head.field(name).is_some()) {
+        push(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
     }
     out.extend_from_slice(b"\r\n");
 }

@@ -9,7 +9,8 @@ use crate::{
         head::{RequestHead, ResponseHead},
         name::Known,
     },
-    plugin::{Chain, FieldEdits},
+    pipeline::Plan,
+    plugin::ResponseEdits,
     worker::Worker,
 };
 
@@ -63,7 +64,7 @@ impl Leaving {
 pub(crate) fn write(
     out: &mut Vec<u8>,
     head: &ResponseHead,
-    chain: &Chain,
+    plan: &Plan<'_>,
     worker: &Worker,
     leaving: Leaving,
 ) {
@@ -72,14 +73,21 @@ pub(crate) fn write(
         Version::Http10 => b"HTTP/1.0 ",
         Version::Http11 => b"HTTP/1.1 ",
     };
-    push(out, &[version, head.status().as_str().as_bytes(), b" ", head.reason(), b"\r\n"]);
-    let mut edits = FieldEdits::default();
-    if chain.hooks().response_head {
-        chain.response_head(head, &mut edits);
+    let mut edits = ResponseEdits::default();
+    plan.run.response_head(&plan.request, head, &mut edits);
+    match edits.status {
+        Some(status) => {
+            let reason = status.canonical_reason().unwrap_or_default().as_bytes();
+            push(out, &[version, status.as_str().as_bytes(), b" ", reason, b"\r\n"]);
+        }
+        None => {
+            let status = head.status();
+            push(out, &[version, status.as_str().as_bytes(), b" ", head.reason(), b"\r\n"]);
+        }
     }
     let mut has_date = false;
     for field in fields::forwarded_response_fields(head, leaving.framing, leaving.stays_open()) {
-        if edits.replaces(&field) {
+        if edits.fields.replaces(&field) || plan.response.replaces(&field) {
             continue;
         }
         has_date |= field.known == Known::Date;
@@ -93,9 +101,10 @@ pub(crate) fn write(
             }
         }
     }
-    for (name, value) in edits.set_fields() {
-        has_date |= name.eq_ignore_ascii_case("date");
-        push(out, &[name.as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+    let is_received = |name: &str| head.field(name).is_some();
+    for (name, value) in plan.response.made(is_received).chain(edits.fields.made(is_received)) {
+        has_date |= *name == http::header::DATE;
+        push(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
     }
     if let Some(option) = leaving.connection {
         push(out, &[b"connection: ", option.as_bytes(), b"\r\n"]);

@@ -42,6 +42,13 @@ impl Answer {
         Answer::with_body(status, body.into())
     }
 
+    /// `{"message":"Missing API key in request"}`, as APISIX's plugins have it.
+    pub fn message(status: StatusCode, message: &str) -> Answer {
+        let mut body = serde_json::json!({ "message": message }).to_string();
+        body.push('\n');
+        Answer::with_body(status, body.into())
+    }
+
     /// An answer whose body is the JSON text `body`.
     pub fn with_body(status: StatusCode, body: Bytes) -> Answer {
         let mut answer = Answer { status, fields: Vec::new(), body };

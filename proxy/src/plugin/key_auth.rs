@@ -2,123 +2,91 @@
 //!
 //! Names, defaults and texts are APISIX's. The field is looked at first, then the query argument.
 
-use std::{
-    borrow::Cow,
-    collections::{HashMap, hash_map::RandomState},
-    hash::BuildHasher,
-    sync::Arc,
-};
+use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderValue, StatusCode, header::WWW_AUTHENTICATE};
 use percent_encoding::percent_decode_str;
-use subtle::ConstantTimeEq;
 
-use super::{Consumers, Outcome, Plugin, RequestContext};
-use crate::{config::Consumer, http::answer::Answer};
+use super::{Consumer, Credential, Kind, Outcome, Phase, Plugin, RequestContext};
+use crate::{
+    config::plugins::{CredentialAt, Scope, Section, argument_name, consumer, field_name, realm},
+    http::answer::Answer,
+};
 
-/// `key-auth` as a route configures it.
-#[derive(Debug, Clone)]
-pub struct KeyAuthConfig {
-    /// Request field that carries the key; `apikey` by default, lower-case.
-    pub header: String,
-    /// Query argument that carries it; `apikey` by default.
-    pub query: String,
-    /// In `WWW-Authenticate`; `key` by default.
-    pub realm: String,
-    /// Whether the key is taken out of what the node sees.
-    pub hide_credentials: bool,
-    /// Attached when the key is missing or wrong.
-    pub anonymous_consumer: Option<String>,
-}
+pub(super) static KIND: Kind = Kind {
+    name: "key-auth",
+    priority: 2500,
+    phase: Phase::Rewrite,
+    read,
+    credential: Some(credential),
+};
 
-/// The consumers' keys.
-///
-/// A key is looked up under a hash that is keyed anew in each process and compared in constant
-/// time, so how long a refusal takes says nothing about how much of a guess was right.
-#[derive(Debug, Default)]
-pub struct Keyring {
-    hasher: RandomState,
-    owners: HashMap<u64, Vec<Owner>>,
-}
-
-#[derive(Debug)]
-struct Owner {
-    key: Arc<str>,
-    name: ConsumerName,
-}
-
-/// Who is attached, as the record and as nodes know it.
-#[derive(Debug)]
-struct ConsumerName {
-    username: Arc<str>,
-    /// The same, as the value of a field.
-    value: HeaderValue,
-}
-
-impl ConsumerName {
-    fn new(username: &Arc<str>) -> Self {
-        // The validator lets only letters, digits, `-` and `_` into a name.
-        let value = HeaderValue::from_str(username).unwrap_or(HeaderValue::from_static(""));
-        Self { username: Arc::clone(username), value }
-    }
-}
-
-impl Keyring {
-    pub(super) fn new(consumers: &[Consumer]) -> Self {
-        let mut keyring = Self::default();
-        for consumer in consumers {
-            if let Some(key) = &consumer.key_auth {
-                let hash = keyring.hasher.hash_one(key.as_bytes());
-                let owners = keyring.owners.entry(hash).or_default();
-                let name = ConsumerName::new(&consumer.username);
-                owners.push(Owner { key: Arc::clone(key), name });
-            }
-        }
-        keyring
-    }
-
-    fn owner(&self, key: &[u8]) -> Option<&ConsumerName> {
-        let owners = self.owners.get(&self.hasher.hash_one(key))?;
-        owners.iter().find(|owner| owner.key.as_bytes().ct_eq(key).into()).map(|owner| &owner.name)
-    }
-}
+/// Bytes of a key; it has to fit into a head.
+const KEY_SIZE_MAX: usize = 4096;
+const KEY_FORM: &str =
+    "needs 1 to 4096 bytes, without control characters and without blanks at its ends";
 
 #[derive(Debug)]
 struct KeyAuth {
-    config: KeyAuthConfig,
-    /// What is taken out of what the node sees.
-    hidden: Option<Arc<str>>,
+    /// Request field that carries the key, lower-case.
+    header: Arc<str>,
+    /// Query argument that carries it.
+    query: String,
+    /// Whether the key is taken out of what the node sees.
+    hide_credentials: bool,
     challenge: HeaderValue,
-    anonymous: Option<ConsumerName>,
-    consumers: Arc<Consumers>,
+    /// Attached when the key is missing or wrong.
+    anonymous_consumer: Option<String>,
 }
 
-pub(super) fn build(config: &KeyAuthConfig, consumers: &Arc<Consumers>) -> Arc<dyn Plugin> {
-    Arc::new(KeyAuth {
-        challenge: challenge(&config.realm),
-        hidden: config.hide_credentials.then(|| config.header.as_str().into()),
-        anonymous: config.anonymous_consumer.as_deref().map(|name| ConsumerName::new(&name.into())),
-        config: config.clone(),
-        consumers: Arc::clone(consumers),
-    })
+fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>> {
+    let header = section.take_or("header", "apikey", field_name);
+    let query = section.take_or("query", "apikey", argument_name);
+    let realm = section.take_or("realm", "key", realm);
+    let hide_credentials = section.leaf_or("hide_credentials", false);
+    let anonymous_consumer = match section.take("anonymous_consumer") {
+        Some(value) => Some(consumer(&value, scope)?),
+        None => None,
+    };
+    Some(Arc::new(KeyAuth {
+        header: header?.into(),
+        query: query?,
+        hide_credentials,
+        challenge: challenge(&realm?),
+        anonymous_consumer,
+    }))
 }
 
-/// The validator lets only printable ASCII into a realm.
+/// [`realm`] lets only printable ASCII into a realm.
 fn challenge(realm: &str) -> HeaderValue {
     HeaderValue::try_from(format!("apikey realm=\"{realm}\""))
         .unwrap_or(HeaderValue::from_static("apikey"))
 }
 
+fn credential<'t>(section: &mut Section<'t>) -> Option<CredentialAt<'t>> {
+    let value = section.require("key")?;
+    let key = value.text(KEY_FORM, |key| {
+        // A field's value has neither control characters nor blanks at its ends.
+        (1..=KEY_SIZE_MAX).contains(&key.len())
+            && key.trim() == key
+            && !key.contains(char::is_control)
+    })?;
+    let credential =
+        Credential { kind: KIND.name, id: key.into_bytes().into(), detail: Arc::new(()) };
+    Some(CredentialAt { credential, place: value.place })
+}
+
 impl Plugin for KeyAuth {
     fn request(&self, cx: &mut RequestContext<'_>) -> Outcome {
         let refusal = match self.owner(cx) {
-            Ok(name) => return self.attach(cx, name),
+            Ok(consumer) => return self.attach(cx, consumer),
             Err(refusal) => refusal,
         };
-        match &self.anonymous {
+        let consumers = cx.consumers;
+        match self.anonymous_consumer.as_deref().and_then(|name| consumers.named(name)) {
             Some(anonymous) => self.attach(cx, anonymous),
             None => Outcome::Answer(
-                Answer::with_reason(StatusCode::UNAUTHORIZED, refusal)
+                Answer::message(StatusCode::UNAUTHORIZED, refusal)
                     .field(WWW_AUTHENTICATE, self.challenge.clone()),
             ),
         }
@@ -127,32 +95,34 @@ impl Plugin for KeyAuth {
 
 impl KeyAuth {
     /// Whose key the request carries, or what is wrong with it.
-    fn owner(&self, cx: &RequestContext<'_>) -> Result<&ConsumerName, &'static str> {
+    fn owner<'a>(&self, cx: &RequestContext<'a>) -> Result<&'a Consumer, &'static str> {
         // A field that is there twice is ambiguous: which one would the node believe?
-        let mut fields = cx.head.values(&self.config.header);
+        let mut fields = cx.request.head.values(&self.header);
         let (key, is_repeated) = match fields.next() {
             Some(value) => (Some(Cow::Borrowed(value)), fields.next().is_some()),
             None => {
                 let mut arguments =
-                    cx.query.as_deref().into_iter().flat_map(|q| arguments(q, &self.config.query));
+                    cx.query.as_deref().into_iter().flat_map(|q| arguments(q, &self.query));
                 (arguments.next().map(|(_, value)| value), arguments.next().is_some())
             }
         };
         match key {
             None => Err("Missing API key in request"),
             Some(_) if is_repeated => Err("Invalid API key in request"),
-            Some(key) => self.consumers.keys.owner(&key).ok_or("Invalid API key in request"),
+            Some(key) => cx
+                .consumers
+                .owner::<()>(KIND.name, &key)
+                .map(|(consumer, ())| consumer)
+                .ok_or("Invalid API key in request"),
         }
     }
 
-    fn attach(&self, cx: &mut RequestContext<'_>, name: &ConsumerName) -> Outcome {
-        if let Some(field) = &self.hidden {
-            cx.edits.remove(field);
-            cx.query =
-                cx.query.take().and_then(|query| without_argument(query, &self.config.query));
+    fn attach<'a>(&self, cx: &mut RequestContext<'a>, consumer: &'a Consumer) -> Outcome {
+        if self.hide_credentials {
+            cx.edits.remove(&self.header);
+            cx.query = cx.query.take().and_then(|query| without_argument(query, &self.query));
         }
-        cx.edits.set("x-consumer-username", name.value.clone());
-        cx.consumer = Some(Arc::clone(&name.username));
+        cx.attach(consumer);
         Outcome::Continue
     }
 }

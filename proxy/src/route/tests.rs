@@ -1,7 +1,5 @@
-use std::sync::Arc;
-
 use super::*;
-use crate::config::{Route, Upstream};
+use crate::{config::Route, plugin::PluginSet};
 
 /// A route by its URIs, hosts, methods (each separated by blanks) and priority.
 fn route((uris, hosts, methods, priority): (&str, &str, &str, i64)) -> Route {
@@ -12,13 +10,11 @@ fn route((uris, hosts, methods, priority): (&str, &str, &str, i64)) -> Route {
         hosts: words(hosts),
         methods: words(methods),
         priority,
-        plugins: Vec::new(),
-        upstream: Arc::new(Upstream {
-            id: "u".into(),
-            nodes: Vec::new(),
-            retries: 0,
-            is_same_host: true,
-        }),
+        name: None,
+        plugins: PluginSet::default(),
+        plugin_config: None,
+        service: None,
+        upstream: None,
     }
 }
 

@@ -60,12 +60,13 @@ fn quickstart_means_what_it_says() {
     assert_eq!(config.log.access.unwrap().target, LogTarget::Stdout);
     let ids: Vec<&str> = config.routes.iter().map(|route| &*route.id).collect();
     assert_eq!(ids, ["hello", "api"]);
-    assert_eq!(config.routes[1].plugins.len(), 1);
+    assert_eq!(config.routes[1].plugins.plugins.len(), 1);
     let ids: Vec<&str> = config.upstreams.iter().map(|upstream| &*upstream.id).collect();
     assert_eq!(ids, ["app", "stream_route:echo"]);
     assert_eq!(config.upstreams[0].retries, 1);
     assert_eq!(config.stream_routes[0].datapath, Datapath::Sockmap);
-    assert_eq!(config.consumers[0].key_auth.as_deref(), Some("alice-secret"));
+    let [credential] = &*config.consumers[0].credentials else { panic!("one credential") };
+    assert_eq!((credential.kind, &*credential.id), ("key-auth", &b"alice-secret"[..]));
 }
 
 #[test]
@@ -589,7 +590,7 @@ fn hosts_and_methods_of_routes_are_ones_that_can_match() {
 #[test]
 fn what_is_planned_is_refused_by_name() {
     check_addition(
-        "ssl: []\nglobal_rules: []\nplugin_configs: []\ntls: {}\n\
+        "ssl: []\nsecrets: []\nprotos: []\ntls: {}\n\
          routes:\n\
          \x20 - id: r\n\
          \x20   uri: /\n\
@@ -598,7 +599,7 @@ fn what_is_planned_is_refused_by_name() {
          \x20   remote_addrs: [10.0.0.0/8]\n\
          \x20   timeout: { connect: 1 }\n\
          \x20   enable_websocket: true\n\
-         \x20   plugins: { jwt-auth: {}, key-auth: { _meta: {} }, key_auth: {}, my-plugin: {} }\n\
+         \x20   plugins: { openid-connect: {}, key-auth: { _meta: { pre_function: f } }, key_auth: {}, my-plugin: {} }\n\
          \x20   upstream:\n\
          \x20     type: chash\n\
          \x20     scheme: https\n\
@@ -611,18 +612,19 @@ fn what_is_planned_is_refused_by_name() {
          \x20 - { id: u, type: least_conn, nodes: { \"127.0.0.1:80\": 1 } }\n",
         &[
             "4:1: ssl: not built yet; remove it",
-            "5:1: global_rules: not built yet; remove it",
-            "6:1: plugin_configs: not built yet; remove it",
+            "5:1: secrets: not built yet; remove it",
+            "6:1: protos: not built yet; remove it",
             "7:1: tls: not built yet; remove it",
             "11:5: routes[0].vars: not built yet; remove it",
             "12:5: routes[0].filter_func: runs Lua, which Tandem does not; remove it",
             "13:5: routes[0].remote_addrs: not built yet; remove it",
             "14:5: routes[0].timeout: not built yet; remove it",
             "15:5: routes[0].enable_websocket: not built yet; remove it",
-            "16:16: routes[0].plugins.jwt-auth: not built yet; remove it",
-            "16:42: routes[0].plugins.key-auth._meta: not built yet; remove it",
-            "16:55: routes[0].plugins.key_auth: unknown key; did you mean `key-auth`?",
-            "16:69: routes[0].plugins.my-plugin: unknown key; known here: `key-auth`",
+            "16:16: routes[0].plugins.openid-connect: not built yet; remove it",
+            "16:57: routes[0].plugins.key-auth._meta.pre_function: runs Lua, which Tandem does not; \
+             remove it",
+            "16:78: routes[0].plugins.key_auth: unknown plugin [key_auth]; did you mean `key-auth`?",
+            "16:92: routes[0].plugins.my-plugin: unknown plugin [my-plugin]",
             "18:13: routes[0].upstream.type: `chash` is not built yet; use `roundrobin`",
             "19:15: routes[0].upstream.scheme: `https` is not built yet; use `http` or `tcp`",
             "20:18: routes[0].upstream.pass_host: `node` is not built yet; use `pass`",
@@ -745,7 +747,8 @@ fn references_lead_somewhere() {
             "6:11: upstreams[1].id: `app` is the id of line 5 too; ids are unique",
             "7:26: upstreams[2].nodes: is empty; an upstream needs at least one node",
             "9:35: routes[0].upstream_id: no upstream has the id `ap`; did you mean `app`?",
-            "10:5: routes[1]: `upstream_id` or `upstream` is missing",
+            "10:5: routes[1]: `upstream`, `upstream_id`, `service_id` or `plugins` is \
+             missing",
             "11:5: routes[2]: `upstream_id` and `upstream` at once; keep one of them",
             "13:83: routes[4].plugins.key-auth.anonymous_consumer: no consumer is named `bob`",
         ],
@@ -891,11 +894,11 @@ fn consumers_have_their_own_names_and_keys() {
          \x20 - { username: 'a b', group_id: 1 }\n",
         &[
             "6:17: consumers[1].username: the consumer of line 5 has this name; names are unique",
-            "7:50: consumers[2].plugins.key-auth.key: consumer `alice` has the same key; a key \
-             belongs to one consumer",
+            "7:50: consumers[2].plugins.key-auth.key: consumer `alice` has the same key-auth \
+             credential; it belongs to one consumer",
             "8:17: consumers[3].username: expected a name of 1 to 256 letters, digits, `-` or \
              `_`, found the string `a b`",
-            "8:24: consumers[3].group_id: not built yet; remove it",
+            "8:34: consumers[3].group_id: no consumer group has the id `1`",
         ],
     );
 }
@@ -924,7 +927,7 @@ fn keys_of_consumers_are_in_no_message_and_no_debug_output() {
     let config =
         valid(&with("consumers: [{ username: a, plugins: { key-auth: { key: s3cret } } }]\n"));
     let text = format!("{config:?}");
-    assert!(!text.contains(SECRET) && text.contains("key_auth: Some(\"***\")"), "{text}");
+    assert!(!text.contains(SECRET) && text.contains("Credential { kind: \"key-auth\""), "{text}");
 }
 
 #[test]
@@ -946,8 +949,8 @@ fn key_auth_takes_what_apisix_takes() {
         check_route(
             &format!("    uri: /\n    plugins: {{ key-auth: {{ header: {header} }} }}\n"),
             &[
-                "7:36: routes[0].plugins.key-auth.header: is a field that the proxy makes itself; a \
-               key needs one of its own",
+                "7:36: routes[0].plugins.key-auth.header: is a field that the proxy makes itself; use \
+               one of its own",
             ],
         );
     }

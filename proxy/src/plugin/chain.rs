@@ -1,0 +1,300 @@
+//! The plugins of a resource, the chain of a route, and the run of one request through it.
+
+use std::{cmp::Reverse, fmt, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    BodyFilters, Call, Hooks, Kind, Outcome, Phase, Plugin, Reply, ResponseEdits,
+    request::{Finished, Request, RequestContext},
+};
+use crate::http::{answer::Answer, head::ResponseHead};
+
+/// One configured plugin, parsed and checked.
+#[derive(Clone)]
+pub struct PluginConfig {
+    pub kind: &'static Kind,
+    pub meta: Meta,
+    pub plugin: Arc<dyn Plugin>,
+    /// What it was made of; what is equal keeps its state through a reload.
+    pub source: Arc<serde_json::Value>,
+}
+
+/// What holds for a plugin whatever it is: `_meta`.
+#[derive(Debug, Clone, Default)]
+pub struct Meta {
+    /// In place of [`Kind::priority`].
+    pub priority: Option<i32>,
+    /// The body of every answer of 400 and above.
+    pub error_response: Option<Bytes>,
+}
+
+impl PluginConfig {
+    /// One that a test brings along, behind all others; the first comes first.
+    #[cfg(feature = "test-support")]
+    pub fn test((position, plugin): (usize, &Arc<dyn Plugin>)) -> PluginConfig {
+        let priority = Some(-1_000_000 - position as i32);
+        PluginConfig {
+            kind: &super::TEST,
+            meta: Meta { priority, error_response: None },
+            plugin: Arc::clone(plugin),
+            source: Arc::default(),
+        }
+    }
+
+    fn priority(&self) -> i32 {
+        self.meta.priority.unwrap_or(self.kind.priority)
+    }
+}
+
+/// Without its source, which may hold secrets.
+impl fmt::Debug for PluginConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PluginConfig").field("kind", &self.kind.name).finish_non_exhaustive()
+    }
+}
+
+/// The plugins of one resource, at most one of each kind.
+#[derive(Debug, Clone, Default)]
+pub struct PluginSet {
+    /// The resource; `None` of a set that was merged.
+    pub owner: Option<Arc<str>>,
+    pub plugins: Vec<PluginConfig>,
+}
+
+impl PluginSet {
+    pub fn is_empty(&self) -> bool {
+        self.plugins.is_empty()
+    }
+
+    #[must_use]
+    pub fn owned_by(self, owner: Option<Arc<str>>) -> PluginSet {
+        PluginSet { owner, ..self }
+    }
+
+    pub(crate) fn names(&self, kind: &Kind) -> bool {
+        self.plugins.iter().any(|plugin| plugin.kind.name == kind.name)
+    }
+
+    /// With the plugins of `lower` that are not in this one.
+    #[must_use]
+    pub fn over(&self, lower: &PluginSet) -> PluginSet {
+        let added = lower.plugins.iter().filter(|plugin| !self.names(plugin.kind));
+        let plugins = self.plugins.iter().chain(added).cloned().collect();
+        PluginSet { owner: None, plugins }
+    }
+
+    /// With those plugins of `before` that are the same here, and their state.
+    #[must_use]
+    pub fn keeping(&self, before: &PluginSet) -> PluginSet {
+        let kept = |new: &PluginConfig| {
+            let is_same =
+                |old: &&PluginConfig| old.kind.name == new.kind.name && old.source == new.source;
+            before.plugins.iter().find(is_same).unwrap_or(new).clone()
+        };
+        PluginSet { owner: self.owner.clone(), plugins: self.plugins.iter().map(kept).collect() }
+    }
+}
+
+/// One plugin in its place.
+#[derive(Debug, Clone)]
+struct Step {
+    config: PluginConfig,
+    is_global: bool,
+}
+
+impl Step {
+    /// First by phase, then global rules, then the highest priority; what is equal stays in order.
+    fn place(&self) -> (Phase, Reverse<bool>, Reverse<i32>) {
+        let config = &self.config;
+        (config.kind.phase, Reverse(self.is_global), Reverse(config.priority()))
+    }
+
+    fn is_rewrite(&self) -> bool {
+        self.config.kind.phase == Phase::Rewrite
+    }
+
+    fn dress(&self, mut answer: Answer) -> Answer {
+        if let Some(body) = &self.config.meta.error_response
+            && answer.status.as_u16() >= 400
+        {
+            answer.body = body.clone();
+        }
+        answer
+    }
+}
+
+/// The plugins of one route, in order.
+#[derive(Debug, Default)]
+pub struct Chain {
+    steps: Box<[Step]>,
+    /// Where the access phase begins.
+    access_at: usize,
+    hooks: Hooks,
+}
+
+impl Chain {
+    /// `own` is merged already; each of `global` is a set of its own.
+    pub fn new<'p>(own: &PluginSet, global: impl IntoIterator<Item = &'p PluginSet>) -> Self {
+        let step =
+            |is_global| move |config: &PluginConfig| Step { config: config.clone(), is_global };
+        let global = global.into_iter().flat_map(|set| set.plugins.iter().map(step(true)));
+        let mut steps: Vec<Step> = global.chain(own.plugins.iter().map(step(false))).collect();
+        steps.sort_by_key(Step::place);
+        Self {
+            access_at: steps.iter().take_while(|step| step.is_rewrite()).count(),
+            hooks: hooks_of(steps.iter()),
+            steps: steps.into(),
+        }
+    }
+
+    /// What a request of `consumer` passes: the consumer's own plugins instead of the route's by the
+    /// same name, and beside them.
+    fn merged<'a>(&'a self, own: &'a [Step]) -> Merged<'a> {
+        let replacement = |step: &'a Step| {
+            let is_same = |one: &&Step| one.config.kind.name == step.config.kind.name;
+            own.iter().find(is_same).filter(|_| !step.is_global).unwrap_or(step)
+        };
+        let (rewrite, access) = self.steps.split_at(self.access_at);
+        let mut steps: Vec<&Step> = rewrite.iter().map(replacement).collect();
+        let has_run = steps.len();
+        let is_new = |step: &&Step| {
+            !self
+                .steps
+                .iter()
+                .any(|one| !one.is_global && one.config.kind.name == step.config.kind.name)
+        };
+        steps.extend(own.iter().filter(|step| step.is_rewrite()).filter(is_new));
+        let mut later: Vec<&Step> = access.iter().map(replacement).collect();
+        later.extend(own.iter().filter(|step| !step.is_rewrite()).filter(is_new));
+        later.sort_by_key(|step| step.place());
+        steps.extend(later);
+        Merged { hooks: hooks_of(steps.iter().copied()), steps, has_run }
+    }
+
+    /// Runs the log hooks.
+    pub fn log(&self, exchange: &Finished<'_>) {
+        match exchange.consumer.and_then(|consumer| consumer.chain.as_ref()) {
+            Some(own) => {
+                let merged = self.merged(&own.steps);
+                merged.steps.iter().for_each(|step| step.config.plugin.log(exchange));
+            }
+            None if self.hooks.log => {
+                self.steps.iter().for_each(|step| step.config.plugin.log(exchange));
+            }
+            None => {}
+        }
+    }
+}
+
+fn hooks_of<'s>(steps: impl Iterator<Item = &'s Step>) -> Hooks {
+    steps.map(|step| step.config.plugin.hooks()).fold(Hooks::default(), Hooks::or)
+}
+
+/// The steps of a request whose consumer has plugins.
+#[derive(Debug)]
+struct Merged<'a> {
+    steps: Vec<&'a Step>,
+    /// How many of them have run before the consumer was known.
+    has_run: usize,
+    hooks: Hooks,
+}
+
+/// One request on its way through its chain.
+#[derive(Debug)]
+pub struct Run<'a> {
+    chain: &'a Chain,
+    merged: Option<Box<Merged<'a>>>,
+    at: usize,
+    has_met_consumer: bool,
+}
+
+/// How far the request hooks of a chain have come.
+#[derive(Debug)]
+pub enum Progress {
+    /// To the end.
+    Done,
+    Answer(Answer),
+    /// To a plugin that waits for the call.
+    Call(Call),
+}
+
+impl<'a> Run<'a> {
+    pub fn new(chain: &'a Chain) -> Self {
+        Self { chain, merged: None, at: 0, has_met_consumer: false }
+    }
+
+    /// Runs the request hooks until one does not continue; `reply` is what came of the call of the
+    /// last one.
+    pub fn advance(&mut self, cx: &mut RequestContext<'a>, mut reply: Option<Reply>) -> Progress {
+        loop {
+            self.meet_consumer(cx);
+            let Some(step) = self.step(self.at) else { return Progress::Done };
+            let plugin = &step.config.plugin;
+            let outcome = match reply.take() {
+                Some(reply) => plugin.resume(cx, reply),
+                None => plugin.request(cx),
+            };
+            match outcome {
+                Outcome::Continue => self.at += 1,
+                Outcome::Answer(answer) => return Progress::Answer(step.dress(answer)),
+                Outcome::Call(call) => return Progress::Call(call),
+            }
+        }
+    }
+
+    /// Behind the rewrite phase it is known whose plugins apply.
+    fn meet_consumer(&mut self, cx: &RequestContext<'a>) {
+        if self.has_met_consumer || self.at < self.chain.access_at {
+            return;
+        }
+        self.has_met_consumer = true;
+        if let Some(own) = cx.request.consumer.and_then(|consumer| consumer.chain.as_ref()) {
+            let merged = self.chain.merged(&own.steps);
+            self.at = merged.has_run;
+            self.merged = Some(Box::new(merged));
+        }
+    }
+
+    fn step(&self, at: usize) -> Option<&'a Step> {
+        match &self.merged {
+            Some(merged) => merged.steps.get(at).copied(),
+            None => self.chain.steps.get(at),
+        }
+    }
+
+    fn steps(&self) -> impl Iterator<Item = &'a Step> + '_ {
+        (0..).map_while(|at| self.step(at))
+    }
+
+    pub fn hooks(&self) -> Hooks {
+        self.merged.as_ref().map_or(self.chain.hooks, |merged| merged.hooks)
+    }
+
+    /// Runs the response-head hooks, in the order of the request hooks.
+    pub fn response_head(
+        &self,
+        request: &Request<'_>,
+        head: &ResponseHead,
+        edits: &mut ResponseEdits<'_>,
+    ) {
+        if self.hooks().response_head {
+            self.steps().for_each(|step| step.config.plugin.response_head(request, head, edits));
+        }
+    }
+
+    /// What the body of this response passes through, in the order of the request hooks.
+    pub fn response_body(&self, request: &Request<'_>, head: &ResponseHead) -> BodyFilters {
+        if !self.hooks().response_body {
+            return BodyFilters::default();
+        }
+        self.steps().filter_map(|step| step.config.plugin.response_body(request, head)).collect()
+    }
+
+    /// Lets the plugins at an answer that one of them has made.
+    pub fn answer(&self, request: &Request<'_>, answer: &mut Answer) {
+        if self.hooks().answer {
+            self.steps().for_each(|step| step.config.plugin.answer(request, answer));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What hooks see of a request and its response, and what they may change.
+
+use std::{
+    any::Any,
+    borrow::Cow,
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    consumers::{Consumer, Consumers},
+    edits::{FieldEdits, Rewrite},
+};
+use crate::{http::head::RequestHead, upstream::group::Upstream};
+
+/// The time that a request is decided at.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    pub instant: Instant,
+    /// Since the Unix epoch.
+    pub unix: Duration,
+}
+
+/// Where a request came from, where to, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin {
+    pub peer: SocketAddr,
+    /// Our end.
+    pub local: SocketAddr,
+    pub now: Now,
+}
+
+/// A request as it came, with what is known of it.
+#[derive(Debug)]
+pub struct Request<'a> {
+    pub head: &'a RequestHead,
+    /// In its one spelling ([`normalise`](crate::http::path::normalise)).
+    pub path: Cow<'a, str>,
+    /// Without `?`.
+    pub query: Option<&'a str>,
+    pub origin: Origin,
+    /// Who has sent it: the peer, unless a trusted one speaks for another.
+    pub client: IpAddr,
+    pub route: Option<RouteNames<'a>>,
+    /// Who was authenticated.
+    pub consumer: Option<&'a Consumer>,
+}
+
+/// What a route is called.
+#[derive(Debug, Clone, Copy)]
+pub struct RouteNames<'a> {
+    pub id: &'a Arc<str>,
+    pub name: Option<&'a Arc<str>>,
+    pub service_id: Option<&'a Arc<str>>,
+}
+
+/// What a request hook sees and may change.
+#[derive(Debug)]
+pub struct RequestContext<'a> {
+    pub request: Request<'a>,
+    pub consumers: &'a Consumers,
+    /// The query as the node would see it, without `?`.
+    pub query: Option<Cow<'a, str>>,
+    /// What the node sees instead of what the downstream sent.
+    pub edits: RequestEdits<'a>,
+    pub rewrite: Rewrite,
+    /// What the downstream sees, whoever makes the response.
+    pub response: FieldEdits<'a>,
+    /// Where the request goes, if not where the route leads to.
+    pub upstream: Option<&'a Arc<Upstream>>,
+    upstreams: &'a HashMap<Arc<str>, Arc<Upstream>>,
+    pub(crate) kept: Kept,
+}
+
+/// What is kept until the exchange is over, and then dropped.
+#[derive(Default)]
+pub struct Kept(Vec<Box<dyn Any>>);
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").field("count", &self.0.len()).finish()
+    }
+}
+
+impl Kept {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'a> RequestContext<'a> {
+    pub fn new(
+        request: Request<'a>,
+        consumers: &'a Consumers,
+        upstreams: &'a HashMap<Arc<str>, Arc<Upstream>>,
+    ) -> Self {
+        Self {
+            upstreams,
+            query: request.query.map(Cow::Borrowed),
+            request,
+            consumers,
+            edits: FieldEdits::default(),
+            rewrite: Rewrite::default(),
+            response: FieldEdits::default(),
+            upstream: None,
+            kept: Kept::default(),
+        }
+    }
+
+    /// Keeps something until the last byte of the response, or until the exchange is given up.
+    pub fn keep(&mut self, something: impl Any) {
+        self.kept.0.push(Box::new(something));
+    }
+
+    /// The request goes to the upstream `id` instead; `false`: there is none of that id.
+    pub fn divert(&mut self, id: &str) -> bool {
+        self.upstream = self.upstreams.get(id);
+        self.upstream.is_some()
+    }
+
+    /// The request is `consumer`'s; the node is told.
+    pub fn attach(&mut self, consumer: &'a Consumer) {
+        self.edits.set(USERNAME.clone(), consumer.username_value.clone());
+        if let Some(id) = &consumer.custom_id {
+            self.edits.set(CUSTOM_ID.clone(), id.clone());
+        }
+        self.request.consumer = Some(consumer);
+    }
+}
+
+static USERNAME: http::HeaderName = http::HeaderName::from_static("x-consumer-username");
+static CUSTOM_ID: http::HeaderName = http::HeaderName::from_static("x-consumer-custom-id");
+
+/// Most requests have two at most: a credential that is hidden, and whose it was.
+pub type RequestEdits<'a> = FieldEdits<'a, 2>;
+
+/// An exchange that is over, as the log hooks see it.
+#[derive(Debug)]
+pub struct Finished<'a> {
+    pub head: &'a RequestHead,
+    /// Who was authenticated.
+    pub consumer: Option<&'a Consumer>,
+    /// `None` if no status was sent.
+    pub status: Option<u16>,
+    /// Body bytes to and from the downstream.
+    pub sent_bytes: u64,
+    pub recv_bytes: u64,
+    /// From the first byte of the request to the last of the response.
+    pub total: Duration,
+}

@@ -1,0 +1,168 @@
+//! A route with plugins, a request, and what comes of it: for the tests of plugins.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+
+use super::{Call, Now, Origin, Reply};
+use crate::{
+    config::Config,
+    exchange::request_head,
+    http::{
+        fields::{Forwarding, Pseudonym, Scheme},
+        gate::RequestGate,
+        head::{HeadLimits, RequestHead},
+    },
+    metrics::Metrics,
+    pipeline::{Decision, Pipeline},
+};
+
+/// One route for everything, and the time.
+pub(crate) struct Trial {
+    pipeline: Pipeline,
+    peer: IpAddr,
+    begun: Instant,
+    after: Duration,
+}
+
+/// What came of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// The head that the node gets, and what is added to its response, a line each.
+    Forwarded {
+        head: String,
+        response: String,
+        consumer: Option<String>,
+    },
+    Answered {
+        status: u16,
+        fields: String,
+        body: String,
+    },
+    Called(Call),
+}
+
+/// The time at which a trial begins, seconds since the Unix epoch: 2026-01-01.
+pub(crate) const BEGIN: u64 = 1_767_225_600;
+
+impl Trial {
+    /// `plugins` is a flow mapping, `rest` more of the configuration.
+    pub(crate) fn new(plugins: &str, rest: &str) -> Self {
+        let text = format!(
+            "listeners: [{{ name: web, address: \"127.0.0.1:80\" }}]\n\
+             routes: [{{ id: r, uri: /*, upstream_id: u, plugins: {plugins} }}]\n\
+             upstreams: [{{ id: u, nodes: {{ \"127.0.0.1:8080\": 1 }} }}]\n{rest}\n"
+        );
+        let config = Config::parse(&text, "t.yaml").unwrap_or_else(|errors| panic!("{errors}"));
+        let pipeline = Pipeline::new(&config, None, &Metrics::new(), Pseudonym::new("tandem-test"));
+        let peer = [192, 0, 2, 1].into();
+        Self { pipeline, peer, begun: Instant::now(), after: Duration::ZERO }
+    }
+
+    /// Requests come from `peer` from now on.
+    pub(crate) fn from(mut self, peer: &str) -> Self {
+        self.peer = peer.parse().expect("an address");
+        self
+    }
+
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.after += time;
+    }
+
+    /// `line` is `METHOD TARGET`; `fields` end in CRLF each.
+    pub(crate) fn ask(&self, line: &str, fields: &str) -> Seen {
+        self.ask_with(line, fields, &mut |_| None)
+    }
+
+    /// Calls are answered by `reply`, as long as it has one.
+    pub(crate) fn ask_with(
+        &self,
+        line: &str,
+        fields: &str,
+        reply: &mut dyn FnMut(&Call) -> Option<Reply>,
+    ) -> Seen {
+        let head = head(line, fields);
+        let now =
+            Now { instant: self.begun + self.after, unix: Duration::from_secs(BEGIN) + self.after };
+        let peer = SocketAddr::new(self.peer, 40000);
+        let local = SocketAddr::from(([127, 0, 0, 1], 80));
+        let mut decision = self.pipeline.decide(&head, Origin { peer, local, now });
+        loop {
+            match decision {
+                Decision::Call(paused) => match reply(&paused.call) {
+                    Some(reply) => decision = paused.resume(reply),
+                    None => return Seen::Called(paused.call),
+                },
+                Decision::Answer(refusal) => {
+                    let body = String::from_utf8_lossy(&refusal.answer.body).into_owned();
+                    let fields = refusal.answer.fields.iter();
+                    return Seen::Answered {
+                        status: refusal.answer.status.as_u16(),
+                        fields: lines(fields.map(|(name, value)| (name, value))),
+                        body,
+                    };
+                }
+                Decision::Forward(plan) => {
+                    let forwarding = Forwarding::new(
+                        self.peer,
+                        80,
+                        Scheme::Http,
+                        self.pipeline.pseudonym().clone(),
+                    );
+                    let mut out = Vec::new();
+                    request_head::write(&mut out, &head, &plan, &forwarding, local);
+                    return Seen::Forwarded {
+                        head: String::from_utf8(out).expect("UTF-8"),
+                        response: lines(plan.response.made(|_| false)),
+                        consumer: plan.request.consumer.map(|one| one.username.to_string()),
+                    };
+                }
+            }
+        }
+    }
+}
+
+fn lines<'f>(
+    fields: impl Iterator<Item = (&'f http::HeaderName, &'f http::HeaderValue)>,
+) -> String {
+    fields
+        .map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())))
+        .collect()
+}
+
+/// What our gate makes of a request.
+pub(crate) fn head(line: &str, fields: &str) -> RequestHead {
+    let text = format!("{line} HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
+    let limits = HeadLimits { size_max: 65536, fields_max: 100, target_size_max: 8192 };
+    let parsed = RequestGate::new(limits).head(&mut BytesMut::from(&*text));
+    parsed.expect("a valid head").expect("a whole head")
+}
+
+impl Seen {
+    /// The value that the node sees under `name`, or that an answer has.
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        let (Seen::Forwarded { head: text, .. } | Seen::Answered { fields: text, .. }) = self
+        else {
+            return None;
+        };
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
+    /// The request line that the node sees.
+    pub(crate) fn line(&self) -> Option<&str> {
+        match self {
+            Seen::Forwarded { head, .. } => head.lines().next(),
+            Seen::Answered { .. } | Seen::Called(_) => None,
+        }
+    }
+
+    pub(crate) fn status(&self) -> Option<u16> {
+        match self {
+            Seen::Answered { status, .. } => Some(*status),
+            Seen::Forwarded { .. } | Seen::Called(_) => None,
+        }
+    }
+}
