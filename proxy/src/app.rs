@@ -11,7 +11,11 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use tokio::{runtime, sync::Semaphore};
+use tokio::{
+    runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Semaphore,
+};
 
 use crate::{
     access_log::{AccessLog, AccessLogGuard},
@@ -24,6 +28,7 @@ use crate::{
     listener::{self, Group},
     metrics::Metrics,
     pipeline::Pipeline,
+    reload::{self, File, Reloader},
     snapshot::Publisher,
     sys::{affinity, cpu_quota, limits},
     worker::{self, Shared, Socket},
@@ -45,6 +50,9 @@ pub struct App {
     shutdown: Shutdown,
     drain_timeout: Duration,
     signals: Signals,
+    hangups: Option<Signal>,
+    rules: Publisher,
+    metrics: Arc<Metrics>,
     control: runtime::Runtime,
     workers: Vec<thread::JoinHandle<anyhow::Result<()>>>,
     /// Flushes the access log when everything else is gone.
@@ -63,9 +71,10 @@ impl App {
         let workers = worker_count(config.workers, cpus.len());
         // Before anybody can see that it is there: who does may send a signal at once.
         let control = runtime::Builder::new_current_thread().enable_all().build()?;
-        let signals = {
+        let (signals, hangups) = {
             let _within = control.enter();
-            Signals::install().context("signal handlers")?
+            let hangups = signal(SignalKind::hangup()).context("signal handlers")?;
+            (Signals::install().context("signal handlers")?, Some(hangups))
         };
         let groups = config
             .listeners
@@ -93,12 +102,12 @@ impl App {
             .zip(&groups)
             .map(|(listener, group)| (Arc::clone(&listener.name), group.address))
             .collect();
-        let metrics = Arc::clone(&shared.metrics);
+        let (metrics, rules) = (Arc::clone(&shared.metrics), shared.rules.clone());
         let access_log_dropped = shared.access_log.as_ref().map(AccessLog::dropped);
         let workers = start_workers(config, &cpus, groups, &shared, workers, &shutdown)?;
         if let Some(admin) = admin {
             let sources = admin::Sources {
-                metrics,
+                metrics: Arc::clone(&metrics),
                 kernel: Arc::clone(&kernel),
                 access_log_dropped,
                 shutdown: shutdown.clone(),
@@ -112,10 +121,26 @@ impl App {
             shutdown,
             drain_timeout: config.drain.timeout,
             signals,
+            hangups,
+            rules,
+            metrics,
             control,
             workers,
             _access_log: access_log_guard,
         })
+    }
+
+    /// Publishes other rules than those of `running`, with which this was started.
+    pub fn reloader(&self, running: Config) -> Reloader {
+        Reloader::new(running, self.rules.clone(), Arc::clone(&self.metrics))
+    }
+
+    /// Reloads `file`, which holds `running`, on SIGHUP and whenever it changes.
+    pub(crate) fn follow(&mut self, file: File, running: Config) {
+        if let Some(hangups) = self.hangups.take() {
+            let reloader = self.reloader(running);
+            self.control.spawn(reload::follow(reloader, file, hangups));
+        }
     }
 
     pub fn worker_count(&self) -> usize {

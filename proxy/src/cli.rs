@@ -18,6 +18,7 @@ use crate::{
     config::{self, Config, Kernel, Limits, SameHost},
     kernel::{self, FeatureState, KernelPlane},
     logging,
+    reload::File,
 };
 
 /// A reverse proxy and API gateway whose kernel half steers connections and moves bytes.
@@ -112,15 +113,18 @@ pub fn complain(error: &anyhow::Error) {
 }
 
 fn serve(path: &Path) -> anyhow::Result<ExitCode> {
-    let config = match Config::load(path) {
-        Ok(config) => config,
+    let read = Config::read_file(path);
+    let source = path.display().to_string();
+    let loaded = read.and_then(|bytes| Ok((Config::parse_bytes(&bytes, &source)?, bytes)));
+    let (config, bytes) = match loaded {
+        Ok(loaded) => loaded,
         Err(errors) => return complain_about(&errors),
     };
     logging::init(&config.log)?;
     for warning in config.warnings.lines() {
         tracing::warn!("{warning}");
     }
-    let app = App::start(&config)?;
+    let mut app = App::start(&config)?;
     for (name, address) in &app.listeners {
         tracing::info!(listener = &**name, %address, "listening");
     }
@@ -133,6 +137,7 @@ fn serve(path: &Path) -> anyhow::Result<ExitCode> {
         workers = app.worker_count(),
         "serving"
     );
+    app.follow(File { path: path.to_owned(), bytes }, config);
     app.wait()?;
     tracing::info!("drained");
     Ok(ExitCode::SUCCESS)

@@ -66,7 +66,26 @@ pub struct Config {
     pub warnings: Findings,
 }
 
-#[derive(Debug, Clone, Copy)]
+impl Config {
+    /// The sections that only a start reads, as far as `other` has something else there.
+    pub fn differs_at_start(&self, other: &Config) -> Vec<&'static str> {
+        [
+            ("workers", self.workers != other.workers),
+            ("listeners", self.listeners != other.listeners),
+            ("kernel", self.kernel != other.kernel),
+            ("admin", self.admin != other.admin),
+            ("log", self.log != other.log),
+            ("timeouts", self.timeouts != other.timeouts),
+            ("limits", self.limits != other.limits),
+            ("drain", self.drain != other.drain),
+        ]
+        .into_iter()
+        .filter_map(|(section, differs)| differs.then_some(section))
+        .collect()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Workers {
     /// `None` is `auto`: one for each processor of the affinity mask, at most the CPU quota.
     pub count: Option<NonZeroUsize>,
@@ -80,7 +99,7 @@ impl Default for Workers {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
     pub name: Arc<str>,
     pub address: SocketAddr,
@@ -97,7 +116,7 @@ pub enum Protocol {
     Tcp,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
     pub mode: KernelMode,
     pub xdp: Xdp,
@@ -144,7 +163,7 @@ pub enum KernelMode {
     Require,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Xdp {
     /// Empty: no XDP program is attached.
     pub interfaces: Vec<String>,
@@ -166,7 +185,7 @@ pub enum XdpMode {
 }
 
 /// Who may connect. Enforced at accept in every mode; `ingress` holds an early copy.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Guard {
     /// Beats `deny`; alone it denies nobody.
     pub allow: Vec<IpNet>,
@@ -183,13 +202,13 @@ pub struct ConnectionRate {
     pub burst: u32,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Admin {
     /// `None`: no admin listener.
     pub address: Option<SocketAddr>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     pub level: tracing::Level,
     pub format: LogFormat,
@@ -209,7 +228,7 @@ pub enum LogFormat {
     Json,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessLog {
     pub target: LogTarget,
     pub format: LogFormat,
@@ -223,7 +242,7 @@ pub enum LogTarget {
 }
 
 /// How long each wait may take.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
     /// From the first byte of a request head to its last; also from accept to the first byte.
     pub head: Duration,
@@ -263,7 +282,7 @@ impl Default for Timeouts {
 }
 
 /// How much of everything.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Downstream connections at a time; `None` derives it from the open-files limit.
     pub connections: Option<NonZeroUsize>,
@@ -314,7 +333,7 @@ impl Default for Limits {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drain {
     /// From SIGTERM until what still runs is closed.
     pub timeout: Duration,

@@ -13,6 +13,7 @@ pub mod worker;
 pub mod drain;
 pub mod guard;
 pub mod listener;
+pub mod reload;
 
 mod connection;
 mod deadlines;

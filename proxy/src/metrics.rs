@@ -16,7 +16,7 @@ mod route;
 mod upstream;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -36,6 +36,7 @@ pub use self::{
     upstream::{Checkout, ConnectResult, UpstreamMetrics},
 };
 use crate::{
+    config::Config,
     connection::Lane,
     error::Fault,
     forward::Fallback,
@@ -77,6 +78,8 @@ struct Families {
     pipes: Family<PipeLabels, Gauge>,
     faults: Family<FaultLabels, Counter>,
     lanes: Family<LaneLabels, Counter>,
+    reloads: Family<ReloadLabels, Counter>,
+    reloaded: Gauge,
 }
 
 type Name = Arc<str>;
@@ -149,6 +152,30 @@ struct LaneLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabels {
+    result: &'static str,
+}
+
+/// What became of a configuration that was read while another one ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reload {
+    Applied,
+    Invalid,
+    /// It changes what only a start reads.
+    Refused,
+}
+
+impl Reload {
+    const fn label(self) -> &'static str {
+        match self {
+            Reload::Applied => "applied",
+            Reload::Invalid => "invalid",
+            Reload::Refused => "refused",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PacketLabels {
     program: &'static str,
     reason: &'static str,
@@ -175,6 +202,7 @@ impl Default for Metrics {
 impl Metrics {
     pub fn new() -> Metrics {
         let families = Families::default();
+        families.reloaded.set(1);
         let mut registry = Registry::default();
         families.register(&mut registry);
         let build = Family::<BuildLabels, Gauge>::default();
@@ -218,6 +246,36 @@ impl Metrics {
         resolve(&self.upstreams, Name::from(id), |id| {
             UpstreamMetrics::new(&self.families, Arc::clone(id))
         })
+    }
+
+    pub fn reloaded(&self, reload: Reload) {
+        let labels = ReloadLabels { result: reload.label() };
+        self.families.reloads.get_or_create_owned(&labels).inc();
+        self.families.reloaded.set(i64::from(reload == Reload::Applied));
+    }
+
+    /// Takes the series of routes and upstreams away that `config` does not have. What still runs by
+    /// older rules counts on, unseen.
+    pub fn forget_all_but(&self, config: &Config) {
+        let http = config.routes.iter().map(|route| &*route.id);
+        let streams = config.stream_routes.iter().map(|route| &*route.id);
+        let routes: HashSet<&str> = http.chain(streams).chain([NO_ROUTE]).collect();
+        let upstreams: HashSet<&str> =
+            config.upstreams.iter().map(|upstream| &*upstream.id).collect();
+        forget(
+            &self.routes,
+            |(_, route)| routes.contains(&**route),
+            |route| {
+                route.forget(&self.families);
+            },
+        );
+        forget(
+            &self.upstreams,
+            |upstream| upstreams.contains(&**upstream),
+            |upstream| {
+                upstream.forget(&self.families);
+            },
+        );
     }
 
     /// The handles of one worker's pipes.
@@ -280,6 +338,8 @@ impl Families {
         names::FORWARD_PIPES.register(registry, &self.pipes);
         names::FAULTS.register(registry, &self.faults);
         names::LANE_REQUESTS.register(registry, &self.lanes);
+        names::RELOADS.register(registry, &self.reloads);
+        names::RELOADED.register(registry, &self.reloaded);
     }
 }
 
@@ -296,6 +356,22 @@ fn resolve<K: Eq + std::hash::Hash + Clone, V>(
     let handles = Arc::new(new(&key));
     table.insert(key, Arc::clone(&handles));
     handles
+}
+
+/// Takes out of the table whatever is not to stay.
+fn forget<K: Eq + std::hash::Hash, V>(
+    table: &Table<K, V>,
+    stays: impl Fn(&K) -> bool,
+    leave: impl Fn(&V),
+) {
+    let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+    table.retain(|key, handles| {
+        let stays = stays(key);
+        if !stays {
+            leave(handles);
+        }
+        stays
+    });
 }
 
 /// What only exists when somebody asks: read from the kernel and from the access log.

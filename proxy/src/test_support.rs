@@ -6,7 +6,7 @@
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU16, Ordering},
@@ -21,9 +21,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 pub use crate::express::relay::dry;
 use crate::{
     app::App,
-    config::Config,
+    config::{Config, ConfigErrors},
     drain::Shutdown,
     plugin::{Plugin, PluginConfig},
+    reload::{Refused, Reloader},
 };
 
 /// How long a test waits for anything.
@@ -39,6 +40,7 @@ pub struct TestProxy {
     listeners: Vec<(Arc<str>, SocketAddr)>,
     admin: Option<SocketAddr>,
     shutdown: Shutdown,
+    reloader: Mutex<Reloader>,
     running: Option<thread::JoinHandle<anyhow::Result<()>>>,
     access_log: PathBuf,
     _directory: tempfile::TempDir,
@@ -55,6 +57,32 @@ impl TestProxy {
     pub fn start_with(yaml: &str, plugins: &[Arc<dyn Plugin>]) -> TestProxy {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let access_log = directory.path().join("access.log");
+        let config =
+            Self::config(yaml, plugins, &access_log).unwrap_or_else(|errors| panic!("{errors}"));
+        let app = App::start(&config).expect("the proxy starts");
+        TestProxy {
+            listeners: app.listeners.clone(),
+            admin: app.admin,
+            shutdown: app.shutdown(),
+            reloader: Mutex::new(app.reloader(config)),
+            running: Some(thread::spawn(move || app.wait())),
+            access_log,
+            _directory: directory,
+        }
+    }
+
+    /// Publishes the rules of `yaml`, which otherwise is completed as [`start`](Self::start) does.
+    pub fn reload(&self, yaml: &str) -> Result<(), Refused> {
+        let config =
+            Self::config(yaml, &[], &self.access_log).unwrap_or_else(|errors| panic!("{errors}"));
+        self.reloader.lock().unwrap_or_else(PoisonError::into_inner).apply(config)
+    }
+
+    fn config(
+        yaml: &str,
+        plugins: &[Arc<dyn Plugin>],
+        access_log: &Path,
+    ) -> Result<Config, ConfigErrors> {
         let mut text = yaml.to_owned();
         let kernel = if is_same_host() {
             "kernel: { mode: require, same_host: { enabled: true, cgroup: / } }"
@@ -71,8 +99,7 @@ impl TestProxy {
                 text = format!("{text}\n{default}\n");
             }
         }
-        let mut config =
-            Config::parse(&text, "test.yaml").unwrap_or_else(|errors| panic!("{errors}"));
+        let mut config = Config::parse(&text, "test.yaml")?;
         let is_without_express = std::env::var_os(LANE).is_some_and(|lane| lane == "hyper");
         for listener in &mut config.listeners {
             listener.has_express_lane &= !is_without_express;
@@ -80,15 +107,7 @@ impl TestProxy {
         for route in &mut config.routes {
             route.plugins.plugins.extend(plugins.iter().enumerate().map(PluginConfig::test));
         }
-        let app = App::start(&config).expect("the proxy starts");
-        TestProxy {
-            listeners: app.listeners.clone(),
-            admin: app.admin,
-            shutdown: app.shutdown(),
-            running: Some(thread::spawn(move || app.wait())),
-            access_log,
-            _directory: directory,
-        }
+        Ok(config)
     }
 
     /// One HTTP listener `web` and one route for everything to `nodes`.

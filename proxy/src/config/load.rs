@@ -26,14 +26,23 @@ use super::{
 impl Config {
     /// Reads and validates a file of at most 8 MiB.
     pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+        Config::parse_bytes(&Config::read_file(path)?, &path.display().to_string())
+    }
+
+    /// The bytes of a file, at most one more than [`parse_bytes`](Self::parse_bytes) takes.
+    pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, ConfigErrors> {
         let source = path.display().to_string();
-        let bytes = read(path).map_err(|error| whole_file(None, &source, error.to_string()))?;
+        read(path).map_err(|error| whole_file(None, &source, error.to_string()))
+    }
+
+    /// Validates what a file holds, at most 8 MiB; `source` is what messages call it.
+    pub(crate) fn parse_bytes(bytes: &[u8], source: &str) -> Result<Config, ConfigErrors> {
         if bytes.len() as u64 > bounds::FILE_SIZE_MAX {
-            return Err(too_large(&source));
+            return Err(too_large(source));
         }
-        match std::str::from_utf8(&bytes) {
-            Ok(text) => Config::parse(text, &source),
-            Err(error) => Err(not_utf8(&bytes, error.valid_up_to(), &source)),
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Config::parse(text, source),
+            Err(error) => Err(not_utf8(bytes, error.valid_up_to(), source)),
         }
     }
 

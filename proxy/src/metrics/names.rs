@@ -94,6 +94,10 @@ metrics! {
         "Packets and connections seen by a BPF program, by reason of its verdict";
     ACCESS_LOG_DROPPED = "tandem_access_log_dropped_total", Counter, [], Stable,
         "Access-log lines that were not written because the queue was full or the target failed";
+    RELOADS = "tandem_config_reloads_total", Counter, ["result"], Stable,
+        "Configurations that were read while running: applied, invalid, or refused because only a start reads what they change";
+    RELOADED = "tandem_config_last_reload_successful", Gauge, [], Stable,
+        "Whether the last configuration that was read is the one that runs";
     BUILD_INFO = "tandem_build_info", Gauge, ["version"], Stable,
         "The version that runs";
 }

@@ -51,16 +51,30 @@ impl RouteMetrics {
     /// `end` is an end code of the fault table or [`NORMAL_END`].
     pub fn finished(&self, status: Option<u16>, end: &'static str, duration: Duration) {
         let (class, end) = (class_index(status), end_index(end));
-        let cell = self.cells[class][end].get_or_init(|| {
-            self.requests.get_or_create_owned(&RequestLabels {
-                listener: Arc::clone(&self.listener),
-                route: Arc::clone(&self.route),
-                class: CLASSES[class],
-                end: ENDS.codes[end],
-            })
-        });
+        let cell = self.cells[class][end]
+            .get_or_init(|| self.requests.get_or_create_owned(&self.labels(class, end)));
         cell.inc();
         self.duration.observe(duration);
+    }
+
+    /// Takes its series off the page. Those that other listeners have in common with it come back when
+    /// they are moved.
+    pub(super) fn forget(&self, families: &Families) {
+        for (class, ends) in self.cells.iter().enumerate() {
+            for (end, _) in ends.iter().enumerate().filter(|(_, cell)| cell.get().is_some()) {
+                families.requests.remove(&self.labels(class, end));
+            }
+        }
+        families.durations.remove(&RouteLabels { route: Arc::clone(&self.route) });
+    }
+
+    fn labels(&self, class: usize, end: usize) -> RequestLabels {
+        RequestLabels {
+            listener: Arc::clone(&self.listener),
+            route: Arc::clone(&self.route),
+            class: CLASSES[class],
+            end: ENDS.codes[end],
+        }
     }
 
     /// Body or tunnel bytes that were moved.

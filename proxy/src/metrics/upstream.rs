@@ -9,6 +9,7 @@ use super::{Families, GaugeGuard, Name, UpstreamLabels, UpstreamResultLabels};
 /// Handles of one upstream.
 #[derive(Debug)]
 pub struct UpstreamMetrics {
+    upstream: Name,
     connects: [Counter; ConnectResult::ALL.len()],
     checkouts: [Counter; Checkout::ALL.len()],
     pool_idle: Gauge,
@@ -26,7 +27,22 @@ impl UpstreamMetrics {
                 .map(|result| families.checkouts.get_or_create_owned(&with(result.label()))),
             pool_idle: families.pool_idle.get_or_create_owned(&labels),
             retries: families.retries.get_or_create_owned(&labels),
+            upstream,
         }
+    }
+
+    /// Takes its series off the page.
+    pub(super) fn forget(&self, families: &Families) {
+        let with = |result| UpstreamResultLabels { upstream: Arc::clone(&self.upstream), result };
+        for result in ConnectResult::ALL {
+            families.connects.remove(&with(result.label()));
+        }
+        for result in Checkout::ALL {
+            families.checkouts.remove(&with(result.label()));
+        }
+        let labels = UpstreamLabels { upstream: Arc::clone(&self.upstream) };
+        families.pool_idle.remove(&labels);
+        families.retries.remove(&labels);
     }
 
     /// One node was dialled.

@@ -10,6 +10,7 @@ mod object;
 mod plugins;
 mod process;
 mod recogniser;
+mod reload;
 mod routing;
 mod seeded;
 mod smuggling;

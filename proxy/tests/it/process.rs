@@ -3,7 +3,8 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener},
-    path::PathBuf,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -69,7 +70,21 @@ impl Tandem {
 
     /// Behind `wrapper`, a command that runs another one.
     pub(crate) fn start_with(wrapper: &[&str], yaml: &str) -> Tandem {
-        let file = file(yaml);
+        Tandem::start_on(wrapper, file(yaml))
+    }
+
+    /// On a file that leads through two links, as a mounted ConfigMap does.
+    pub(crate) fn start_mounted(yaml: &str) -> Tandem {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        std::fs::create_dir(at("..1")).expect("a directory");
+        std::fs::write(at("..1/tandem.yaml"), yaml).expect("a file");
+        symlink("..1", at("..data")).expect("a link");
+        symlink("..data/tandem.yaml", at("tandem.yaml")).expect("a link");
+        Tandem::start_on(&[], File { path: at("tandem.yaml"), _directory: directory })
+    }
+
+    fn start_on(wrapper: &[&str], file: File) -> Tandem {
         let words: Vec<_> = wrapper.iter().copied().chain([BINARY, "run", "-c"]).collect();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).arg(&file.path).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -84,12 +99,22 @@ impl Tandem {
         Tandem { child, log, file }
     }
 
-    fn log(&self) -> Vec<String> {
+    /// Writes the file anew, in place.
+    pub(crate) fn rewrite(&self, yaml: &str) {
+        std::fs::write(&self.file.path, yaml).expect("a file");
+    }
+
+    /// Where the file stands.
+    pub(crate) fn directory(&self) -> &Path {
+        self.file.path.parent().expect("a directory")
+    }
+
+    pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().expect("no panic").clone()
     }
 
     /// The log once a line has all of `words` in it, and that line.
-    fn line(&self, words: &[&str]) -> String {
+    pub(crate) fn line(&self, words: &[&str]) -> String {
         eventually(&format!("a line with {words:?}"), || {
             self.log().into_iter().find(|line| words.iter().all(|word| line.contains(word)))
         })

@@ -1,0 +1,178 @@
+//! New rules without a restart: a changed file, or SIGHUP, is read, checked whole and published whole.
+//!
+//! What the new file does not change keeps its state: upstreams, plugins, connections, pools. A file
+//! that is wrong, or that changes what is read at start only, changes nothing, and the log says why.
+
+mod watch;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{
+    signal::unix::Signal,
+    task::{self, JoinError},
+    time::{Instant, sleep, timeout},
+};
+
+use self::watch::Watch;
+use crate::{
+    config::{Config, ConfigErrors},
+    metrics::{Metrics, Reload},
+    pipeline::Pipeline,
+    snapshot::Publisher,
+};
+
+/// A file that is being written is read once nothing has happened for as long…
+const QUIET: Duration = Duration::from_millis(50);
+/// … or when as much time has passed since something did.
+const UNQUIET_MAX: Duration = Duration::from_secs(1);
+
+/// Publishes new rules in place of the running ones.
+pub struct Reloader {
+    running: Config,
+    rules: Publisher,
+    metrics: Arc<Metrics>,
+}
+
+/// Why a valid configuration was not applied.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Sections that are read at start only, and differ.
+    pub sections: Vec<&'static str>,
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sections = self.sections.join("`, `");
+        write!(f, "`{sections}` changed, which only a start reads: restart to apply the file")
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl Reloader {
+    pub(crate) fn new(running: Config, rules: Publisher, metrics: Arc<Metrics>) -> Self {
+        Self { running, rules, metrics }
+    }
+
+    /// Every request that begins from now on sees what `config` says.
+    ///
+    /// # Errors
+    /// It differs in what only a start reads; nothing has changed then.
+    pub fn apply(&mut self, config: Config) -> Result<(), Refused> {
+        let sections = self.running.differs_at_start(&config);
+        if !sections.is_empty() {
+            self.metrics.reloaded(Reload::Refused);
+            return Err(Refused { sections });
+        }
+        let before = self.rules.latest();
+        let pseudonym = before.pseudonym().clone();
+        let rules = Pipeline::new(&config, Some(&before), &self.metrics, pseudonym);
+        self.rules.publish(Arc::new(rules));
+        self.metrics.forget_all_but(&config);
+        self.metrics.reloaded(Reload::Applied);
+        self.running = config;
+        Ok(())
+    }
+
+    /// Reads the file and applies it, if it is valid.
+    fn reload(&mut self, file: &File, cause: Cause) {
+        let started = Instant::now();
+        let config = match Config::parse_bytes(&file.bytes, &file.path.display().to_string()) {
+            Ok(config) => config,
+            Err(errors) => return self.complain(&errors),
+        };
+        for warning in config.warnings.lines() {
+            tracing::warn!("{warning}");
+        }
+        match self.apply(config) {
+            Ok(()) => {
+                let milliseconds = started.elapsed().as_millis() as u64;
+                tracing::info!(?cause, milliseconds, "configuration reloaded");
+            }
+            Err(refused) => tracing::error!("configuration not reloaded: {refused}"),
+        }
+    }
+
+    fn complain(&self, errors: &ConfigErrors) {
+        self.metrics.reloaded(Reload::Invalid);
+        for line in errors.to_string().lines() {
+            tracing::error!("configuration not reloaded: {line}");
+        }
+    }
+}
+
+/// The configuration file, as it was read last.
+pub(crate) struct File {
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Why the file is read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// It may have changed before anybody watched it.
+    Start,
+    File,
+    Hangup,
+}
+
+/// Reloads `file` on every SIGHUP, and whenever it holds something else, until dropped.
+pub(crate) async fn follow(reloader: Reloader, mut file: File, mut hangups: Signal) {
+    let mut reloader = Box::new(reloader);
+    let mut watch = Watch::new(&file.path)
+        .inspect_err(|error| {
+            tracing::warn!(%error, "the configuration file is not watched; send SIGHUP to reload");
+        })
+        .ok();
+    let mut cause = Cause::Start;
+    loop {
+        match task::spawn_blocking(move || again(reloader, file, cause)).await {
+            Ok(both) => (reloader, file) = both,
+            Err(error) => return gone(&error),
+        }
+        cause = tokio::select! {
+            Some(()) = hangups.recv() => Cause::Hangup,
+            () = settled(&mut watch) => Cause::File,
+        };
+    }
+}
+
+fn gone(error: &JoinError) {
+    tracing::error!(%error, "configuration is not followed any more");
+}
+
+/// Reads the file again, and reloads it if it says something else or somebody has asked.
+fn again(mut reloader: Box<Reloader>, file: File, cause: Cause) -> (Box<Reloader>, File) {
+    let read = match Config::read_file(&file.path) {
+        Ok(bytes) => File { bytes, ..file },
+        Err(errors) => {
+            // Between the two halves of a swap there is no file.
+            if cause == Cause::Hangup {
+                reloader.complain(&errors);
+            }
+            return (reloader, file);
+        }
+    };
+    if cause == Cause::Hangup || read.bytes != file.bytes {
+        reloader.reload(&read, cause);
+    }
+    (reloader, read)
+}
+
+/// Something has happened to the file, and then nothing for a while.
+async fn settled(watch: &mut Option<Watch>) {
+    let Some(watching) = watch else { return std::future::pending().await };
+    let mut changed = watching.changed().await;
+    let since = Instant::now();
+    while changed.is_ok() && since.elapsed() < UNQUIET_MAX {
+        match timeout(QUIET, watching.changed()).await {
+            Ok(again) => changed = again,
+            Err(_quiet) => break,
+        }
+    }
+    if let Err(error) = changed {
+        tracing::warn!(%error, "the configuration file is watched no more; send SIGHUP to reload");
+        *watch = None;
+        sleep(QUIET).await;
+    }
+}
