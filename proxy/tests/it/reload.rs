@@ -3,9 +3,8 @@
 use std::{
     fs,
     os::unix::fs::symlink,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
-    time::Duration,
 };
 
 use proxy::test_support::{Client, Node, Reply, TestProxy, eventually};
@@ -123,7 +122,7 @@ fn reloads_under_load_cost_no_request() {
             web(is_express, &format!("{{ id: r, uri: /*, upstream_id: {id} }}"), &upstreams)
         };
         let proxy = TestProxy::start(&to("one"));
-        let is_over = AtomicBool::new(false);
+        let (is_over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
         thread::scope(|scope| {
             let clients: Vec<_> = (0..4)
                 .map(|_| {
@@ -134,6 +133,7 @@ fn reloads_under_load_cost_no_request() {
                             let response = client.ask(GET);
                             assert_eq!(response.status, 200);
                             seen[usize::from(response.text() == "two")] += 1;
+                            answered.fetch_add(1, Ordering::Relaxed);
                         }
                         seen
                     })
@@ -141,7 +141,10 @@ fn reloads_under_load_cost_no_request() {
                 .collect();
             for round in 0..50 {
                 proxy.reload(&to(["two", "one"][round % 2])).expect("applied");
-                thread::sleep(Duration::from_millis(5));
+                let before = answered.load(Ordering::Relaxed);
+                eventually("more answers", || {
+                    (answered.load(Ordering::Relaxed) >= before + 8).then_some(())
+                });
             }
             is_over.store(true, Ordering::Relaxed);
             for client in clients {

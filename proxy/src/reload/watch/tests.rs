@@ -54,7 +54,7 @@ fn links_anywhere_on_the_way_are_followed() {
     symlink("real", at("link")).expect("a link");
     symlink("../file-elsewhere", at("real/deep/a.yaml")).expect("a link");
     let found = directories(&at("link/deep/a.yaml"));
-    for expected in ["", "link/deep", "real/deep"] {
+    for expected in ["", "link/deep", "link/deep/.."] {
         assert!(
             found.iter().any(|one| *one == at(expected).components().collect::<PathBuf>()),
             "{expected}: {found:?}"
