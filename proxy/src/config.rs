@@ -36,12 +36,12 @@ use std::{
 use http::HeaderValue;
 use ipnet::IpNet;
 
-use crate::plugin::{Credential, PluginSet};
-
+pub(crate) use self::reader::nearest;
 pub use self::{
     finding::{ConfigErrors, Finding, Findings, Mark},
     load::{Report, check},
 };
+use crate::plugin::{Credential, PluginSet};
 
 /// A whole configuration, valid as it stands.
 #[derive(Debug, Clone)]

@@ -13,4 +13,5 @@ pub mod gate;
 pub mod head;
 pub mod name;
 pub mod path;
+pub mod query;
 pub mod stand_in;

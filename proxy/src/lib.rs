@@ -28,6 +28,7 @@ pub mod plugin;
 pub mod route;
 mod snapshot;
 pub mod upstream;
+pub mod variable;
 
 pub mod forward;
 mod stream;

@@ -12,10 +12,12 @@
 //! with the next candidate, down to shorter prefixes and less specific hosts. Selecting allocates
 //! nothing.
 
+pub mod pattern;
 pub mod stream;
 
 use std::{cmp::Reverse, collections::HashMap};
 
+pub use self::pattern::Pattern;
 use crate::{
     config,
     http::{head::HOST_NAME_SIZE_MAX, path::canonical_literal},

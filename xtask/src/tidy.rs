@@ -15,11 +15,14 @@ use anyhow::{Context, Result, bail};
 use self::source::Source;
 
 /// Modules that decide and do nothing else: they get time and bytes as arguments.
-const PURE: [&str; 7] = [
+const PURE: [&str; 10] = [
     "proxy/src/http",
     "proxy/src/route",
     "proxy/src/plugin",
     "proxy/src/pipeline",
+    "proxy/src/variable",
+    "proxy/src/expression",
+    "proxy/src/template",
     "proxy/src/upstream/balance",
     "proxy/src/error",
     "proxy/src/guard",

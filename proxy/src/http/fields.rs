@@ -127,6 +127,15 @@ pub enum Scheme {
     Https,
 }
 
+impl Scheme {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+}
+
 /// What the proxy tells nodes about one downstream connection. Made once for it.
 #[derive(Debug, Clone)]
 pub struct Forwarding {
@@ -146,10 +155,7 @@ impl Forwarding {
     ) -> Forwarding {
         // Over a dual-stack socket IPv4 comes mapped; nodes know it by its own form.
         let peer = peer.to_canonical().to_string().into();
-        let scheme = match scheme {
-            Scheme::Http => Bytes::from_static(b"http"),
-            Scheme::Https => Bytes::from_static(b"https"),
-        };
+        let scheme = Bytes::from_static(scheme.as_str().as_bytes());
         Forwarding { peer, port: port.to_string().into(), scheme, pseudonym }
     }
 

@@ -5,12 +5,14 @@
 use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderValue, StatusCode, header::WWW_AUTHENTICATE};
-use percent_encoding::percent_decode_str;
 
 use super::{Consumer, Credential, Kind, Outcome, Phase, Plugin, RequestContext};
 use crate::{
     config::plugins::{CredentialAt, Scope, Section, argument_name, consumer, field_name, realm},
-    http::answer::Answer,
+    http::{
+        answer::Answer,
+        query::{arguments, decode},
+    },
 };
 
 pub(super) static KIND: Kind = Kind {
@@ -125,18 +127,6 @@ impl KeyAuth {
         cx.attach(consumer);
         Outcome::Continue
     }
-}
-
-/// The pieces of `query` whose decoded name is `name`, each with its decoded value.
-fn arguments<'q>(query: &'q str, name: &str) -> impl Iterator<Item = (&'q str, Cow<'q, [u8]>)> {
-    query.split('&').filter_map(move |piece| {
-        let (key, value) = piece.split_once('=').unwrap_or((piece, ""));
-        (*decode(key) == *name.as_bytes()).then(|| (piece, decode(value)))
-    })
-}
-
-fn decode(text: &str) -> Cow<'_, [u8]> {
-    percent_decode_str(text).into()
 }
 
 /// The query without every piece that names `name`, the others as they were received.

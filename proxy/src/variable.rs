@@ -1,0 +1,321 @@
+//! What expressions and templates call the parts of a request: names in, bytes out.
+//!
+//! Names are NGINX's and APISIX's. A name is parsed once, when the configuration is read; one that
+//! means nothing here is an error there, never an empty value later. A variable that this request
+//! has no value for (a field that was not sent, a consumer nobody authenticated) is absent.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use crate::{
+    config::nearest,
+    http::{
+        fields::Scheme,
+        head::{RequestHead, Version},
+        query,
+    },
+    plugin::is_alike,
+    route::Pattern,
+};
+
+/// The name of one value of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Variable {
+    /// `uri`: the normalised path.
+    Uri,
+    /// `request_uri`: the normalised path and the query.
+    RequestUri,
+    /// `real_request_uri`: path and query as received.
+    RealRequestUri,
+    /// `args`, `query_string`: the query without `?`.
+    Args,
+    /// `is_args`: `?` if there is a query that is not empty, otherwise empty.
+    IsArgs,
+    /// `host`: without port and final dot, lower-case.
+    Host,
+    /// `http_host`: with its port, as received.
+    HttpHost,
+    /// `request_method`, `method`
+    Method,
+    /// `scheme`: `http` or `https`.
+    Scheme,
+    /// `server_protocol`: `HTTP/1.0` or `HTTP/1.1`.
+    ServerProtocol,
+    /// `remote_addr`: the client, if need be as a trusted proxy tells it.
+    RemoteAddr,
+    /// `remote_port`: of the connection.
+    RemotePort,
+    /// `realip_remote_addr`: of the connection, whatever a trusted proxy tells.
+    RealipRemoteAddr,
+    /// `server_addr`: our end of the connection.
+    ServerAddr,
+    /// `server_port`
+    ServerPort,
+    ConsumerName,
+    ConsumerGroupId,
+    RouteId,
+    RouteName,
+    ServiceId,
+    ServiceName,
+    /// `status`: of the response; absent before there is one.
+    Status,
+    /// `upstream_status`: of the node's response; absent before there is one.
+    UpstreamStatus,
+    /// `http_NAME`: the first field of this name, in any case, `-` and `_` alike.
+    Field(Box<str>),
+    /// `arg_NAME`: the first argument of the query of this name, decoded.
+    Argument(Box<str>),
+    /// `cookie_NAME`: the first cookie of this name, case and all.
+    Cookie(Box<str>),
+    /// `uri_param_NAME`: what `:NAME` or `*NAME` of the route's pattern stands for.
+    Parameter(Box<str>),
+}
+
+/// Names that are whole.
+const NAMES: &[(&str, Variable)] = &[
+    ("args", Variable::Args),
+    ("consumer_group_id", Variable::ConsumerGroupId),
+    ("consumer_name", Variable::ConsumerName),
+    ("host", Variable::Host),
+    ("http_host", Variable::HttpHost),
+    ("is_args", Variable::IsArgs),
+    ("method", Variable::Method),
+    ("query_string", Variable::Args),
+    ("real_request_uri", Variable::RealRequestUri),
+    ("realip_remote_addr", Variable::RealipRemoteAddr),
+    ("remote_addr", Variable::RemoteAddr),
+    ("remote_port", Variable::RemotePort),
+    ("request_method", Variable::Method),
+    ("request_uri", Variable::RequestUri),
+    ("route_id", Variable::RouteId),
+    ("route_name", Variable::RouteName),
+    ("scheme", Variable::Scheme),
+    ("server_addr", Variable::ServerAddr),
+    ("server_port", Variable::ServerPort),
+    ("server_protocol", Variable::ServerProtocol),
+    ("service_id", Variable::ServiceId),
+    ("service_name", Variable::ServiceName),
+    ("status", Variable::Status),
+    ("upstream_status", Variable::UpstreamStatus),
+    ("uri", Variable::Uri),
+];
+
+/// What names begin with that go on with one of the client's or the operator's choice.
+const PREFIXES: &[(&str, fn(Box<str>) -> Variable)] = &[
+    ("http_", Variable::Field),
+    ("arg_", Variable::Argument),
+    ("cookie_", Variable::Cookie),
+    ("uri_param_", Variable::Parameter),
+];
+
+/// A name that means nothing here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownVariable(pub String);
+
+impl fmt::Display for UnknownVariable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(name) = self;
+        write!(f, "unknown variable `{}`", name.escape_debug())?;
+        match nearest(name, NAMES.iter().map(|(known, _)| *known)) {
+            Some(near) => write!(f, "; did you mean `{near}`?"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for UnknownVariable {}
+
+impl Variable {
+    /// # Errors
+    /// The name is not known, or a prefix alone.
+    pub fn parse(name: &str) -> Result<Variable, UnknownVariable> {
+        if let Some((_, variable)) = NAMES.iter().find(|(known, _)| *known == name) {
+            return Ok(variable.clone());
+        }
+        let named = PREFIXES.iter().find_map(|(prefix, make)| {
+            let rest = name.strip_prefix(prefix).filter(|rest| !rest.is_empty())?;
+            Some(make(rest.into()))
+        });
+        named.ok_or_else(|| UnknownVariable(name.to_owned()))
+    }
+}
+
+/// What is known of a request, borrowed from those who know it.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    pub head: &'a RequestHead,
+    /// The path, normalised.
+    pub path: &'a str,
+    /// As the node will see it, without `?`.
+    pub query: Option<&'a str>,
+    pub ends: Ends,
+    /// The pattern by which the route was found.
+    pub pattern: Option<&'a Pattern>,
+    pub route: Named<'a>,
+    pub service: Named<'a>,
+    pub consumer_name: Option<&'a str>,
+    pub consumer_group_id: Option<&'a str>,
+    /// Of the response that the downstream gets.
+    pub status: Option<u16>,
+    pub upstream_status: Option<u16>,
+}
+
+/// The two ends of a downstream connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// Theirs.
+    pub peer: SocketAddr,
+    /// Whom they speak for.
+    pub client: IpAddr,
+    /// Ours.
+    pub local: SocketAddr,
+    pub scheme: Scheme,
+}
+
+/// A configured resource, as far as there is one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Named<'a> {
+    pub id: Option<&'a str>,
+    pub name: Option<&'a str>,
+}
+
+impl<'a> Facts<'a> {
+    /// What is known before there is a route.
+    pub fn new(head: &'a RequestHead, path: &'a str, query: Option<&'a str>, ends: Ends) -> Self {
+        Self {
+            head,
+            path,
+            query,
+            ends,
+            pattern: None,
+            route: Named::default(),
+            service: Named::default(),
+            consumer_name: None,
+            consumer_group_id: None,
+            status: None,
+            upstream_status: None,
+        }
+    }
+
+    /// The value of a variable, `None` if it is absent. Allocates only what has to be put together:
+    /// numbers, addresses, what was encoded or in upper case.
+    pub fn value(&self, variable: &Variable) -> Option<Cow<'a, [u8]>> {
+        match variable {
+            Variable::Uri => Some(text(self.path)),
+            Variable::RequestUri => Some(self.request_uri()),
+            Variable::RealRequestUri => Some(self.real_request_uri()),
+            Variable::Args => self.query.map(text),
+            Variable::IsArgs => {
+                Some(text(self.query.map_or("", |query| if query.is_empty() { "" } else { "?" })))
+            }
+            Variable::Host => self.head.host_name().map(host),
+            Variable::HttpHost => self.head.host().map(text),
+            Variable::Method => Some(text(self.head.method())),
+            Variable::Scheme => Some(text(self.ends.scheme.as_str())),
+            Variable::ServerProtocol => Some(text(match self.head.version() {
+                Version::Http10 => "HTTP/1.0",
+                Version::Http11 => "HTTP/1.1",
+            })),
+            Variable::RemoteAddr => Some(printed(self.ends.client)),
+            Variable::RemotePort => Some(printed(self.ends.peer.port())),
+            Variable::RealipRemoteAddr => Some(printed(self.ends.peer.ip())),
+            Variable::ServerAddr => Some(printed(self.ends.local.ip())),
+            Variable::ServerPort => Some(printed(self.ends.local.port())),
+            Variable::ConsumerName => self.consumer_name.map(text),
+            Variable::ConsumerGroupId => self.consumer_group_id.map(text),
+            Variable::RouteId => self.route.id.map(text),
+            Variable::RouteName => self.route.name.map(text),
+            Variable::ServiceId => self.service.id.map(text),
+            Variable::ServiceName => self.service.name.map(text),
+            Variable::Status => self.status.map(printed),
+            Variable::UpstreamStatus => self.upstream_status.map(printed),
+            Variable::Field(name) => self.fields(name).next().map(Cow::Borrowed),
+            Variable::Argument(name) => self.arguments(name).next(),
+            Variable::Cookie(name) => self.cookies(name).next().map(Cow::Borrowed),
+            Variable::Parameter(name) => self.pattern?.parameter(self.path, name).map(text),
+        }
+    }
+
+    /// Whether some value of a variable is so: fields, arguments and cookies may come repeated.
+    pub fn has(&self, variable: &Variable, is_so: impl Fn(&[u8]) -> bool) -> bool {
+        match variable {
+            Variable::Field(name) => self.fields(name).any(is_so),
+            Variable::Argument(name) => self.arguments(name).any(|value| is_so(&value)),
+            Variable::Cookie(name) => self.cookies(name).any(is_so),
+            single => self.value(single).is_some_and(|value| is_so(&value)),
+        }
+    }
+
+    /// The value of a variable as an address, if it is one.
+    pub fn address(&self, variable: &Variable) -> Option<IpAddr> {
+        match variable {
+            Variable::RemoteAddr => Some(self.ends.client),
+            Variable::RealipRemoteAddr => Some(self.ends.peer.ip()),
+            Variable::ServerAddr => Some(self.ends.local.ip()),
+            other => {
+                let value = self.value(other)?;
+                let address: IpAddr = str::from_utf8(&value).ok()?.trim().parse().ok()?;
+                Some(address.to_canonical())
+            }
+        }
+    }
+
+    fn request_uri(&self) -> Cow<'a, [u8]> {
+        match (self.query, self.head.path_and_query(), self.head.path_with_query()) {
+            (None, _, _) => text(self.path),
+            (query, received, Some(whole)) if received == (self.path, query) => text(whole),
+            (Some(query), _, _) => Cow::Owned([self.path, "?", query].concat().into_bytes()),
+        }
+    }
+
+    fn real_request_uri(&self) -> Cow<'a, [u8]> {
+        match (self.head.path_with_query(), self.head.path_and_query()) {
+            (Some(whole), _) => text(whole),
+            (None, (path, None)) => text(path),
+            (None, (path, Some(query))) => Cow::Owned([path, "?", query].concat().into_bytes()),
+        }
+    }
+
+    fn fields(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        let is_named = move |field: &[u8]| is_alike(field, name.as_bytes());
+        self.head.fields().filter(move |field| is_named(field.name)).map(|field| field.value)
+    }
+
+    fn arguments(&self, name: &str) -> impl Iterator<Item = Cow<'a, [u8]>> {
+        let query = self.query.into_iter();
+        query.flat_map(move |query| query::arguments(query, name)).map(|(_, value)| value)
+    }
+
+    /// RFC 6265 section 5.4: `name=value` pairs between `;`.
+    fn cookies(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        let pairs = self.head.values("cookie").flat_map(|value| value.split(|byte| *byte == b';'));
+        pairs.filter_map(move |pair| {
+            let equals = memchr::memchr(b'=', pair)?;
+            let (key, value) = (&pair[..equals], &pair[equals + 1..]);
+            (key.trim_ascii() == name.as_bytes()).then(|| value.trim_ascii())
+        })
+    }
+}
+
+fn text(text: &str) -> Cow<'_, [u8]> {
+    Cow::Borrowed(text.as_bytes())
+}
+
+fn printed<'a>(value: impl ToString) -> Cow<'a, [u8]> {
+    Cow::Owned(value.to_string().into_bytes())
+}
+
+fn host(name: &str) -> Cow<'_, [u8]> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase().into_bytes())
+    } else {
+        text(name)
+    }
+}
+
+#[cfg(test)]
+mod tests;
