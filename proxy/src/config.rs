@@ -11,6 +11,7 @@
 mod bounds;
 mod consumers;
 mod env;
+mod expression;
 mod finding;
 mod leaf;
 mod load;
@@ -36,7 +37,7 @@ use std::{
 use http::HeaderValue;
 use ipnet::IpNet;
 
-pub(crate) use self::reader::nearest;
+pub(crate) use self::{reader::nearest, tree::shown};
 pub use self::{
     finding::{ConfigErrors, Finding, Findings, Mark},
     load::{Report, check},

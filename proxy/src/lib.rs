@@ -23,6 +23,7 @@ mod lead;
 
 mod exchange;
 mod express;
+pub mod expression;
 pub mod pipeline;
 pub mod plugin;
 pub mod route;

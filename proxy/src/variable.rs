@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    config::nearest,
+    config::{nearest, shown},
     http::{
         fields::Scheme,
         head::{RequestHead, Version},
@@ -118,7 +118,7 @@ pub struct UnknownVariable(pub String);
 impl fmt::Display for UnknownVariable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(name) = self;
-        write!(f, "unknown variable `{}`", name.escape_debug())?;
+        write!(f, "unknown variable `{}`", shown(name))?;
         match nearest(name, NAMES.iter().map(|(known, _)| *known)) {
             Some(near) => write!(f, "; did you mean `{near}`?"),
             None => Ok(()),

@@ -12,6 +12,7 @@ use std::{
 
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
+use serde_json::Value as Json;
 use serde_yaml::Value as Yaml;
 
 use super::tree::{Origin, Scalar};
@@ -46,6 +47,19 @@ impl Scalar {
             "true" | "True" | "TRUE" => Yaml::Bool(true),
             "false" | "False" | "FALSE" => Yaml::Bool(false),
             _ => number(text).map_or_else(|| Yaml::String(self.text.clone()), Yaml::Number),
+        }
+    }
+
+    /// The value with the type that its text has; `None` for a number that JSON has not, and for what
+    /// the environment did not resolve.
+    pub(super) fn checked_json(&self) -> Option<Json> {
+        match self.origin {
+            Origin::Quoted => Some(Json::String(self.text.clone())),
+            Origin::Plain | Origin::Environment => match self.resolved() {
+                Yaml::Number(number) if !number.is_finite() => None,
+                value => serde_json::to_value(value).ok(),
+            },
+            Origin::Unresolved => None,
         }
     }
 

@@ -5,6 +5,8 @@
 
 use std::{collections::HashMap, ops::RangeInclusive};
 
+use serde_json::Value as Json;
+
 use super::{
     finding::{Mark, Sink},
     leaf::Leaf,
@@ -216,6 +218,34 @@ impl<'t> Value<'t> {
     /// The whole subtree, scalars with the types that their texts have by the core schema.
     pub(crate) fn json(&self) -> serde_json::Value {
         self.node.json()
+    }
+
+    /// The value with all it holds, whatever that is; a scalar has the type of its text, also out of
+    /// the environment. `None`: something in it is missing, repeated, or nothing that JSON has.
+    pub(crate) fn checked_json(&self) -> Option<Json> {
+        match &self.node.content {
+            Content::Scalar(scalar) => {
+                let json = scalar.checked_json();
+                if json.is_none() {
+                    self.unexpected("a number that is finite", "");
+                }
+                json
+            }
+            // All are read, so that all errors are found.
+            Content::Sequence(_) => {
+                let items: Vec<_> = self.items()?.iter().map(Value::checked_json).collect();
+                items.into_iter().collect::<Option<_>>().map(Json::Array)
+            }
+            Content::Mapping(entries) => {
+                let pairs = self.pairs()?;
+                let is_whole = pairs.len() == entries.len();
+                let pairs: Vec<_> = pairs
+                    .iter()
+                    .map(|(_, key, value)| Some((str::to_owned(key), value.checked_json()?)))
+                    .collect();
+                pairs.into_iter().collect::<Option<_>>().filter(|_| is_whole).map(Json::Object)
+            }
+        }
     }
 
     fn key(&self, entry: &Entry) -> Place<'t> {

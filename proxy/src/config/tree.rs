@@ -372,7 +372,7 @@ pub(super) fn push_key(path: &mut String, key: &str) {
 }
 
 /// A value of the file as a message shows it: one line, at most [`SHOWN_CHARS_MAX`] characters.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let mut shown: String =
         text.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect();
     if text.chars().nth(SHOWN_CHARS_MAX).is_some() {
