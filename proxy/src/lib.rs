@@ -28,6 +28,7 @@ pub mod pipeline;
 pub mod plugin;
 pub mod route;
 mod snapshot;
+pub mod template;
 pub mod upstream;
 pub mod variable;
 
