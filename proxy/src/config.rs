@@ -37,12 +37,16 @@ use std::{
 use http::HeaderValue;
 use ipnet::IpNet;
 
-pub(crate) use self::{reader::nearest, tree::shown};
 pub use self::{
     finding::{ConfigErrors, Finding, Findings, Mark},
     load::{Report, check},
 };
-use crate::plugin::{Credential, PluginSet};
+pub(crate) use self::{reader::nearest, tree::shown};
+use crate::{
+    expression::Expression,
+    plugin::{Credential, PluginSet},
+    route::Pattern,
+};
 
 /// A whole configuration, valid as it stands.
 #[derive(Debug, Clone)]
@@ -350,12 +354,14 @@ impl Default for Drain {
 pub struct Route {
     pub id: Arc<str>,
     pub name: Option<Arc<str>>,
-    /// Patterns: exact, or ending in `*`.
-    pub uris: Vec<String>,
+    pub uris: Vec<Arc<Pattern>>,
     /// Lower-case; exact, starting with `*.`, or `*` alone. Empty: behind all of those, any host.
     pub hosts: Vec<String>,
     /// Empty: any method.
     pub methods: Vec<String>,
+    /// Empty: any client.
+    pub remote_addrs: Vec<IpNet>,
+    pub vars: Option<Expression>,
     /// Orders routes of the same literal prefix, highest first.
     pub priority: i64,
     pub plugins: PluginSet,

@@ -24,6 +24,7 @@ use crate::{
     },
     route::{Router, stream::StreamRoute},
     upstream::group::Upstream,
+    variable::Facts,
 };
 
 /// Everything a request is decided by; immutable and shared by all workers.
@@ -48,7 +49,7 @@ pub struct Pipeline {
 pub struct Route {
     pub id: Arc<str>,
     pub name: Option<Arc<str>>,
-    pub service_id: Option<Arc<str>>,
+    pub service: Option<Arc<config::Service>>,
     /// Position among the routes of its pipeline.
     pub index: usize,
     pub chain: Chain,
@@ -131,7 +132,7 @@ impl Pipeline {
         let routes = config.routes.iter().enumerate().map(|(index, route)| Route {
             id: Arc::clone(&route.id),
             name: route.name.clone(),
-            service_id: route.service.as_ref().map(|service| Arc::clone(&service.id)),
+            service: route.service.clone(),
             index,
             chain: Chain::new(&sets.of_route(route), &global),
             upstream: route.upstream.as_ref().map(|upstream| Arc::clone(&upstreams[&upstream.id])),
@@ -187,14 +188,17 @@ impl Pipeline {
             Ok(normalised) => normalised,
             Err(error) => return Decision::refuse(error.fault()),
         };
-        let index = self.router.select(head.host_name(), &normalised.path, head.method());
-        let route = index.map(|index| &self.routes[index]);
+        let facts = Facts::new(head, &normalised.path, query, origin.ends());
+        let selected = self.router.select(&facts);
+        let pattern = selected.as_ref().map(|selected| selected.pattern);
+        let route = selected.map(|selected| &self.routes[selected.index]);
         let request = Request {
             head,
             path: normalised.path,
             query,
             origin,
             client: origin.peer.ip(),
+            pattern,
             route: route.map(Route::names),
             consumer: None,
         };
@@ -266,7 +270,13 @@ fn kept_or_new(
 
 impl Route {
     fn names(&self) -> RouteNames<'_> {
-        RouteNames { id: &self.id, name: self.name.as_ref(), service_id: self.service_id.as_ref() }
+        let service = self.service.as_ref();
+        RouteNames {
+            id: &self.id,
+            name: self.name.as_ref(),
+            service_id: service.map(|service| &service.id),
+            service_name: service.and_then(|service| service.name.as_ref()),
+        }
     }
 }
 

@@ -1,27 +1,27 @@
-//! Which route a request takes: `(host, path, method)` in, the index of a configured route out.
+//! Which route a request takes: what is known of it in, a configured route out.
 //!
 //! APISIX's precedence, host before path:
 //!
 //! 1. routes of exactly this host, then of `*.suffix` from the longest suffix to the shortest (any
 //!    depth below the suffix, not the suffix itself), then of `*`, then those that name no host;
-//! 2. within those: exact paths, then prefixes (`/a*`) from the longest to the shortest, whatever
-//!    their priority;
-//! 3. within one path or prefix: highest priority first, then the order of the configuration.
+//! 2. within those: exact paths, then patterns ([`Pattern`]) by their literal, which is what precedes
+//!    the first `:name` or `*`, from the longest to the shortest, whatever their priority;
+//! 3. within one path or literal: highest priority first, then the longest pattern, then the order
+//!    of the configuration.
 //!
-//! The method is a condition: a route that does not take it is passed over, and the search goes on
-//! with the next candidate, down to shorter prefixes and less specific hosts. Selecting allocates
-//! nothing.
+//! Methods, addresses of clients, what follows the literal, and `vars` are conditions: a route of
+//! which one does not hold is passed over, and the search goes on with the next candidate, down to
+//! shorter literals and less specific hosts. The search itself allocates nothing.
 
+mod conditions;
 pub mod pattern;
 pub mod stream;
 
-use std::{cmp::Reverse, collections::HashMap};
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
+use self::conditions::Conditions;
 pub use self::pattern::Pattern;
-use crate::{
-    config,
-    http::{head::HOST_NAME_SIZE_MAX, path::canonical_literal},
-};
+use crate::{config, http::head::HOST_NAME_SIZE_MAX, variable::Facts};
 
 /// The routes of a configuration, indexed.
 #[derive(Debug, Default)]
@@ -35,53 +35,80 @@ pub struct Router {
     any_host: Paths,
 }
 
+/// The route that was found.
+#[derive(Debug, Clone, Copy)]
+pub struct Selected<'r> {
+    /// In the slice given to [`Router::new`].
+    pub index: usize,
+    /// By which it was found.
+    pub pattern: &'r Pattern,
+}
+
 impl Router {
-    /// Hosts are lower-case. A `*` ends a path pattern's literal; what follows it is not looked at,
-    /// as the configuration refuses it.
+    /// Hosts are lower-case.
     pub fn new(routes: &[config::Route]) -> Router {
         let mut router = Router::default();
         for (index, route) in routes.iter().enumerate() {
-            let candidate = Candidate {
-                index,
-                priority: route.priority,
-                methods: route.methods.iter().map(|method| method.as_str().into()).collect(),
-            };
-            if route.hosts.is_empty() {
-                router.any_host.insert(&route.uris, &candidate);
-            }
-            for host in &route.hosts {
-                router.host(host).insert(&route.uris, &candidate);
+            let conditions = Conditions::of(route).map(Arc::new);
+            for pattern in &route.uris {
+                let candidate = Candidate {
+                    index,
+                    priority: route.priority,
+                    pattern: Arc::clone(pattern),
+                    conditions: conditions.clone(),
+                };
+                if route.hosts.is_empty() {
+                    router.any_host.insert(candidate.clone());
+                }
+                for host in &route.hosts {
+                    router.host(host).insert(candidate.clone());
+                }
             }
         }
         router.all_paths().for_each(Paths::finish);
         router
     }
 
-    /// The route's index in the slice given to [`new`](Self::new). `host` comes without its port,
-    /// in any case, a final dot ignored; `path` comes normalised.
-    pub fn select(&self, host: Option<&str>, path: &str, method: &str) -> Option<usize> {
-        let has_hosts = !self.exact_hosts.is_empty() || !self.wildcard_hosts.is_empty();
-        let mut buffer = [0; HOST_NAME_SIZE_MAX];
-        if let Some(host) =
-            host.filter(|_| has_hosts).and_then(|host| lower_case(host, &mut buffer))
-        {
-            let exact = self.exact_hosts.get(host).and_then(|paths| paths.select(path, method));
-            if let Some(index) = exact.or_else(|| self.select_wildcard(host, path, method)) {
-                return Some(index);
-            }
-        }
-        let every = self.every_host.select(path, method);
-        every.or_else(|| self.any_host.select(path, method))
+    /// The route of a request. Its host is taken in any case, a final dot ignored.
+    pub fn select(&self, facts: &Facts<'_>) -> Option<Selected<'_>> {
+        let found = self.find(facts, &mut |candidate| candidate.refusal(facts).is_none())?;
+        Some(Selected { index: found.index, pattern: &found.pattern })
     }
 
-    fn select_wildcard(&self, host: &str, path: &str, method: &str) -> Option<usize> {
+    /// The first candidate that is taken, in the order of precedence.
+    fn find<'r, T>(&'r self, facts: &Facts<'_>, takes: &mut T) -> Option<&'r Candidate>
+    where
+        T: FnMut(&'r Candidate) -> bool,
+    {
+        let has_hosts = !self.exact_hosts.is_empty() || !self.wildcard_hosts.is_empty();
+        let mut buffer = [0; HOST_NAME_SIZE_MAX];
+        let host = facts.head.host_name().filter(|_| has_hosts);
+        if let Some(host) = host.and_then(|host| lower_case(host, &mut buffer)) {
+            let exact = self.exact_hosts.get(host).and_then(|paths| paths.find(facts.path, takes));
+            if let Some(found) = exact.or_else(|| self.find_wildcard(host, facts.path, takes)) {
+                return Some(found);
+            }
+        }
+        let every = self.every_host.find(facts.path, takes);
+        every.or_else(|| self.any_host.find(facts.path, takes))
+    }
+
+    fn find_wildcard<'r, T>(
+        &'r self,
+        host: &str,
+        path: &str,
+        takes: &mut T,
+    ) -> Option<&'r Candidate>
+    where
+        T: FnMut(&'r Candidate) -> bool,
+    {
         if self.wildcard_hosts.is_empty() {
             return None;
         }
         // The first dot begins the longest suffix. A host that begins with one has no label there.
         let mut suffixes =
             host.match_indices('.').filter(|(at, _)| *at > 0).map(|(at, _)| &host[at..]);
-        suffixes.find_map(|suffix| self.wildcard_hosts.get(suffix)?.select(path, method))
+        suffixes.find_map(|suffix| self.wildcard_hosts.get(suffix)?.find(path, takes))
     }
 
     fn host(&mut self, pattern: &str) -> &mut Paths {
@@ -125,27 +152,22 @@ struct Prefix {
     parent: Option<usize>,
 }
 
+/// A route under one of its patterns.
 #[derive(Debug, Clone)]
 struct Candidate {
     index: usize,
     priority: i64,
-    methods: Box<[Box<str>]>,
+    pattern: Arc<Pattern>,
+    conditions: Option<Arc<Conditions>>,
 }
 
 impl Paths {
-    fn insert(&mut self, uris: &[String], candidate: &Candidate) {
-        for uri in uris {
-            match uri.split_once('*') {
-                Some((literal, _)) => self.prefixes.push(Prefix {
-                    literal: canonical_literal(literal).into(),
-                    candidates: vec![candidate.clone()],
-                    parent: None,
-                }),
-                None => {
-                    let literal = canonical_literal(uri).into();
-                    self.exact.entry(literal).or_default().push(candidate.clone());
-                }
-            }
+    fn insert(&mut self, candidate: Candidate) {
+        let literal = candidate.pattern.literal().into();
+        if candidate.pattern.is_exact() {
+            self.exact.entry(literal).or_default().push(candidate);
+        } else {
+            self.prefixes.push(Prefix { literal, candidates: vec![candidate], parent: None });
         }
     }
 
@@ -161,7 +183,7 @@ impl Paths {
         });
         let buckets = self.prefixes.iter_mut().map(|prefix| &mut prefix.candidates);
         for bucket in self.exact.values_mut().chain(buckets) {
-            bucket.sort_by_key(|candidate| Reverse(candidate.priority));
+            bucket.sort_by_key(|one| Reverse((one.priority, one.pattern.as_str().len())));
         }
         for at in 1..self.prefixes.len() {
             let parent = self.enclosing(at - 1, &self.prefixes[at].literal);
@@ -169,18 +191,24 @@ impl Paths {
         }
     }
 
-    fn select(&self, path: &str, method: &str) -> Option<usize> {
-        let exact = self.exact.get(path).and_then(|bucket| first_taking(bucket, method));
-        exact.or_else(|| self.select_prefix(path, method))
+    fn find<'r, T>(&'r self, path: &str, takes: &mut T) -> Option<&'r Candidate>
+    where
+        T: FnMut(&'r Candidate) -> bool,
+    {
+        let exact = self.exact.get(path).and_then(|bucket| bucket.iter().find(|one| takes(one)));
+        exact.or_else(|| self.find_prefix(path, takes))
     }
 
     /// From the longest prefix of `path` to the shortest.
-    fn select_prefix(&self, path: &str, method: &str) -> Option<usize> {
+    fn find_prefix<'r, T>(&'r self, path: &str, takes: &mut T) -> Option<&'r Candidate>
+    where
+        T: FnMut(&'r Candidate) -> bool,
+    {
         let after = self.prefixes.partition_point(|prefix| *prefix.literal <= *path);
         let mut at = self.enclosing(after.checked_sub(1)?, path);
         while let Some(prefix) = at.and_then(|at| self.prefixes.get(at)) {
-            if let Some(index) = first_taking(&prefix.candidates, method) {
-                return Some(index);
+            if let Some(found) = prefix.candidates.iter().find(|one| takes(one)) {
+                return Some(found);
             }
             at = prefix.parent;
         }
@@ -200,13 +228,6 @@ impl Paths {
         }
         None
     }
-}
-
-fn first_taking(bucket: &[Candidate], method: &str) -> Option<usize> {
-    let takes = |candidate: &&Candidate| {
-        candidate.methods.is_empty() || candidate.methods.iter().any(|taken| **taken == *method)
-    };
-    bucket.iter().find(takes).map(|candidate| candidate.index)
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub enum Variable {
     RemotePort,
     /// `realip_remote_addr`: of the connection, whatever a trusted proxy tells.
     RealipRemoteAddr,
-    /// `server_addr`: our end of the connection.
+    /// `server_addr`: the listener's.
     ServerAddr,
     /// `server_port`
     ServerPort,
@@ -170,7 +170,7 @@ pub struct Ends {
     pub peer: SocketAddr,
     /// Whom they speak for.
     pub client: IpAddr,
-    /// Ours.
+    /// The listener's.
     pub local: SocketAddr,
     pub scheme: Scheme,
 }

@@ -24,8 +24,6 @@ pub(super) const CONNECTION_RATE: RangeInclusive<u32> = 1..=1_000_000;
 /// Slots of one cycle of weighted round robin.
 pub(super) const CYCLE_SLOTS_MAX: u64 = 65_536;
 pub(super) const WEIGHT: RangeInclusive<u32> = 0..=65_535;
-/// Characters of a route's pattern, as in APISIX.
-pub(super) const URI_CHARS_MAX: usize = 4096;
 /// Characters of a host name, RFC 1035 section 2.3.4.
 pub(super) const HOST_CHARS_MAX: usize = 253;
 /// Ids that a dangling reference is compared with for a suggestion; among more none is made.

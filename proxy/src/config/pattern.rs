@@ -1,45 +1,30 @@
 //! The forms of what a route matches on: paths, hosts, methods.
 
-use std::net::Ipv6Addr;
+use std::{net::Ipv6Addr, sync::Arc};
+
+use ipnet::IpNet;
 
 use super::{bounds, reader::Value};
-use crate::http::path;
+use crate::route::Pattern;
 
-/// A path pattern: exact, or a prefix followed by one `*` at the end.
+/// A path pattern.
 ///
 /// Routes match the normalised path, so a pattern that no normalised path can match is refused.
-pub(super) fn uri(value: &Value<'_>) -> Option<String> {
-    let uri = value.leaf::<String>()?;
-    let literal = uri.strip_suffix('*').unwrap_or(&uri);
-    let canonical = path::canonical_literal(literal);
-    let problem = if !uri.starts_with('/') {
-        "must start with `/`"
-    } else if uri.len() > bounds::URI_CHARS_MAX {
-        "is longer than 4096 characters"
-    } else if literal.contains('*') {
-        "has a `*` that is not at its end; only a whole prefix can be left open"
-    } else if literal.contains(['?', '#']) {
-        "has a `?` or `#`; routes match the path, without query"
-    } else if literal.contains(|c: char| c.is_control() || c.is_whitespace()) {
-        "has blanks or control characters; percent-encode them"
-    } else if canonical.contains("//") {
-        "never matches; empty segments are taken out of a path before it is matched"
-    } else if has_dot_segment(&canonical, uri.len() > literal.len()) {
-        "never matches; `.` and `..` are taken out of a path before it is matched"
-    } else {
-        return Some(uri);
-    };
-    value.error(format!("the path {problem}"));
-    None
+pub(super) fn uri(value: &Value<'_>) -> Option<Arc<Pattern>> {
+    match Pattern::parse(&value.leaf::<String>()?) {
+        Ok(pattern) => Some(Arc::new(pattern)),
+        Err(error) => {
+            value.error(format!("the path {error}"));
+            None
+        }
+    }
 }
 
-/// The last segment of a prefix is not whole yet: `/.*` matches `/.well-known`.
-fn has_dot_segment(literal: &str, is_prefix: bool) -> bool {
-    let mut segments = literal.split('/');
-    if is_prefix {
-        segments.next_back();
-    }
-    segments.any(|segment| matches!(segment, "." | ".."))
+/// An address or network of clients.
+pub(super) fn network(value: &Value<'_>) -> Option<IpNet> {
+    let network = value.leaf::<IpNet>()?;
+    bounds::check_prefix(&value.place, network);
+    Some(network)
 }
 
 /// A host pattern: exact, `*.suffix`, or `*`. Lower-case.

@@ -75,7 +75,7 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         Kind::Kernel => &["pin", "steer"],
         Kind::Admin => &["key", "tls"],
         Kind::AccessLog => &["fields", "sampling"],
-        Kind::Route => &["enable_websocket", "remote_addr", "remote_addrs", "timeout", "vars"],
+        Kind::Route => &["enable_websocket", "timeout"],
         Kind::Service => &["enable_websocket"],
         Kind::Upstream => &[
             "checks",
@@ -93,7 +93,6 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         Kind::Node => &["metadata", "priority"],
         Kind::StreamRoute => &["plugins", "protocol", "service_id", "sni"],
         Kind::Plugins => PLUGINS,
-        Kind::Meta => &["filter"],
         Kind::Workers
         | Kind::Xdp
         | Kind::SameHost
@@ -105,6 +104,7 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         | Kind::Drain
         | Kind::Consumer
         | Kind::PluginSet
+        | Kind::Meta
         | Kind::Plugin => &[],
     }
 }

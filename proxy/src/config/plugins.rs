@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::Bytes;
 
 pub(crate) use super::reader::{Place, Section, Value};
-use super::{consumers::Names, planned::Kind as In, reader, tree::shown};
+use super::{consumers::Names, expression::expression, planned::Kind as In, reader, tree::shown};
 use crate::plugin::{self, Credential, Kind, Meta, PluginConfig, PluginSet};
 
 /// What a plugin's settings may refer to.
@@ -64,8 +64,14 @@ fn meta(value: &Value<'_>) -> Option<(bool, Meta)> {
     let is_disabled = section.leaf_or("disable", false);
     let priority = section.take("priority").and_then(|value| value.within(&(i32::MIN..=i32::MAX)));
     let error_response = section.take("error_response").and_then(|value| error_response(&value));
+    let filter = section.take("filter").map(|value| expression(&value));
     section.finish(In::Meta);
-    Some((is_disabled, Meta { priority, error_response }))
+    let filter = match filter {
+        // A plugin whose filter cannot be read must not pass for one without.
+        Some(filter) => Some(filter?),
+        None => None,
+    };
+    Some((is_disabled, Meta { priority, filter, error_response }))
 }
 
 /// A text as it is, anything else as JSON.

@@ -2,10 +2,10 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use ipnet::IpNet;
-
 use super::{
-    Datapath, KernelMode, Listener, Protocol, Route, Service, StreamRoute, bounds, pattern,
+    Datapath, KernelMode, Listener, Protocol, Route, Service, StreamRoute, bounds,
+    expression::expression,
+    pattern,
     planned::Kind,
     plugins::Scope,
     process::Listeners,
@@ -56,6 +56,9 @@ fn route<'t>(
     }
     let methods = section.take("methods");
     let methods = methods.and_then(|value| resource::each_once(&value, pattern::method));
+    let remote_addrs =
+        resource::one_or_list(&mut section, "remote_addr", "remote_addrs", pattern::network);
+    let vars = section.take("vars").and_then(|value| expression(&value));
     let priority = section.leaf_or("priority", 0);
     let status = section.take("status").and_then(|value| value.within(&(0..=1u16)));
     let leads_somewhere =
@@ -87,6 +90,8 @@ fn route<'t>(
         uris: uris?,
         hosts,
         methods: methods.unwrap_or_default(),
+        remote_addrs: remote_addrs.unwrap_or_default(),
+        vars,
         priority,
         plugins,
         plugin_config,
@@ -127,11 +132,7 @@ fn stream_route<'t>(
 ) -> Option<StreamRoute> {
     resource::described(&mut section);
     let (server_port, server_addr) = local_end(&mut section, listeners);
-    let remote_addr = section.take("remote_addr").and_then(|value| {
-        let prefix = value.leaf::<IpNet>()?;
-        bounds::check_prefix(&value.place, prefix);
-        Some(prefix)
-    });
+    let remote_addr = section.take("remote_addr").and_then(|value| pattern::network(&value));
     let datapath =
         section.take("datapath").map_or(Some(Datapath::Splice), |value| datapath(&value, kernel));
     if !section.has("upstream") && !section.has("upstream_id") {

@@ -42,6 +42,7 @@ fn exercised() -> Metrics {
     drop(upstream.pool_idle());
     metrics.forward_fallback(Fallback::NoPipe);
     drop(metrics.pipes().busy());
+    metrics.reloaded(Reload::Applied);
     metrics
 }
 
@@ -228,4 +229,20 @@ fn accept_errors_are_told_apart() {
     assert_eq!(kind(libc::ECONNABORTED), "connection");
     assert_eq!(kind(libc::EINVAL), "other");
     assert_eq!(AcceptError::of(&io::Error::other("no errno")).label(), "other");
+}
+
+#[test]
+fn what_a_configuration_does_not_have_is_forgotten() {
+    let metrics = exercised();
+    let nothing = Config::parse("listeners: [{ name: web, address: \"127.0.0.1:0\" }]", "t");
+    let before = page(&metrics);
+    for series in ["upstream=\"app\"", "route=\"api\""] {
+        assert!(before.contains(series), "{before}");
+    }
+    metrics.forget_all_but(&nothing.expect("valid"));
+    let after = page(&metrics);
+    for series in ["upstream=\"app\"", "route=\"api\""] {
+        assert!(!after.contains(series), "{after}");
+    }
+    assert_eq!(value(&metrics, "tandem_downstream_connections_total{listener=\"web\"}"), Some(1.0));
 }

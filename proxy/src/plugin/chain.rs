@@ -8,7 +8,10 @@ use super::{
     BodyFilters, Call, Hooks, Kind, Outcome, Phase, Plugin, Reply, ResponseEdits,
     request::{Finished, Request, RequestContext},
 };
-use crate::http::{answer::Answer, head::ResponseHead};
+use crate::{
+    expression::Expression,
+    http::{answer::Answer, head::ResponseHead},
+};
 
 /// One configured plugin, parsed and checked.
 #[derive(Clone)]
@@ -25,6 +28,8 @@ pub struct PluginConfig {
 pub struct Meta {
     /// In place of [`Kind::priority`].
     pub priority: Option<i32>,
+    /// Only requests for which it holds are the plugin's business.
+    pub filter: Option<Expression>,
     /// The body of every answer of 400 and above.
     pub error_response: Option<Bytes>,
 }
@@ -36,7 +41,7 @@ impl PluginConfig {
         let priority = Some(-1_000_000 - position as i32);
         PluginConfig {
             kind: &super::TEST,
-            meta: Meta { priority, error_response: None },
+            meta: Meta { priority, ..Meta::default() },
             plugin: Arc::clone(plugin),
             source: Arc::default(),
         }
@@ -112,6 +117,11 @@ impl Step {
 
     fn is_rewrite(&self) -> bool {
         self.config.kind.phase == Phase::Rewrite
+    }
+
+    fn is_meant(&self, request: &Request<'_>) -> bool {
+        let filter = self.config.meta.filter.as_ref();
+        filter.is_none_or(|filter| filter.holds(&request.facts()))
     }
 
     fn dress(&self, mut answer: Answer) -> Answer {
@@ -233,7 +243,8 @@ impl<'a> Run<'a> {
             let plugin = &step.config.plugin;
             let outcome = match reply.take() {
                 Some(reply) => plugin.resume(cx, reply),
-                None => plugin.request(cx),
+                None if step.is_meant(&cx.request) => plugin.request(cx),
+                None => Outcome::Continue,
             };
             match outcome {
                 Outcome::Continue => self.at += 1,
@@ -263,8 +274,13 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn steps(&self) -> impl Iterator<Item = &'a Step> + '_ {
-        (0..).map_while(|at| self.step(at))
+    /// All plugins whose business `request` is.
+    fn plugins<'s>(
+        &'s self,
+        request: &'s Request<'_>,
+    ) -> impl Iterator<Item = &'a dyn Plugin> + 's {
+        let steps = (0..).map_while(|at| self.step(at));
+        steps.filter(|step| step.is_meant(request)).map(|step| &*step.config.plugin)
     }
 
     pub fn hooks(&self) -> Hooks {
@@ -279,7 +295,7 @@ impl<'a> Run<'a> {
         edits: &mut ResponseEdits<'_>,
     ) {
         if self.hooks().response_head {
-            self.steps().for_each(|step| step.config.plugin.response_head(request, head, edits));
+            self.plugins(request).for_each(|plugin| plugin.response_head(request, head, edits));
         }
     }
 
@@ -288,13 +304,13 @@ impl<'a> Run<'a> {
         if !self.hooks().response_body {
             return BodyFilters::default();
         }
-        self.steps().filter_map(|step| step.config.plugin.response_body(request, head)).collect()
+        self.plugins(request).filter_map(|plugin| plugin.response_body(request, head)).collect()
     }
 
     /// Lets the plugins at an answer that one of them has made.
     pub fn answer(&self, request: &Request<'_>, answer: &mut Answer) {
         if self.hooks().answer {
-            self.steps().for_each(|step| step.config.plugin.answer(request, answer));
+            self.plugins(request).for_each(|plugin| plugin.answer(request, answer));
         }
     }
 }

@@ -14,7 +14,12 @@ use super::{
     consumers::{Consumer, Consumers},
     edits::{FieldEdits, Rewrite},
 };
-use crate::{http::head::RequestHead, upstream::group::Upstream};
+use crate::{
+    http::{fields::Scheme, head::RequestHead},
+    route::Pattern,
+    upstream::group::Upstream,
+    variable::{Ends, Facts, Named},
+};
 
 /// The time that a request is decided at.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +38,13 @@ pub struct Origin {
     pub now: Now,
 }
 
+impl Origin {
+    pub(crate) fn ends(&self) -> Ends {
+        let Self { peer, local, now: _ } = *self;
+        Ends { peer, client: peer.ip(), local, scheme: Scheme::Http }
+    }
+}
+
 /// A request as it came, with what is known of it.
 #[derive(Debug)]
 pub struct Request<'a> {
@@ -44,6 +56,8 @@ pub struct Request<'a> {
     pub origin: Origin,
     /// Who has sent it: the peer, unless a trusted one speaks for another.
     pub client: IpAddr,
+    /// By which its route was found.
+    pub pattern: Option<&'a Pattern>,
     pub route: Option<RouteNames<'a>>,
     /// Who was authenticated.
     pub consumer: Option<&'a Consumer>,
@@ -55,6 +69,26 @@ pub struct RouteNames<'a> {
     pub id: &'a Arc<str>,
     pub name: Option<&'a Arc<str>>,
     pub service_id: Option<&'a Arc<str>>,
+    pub service_name: Option<&'a Arc<str>>,
+}
+
+impl Request<'_> {
+    /// What variables say of it.
+    pub fn facts(&self) -> Facts<'_> {
+        let mut facts = Facts::new(self.head, &self.path, self.query, self.origin.ends());
+        facts.ends.client = self.client;
+        facts.pattern = self.pattern;
+        if let Some(RouteNames { id, name, service_id, service_name }) = self.route {
+            facts.route = Named { id: Some(id), name: name.map(|name| &**name) };
+            facts.service =
+                Named { id: service_id.map(|id| &**id), name: service_name.map(|name| &**name) };
+        }
+        if let Some(consumer) = self.consumer {
+            facts.consumer_name = Some(&consumer.username);
+            facts.consumer_group_id = consumer.group.as_deref();
+        }
+        facts
+    }
 }
 
 /// What a request hook sees and may change.

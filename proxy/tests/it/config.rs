@@ -511,12 +511,12 @@ fn paths_of_routes_are_ones_that_can_match() {
         &["5:5: routes[0]: `uri` and `uris` at once; keep one of them"],
     );
     check_route(
-        "    uris: [a, '*', /*/b, '/a?b', '/a#b', '/a b', /a//b, /a/./b, /a/.., /%2e%2E/a, /ok, /ok]\n",
+        "    uris: [a, '*', /a*b, '/a?b', '/a#b', '/a b', /a//b, /a/./b, /a/.., /%2e%2E/a, /ok, /ok]\n",
         &[
             "6:12: routes[0].uris[0]: the path must start with `/`",
             "6:15: routes[0].uris[1]: the path must start with `/`",
-            "6:20: routes[0].uris[2]: the path has a `*` that is not at its end; only a whole \
-             prefix can be left open",
+            "6:20: routes[0].uris[2]: the path has a `*` inside a segment; it can open the end of a \
+             path or stand for whole segments",
             "6:26: routes[0].uris[3]: the path has a `?` or `#`; routes match the path, without query",
             "6:34: routes[0].uris[4]: the path has a `?` or `#`; routes match the path, without query",
             "6:42: routes[0].uris[5]: the path has blanks or control characters; percent-encode them",
@@ -531,12 +531,12 @@ fn paths_of_routes_are_ones_that_can_match() {
             "6:88: routes[0].uris[11]: is in the list already",
         ],
     );
-    let uris =
-        "    uris: [/, /*, /a, /a*, /a/*, /.well-known/*, /.*, /a..b, /a%20b, /ü, '/a:b;c=d']\n";
+    let uris = "    uris: [/, /*, /a, /a*, /a/*, /.well-known/*, /.*, /a..b, /a%20b, /ü, '/a:b;c=d', \
+                '/:a', '/a/:b-c/*', /*/b, /*rest]\n";
     let config = valid(&with(&format!(
         "routes:\n  - id: r\n{uris}    upstream: {{ nodes: {{ \"127.0.0.1:80\": 1 }} }}\n"
     )));
-    assert_eq!(config.routes[0].uris.len(), 11);
+    assert_eq!(config.routes[0].uris.len(), 15);
 }
 
 #[test]
@@ -588,15 +588,57 @@ fn hosts_and_methods_of_routes_are_ones_that_can_match() {
 }
 
 #[test]
+fn clients_and_vars_of_routes_are_conditions() {
+    check_route(
+        "    uri: /\n    remote_addr: 10.0.0.1/8\n    remote_addrs: [x, '::ffff:1.2.3.4', '::1', '::1']\n",
+        &[
+            "5:5: routes[0]: `remote_addr` and `remote_addrs` at once; keep one of them",
+            "7:18: routes[0].remote_addr: bits are set behind the prefix; write `10.0.0.0/8`",
+        ],
+    );
+    check_route(
+        "    uri: /\n    remote_addrs: [x, '::ffff:1.2.3.4', '::1', '::1']\n",
+        &[
+            "7:20: routes[0].remote_addrs[0]: expected a prefix such as `203.0.113.0/24` or \
+             `2001:db8::/32`, found `x`",
+            "7:23: routes[0].remote_addrs[1]: an IPv4-mapped address; write it as `1.2.3.4`",
+            "7:48: routes[0].remote_addrs[3]: is in the list already",
+        ],
+    );
+    check_route(
+        "    uri: /\n    vars: [arg_a, ==, x]\n",
+        &["7:11: routes[0].vars: rule should be wrapped inside brackets"],
+    );
+    check_route(
+        "    uri: /\n    vars:\n    - [arg_a, ==, x]\n    - [OR, [uri, /], [arg_a, =, x]]\n",
+        &["9:22: routes[0].vars[1][2]: invalid operator '='"],
+    );
+    check_route(
+        "    uri: /\n    vars: [[remote_adr, ==, 10]]\n",
+        &["7:12: routes[0].vars[0]: unknown variable `remote_adr`; did you mean `remote_addr`?"],
+    );
+    check_route(
+        "    uri: /\n    vars: [[uri, '~~', '(']]\n",
+        &["7:12: routes[0].vars[0]: invalid regular expression: unclosed group"],
+    );
+    let config = valid(&with(
+        "routes: [{ id: r, uri: /, remote_addr: 10.0.0.1, vars: [], upstream_id: u }]\n\
+         upstreams: [{ id: u, nodes: { \"127.0.0.1:80\": 1 } }]\n",
+    ));
+    assert_eq!(config.routes[0].remote_addrs, ["10.0.0.1/32".parse().unwrap()]);
+    assert!(config.routes[0].vars.is_some());
+}
+
+#[test]
 fn what_is_planned_is_refused_by_name() {
     check_addition(
         "ssl: []\nsecrets: []\nprotos: []\ntls: {}\n\
          routes:\n\
          \x20 - id: r\n\
          \x20   uri: /\n\
-         \x20   vars: []\n\
+         \x20   service_id: s\n\
          \x20   filter_func: function() return true end\n\
-         \x20   remote_addrs: [10.0.0.0/8]\n\
+         \x20   plugin_config_id: p\n\
          \x20   timeout: { connect: 1 }\n\
          \x20   enable_websocket: true\n\
          \x20   plugins: { openid-connect: {}, key-auth: { _meta: { pre_function: f } }, key_auth: {}, my-plugin: {} }\n\
@@ -615,9 +657,9 @@ fn what_is_planned_is_refused_by_name() {
             "5:1: secrets: not built yet; remove it",
             "6:1: protos: not built yet; remove it",
             "7:1: tls: not built yet; remove it",
-            "11:5: routes[0].vars: not built yet; remove it",
+            "11:17: routes[0].service_id: no service has the id `s`",
             "12:5: routes[0].filter_func: runs Lua, which Tandem does not; remove it",
-            "13:5: routes[0].remote_addrs: not built yet; remove it",
+            "13:23: routes[0].plugin_config_id: no plugin config has the id `p`",
             "14:5: routes[0].timeout: not built yet; remove it",
             "15:5: routes[0].enable_websocket: not built yet; remove it",
             "16:16: routes[0].plugins.openid-connect: not built yet; remove it",

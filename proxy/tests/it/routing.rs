@@ -50,6 +50,48 @@ fn hosts_methods_priority_and_status_choose_the_route() {
 }
 
 #[test]
+fn parameters_vars_and_clients_choose_the_route_on_both_lanes() {
+    let nodes = ["item", "beta", "cookie", "files", "near", "rest"].map(Node::always);
+    let [item, beta, cookie, files, near, rest] = nodes
+        .each_ref()
+        .map(|node| format!("upstream: {{ nodes: {{ \"{}\": 1 }} }}", node.address));
+    for is_express in [true, false] {
+        let proxy = TestProxy::start(&format!(
+            "listeners: [{{ name: web, address: \"127.0.0.1:0\", express_lane: {is_express} }}]\n\
+             routes:\n\
+             - {{ id: item, uri: \"/items/:id\", vars: [[uri_param_id, \"~~\", \"^[0-9]+$\"]], {item} }}\n\
+             - {{ id: beta, uri: /app/*, priority: 2, vars: [[OR, [arg_v, in, [beta, 2]], [http_x_beta, \"~=\", null]]], {beta} }}\n\
+             - {{ id: cookie, uri: /app/*, priority: 1, vars: [[cookie_who, \"!\", ==, me], [cookie_who, \"~=\", null]], {cookie} }}\n\
+             - {{ id: files, uri: /u/*path/raw, {files} }}\n\
+             - {{ id: far, uri: /ends, remote_addrs: [10.0.0.0/8, \"2001:db8::/32\"], {rest} }}\n\
+             - {{ id: near, uri: /end*, remote_addr: 127.0.0.0/8, vars: [[remote_addr, ipmatch, 127.0.0.1], [server_port, \">\", 0]], {near} }}\n\
+             - {{ id: rest, uri: /*, {rest} }}\n",
+        ));
+        let mut client = proxy.client();
+        for (target, fields, answer) in [
+            ("/items/7", "", "item"),
+            ("/items/%37", "", "item"),
+            ("/items/seven", "", "rest"),
+            ("/items/7/", "", "rest"),
+            ("/app/x?v=%62eta", "", "beta"),
+            ("/app/x?v=2", "", "beta"),
+            ("/app/x?v=1&v=2", "", "rest"),
+            ("/app/x", "X-Beta: \r\n", "beta"),
+            ("/app/x", "cookie: a=b; who=you\r\n", "cookie"),
+            ("/app/x", "cookie: a=b; who=me\r\n", "rest"),
+            ("/app/x", "cookie: Who=you\r\n", "rest"),
+            ("/u/a/b/raw", "", "files"),
+            ("/u/raw", "", "rest"),
+            ("/ends", "", "near"),
+            ("/en", "", "rest"),
+        ] {
+            let response = client.ask(format!("GET {target} HTTP/1.1\r\nhost: a\r\n{fields}\r\n"));
+            assert_eq!(response.text(), answer, "{target} {fields} express: {is_express}");
+        }
+    }
+}
+
+#[test]
 fn weights_are_exact_over_a_cycle_whichever_worker_serves() {
     let [one, three] = ["one", "three"].map(Node::always);
     let yaml = TestProxy::yaml(&[one.address, three.address])
