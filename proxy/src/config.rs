@@ -388,17 +388,44 @@ pub struct Service {
 pub struct Upstream {
     pub id: Arc<str>,
     pub nodes: Vec<Node>,
+    pub balancing: Balancing,
     /// Further nodes tried after the first one failed to connect.
     pub retries: usize,
     /// `same_host`: whether nodes on this host are delivered to directly, if anybody is.
     pub is_same_host: bool,
 }
 
+impl Default for Upstream {
+    fn default() -> Upstream {
+        Upstream {
+            id: Arc::default(),
+            nodes: Vec::new(),
+            balancing: Balancing::RoundRobin,
+            retries: 0,
+            is_same_host: true,
+        }
+    }
+}
+
+/// `type`: who is next among the nodes of one priority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balancing {
+    RoundRobin,
+    /// A ring of hashes.
+    Chash,
+    LeastConn,
+    Ewma,
+    /// A table of hashes; not in APISIX.
+    Maglev,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Node {
     pub address: SocketAddr,
-    /// Share of the cycle; 0 gets nothing unless all nodes are 0.
+    /// Share among the nodes of its priority; 0 gets nothing unless all nodes are 0.
     pub weight: u32,
+    /// Used only when no node of a higher one is left.
+    pub priority: i32,
 }
 
 #[derive(Debug, Clone)]

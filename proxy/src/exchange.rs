@@ -73,7 +73,8 @@ pub(crate) async fn serve(
         }
     };
     let mut body = Some(body);
-    let reply = over_nodes(&plan, async |node| attempt(&cx, &head, &plan, node, &mut body).await);
+    let reply =
+        over_nodes(&cx, &plan, async |node| attempt(&cx, &head, &plan, node, &mut body).await);
     match reply.await {
         Ok(reply) => Ok(reply.into_response(&cx)),
         Err(fault) => Box::pin(give_up(&cx, &plan, fault, body)).await,
@@ -298,6 +299,7 @@ fn own_answer(
 /// Tries one node after the other, as the balancer picks them, until `attempt` has a response, a
 /// fault that no other node can help, or there is no node left.
 pub(crate) async fn over_nodes<T>(
+    cx: &ConnectionCx,
     plan: &Plan<'_>,
     mut attempt: impl AsyncFnMut(SocketAddr) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
@@ -305,7 +307,8 @@ pub(crate) async fn over_nodes<T>(
     let mut tried = Tried::default();
     let mut last = Fault::NoNode;
     while tried.len() <= upstream.config.retries {
-        let Some(index) = upstream.balancer.pick(&tried) else { break };
+        let Some(picked) = cx.worker.pick(upstream, &tried, b"") else { break };
+        let index = picked.index();
         if !tried.is_empty() {
             upstream.metrics.retry();
         }

@@ -114,8 +114,9 @@ async fn exchange(
     };
     let mut upload = Upload::new(head);
     let forward = Forward { cx, head, plan: &plan };
-    let asked =
-        exchange::over_nodes(&plan, async |node| forward.attempt(node, &mut upload, buffers).await);
+    let asked = exchange::over_nodes(cx, &plan, async |node| {
+        forward.attempt(node, &mut upload, buffers).await
+    });
     match asked.await {
         Ok((connection, Reply::Head(response))) => {
             forward.respond(connection, response, upload, buffers).await

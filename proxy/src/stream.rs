@@ -73,7 +73,8 @@ async fn reach(
     let mut tried = Tried::default();
     let mut last = Fault::NoNode;
     while tried.len() <= upstream.config.retries {
-        let Some(index) = upstream.balancer.pick(&tried) else { break };
+        let Some(picked) = worker.pick(upstream, &tried, b"") else { break };
+        let index = picked.index();
         if !tried.is_empty() {
             metrics.retry();
         }

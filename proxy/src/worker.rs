@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, Ref, RefCell},
     fmt::Write as _,
+    hash::{BuildHasher as _, RandomState},
     io,
     net::SocketAddr,
     rc::Rc,
@@ -32,7 +33,13 @@ use crate::{
     plugin::Now,
     snapshot::{Publisher, Rules},
     sys::affinity,
-    upstream::{connection::UpstreamConnection, plain::PlainConnection, pool::Pool},
+    upstream::{
+        balance::{Pick, Picked, Tried},
+        connection::UpstreamConnection,
+        group::Upstream,
+        plain::PlainConnection,
+        pool::Pool,
+    },
 };
 
 /// How often idle upstream connections are looked through.
@@ -83,6 +90,7 @@ pub(crate) struct Worker {
     pub(crate) tunnels: TunnelContext,
     pub(crate) passages: Passages,
     pub(crate) live: Live,
+    random: Cell<u64>,
 }
 
 /// What every connection of one listener on one worker can reach.
@@ -215,7 +223,30 @@ impl Worker {
             kernel: shared.kernel,
             passages: Passages::new(&shared.limits),
             live: Live::default(),
+            // Any number but 0.
+            random: Cell::new(RandomState::new().hash_one(()) | 1),
         }
+    }
+
+    /// A node of `upstream` that was not tried yet.
+    pub(crate) fn pick(&self, upstream: &Upstream, tried: &Tried, key: &[u8]) -> Option<Picked> {
+        upstream.balancer.pick(&Pick {
+            tried,
+            key,
+            clock: &std::time::Instant::now,
+            random: self.random(),
+            is_up: &|_| true,
+        })
+    }
+
+    /// Good enough to choose a node by (xorshift64, Marsaglia 2003).
+    fn random(&self) -> u64 {
+        let mut random = self.random.get();
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        self.random.set(random);
+        random
     }
 }
 

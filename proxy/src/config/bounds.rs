@@ -23,6 +23,8 @@ pub(super) const GUARD_PREFIXES_MAX: usize = limits::PREFIXES_MAX as usize;
 pub(super) const CONNECTION_RATE: RangeInclusive<u32> = 1..=1_000_000;
 /// Slots of one cycle of weighted round robin.
 pub(super) const CYCLE_SLOTS_MAX: u64 = 65_536;
+/// Points of one ring of `chash`, 8 bytes each.
+pub(super) const RING_POINTS_MAX: u64 = 1 << 20;
 pub(super) const WEIGHT: RangeInclusive<u32> = 0..=65_535;
 /// Characters of a host name, RFC 1035 section 2.3.4.
 pub(super) const HOST_CHARS_MAX: usize = 253;

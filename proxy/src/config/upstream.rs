@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Node, Upstream, bounds,
+    Balancing, Node, Upstream, bounds,
     leaf::Id,
     planned::Kind,
     reader::{self, Place, Section, Value},
@@ -190,7 +190,7 @@ struct Fields<'t> {
 impl Fields<'_> {
     fn with_id(self, id: Arc<str>) -> Upstream {
         let Self { nodes, retries, is_same_host, .. } = self;
-        Upstream { id, nodes, retries, is_same_host }
+        Upstream { id, nodes, balancing: Balancing::RoundRobin, retries, is_same_host }
     }
 }
 
@@ -259,7 +259,7 @@ fn node_of_pair<'t>(
 ) -> (Place<'t>, Option<Node>) {
     let address = address(&place, key);
     let weight = weight.within(&bounds::WEIGHT);
-    let node = address.zip(weight).map(|(address, weight)| Node { address, weight });
+    let node = address.zip(weight).map(|(address, weight)| Node { address, weight, priority: 0 });
     (place, node)
 }
 
@@ -278,7 +278,7 @@ fn node_of_item(item: &Value<'_>) -> Option<Node> {
         }
         Ok(IpAddr::V4(_)) | Err(_) => address(&item.place, &format!("{host}:{port}")),
     };
-    Some(Node { address: address?, weight: weight? })
+    Some(Node { address: address?, weight: weight?, priority: 0 })
 }
 
 fn address(place: &Place<'_>, text: &str) -> Option<SocketAddr> {

@@ -32,12 +32,7 @@ mod tests {
     use crate::metrics::Metrics;
 
     fn route(port: Option<u16>, server: Option<&str>, remote: Option<&str>) -> StreamRoute {
-        let upstream = Arc::new(config::Upstream {
-            id: "u".into(),
-            nodes: Vec::new(),
-            retries: 0,
-            is_same_host: true,
-        });
+        let upstream = Arc::<config::Upstream>::default();
         StreamRoute {
             upstream: Arc::new(Upstream::new(&upstream, &Metrics::new())),
             metrics: ByListener::new(1),

@@ -1,15 +1,25 @@
-//! Weighted round robin over the nodes of one upstream, exact over a cycle across all workers.
+//! Which node of an upstream is next: pure, and shared by all workers.
 //!
-//! The cycle is laid out once, smoothly: a node of weight 3 among 6 does not get three in a row.
-//! Picking is one `fetch_add`, so two workers that pick at the same time get two different slots,
-//! and after a whole cycle every node has had exactly its share.
+//! Nodes are tried by priority: those of a lower one only when all of the higher ones have been tried
+//! or are down. Within a priority the upstream's `type` decides. Nodes of weight 0 get nothing unless
+//! all are 0; when all nodes are down, all are used.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+mod chash;
+mod ewma;
+mod least_conn;
+mod load;
+mod maglev;
+mod round_robin;
 
-use crate::config::Node;
+use std::{cmp::Reverse, fmt, sync::Arc, time::Instant};
 
-/// Slots of a cycle at most; the validator refuses weights whose reduced sum is larger.
-pub const CYCLE_SLOTS_MAX: usize = 65_536;
+use md5::{Digest as _, Md5};
+
+use self::{
+    chash::Ring, ewma::Ewma, least_conn::LeastConn, load::Load, maglev::Maglev,
+    round_robin::RoundRobin,
+};
+use crate::config::{Balancing, Node};
 
 /// Position among the nodes of a [`Balancer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,9 +28,49 @@ pub struct NodeIndex(u32);
 #[derive(Debug)]
 pub struct Balancer {
     nodes: Box<[Node]>,
-    cycle: Box<[NodeIndex]>,
-    position: AtomicUsize,
+    /// Highest priority first.
+    levels: Box<[Level]>,
 }
+
+/// The nodes of one priority.
+#[derive(Debug)]
+struct Level {
+    members: Box<[Member]>,
+    algorithm: Algorithm,
+}
+
+#[derive(Debug)]
+enum Algorithm {
+    RoundRobin(RoundRobin),
+    Chash(Ring),
+    LeastConn(LeastConn),
+    Ewma(Ewma),
+    Maglev(Maglev),
+}
+
+/// A node that takes part in balancing.
+#[derive(Debug, Clone)]
+struct Member {
+    index: NodeIndex,
+    node: Node,
+    /// Of the smallest whole numbers in the configured ratio.
+    weight: u32,
+}
+
+/// What a node is picked by.
+pub struct Pick<'a> {
+    pub tried: &'a Tried,
+    /// What `chash` and `maglev` hash; the others do not look at it.
+    pub key: &'a [u8],
+    /// Asked by `ewma` alone.
+    pub clock: &'a dyn Fn() -> Instant,
+    /// For `ewma`.
+    pub random: u64,
+    pub is_up: &'a dyn Fn(NodeIndex) -> bool,
+}
+
+/// Whether a node may be picked.
+type IsOpen<'a> = &'a dyn Fn(NodeIndex) -> bool;
 
 /// The nodes one request has already tried.
 #[derive(Debug, Default, Clone)]
@@ -38,137 +88,146 @@ impl Tried {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    fn contains(&self, node: NodeIndex) -> bool {
+        self.0.contains(&node)
+    }
+}
+
+/// A node that was picked; it counts as busy with the request until this is dropped.
+#[must_use = "the node counts as busy until this is dropped"]
+#[derive(Debug)]
+pub struct Picked {
+    index: NodeIndex,
+    /// `None`: nobody asks how busy it is.
+    load: Option<Arc<Load>>,
+    /// `None`: nobody asks how long it takes.
+    begun: Option<Instant>,
+}
+
+impl Picked {
+    fn uncounted(index: NodeIndex) -> Self {
+        Self { index, load: None, begun: None }
+    }
+
+    pub fn index(&self) -> NodeIndex {
+        self.index
+    }
+
+    /// The node has begun to answer.
+    pub fn answered(&self, clock: impl FnOnce() -> Instant) {
+        if let (Some(load), Some(begun)) = (&self.load, self.begun) {
+            let now = clock();
+            load.observe(now.saturating_duration_since(begun), now);
+        }
+    }
+
+    /// The node did not answer.
+    pub fn failed(&self, clock: impl FnOnce() -> Instant) {
+        if let (Some(load), Some(_)) = (&self.load, self.begun) {
+            load.observe(ewma::FAILED_LATENCY, clock());
+        }
+    }
+}
+
+impl Drop for Picked {
+    fn drop(&mut self) {
+        if let Some(load) = &self.load {
+            load.end();
+        }
+    }
 }
 
 impl Balancer {
-    /// Lays out the cycle. Nodes of weight 0 are left out unless all are 0, as in APISIX.
-    pub fn new(nodes: &[Node]) -> Self {
-        Self { nodes: nodes.into(), cycle: cycle(nodes), position: AtomicUsize::new(0) }
+    pub fn new(nodes: &[Node], balancing: Balancing) -> Self {
+        let weights = effective_weights(nodes);
+        let mut members: Vec<_> = (0..)
+            .zip(nodes.iter().zip(weights))
+            .filter(|(_, (_, weight))| *weight > 0)
+            .map(|(index, (node, weight))| Member { index: NodeIndex(index), node: *node, weight })
+            .collect();
+        members.sort_by_key(|member| Reverse(member.node.priority));
+        let levels = members
+            .chunk_by(|one, next| one.node.priority == next.node.priority)
+            .map(|members| Level::new(members, balancing))
+            .collect();
+        Self { nodes: nodes.into(), levels }
     }
 
     pub fn node(&self, index: NodeIndex) -> &Node {
         &self.nodes[index.0 as usize]
     }
 
-    /// The next node of the cycle; for a retry, the next one of the cycle that was not tried yet,
-    /// without taking a slot from anybody. `None`: there is no node left.
-    pub fn pick(&self, tried: &Tried) -> Option<NodeIndex> {
-        let len = self.cycle.len();
-        if len == 0 {
-            return None;
-        }
-        if tried.is_empty() {
-            return Some(self.cycle[self.position.fetch_add(1, Ordering::Relaxed) % len]);
-        }
-        let start = self.position.load(Ordering::Relaxed);
-        (0..len)
-            .map(|step| self.cycle[start.wrapping_add(step) % len])
-            .find(|node| !tried.0.contains(node))
+    /// The next node for a request that has tried `cx.tried`. `None`: there is no node left.
+    pub fn pick(&self, cx: &Pick<'_>) -> Option<Picked> {
+        let are_all_down = !self.members().any(|member| (cx.is_up)(member.index));
+        let is_open = |node| !cx.tried.contains(node) && (are_all_down || (cx.is_up)(node));
+        self.levels.iter().find_map(|level| level.pick(cx, &is_open))
+    }
+
+    fn members(&self) -> impl Iterator<Item = &Member> {
+        self.levels.iter().flat_map(|level| &level.members)
     }
 }
 
-/// The smooth weighted sequence known from nginx: in each step every node gains its weight, the
-/// richest is chosen and pays the total.
-fn cycle(nodes: &[Node]) -> Box<[NodeIndex]> {
-    let mut weights: Vec<u64> = nodes.iter().map(|node| u64::from(node.weight)).collect();
-    if weights.iter().all(|&weight| weight == 0) {
-        weights.fill(1);
+impl Level {
+    fn new(members: &[Member], balancing: Balancing) -> Self {
+        let mut members = members.to_vec();
+        let divisor = members.iter().fold(0, |divisor, member| gcd(divisor, member.weight));
+        members.iter_mut().for_each(|member| member.weight /= divisor);
+        let algorithm = match balancing {
+            Balancing::RoundRobin => Algorithm::RoundRobin(RoundRobin::new(&members)),
+            Balancing::Chash => Algorithm::Chash(Ring::new(&members)),
+            Balancing::LeastConn => Algorithm::LeastConn(LeastConn::new(&members)),
+            Balancing::Ewma => Algorithm::Ewma(Ewma::new(&members)),
+            Balancing::Maglev => Algorithm::Maglev(Maglev::new(&members)),
+        };
+        Self { members: members.into(), algorithm }
     }
-    let divisor = weights.iter().copied().fold(0, gcd).max(1);
-    weights.iter_mut().for_each(|weight| *weight /= divisor);
-    let total: u64 = weights.iter().sum();
 
-    let mut credit = vec![0_i64; nodes.len()];
-    (0..total)
-        .filter_map(|_| {
-            credit.iter_mut().zip(&weights).for_each(|(credit, &weight)| *credit += weight as i64);
-            let richest = (0..credit.len()).rev().max_by_key(|&index| credit[index])?;
-            credit[richest] -= total as i64;
-            Some(NodeIndex(richest as u32))
-        })
-        .collect()
+    fn pick(&self, cx: &Pick<'_>, is_open: IsOpen<'_>) -> Option<Picked> {
+        let is_any_open = || self.members.iter().any(|member| is_open(member.index));
+        match &self.algorithm {
+            Algorithm::RoundRobin(cycle) if self.is_tried(cx.tried) => cycle.pick_next(is_open),
+            Algorithm::RoundRobin(cycle) => cycle.pick(is_open, is_any_open),
+            Algorithm::Chash(ring) => ring.pick(cx.key, is_open, is_any_open),
+            Algorithm::Maglev(table) => table.pick(cx.key, is_open, is_any_open),
+            Algorithm::LeastConn(nodes) => return nodes.pick(is_open),
+            Algorithm::Ewma(nodes) => return nodes.pick(cx, is_open),
+        }
+        .map(Picked::uncounted)
+    }
+
+    fn is_tried(&self, tried: &Tried) -> bool {
+        !tried.is_empty() && self.members.iter().any(|member| tried.contains(member.index))
+    }
+}
+
+impl fmt::Debug for Pick<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pick").field("tried", self.tried).finish_non_exhaustive()
+    }
+}
+
+/// As configured; where all are 0, 1 for each.
+fn effective_weights(nodes: &[Node]) -> impl Iterator<Item = u32> {
+    let are_all_zero = nodes.iter().all(|node| node.weight == 0);
+    nodes.iter().map(move |node| if are_all_zero { 1 } else { node.weight })
 }
 
 /// Greatest common divisor; `gcd(0, n)` is `n`.
-pub(crate) fn gcd(a: u64, b: u64) -> u64 {
+pub(crate) fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::{sync::Arc, thread};
-
-    use super::*;
-
-    fn balancer(weights: &[u32]) -> Balancer {
-        let nodes: Vec<Node> = (1..)
-            .zip(weights)
-            .map(|(port, &weight)| Node { address: ([127, 0, 0, 1], port).into(), weight })
-            .collect();
-        Balancer::new(&nodes)
-    }
-
-    fn check_cycle(weights: &[u32], expected: &[u32]) {
-        let balancer = balancer(weights);
-        let picked: Vec<u32> = expected
-            .iter()
-            .map(|_| balancer.pick(&Tried::default()).expect("there are nodes").0)
-            .collect();
-        assert_eq!(picked, expected, "weights {weights:?}");
-    }
-
-    #[test]
-    fn spreads_weights_smoothly() {
-        check_cycle(&[1], &[0, 0]);
-        check_cycle(&[1, 1, 1], &[0, 1, 2, 0, 1, 2]);
-        check_cycle(&[5, 1, 1], &[0, 0, 1, 0, 2, 0, 0]);
-        check_cycle(&[2, 4], &[1, 0, 1, 1, 0, 1]);
-    }
-
-    #[test]
-    fn weight_zero_gets_nothing_unless_all_are_zero() {
-        check_cycle(&[0, 1], &[1, 1, 1]);
-        check_cycle(&[0, 0], &[0, 1, 0, 1]);
-    }
-
-    #[test]
-    fn no_nodes_is_no_pick() {
-        assert_eq!(balancer(&[]).pick(&Tried::default()), None);
-    }
-
-    #[test]
-    fn a_retry_goes_to_each_other_node_once_and_takes_no_slot() {
-        let balancer = balancer(&[1, 1, 1]);
-        let mut tried = Tried::default();
-        let mut seen = Vec::new();
-        while let Some(node) = balancer.pick(&tried) {
-            seen.push(node.0);
-            tried.insert(node);
-        }
-        assert_eq!(seen, [0, 1, 2]);
-        assert_eq!(balancer.pick(&Tried::default()), Some(NodeIndex(1)));
-    }
-
-    #[test]
-    fn is_exact_over_a_cycle_across_threads() {
-        const CYCLES_PER_THREAD: usize = 1000;
-        let balancer = Arc::new(balancer(&[1, 2, 3]));
-        let threads: Vec<_> = (0..4)
-            .map(|_| {
-                let balancer = Arc::clone(&balancer);
-                thread::spawn(move || {
-                    let mut counts = [0_usize; 3];
-                    for _ in 0..6 * CYCLES_PER_THREAD {
-                        counts[balancer.pick(&Tried::default()).expect("nodes").0 as usize] += 1;
-                    }
-                    counts
-                })
-            })
-            .collect();
-        let total = threads
-            .into_iter()
-            .map(|thread| thread.join().expect("no panic"))
-            .fold([0; 3], |sum, counts| std::array::from_fn(|node| sum[node] + counts[node]));
-        assert_eq!(total, [4 * CYCLES_PER_THREAD, 8 * CYCLES_PER_THREAD, 12 * CYCLES_PER_THREAD]);
-    }
+/// The four little-endian words of the MD5 digest (RFC 1321) of `bytes`, which is what ketama hashes
+/// with. Nothing depends on its being hard to forge.
+fn hash(bytes: &[u8]) -> [u32; 4] {
+    let digest = Md5::digest(bytes);
+    std::array::from_fn(|word| {
+        u32::from_le_bytes(std::array::from_fn(|byte| digest[4 * word + byte]))
+    })
 }
+
+#[cfg(test)]
+mod tests;

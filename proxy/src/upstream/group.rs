@@ -19,7 +19,7 @@ pub struct Upstream {
 impl Upstream {
     pub fn new(config: &Arc<config::Upstream>, metrics: &Metrics) -> Self {
         Self {
-            balancer: Balancer::new(&config.nodes),
+            balancer: Balancer::new(&config.nodes, config.balancing),
             metrics: metrics.upstream(&config.id),
             config: Arc::clone(config),
         }
