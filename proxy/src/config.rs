@@ -46,6 +46,7 @@ use crate::{
     expression::Expression,
     plugin::{Credential, PluginSet},
     route::Pattern,
+    upstream::hash_key::HashKey,
 };
 
 /// A whole configuration, valid as it stands.
@@ -389,6 +390,8 @@ pub struct Upstream {
     pub id: Arc<str>,
     pub nodes: Vec<Node>,
     pub balancing: Balancing,
+    /// `hash_on` and `key`; `None`: nothing is hashed.
+    pub hash_key: Option<HashKey>,
     /// Further nodes tried after the first one failed to connect.
     pub retries: usize,
     /// `same_host`: whether nodes on this host are delivered to directly, if anybody is.
@@ -401,6 +404,7 @@ impl Default for Upstream {
             id: Arc::default(),
             nodes: Vec::new(),
             balancing: Balancing::RoundRobin,
+            hash_key: None,
             retries: 0,
             is_same_host: true,
         }

@@ -112,6 +112,11 @@ impl Fault {
         Fault::BypassBroken,
     ];
 
+    /// Whether it tells something about the node.
+    pub fn is_of_node(self) -> bool {
+        self.consequence().end.starts_with(['S', 's'])
+    }
+
     /// The table. End codes: first letter `C` downstream, `S` upstream, `P` proxy by policy, `I`
     /// internal, `K` operator, lower case `c`, `s` their timeout; second letter `A` accept, `R` request head, `F` plugin, `P` pick, `C` connect, `H` response head, `D` data,
     /// `L` last bytes downstream.

@@ -12,7 +12,7 @@ pub(crate) mod body;
 pub(crate) mod request_head;
 pub(crate) mod response_head;
 
-use std::{net::SocketAddr, os::fd::BorrowedFd, rc::Rc};
+use std::{borrow::Cow, net::SocketAddr, os::fd::BorrowedFd, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -40,10 +40,11 @@ use crate::{
     record::RouteIndex,
     snapshot::Snapshot,
     upstream::{
-        balance::Tried,
+        balance::{Picked, Tried},
         connect,
         connection::{Asked, Coming, Method, UpstreamConnection},
         group::Upstream,
+        hash_key::{self, Facts},
     },
 };
 
@@ -73,10 +74,15 @@ pub(crate) async fn serve(
         }
     };
     let mut body = Some(body);
-    let reply =
-        over_nodes(&cx, &plan, async |node| attempt(&cx, &head, &plan, node, &mut body).await);
+    let reply = over_nodes(&cx, &head, &plan, async |node| {
+        attempt(&cx, &head, &plan, node, &mut body).await
+    });
     match reply.await {
-        Ok(reply) => Ok(reply.into_response(&cx)),
+        Ok((mut reply, picked)) => {
+            picked.answered(std::time::Instant::now);
+            reply.body.keep_busy(picked);
+            Ok(reply.into_response(&cx))
+        }
         Err(fault) => Box::pin(give_up(&cx, &plan, fault, body)).await,
     }
 }
@@ -297,31 +303,49 @@ fn own_answer(
 }
 
 /// Tries one node after the other, as the balancer picks them, until `attempt` has a response, a
-/// fault that no other node can help, or there is no node left.
+/// fault that no other node can help, or there is no node left. The node counts as busy until what
+/// was picked is dropped.
 pub(crate) async fn over_nodes<T>(
     cx: &ConnectionCx,
+    head: &RequestHead,
     plan: &Plan<'_>,
     mut attempt: impl AsyncFnMut(SocketAddr) -> Result<T, Fault>,
-) -> Result<T, Fault> {
+) -> Result<(T, Picked), Fault> {
     let upstream = &plan.upstream;
+    let key = hash_key(cx, head, plan);
     let mut tried = Tried::default();
     let mut last = Fault::NoNode;
     while tried.len() <= upstream.config.retries {
-        let Some(picked) = cx.worker.pick(upstream, &tried, b"") else { break };
-        let index = picked.index();
+        let Some(picked) = cx.worker.pick(upstream, &tried, &key) else { break };
         if !tried.is_empty() {
             upstream.metrics.retry();
         }
-        match attempt(upstream.balancer.node(index).address).await {
-            Ok(response) => return Ok(response),
-            Err(fault) => match fault.consequence().retry {
-                Retry::NextNode => last = fault,
-                Retry::FreshConnection | Retry::Never => return Err(fault),
-            },
+        let fault = match attempt(upstream.balancer.node(picked.index()).address).await {
+            Ok(response) => return Ok((response, picked)),
+            Err(fault) => fault,
+        };
+        if fault.is_of_node() {
+            picked.failed(std::time::Instant::now);
         }
-        tried.insert(index);
+        match fault.consequence().retry {
+            Retry::NextNode => last = fault,
+            Retry::FreshConnection | Retry::Never => return Err(fault),
+        }
+        tried.insert(picked.index());
     }
     Err(last)
+}
+
+/// What the upstream's balancer hashes, if it does.
+fn hash_key<'a>(cx: &ConnectionCx, head: &'a RequestHead, plan: &'a Plan<'_>) -> Cow<'a, [u8]> {
+    let Some(key) = &plan.upstream.config.hash_key else { return Cow::default() };
+    let consumer = plan.request.consumer.map(|consumer| &*consumer.username);
+    key.value(&Facts {
+        request: Some(hash_key::Request { head, target: &plan.target, consumer }),
+        client: plan.request.client,
+        peer: cx.peer,
+        local: cx.listener.address,
+    })
 }
 
 /// One node: over a pooled connection if there is one, over a new one if there is none or the

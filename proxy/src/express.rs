@@ -20,6 +20,7 @@ use std::{
     os::fd::AsFd as _,
     rc::Rc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use bytes::BytesMut;
@@ -114,14 +115,16 @@ async fn exchange(
     };
     let mut upload = Upload::new(head);
     let forward = Forward { cx, head, plan: &plan };
-    let asked = exchange::over_nodes(cx, &plan, async |node| {
+    let asked = exchange::over_nodes(cx, head, &plan, async |node| {
         forward.attempt(node, &mut upload, buffers).await
     });
     match asked.await {
-        Ok((connection, Reply::Head(response))) => {
+        Ok(((connection, Reply::Head(response)), picked)) => {
+            picked.answered(Instant::now);
             forward.respond(connection, response, upload, buffers).await
         }
-        Ok((connection, Reply::Passed { passed, is_silent })) => {
+        Ok(((connection, Reply::Passed { passed, is_silent }), picked)) => {
+            picked.answered(|| passed.at);
             forward.note_passed(&passed);
             if is_silent && upload.is_complete() {
                 cx.worker.plain_pool.borrow_mut().checkin(connection);

@@ -11,7 +11,12 @@ use crate::{
     record::{RequestRecord, RouteIndex},
     route::stream,
     sys::socket,
-    upstream::{balance::Tried, connect, group::Upstream},
+    upstream::{
+        balance::{Picked, Tried},
+        connect,
+        group::Upstream,
+        hash_key::Facts,
+    },
     worker::{ListenerCx, Worker},
 };
 
@@ -34,8 +39,9 @@ pub(crate) async fn serve(
     };
     record.route(&rules, RouteIndex::Stream(index));
     let route = &rules.stream_routes()[index];
-    let mut upstream = match reach(&worker, &route.upstream, &mut record).await {
-        Ok(upstream) => upstream,
+    let facts = Facts { request: None, client: peer.ip(), peer, local };
+    let (mut upstream, _busy) = match reach(&worker, &route.upstream, facts, &mut record).await {
+        Ok(reached) => reached,
         Err(fault) => {
             record.fault(fault);
             // A connection to nowhere is refused the way a closed port refuses it.
@@ -63,32 +69,41 @@ pub(crate) async fn serve(
     record.finish_tunnel(&transfer);
 }
 
-/// A connection to one of the upstream's nodes; one that does not take it is passed over.
+/// A connection to one of the upstream's nodes, which is busy until what was picked is dropped; one
+/// that does not take it is passed over.
 async fn reach(
     worker: &Worker,
     upstream: &Upstream,
+    facts: Facts<'_>,
     record: &mut RequestRecord,
-) -> Result<TcpStream, Fault> {
+) -> Result<(TcpStream, Picked), Fault> {
     let metrics = &upstream.metrics;
+    let key = upstream.config.hash_key.as_ref().map(|key| key.value(&facts)).unwrap_or_default();
     let mut tried = Tried::default();
     let mut last = Fault::NoNode;
     while tried.len() <= upstream.config.retries {
-        let Some(picked) = worker.pick(upstream, &tried, b"") else { break };
-        let index = picked.index();
+        let Some(picked) = worker.pick(upstream, &tried, &key) else { break };
         if !tried.is_empty() {
             metrics.retry();
         }
-        let node = upstream.balancer.node(index).address;
+        let node = upstream.balancer.node(picked.index()).address;
         let started = Instant::now();
         let dialled = connect::dial(node, worker.timeouts.connect, &worker.limits, |_| {}).await;
         record.node(node, Some(started.elapsed()));
         metrics.connect(connect::result(&dialled));
-        match dialled {
-            Ok(stream) => return Ok(stream),
-            Err(fault) if fault.consequence().retry == Retry::NextNode => last = fault,
-            Err(fault) => return Err(fault),
+        let fault = match dialled {
+            Ok(stream) => {
+                picked.answered(std::time::Instant::now);
+                return Ok((stream, picked));
+            }
+            Err(fault) => fault,
+        };
+        picked.failed(std::time::Instant::now);
+        if fault.consequence().retry != Retry::NextNode {
+            return Err(fault);
         }
-        tried.insert(index);
+        last = fault;
+        tried.insert(picked.index());
     }
     Err(last)
 }

@@ -6,5 +6,6 @@ pub mod balance;
 pub mod connect;
 pub mod connection;
 pub mod group;
+pub mod hash_key;
 pub(crate) mod plain;
 pub mod pool;

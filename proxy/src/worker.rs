@@ -233,7 +233,7 @@ impl Worker {
         upstream.balancer.pick(&Pick {
             tried,
             key,
-            clock: &std::time::Instant::now,
+            clock: &Instant::now,
             random: self.random(),
             is_up: &|_| true,
         })

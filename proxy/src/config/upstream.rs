@@ -1,5 +1,7 @@
 //! Named groups of nodes, listed or written in place.
 
+mod balancing;
+
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
@@ -14,6 +16,7 @@ use super::{
     resource,
     tree::shown,
 };
+use crate::upstream::hash_key::HashKey;
 
 /// All upstreams of a file, while routes are resolved against them.
 #[derive(Debug, Default)]
@@ -132,6 +135,7 @@ impl<'t> Upstreams<'t> {
         if let Some((scheme, place)) = &fields.scheme {
             check_scheme(place, *scheme, owner);
         }
+        check_hash_key(&value.place, fields.hash_key.as_ref(), owner);
         let id = format!("{}:{}", owner.word(), owner_id?);
         let upstream = Arc::new(fields.with_id(id.into()));
         self.list.push(Arc::clone(&upstream));
@@ -154,6 +158,7 @@ impl<'t> Upstreams<'t> {
         if let Some(scheme) = listed.scheme {
             check_scheme(&reference.place, scheme, owner);
         }
+        check_hash_key(&reference.place, listed.upstream.hash_key.as_ref(), owner);
         Some(Arc::clone(&listed.upstream))
     }
 
@@ -179,9 +184,23 @@ fn check_scheme(place: &Place<'_>, scheme: Scheme, owner: Owner) {
     }
 }
 
+/// A TCP connection has nothing of a request that could be hashed.
+fn check_hash_key(place: &Place<'_>, key: Option<&HashKey>, owner: Owner) {
+    let is_of_connection = key.is_none_or(HashKey::is_of_connection);
+    match owner {
+        Owner::StreamRoute if !is_of_connection => place.error(
+            "the upstream hashes what only requests have; a stream_route needs `hash_on: vars` and \
+             `remote_addr`, `remote_port` or `server_addr`",
+        ),
+        Owner::StreamRoute | Owner::Service | Owner::Route => {}
+    }
+}
+
 /// An upstream before it has an id.
 struct Fields<'t> {
     nodes: Vec<Node>,
+    balancing: Balancing,
+    hash_key: Option<HashKey>,
     retries: usize,
     is_same_host: bool,
     scheme: Option<(Scheme, Place<'t>)>,
@@ -189,8 +208,8 @@ struct Fields<'t> {
 
 impl Fields<'_> {
     fn with_id(self, id: Arc<str>) -> Upstream {
-        let Self { nodes, retries, is_same_host, .. } = self;
-        Upstream { id, nodes, balancing: Balancing::RoundRobin, retries, is_same_host }
+        let Self { nodes, balancing, hash_key, retries, is_same_host, .. } = self;
+        Upstream { id, nodes, balancing, hash_key, retries, is_same_host }
     }
 }
 
@@ -201,12 +220,12 @@ fn fields(mut section: Section<'_>) -> Option<Fields<'_>> {
         let words: Vec<_> = words.iter().map(|word| (*word, ())).collect();
         value.and_then(|value| value.one_of(&words, planned));
     };
-    only(section.take("type"), &["roundrobin"], &["chash", "ewma", "least_conn"]);
+    let (balancing, hash_key) = balancing::balancing(&mut section);
     let scheme = section.take("scheme").and_then(|value| scheme(&value));
     only(section.take("pass_host"), &["pass"], &["node", "rewrite"]);
     let retries = section.take("retries").map(|value| value.within(&(0..=u16::MAX)));
     let is_same_host = section.leaf_or("same_host", true);
-    let nodes = section.require("nodes").and_then(|value| nodes(&value));
+    let nodes = section.require("nodes").and_then(|value| nodes(&value, balancing));
     section.finish(Kind::Upstream);
     let nodes = nodes?;
     // Each node is tried at most once.
@@ -215,7 +234,7 @@ fn fields(mut section: Section<'_>) -> Option<Fields<'_>> {
         Some(retries) => usize::from(retries?).min(others),
         None => others,
     };
-    Some(Fields { nodes, retries, is_same_host, scheme })
+    Some(Fields { nodes, balancing, hash_key, retries, is_same_host, scheme })
 }
 
 fn scheme<'t>(value: &Value<'t>) -> Option<(Scheme, Place<'t>)> {
@@ -224,8 +243,8 @@ fn scheme<'t>(value: &Value<'t>) -> Option<(Scheme, Place<'t>)> {
     Some((value.one_of(&words, &planned)?, value.place.clone()))
 }
 
-/// `{"127.0.0.1:80": 1}` or `[{host: 127.0.0.1, port: 80, weight: 1}]`.
-fn nodes(value: &Value<'_>) -> Option<Vec<Node>> {
+/// `{"127.0.0.1:80": 1}` or `[{host: 127.0.0.1, port: 80, weight: 1, priority: 0}]`.
+fn nodes(value: &Value<'_>, balancing: Balancing) -> Option<Vec<Node>> {
     let read: Vec<(Place<'_>, Option<Node>)> = if value.is_mapping() {
         value.pairs()?.into_iter().map(node_of_pair).collect()
     } else {
@@ -249,7 +268,7 @@ fn nodes(value: &Value<'_>) -> Option<Vec<Node>> {
         nodes.push(node);
     }
     if is_whole {
-        check_cycle(value, &nodes);
+        balancing::check_size(value, &nodes, balancing);
     }
     is_whole.then_some(nodes)
 }
@@ -269,6 +288,7 @@ fn node_of_item(item: &Value<'_>) -> Option<Node> {
     let host = section.require("host").and_then(|value| value.leaf::<String>());
     let port = section.require("port").and_then(|value| value.within(&(1..=u16::MAX)));
     let weight = section.require("weight").and_then(|value| value.within(&bounds::WEIGHT));
+    let priority = section.leaf_or("priority", 0);
     section.finish(Kind::Node);
     let (host, port) = (host?, port?);
     let address = match host.parse::<IpAddr>() {
@@ -278,7 +298,7 @@ fn node_of_item(item: &Value<'_>) -> Option<Node> {
         }
         Ok(IpAddr::V4(_)) | Err(_) => address(&item.place, &format!("{host}:{port}")),
     };
-    Some(Node { address: address?, weight: weight?, priority: 0 })
+    Some(Node { address: address?, weight: weight?, priority })
 }
 
 fn address(place: &Place<'_>, text: &str) -> Option<SocketAddr> {
@@ -306,23 +326,4 @@ fn not_an_address(text: &str) -> String {
             format!("`{text}` is not `IP:port`; host names are not resolved yet, write the address")
         }
     }
-}
-
-/// Refuses weights whose smallest exact cycle is too long to lay out.
-fn check_cycle(value: &Value<'_>, nodes: &[Node]) {
-    let weights = || nodes.iter().map(|node| u64::from(node.weight));
-    let divisor = weights().fold(0, gcd);
-    // All weights 0: each node counts once.
-    let slots = weights().sum::<u64>().checked_div(divisor).unwrap_or(nodes.len() as u64);
-    if slots > bounds::CYCLE_SLOTS_MAX {
-        value.error(format!(
-            "the weights make a cycle of {slots} slots, at most {}; use smaller weights or \
-             weights with a common divisor",
-            bounds::CYCLE_SLOTS_MAX
-        ));
-    }
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }

@@ -19,7 +19,10 @@ use crate::{
     deadlines::Wait,
     error::Fault,
     plugin::BodyFilters,
-    upstream::connection::{Detached, UpstreamConnection, driven},
+    upstream::{
+        balance::Picked,
+        connection::{Detached, UpstreamConnection, driven},
+    },
 };
 
 /// How far a request body has come, shared by the body and whoever waits for the response.
@@ -143,6 +146,8 @@ fn poll_data(
 pub(crate) struct ResponseBody {
     cx: Rc<ConnectionCx>,
     source: Source,
+    /// The node, which is busy with it.
+    node: Option<Picked>,
 }
 
 enum Source {
@@ -174,7 +179,7 @@ enum Carrier {
 impl ResponseBody {
     pub(crate) fn answer(cx: &Rc<ConnectionCx>, body: Bytes) -> Self {
         let body = (!body.is_empty()).then_some(body);
-        Self { cx: Rc::clone(cx), source: Source::Own(body) }
+        Self { cx: Rc::clone(cx), source: Source::Own(body), node: None }
     }
 
     /// What is left for hyper of a response that leaves with its head: its end.
@@ -185,7 +190,7 @@ impl ResponseBody {
     ) -> Self {
         cx.count_sent(size as u64);
         cx.worker.pool.borrow_mut().checkin(connection);
-        Self { cx: Rc::clone(cx), source: Source::Own(None) }
+        Self { cx: Rc::clone(cx), source: Source::Own(None), node: None }
     }
 
     pub(crate) fn upstream(
@@ -203,7 +208,12 @@ impl ResponseBody {
         };
         let is_complete = incoming.is_end_stream();
         let body = NodeBody { incoming, is_complete, is_breaking_off: false, filters, carrier };
-        Self { cx: Rc::clone(cx), source: Source::Node(Box::new(body)) }
+        Self { cx: Rc::clone(cx), source: Source::Node(Box::new(body)), node: None }
+    }
+
+    /// The node counts as busy until this is dropped.
+    pub(crate) fn keep_busy(&mut self, node: Picked) {
+        self.node = Some(node);
     }
 }
 
@@ -306,7 +316,7 @@ impl Body for ResponseBody {
         self: Pin<&mut Self>,
         task: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
-        let Self { cx, source } = self.get_mut();
+        let Self { cx, source, .. } = self.get_mut();
         let frame = match source {
             Source::Own(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
             Source::Node(body) => body.poll_filtered(cx, task),

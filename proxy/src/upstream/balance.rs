@@ -15,6 +15,9 @@ use std::{cmp::Reverse, fmt, sync::Arc, time::Instant};
 
 use md5::{Digest as _, Md5};
 
+pub(crate) use self::{
+    chash::POINTS_PER_WEIGHT as RING_POINTS_PER_WEIGHT, maglev::NODES_MAX as MAGLEV_NODES_MAX,
+};
 use self::{
     chash::Ring, ewma::Ewma, least_conn::LeastConn, load::Load, maglev::Maglev,
     round_robin::RoundRobin,

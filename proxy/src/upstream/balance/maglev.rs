@@ -7,7 +7,7 @@ use super::{IsOpen, Member, NodeIndex, hash};
 /// Entries; a prime, so that every skip reaches every entry.
 const TABLE_SIZE: u32 = 65_537;
 /// The paper has a hundred entries for each node, for shares that differ by 1 %.
-pub(crate) const NODES_MAX: usize = TABLE_SIZE as usize / 100;
+pub(crate) const NODES_MAX: u64 = TABLE_SIZE as u64 / 100;
 
 #[derive(Debug)]
 pub(super) struct Maglev {

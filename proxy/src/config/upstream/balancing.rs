@@ -1,0 +1,135 @@
+//! `type`, `hash_on` and `key` of an upstream, and what each type asks of its nodes.
+
+use std::collections::BTreeMap;
+
+use super::super::{
+    Balancing, Node, bounds,
+    reader::{Section, Value},
+};
+use crate::upstream::{
+    balance::{MAGLEV_NODES_MAX, RING_POINTS_PER_WEIGHT, gcd},
+    hash_key::HashKey,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HashOn {
+    Vars,
+    Header,
+    Cookie,
+    Consumer,
+    Combination,
+}
+
+/// What names of fields and cookies look like in the Admin API.
+const NAME_PATTERN: &str = "^[a-zA-Z0-9-_]+$";
+const VARIABLE_PATTERN: &str = "^((uri|server_addr|request_uri|remote_port|remote_addr|query_string|host)|arg_[0-9a-zA-Z_-]+)$";
+
+/// The type, and what it hashes, if it does.
+pub(super) fn balancing(section: &mut Section<'_>) -> (Balancing, Option<HashKey>) {
+    let words = [
+        ("roundrobin", Balancing::RoundRobin),
+        ("chash", Balancing::Chash),
+        ("least_conn", Balancing::LeastConn),
+        ("ewma", Balancing::Ewma),
+        ("maglev", Balancing::Maglev),
+    ];
+    let value = section.take("type");
+    let balancing = value.as_ref().and_then(|value| value.one_of(&words, &[]));
+    let balancing = balancing.unwrap_or(Balancing::RoundRobin);
+    let place = section.place().clone();
+    let (on, key) = (section.take("hash_on"), section.take("key"));
+    let is_hashing = matches!(balancing, Balancing::Chash | Balancing::Maglev);
+    if let Some(unused) = on.as_ref().or(key.as_ref()).filter(|_| !is_hashing) {
+        unused.place.warning("only `chash` and `maglev` look at it");
+    }
+    let on = on.map_or(Some(HashOn::Vars), |value| hash_on(&value));
+    let hash_key = match (on, &key) {
+        (Some(HashOn::Consumer), _) => Some(HashKey::consumer()),
+        (Some(on), Some(key)) => hash_key(on, key),
+        (Some(_), None) if is_hashing => {
+            place.error("missing key; `key` says what to hash");
+            None
+        }
+        (Some(_), None) | (None, _) => None,
+    };
+    (balancing, hash_key.filter(|_| is_hashing))
+}
+
+fn hash_on(value: &Value<'_>) -> Option<HashOn> {
+    let words = [
+        ("vars", HashOn::Vars),
+        ("header", HashOn::Header),
+        ("cookie", HashOn::Cookie),
+        ("consumer", HashOn::Consumer),
+        ("vars_combinations", HashOn::Combination),
+    ];
+    value.one_of(&words, &[])
+}
+
+fn hash_key(on: HashOn, value: &Value<'_>) -> Option<HashKey> {
+    let text: String = value.leaf()?;
+    let is_name = |text: &str| {
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        !text.is_empty() && text.chars().all(is_allowed)
+    };
+    let mismatch = |pattern: &str| value.error(format!("failed to match pattern \"{pattern}\""));
+    match on {
+        HashOn::Header | HashOn::Cookie if !is_name(&text) => mismatch(NAME_PATTERN),
+        HashOn::Header => return Some(HashKey::field(&text)),
+        HashOn::Cookie => return Some(HashKey::cookie(&text)),
+        HashOn::Consumer => return Some(HashKey::consumer()),
+        HashOn::Vars => {
+            // Whatever else there is a variable for has a `hash_on` of its own.
+            let is_other = ["http_", "cookie_", "consumer_"].iter().any(|it| text.starts_with(it));
+            let key = HashKey::variable(&text).filter(|_| !is_other && is_name(&text));
+            if key.is_none() {
+                mismatch(VARIABLE_PATTERN);
+            }
+            return key;
+        }
+        HashOn::Combination => match HashKey::combination(&text) {
+            Ok(_) if !text.contains('$') => value.error("names no variable; write `$uri`"),
+            Ok(key) => return Some(key),
+            Err(name) => value.error(format!("unknown variable `${name}`")),
+        },
+    }
+    None
+}
+
+/// Refuses weights for which the type would lay out too much.
+pub(super) fn check_size(value: &Value<'_>, nodes: &[Node], balancing: Balancing) {
+    let mut levels: BTreeMap<i32, Vec<u32>> = BTreeMap::new();
+    for node in nodes {
+        levels.entry(node.priority).or_default().push(node.weight);
+    }
+    for weights in levels.values() {
+        let divisor = weights.iter().copied().fold(0, gcd);
+        let sum: u64 = weights.iter().copied().map(u64::from).sum();
+        // All weights 0: each node counts once.
+        let units = sum.checked_div(divisor.into()).unwrap_or(weights.len() as u64);
+        let (what, size, max) = match balancing {
+            Balancing::RoundRobin => ("cycle of {} slots", units, bounds::CYCLE_SLOTS_MAX),
+            Balancing::Chash => {
+                let points = units * u64::from(RING_POINTS_PER_WEIGHT);
+                ("ring of {} points", points, bounds::RING_POINTS_MAX)
+            }
+            Balancing::Maglev => {
+                let nodes = weights.len() as u64;
+                if nodes > MAGLEV_NODES_MAX {
+                    value.error(format!(
+                        "{nodes} nodes of one priority; `maglev` has room for {MAGLEV_NODES_MAX}"
+                    ));
+                }
+                continue;
+            }
+            Balancing::LeastConn | Balancing::Ewma => continue,
+        };
+        if size > max {
+            let what = what.replace("{}", &size.to_string());
+            value.error(format!(
+                "the weights make a {what}, at most {max}; use smaller weights or weights with a \
+                 common divisor"
+            ));
+        }
+    }
+}
