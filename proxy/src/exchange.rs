@@ -312,7 +312,7 @@ pub(crate) async fn over_nodes<T>(
     mut attempt: impl AsyncFnMut(SocketAddr) -> Result<T, Fault>,
 ) -> Result<(T, Picked), Fault> {
     let upstream = &plan.upstream;
-    let key = hash_key(cx, head, plan);
+    let key = hash_key(head, plan);
     let mut tried = Tried::default();
     let mut last = Fault::NoNode;
     while tried.len() <= upstream.config.retries {
@@ -337,14 +337,14 @@ pub(crate) async fn over_nodes<T>(
 }
 
 /// What the upstream's balancer hashes, if it does.
-fn hash_key<'a>(cx: &ConnectionCx, head: &'a RequestHead, plan: &'a Plan<'_>) -> Cow<'a, [u8]> {
+fn hash_key<'a>(head: &'a RequestHead, plan: &'a Plan<'_>) -> Cow<'a, [u8]> {
     let Some(key) = &plan.upstream.config.hash_key else { return Cow::default() };
     let consumer = plan.request.consumer.map(|consumer| &*consumer.username);
     key.value(&Facts {
         request: Some(hash_key::Request { head, target: &plan.target, consumer }),
         client: plan.request.client,
-        peer: cx.peer,
-        local: cx.listener.address,
+        peer: plan.request.origin.peer,
+        local: plan.request.origin.local,
     })
 }
 

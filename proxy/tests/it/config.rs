@@ -643,15 +643,15 @@ fn what_is_planned_is_refused_by_name() {
          \x20   enable_websocket: true\n\
          \x20   plugins: { openid-connect: {}, key-auth: { _meta: { pre_function: f } }, key_auth: {}, my-plugin: {} }\n\
          \x20   upstream:\n\
-         \x20     type: chash\n\
+         \x20     type: random\n\
          \x20     scheme: https\n\
          \x20     pass_host: node\n\
          \x20     checks: {}\n\
-         \x20     nodes: [{ host: 127.0.0.1, port: 80, weight: 1, priority: 1 }]\n\
+         \x20     nodes: [{ host: 127.0.0.1, port: 80, weight: 1, metadata: {} }]\n\
          stream_routes:\n\
          \x20 - { id: s, sni: a.com, datapath: xdp, upstream_id: u }\n\
          upstreams:\n\
-         \x20 - { id: u, type: least_conn, nodes: { \"127.0.0.1:80\": 1 } }\n",
+         \x20 - { id: u, nodes: { \"127.0.0.1:80\": 1 } }\n",
         &[
             "4:1: ssl: not built yet; remove it",
             "5:1: secrets: not built yet; remove it",
@@ -667,15 +667,15 @@ fn what_is_planned_is_refused_by_name() {
              remove it",
             "16:78: routes[0].plugins.key_auth: unknown plugin [key_auth]; did you mean `key-auth`?",
             "16:92: routes[0].plugins.my-plugin: unknown plugin [my-plugin]",
-            "18:13: routes[0].upstream.type: `chash` is not built yet; use `roundrobin`",
+            "18:13: routes[0].upstream.type: expected `roundrobin`, `chash`, `least_conn`, `ewma` or \
+             `maglev`, found `random`",
             "19:15: routes[0].upstream.scheme: `https` is not built yet; use `http` or `tcp`",
             "20:18: routes[0].upstream.pass_host: `node` is not built yet; use `pass`",
             "21:7: routes[0].upstream.checks: not built yet; remove it",
-            "22:55: routes[0].upstream.nodes[0].priority: not built yet; remove it",
+            "22:55: routes[0].upstream.nodes[0].metadata: not built yet; remove it",
             "24:14: stream_routes[0].sni: not built yet; remove it",
             "24:36: stream_routes[0].datapath: `xdp` is not built yet; use `user`, `splice` or \
              `sockmap`",
-            "26:20: upstreams[0].type: `least_conn` is not built yet; use `roundrobin`",
         ],
     );
 }
@@ -736,6 +736,75 @@ fn nodes_are_addresses_that_occur_once() {
             "10:9: upstreams[0].nodes[3]: `weight` is missing",
             "10:28: upstreams[0].nodes[3].port: expected a whole number from 1 to 65535, found `0`",
         ],
+    );
+}
+
+#[test]
+fn what_is_hashed_is_named_and_of_its_kind() {
+    let nodes = "    nodes: { \"127.0.0.1:80\": 1 }\n";
+    let check = |keys: &str, expected: &[&str]| check_upstream(&format!("{nodes}{keys}"), expected);
+    let missing = ["5:5: upstreams[0]: missing key; `key` says what to hash"];
+    check("    type: chash\n", &missing);
+    check("    type: maglev\n    hash_on: cookie\n", &missing);
+    check(
+        "    type: chash\n    hash_on: consumers\n    key: a\n",
+        &["8:14: upstreams[0].hash_on: expected `vars`, `header`, `cookie`, `consumer` or \
+           `vars_combinations`, found `consumers`; did you mean `consumer`?"],
+    );
+    for (on, key, expected) in [
+        ("header", "'a b'", "failed to match pattern \"^[a-zA-Z0-9-_]+$\" with \"a b\""),
+        ("cookie", "''", "failed to match pattern \"^[a-zA-Z0-9-_]+$\" with \"\""),
+        ("vars_combinations", "$uri$nothing", "unknown variable `$nothing`"),
+        ("vars_combinations", "plain", "names no variable; write `$uri`"),
+    ] {
+        let keys = format!("    type: chash\n    hash_on: {on}\n    key: {key}\n");
+        check(&keys, &[&format!("9:10: upstreams[0].key: {expected}")]);
+    }
+    for key in ["http_x", "arg_", "arg_a b", "body"] {
+        check(
+            &format!("    type: chash\n    key: {key}\n"),
+            &[&format!(
+                "8:10: upstreams[0].key: failed to match pattern \"^((uri|server_addr|request_uri|\
+                 remote_port|remote_addr|query_string|host)|arg_[0-9a-zA-Z_-]+)$\" with \"{key}\""
+            )],
+        );
+    }
+}
+
+#[test]
+fn a_stream_route_hashes_what_a_connection_has() {
+    let route = |key: &str| {
+        let upstream = format!("{{ type: chash, key: {key}, nodes: {{ \"127.0.0.1:80\": 1 }} }}");
+        format!("stream_routes:\n  - id: s\n    upstream: {upstream}\n")
+    };
+    assert_eq!(valid(&with(&route("remote_addr"))).stream_routes.len(), 1);
+    check_addition(
+        &route("uri"),
+        &["6:15: stream_routes[0].upstream: the upstream hashes what only requests have; a \
+           stream_route needs `hash_on: vars` and `remote_addr`, `remote_port` or `server_addr`"],
+    );
+}
+
+#[test]
+fn what_a_type_would_lay_out_is_bounded() {
+    let weights = |kind: &str, a: u32| {
+        format!(
+            "    type: {kind}\n    key: uri\n    nodes: {{ \"127.0.0.1:80\": {a}, \"127.0.0.1:81\": 1 }}\n"
+        )
+    };
+    check_upstream(
+        &weights("chash", 6553),
+        &["8:12: upstreams[0].nodes: the weights make a ring of 1048640 points, at most 1048576; \
+           use smaller weights or weights with a common divisor"],
+    );
+    for (kind, weight) in [("chash", 6552), ("maglev", 65_535), ("least_conn", 65_535)] {
+        let text = format!("upstreams:\n  - id: u\n{}", weights(kind, weight));
+        assert_eq!(valid(&with(&text)).upstreams.len(), 1);
+    }
+    let many: Vec<_> = (1..=656).map(|port| format!("\"127.0.0.1:{port}\": 1")).collect();
+    check_upstream(
+        &format!("    type: maglev\n    key: uri\n    nodes: {{ {} }}\n", many.join(", ")),
+        &["8:12: upstreams[0].nodes: 656 nodes of one priority; `maglev` has room for 655"],
     );
 }
 

@@ -1,6 +1,7 @@
 //! Integration tests that need no privileges: real sockets on loopback, the kernel half off.
 
 mod aborts;
+mod balancing;
 mod bodies;
 mod config;
 mod heads;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::super::{
     Balancing, Node, bounds,
     reader::{Section, Value},
+    tree::shown,
 };
 use crate::upstream::{
     balance::{MAGLEV_NODES_MAX, RING_POINTS_PER_WEIGHT, gcd},
@@ -72,7 +73,10 @@ fn hash_key(on: HashOn, value: &Value<'_>) -> Option<HashKey> {
         let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         !text.is_empty() && text.chars().all(is_allowed)
     };
-    let mismatch = |pattern: &str| value.error(format!("failed to match pattern \"{pattern}\""));
+    let mismatch = |pattern: &str| {
+        let text = shown(&text);
+        value.error(format!("failed to match pattern \"{pattern}\" with \"{text}\""));
+    };
     match on {
         HashOn::Header | HashOn::Cookie if !is_name(&text) => mismatch(NAME_PATTERN),
         HashOn::Header => return Some(HashKey::field(&text)),
