@@ -1,10 +1,10 @@
-//! The command line: `run`, `check`, `bpf status`, `version`.
+//! The command line: `run`, `check`, `routes match`, `bpf status`, `version`.
 //!
 //! Exit codes: 0, 1 for everything that went wrong, 2 for wrong usage (clap's).
 
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -19,6 +19,7 @@ use crate::{
     kernel::{self, FeatureState, KernelPlane},
     logging,
     reload::File,
+    route::explain::{self, Asked},
 };
 
 /// A reverse proxy and API gateway whose kernel half steers connections and moves bytes.
@@ -35,6 +36,9 @@ pub enum Action {
     Run(ConfigFile),
     /// Checks a configuration file and reports everything that is wrong with it.
     Check(ConfigFile),
+    /// Asks a configuration file about its routes.
+    #[command(subcommand)]
+    Routes(Routes),
     /// Asks a running tandem about its kernel half.
     #[command(subcommand)]
     Bpf(Bpf),
@@ -47,6 +51,28 @@ pub struct ConfigFile {
     /// The configuration file.
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Routes {
+    /// Which route a request takes and why, every route that is looked at on a line of its own;
+    /// exit 1 if none takes it.
+    Match(Match),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Match {
+    method: String,
+    /// `http://HOST[:PORT][/PATH][?QUERY]`
+    url: String,
+    /// A further field of the request.
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    fields: Vec<String>,
+    /// The client's address.
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    from: IpAddr,
+    #[command(flatten)]
+    file: ConfigFile,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -96,6 +122,7 @@ pub fn run(action: Action) -> anyhow::Result<ExitCode> {
     match action {
         Action::Run(file) => serve(&file.config),
         Action::Check(file) => check(&file.config),
+        Action::Routes(Routes::Match(request)) => match_routes(&request),
         Action::Bpf(Bpf::Status(status)) => bpf(status.admin, "GET", "/bpf/status"),
         Action::Bpf(Bpf::SameHost(switch)) => match switch.to {
             OnOff::On => bpf(switch.admin, "PUT", "/bpf/same_host/on"),
@@ -151,6 +178,22 @@ fn check(path: &Path) -> anyhow::Result<ExitCode> {
     } else {
         complain_about(&report)
     }
+}
+
+fn match_routes(request: &Match) -> anyhow::Result<ExitCode> {
+    let config = match Config::load(&request.file.config) {
+        Ok(config) => config,
+        Err(errors) => return complain_about(&errors),
+    };
+    let asked = Asked {
+        method: &request.method,
+        url: &request.url,
+        fields: &request.fields,
+        client: request.from,
+    };
+    let (text, is_matched) = explain::report(&config, &asked).map_err(anyhow::Error::msg)?;
+    write!(io::stdout(), "{text}")?;
+    Ok(if is_matched { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn complain_about(errors: &dyn std::fmt::Display) -> anyhow::Result<ExitCode> {

@@ -14,6 +14,7 @@
 //! shorter literals and less specific hosts. The search itself allocates nothing.
 
 mod conditions;
+pub mod explain;
 pub mod pattern;
 pub mod stream;
 

@@ -301,6 +301,43 @@ fn a_file_that_is_wrong_is_said_to_be_with_its_lines() {
 }
 
 #[test]
+fn a_file_says_which_route_a_request_takes() {
+    let routes = "routes: [{ id: post, uri: /a, methods: [POST], upstream_id: app }, \
+                  { id: own, uri: \"/:x\", vars: [[http_x, y], [remote_addr, \"::1\"]], \
+                  upstream_id: app }]";
+    let text = yaml(([127, 0, 0, 1], 1).into(), "");
+    let file = file(&text.replace("routes: [{ id: all, uri: /*, upstream_id: app }]", routes));
+    let ask = |arguments: &[&str]| {
+        let path = file.path.to_str().expect("a path");
+        let output = run(&[&["routes", "match", "-c", path], arguments].concat());
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr(&output),
+        )
+    };
+    let post = "post /a no: the method is not among `methods`\n";
+    for (arguments, code, stdout, stderr) in [
+        (&["POST", "http://h/a"][..], 0, "post /a yes\nroute post\n".to_owned(), ""),
+        (
+            &["GET", "http://h/a", "-H", "X: y", "--from", "::1"],
+            0,
+            format!("{post}own /:x yes\nroute own\n"),
+            "",
+        ),
+        (
+            &["GET", "http://h/a", "-H", "X: y"],
+            1,
+            format!("{post}own /:x no: `vars` do not hold\nno route\n"),
+            "",
+        ),
+        (&["GET", "/a"], 1, String::new(), "tandem: the URL is not `http://HOST/PATH`\n"),
+    ] {
+        assert_eq!(ask(arguments), (Some(code), stdout, stderr.to_owned()), "{arguments:?}");
+    }
+}
+
+#[test]
 fn a_warning_in_the_log_has_its_place() {
     let node = Node::always("ok");
     let tandem = Tandem::start(&yaml(node.address, "admin: { address: \"0.0.0.0:0\" }"));
