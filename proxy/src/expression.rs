@@ -135,10 +135,10 @@ impl Expression {
     /// As [`parse`](Self::parse).
     pub fn any_of(value: &Json) -> Result<Expression, ExpressionError> {
         let mut parser = Parser::default();
-        let expressions = match value {
-            Json::Array(items) if items.is_empty() => parser.expression(value),
-            Json::Array(items) => parser.each(items, 0, Parser::expression).map(Node::Any),
-            _ => Err(Flaw::Invalid),
+        let expressions = match value.as_array() {
+            Some(items) if items.is_empty() => Ok(Node::All(Box::default())),
+            Some(items) => parser.each(items, 0, Parser::expression).map(Node::Any),
+            None => Err(Flaw::Invalid),
         };
         expressions.map(Expression).map_err(|flaw| parser.error(flaw))
     }
@@ -290,9 +290,10 @@ impl Parser {
             "~*" => Test::Matches(regex(right, true)?),
             "in" => Test::In(self.list(right.as_array().ok_or(Flaw::Invalid)?, literal)?),
             "has" => Test::Has(literal(right)?),
-            "ipmatch" => Test::IpMatch(match right {
-                Json::Array(items) if !items.is_empty() => self.list(items, network)?,
-                one => [network(one)?].into(),
+            "ipmatch" => Test::IpMatch(match right.as_array() {
+                Some(items) if items.is_empty() => return Err(Flaw::Address),
+                Some(items) => self.list(items, network)?,
+                None => [network(right)?].into(),
             }),
             _ => return Err(Flaw::Operator(operator)),
         };

@@ -103,8 +103,10 @@ const NAMES: &[(&str, Variable)] = &[
     ("uri", Variable::Uri),
 ];
 
+type OfName = fn(Box<str>) -> Variable;
+
 /// What names begin with that go on with one of the client's or the operator's choice.
-const PREFIXES: &[(&str, fn(Box<str>) -> Variable)] = &[
+const PREFIXES: &[(&str, OfName)] = &[
     ("http_", Variable::Field),
     ("arg_", Variable::Argument),
     ("cookie_", Variable::Cookie),
@@ -241,26 +243,25 @@ impl<'a> Facts<'a> {
 
     /// Whether some value of a variable is so: fields, arguments and cookies may come repeated.
     pub fn has(&self, variable: &Variable, is_so: impl Fn(&[u8]) -> bool) -> bool {
-        match variable {
-            Variable::Field(name) => self.fields(name).any(is_so),
-            Variable::Argument(name) => self.arguments(name).any(|value| is_so(&value)),
-            Variable::Cookie(name) => self.cookies(name).any(is_so),
-            single => self.value(single).is_some_and(|value| is_so(&value)),
+        if let Variable::Field(name) = variable {
+            self.fields(name).any(is_so)
+        } else if let Variable::Argument(name) = variable {
+            self.arguments(name).any(|value| is_so(&value))
+        } else if let Variable::Cookie(name) = variable {
+            self.cookies(name).any(is_so)
+        } else {
+            self.value(variable).is_some_and(|value| is_so(&value))
         }
     }
 
     /// The value of a variable as an address, if it is one.
     pub fn address(&self, variable: &Variable) -> Option<IpAddr> {
-        match variable {
-            Variable::RemoteAddr => Some(self.ends.client),
-            Variable::RealipRemoteAddr => Some(self.ends.peer.ip()),
-            Variable::ServerAddr => Some(self.ends.local.ip()),
-            other => {
-                let value = self.value(other)?;
-                let address: IpAddr = str::from_utf8(&value).ok()?.trim().parse().ok()?;
-                Some(address.to_canonical())
-            }
+        if *variable == Variable::RemoteAddr {
+            return Some(self.ends.client);
         }
+        let value = self.value(variable)?;
+        let address: IpAddr = str::from_utf8(&value).ok()?.trim().parse().ok()?;
+        Some(address.to_canonical())
     }
 
     fn request_uri(&self) -> Cow<'a, [u8]> {

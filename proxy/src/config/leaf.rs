@@ -55,10 +55,11 @@ impl Scalar {
     pub(super) fn checked_json(&self) -> Option<Json> {
         match self.origin {
             Origin::Quoted => Some(Json::String(self.text.clone())),
-            Origin::Plain | Origin::Environment => match self.resolved() {
-                Yaml::Number(number) if !number.is_finite() => None,
-                value => serde_json::to_value(value).ok(),
-            },
+            Origin::Plain | Origin::Environment => {
+                let value = self.resolved();
+                let is_finite = value.as_f64().is_none_or(f64::is_finite);
+                serde_json::to_value(value).ok().filter(|_| is_finite)
+            }
             Origin::Unresolved => None,
         }
     }

@@ -20,6 +20,10 @@ fn head() -> RequestHead {
     parsed.expect("a valid head").expect("a whole head")
 }
 
+fn parse(value: &Json) -> Expression {
+    Expression::parse(value).unwrap_or_else(|error| panic!("{value}: {error}"))
+}
+
 fn holds(expression: &Expression) -> bool {
     let head = head();
     let ends = Ends {
@@ -35,11 +39,11 @@ fn holds(expression: &Expression) -> bool {
 #[track_caller]
 fn check_tests(rows: &[(Json, bool)]) {
     for (test, expected) in rows {
-        let expression = Expression::parse(&json!([test])).expect(&test.to_string());
+        let expression = parse(&json!([test]));
         assert_eq!(holds(&expression), *expected, "{test}");
         let mut opposite = test.as_array().unwrap().clone();
         opposite.insert(1, json!("!"));
-        let opposite = Expression::parse(&json!([opposite])).expect(&test.to_string());
+        let opposite = parse(&json!([opposite]));
         assert_eq!(holds(&opposite), !expected, "not {test}");
     }
 }
@@ -78,7 +82,7 @@ fn equality_is_of_texts_numbers_or_absence() {
         (json!(["arg_none", null]), true),
         (json!(["arg_t", "TEXT"]), false),
     ] {
-        assert_eq!(holds(&Expression::parse(&json!([pair])).unwrap()), expected, "{pair}");
+        assert_eq!(holds(&parse(&json!([pair]))), expected, "{pair}");
     }
 }
 
@@ -166,7 +170,7 @@ fn nodes_are_joined() {
         (json!([yes, ["OR", no, ["!AND", yes, no]]]), true),
         (json!(["OR", [yes, no], [yes, yes]]), true),
     ] {
-        assert_eq!(holds(&Expression::parse(&expression).unwrap()), expected, "{expression}");
+        assert_eq!(holds(&parse(&expression)), expected, "{expression}");
     }
     for (expressions, expected) in [
         (json!([]), true),
@@ -210,7 +214,7 @@ fn flaws_are_told_in_known_words_with_their_place() {
         (json!([["uri", "~~", "(a"]]), "invalid regular expression: unclosed group", &[0]),
         (json!([["uri", "~~", "a{9}{99}{999}"]]), "invalid regular expression: ", &[0]),
     ] {
-        let error = Expression::parse(&expression).expect_err(&expression.to_string());
+        let error = Expression::parse(&expression).expect_err("a flaw");
         assert!(error.to_string().starts_with(message), "{expression}: {error}");
         assert_eq!(error.path, path, "{expression}");
     }

@@ -1,9 +1,11 @@
 use super::*;
 
-/// Each row: pattern, path, and the parameters in the order of the pattern if it matches.
+/// Parameters in the order of the pattern.
+type Parameters = &'static [(&'static str, &'static str)];
+
 #[test]
 fn segments_and_the_rest_are_bound() {
-    let rows: &[(&str, &str, Option<&[(&str, &str)]>)] = &[
+    let rows: &[(&str, &str, Option<Parameters>)] = &[
         ("/a", "/a", Some(&[])),
         ("/a", "/a/", None),
         ("/a*", "/ab/c", Some(&[])),
