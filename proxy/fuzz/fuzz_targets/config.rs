@@ -40,7 +40,9 @@ fn check_config(config: &Config) {
     check_unique(config.consumers.iter().filter_map(|consumer| consumer.key_auth.as_deref()));
     let is_listed = |upstream| config.upstreams.iter().any(|listed| Arc::ptr_eq(listed, upstream));
     for route in &config.routes {
-        assert!(!route.uris.is_empty() && route.uris.iter().all(|uri| uri.literal().starts_with('/')));
+        assert!(
+            !route.uris.is_empty() && route.uris.iter().all(|uri| uri.literal().starts_with('/'))
+        );
         assert!(is_listed(&route.upstream));
     }
     assert!(config.stream_routes.iter().all(|route| is_listed(&route.upstream)));

@@ -1,7 +1,7 @@
 //! Expressions of the file, each error where it stands.
 
 use super::reader::Value;
-use crate::expression::{Expression, ExpressionError};
+use crate::expression::{Expression, ExpressionError, Flaw};
 
 /// An expression such as `vars`.
 pub(crate) fn expression(value: &Value<'_>) -> Option<Expression> {
@@ -17,7 +17,13 @@ fn report(value: &Value<'_>, error: &ExpressionError) {
         };
         place = item;
     }
-    place.error(error.to_string());
+    // An environment may hold secrets wherever the file uses it.
+    let is_quoted = matches!(error.flaw, Flaw::Operator(_) | Flaw::Variable(_));
+    place.error(if is_quoted && place.uses_environment() {
+        "unknown variable or operator in the environment".to_owned()
+    } else {
+        error.to_string()
+    });
 }
 
 #[cfg(test)]

@@ -73,6 +73,14 @@ impl<'t> Value<'t> {
         self.place.error(message);
     }
 
+    /// Whether an item of this list is out of the environment.
+    pub(super) fn uses_environment(&self) -> bool {
+        let is_environment = |node: &Node| {
+            matches!(node.content, Content::Scalar(Scalar { origin: Origin::Environment, .. }))
+        };
+        matches!(&self.node.content, Content::Sequence(items) if items.iter().any(is_environment))
+    }
+
     pub(crate) fn is_mapping(&self) -> bool {
         matches!(self.node.content, Content::Mapping(_))
     }

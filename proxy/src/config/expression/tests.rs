@@ -10,6 +10,7 @@ fn with<T>(text: &str, read: impl Fn(&Value<'_>) -> T) -> (T, Vec<String>) {
     let sink = Sink::default();
     let lookup = |name: &str| match name {
         "PORT" => Ok("80".to_owned()),
+        "SECRET" => Ok("s3cret".to_owned()),
         _ => Err(VarError::NotPresent),
     };
     let tree = tree::read(text, &lookup, &sink).expect("a tree");
@@ -56,6 +57,11 @@ fn errors_stand_where_the_node_stands() {
     let (found, errors) = with("[[uri, /], [arg_a, null]]", expression);
     assert!(found.is_some());
     assert_eq!(errors, [""; 0]);
+    for node in ["[\"${{SECRET}}\", ==, x]", "[uri, \"${{SECRET}}\", x]"] {
+        let (found, errors) = with(&format!("[{node}]"), expression);
+        assert!(found.is_none());
+        assert_eq!(errors, ["t:1:2: [0]: unknown variable or operator in the environment"]);
+    }
     let (found, errors) = with("uri", expression);
     assert!(found.is_none());
     assert_eq!(errors, ["t:1:1: invalid expression"]);
