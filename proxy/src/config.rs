@@ -287,6 +287,32 @@ impl Default for Timeouts {
     }
 }
 
+/// How long each wait for a node may take.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeWaits {
+    pub connect: Duration,
+    pub send: Duration,
+    pub response: Duration,
+    pub response_body: Duration,
+}
+
+impl Timeouts {
+    /// For a node to which `timeout` applies.
+    pub fn of_node(&self, timeout: Option<NodeTimeout>) -> NodeWaits {
+        match timeout {
+            Some(NodeTimeout { connect, send, read }) => {
+                NodeWaits { connect, send, response: read, response_body: read }
+            }
+            None => NodeWaits {
+                connect: self.connect,
+                send: self.send,
+                response: self.response,
+                response_body: self.response_body,
+            },
+        }
+    }
+}
+
 /// How much of everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -365,6 +391,8 @@ pub struct Route {
     pub vars: Option<Expression>,
     /// Orders routes of the same literal prefix, highest first.
     pub priority: i64,
+    /// In place of what the upstream says.
+    pub timeout: Option<NodeTimeout>,
     pub plugins: PluginSet,
     /// Plugins of `plugin_config_id`, behind the route's own.
     pub plugin_config: Option<Arc<PluginSet>>,
@@ -392,8 +420,14 @@ pub struct Upstream {
     pub balancing: Balancing,
     /// `hash_on` and `key`; `None`: nothing is hashed.
     pub hash_key: Option<HashKey>,
+    pub pass_host: PassHost,
     /// Further nodes tried after the first one failed to connect.
     pub retries: usize,
+    /// How long after the first try another one may begin; `None`: however long it takes.
+    pub retry_timeout: Option<Duration>,
+    /// In place of what [`Timeouts`] says.
+    pub timeout: Option<NodeTimeout>,
+    pub keepalive_pool: KeepalivePool,
     /// `same_host`: whether nodes on this host are delivered to directly, if anybody is.
     pub is_same_host: bool,
 }
@@ -405,10 +439,47 @@ impl Default for Upstream {
             nodes: Vec::new(),
             balancing: Balancing::RoundRobin,
             hash_key: None,
+            pass_host: PassHost::Pass,
             retries: 0,
+            retry_timeout: None,
+            timeout: None,
+            keepalive_pool: KeepalivePool::default(),
             is_same_host: true,
         }
     }
+}
+
+/// What a node gets as `Host`, unless a plugin says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PassHost {
+    /// What the downstream sent.
+    Pass,
+    /// The node's own address, with its port if that is not 80.
+    Node,
+    /// `upstream_host`.
+    Rewrite(HeaderValue),
+}
+
+/// `timeout` of a route or an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeTimeout {
+    /// [`Timeouts::connect`]; the only one that counts for a TCP connection.
+    pub connect: Duration,
+    /// [`Timeouts::send`], towards the node.
+    pub send: Duration,
+    /// [`Timeouts::response`] and [`Timeouts::response_body`].
+    pub read: Duration,
+}
+
+/// Which connections to a node one worker keeps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KeepalivePool {
+    /// In place of [`Limits::pool_idle_max`].
+    pub size: Option<usize>,
+    /// In place of [`Timeouts::pool_idle`].
+    pub idle_timeout: Option<Duration>,
+    /// Requests that a connection carries at most; `None`: as many as come.
+    pub requests: Option<u32>,
 }
 
 /// `type`: who is next among the nodes of one priority.

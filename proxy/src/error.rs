@@ -40,6 +40,8 @@ pub enum Fault {
     // upstream
     ConnectRefused,
     ConnectTimedOut,
+    /// There were nodes left to try, and no time (`retry_timeout`).
+    RetriesTimedOut,
     /// A pooled connection turned out to be closed before it answered.
     StaleConnection,
     UpstreamClosed,
@@ -75,7 +77,7 @@ pub enum Retry {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 34] = [
+    pub const ALL: [Fault; 35] = [
         Fault::HeadMalformed,
         Fault::HeadTooLarge,
         Fault::TargetTooLong,
@@ -101,6 +103,7 @@ impl Fault {
         Fault::Internal,
         Fault::ConnectRefused,
         Fault::ConnectTimedOut,
+        Fault::RetriesTimedOut,
         Fault::StaleConnection,
         Fault::UpstreamClosed,
         Fault::ResponseMalformed,
@@ -162,6 +165,7 @@ impl Fault {
             Fault::Internal => row(500, Never, "IF", "internal"),
             Fault::ConnectRefused => row(502, NextNode, "SC", "connect_refused"),
             Fault::ConnectTimedOut => row(504, NextNode, "sC", "connect_timeout"),
+            Fault::RetriesTimedOut => row(502, Never, "sC", "retry_timeout"),
             Fault::StaleConnection => row(502, FreshConnection, "SH", "stale_connection"),
             Fault::UpstreamClosed => row(502, Never, "SH", "upstream_closed"),
             Fault::ResponseMalformed => row(502, Never, "SH", "response_malformed"),

@@ -12,7 +12,7 @@ pub(crate) mod body;
 pub(crate) mod request_head;
 pub(crate) mod response_head;
 
-use std::{borrow::Cow, net::SocketAddr, os::fd::BorrowedFd, rc::Rc};
+use std::{borrow::Cow, net::SocketAddr, os::fd::BorrowedFd, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -313,11 +313,16 @@ pub(crate) async fn over_nodes<T>(
 ) -> Result<(T, Picked), Fault> {
     let upstream = &plan.upstream;
     let key = hash_key(head, plan);
+    cx.node_waits.set(plan.node_waits(&cx.worker.timeouts));
+    let retries_end = upstream.config.retry_timeout.map(|timeout| Instant::now() + timeout);
     let mut tried = Tried::default();
     let mut last = Fault::NoNode;
     while tried.len() <= upstream.config.retries {
         let Some(picked) = cx.worker.pick(upstream, &tried, &key) else { break };
         if !tried.is_empty() {
+            if retries_end.is_some_and(|end| Instant::now() >= end) {
+                return Err(Fault::RetriesTimedOut);
+            }
             upstream.metrics.retry();
         }
         let fault = match attempt(upstream.balancer.node(picked.index()).address).await {
@@ -358,7 +363,7 @@ async fn attempt(
     body: &mut Option<Incoming>,
 ) -> Result<Reply, Fault> {
     let metrics = &plan.upstream.metrics;
-    let pooled = cx.worker.pool.borrow_mut().checkout(node);
+    let pooled = cx.worker.pool.borrow_mut().checkout(plan.upstream, node);
     if let Some(connection) = pooled {
         metrics.checkout(Checkout::Reused);
         cx.record(|record| record.node(node, None));
@@ -377,11 +382,11 @@ async fn attempt(
 
 async fn connect(
     cx: &ConnectionCx,
-    upstream: &Upstream,
+    upstream: &Arc<Upstream>,
     node: SocketAddr,
 ) -> Result<UpstreamConnection, Fault> {
     let stream = dial(cx, upstream, node).await?;
-    UpstreamConnection::handshake(stream, node, &cx.worker.limits, &upstream.metrics).await.map_err(
+    UpstreamConnection::handshake(stream, node, &cx.worker.limits, upstream).await.map_err(
         |error| {
             tracing::error!(%error, "client handshake");
             Fault::Internal
@@ -402,7 +407,7 @@ pub(crate) async fn dial(
             worker.kernel.mark_upstream(socket);
         }
     };
-    let dialled = connect::dial(node, worker.timeouts.connect, &worker.limits, mark).await;
+    let dialled = connect::dial(node, cx.node_waits.get().connect, &worker.limits, mark).await;
     cx.record(|record| record.node(node, Some(started.elapsed())));
     upstream.metrics.connect(connect::result(&dialled));
     dialled
@@ -460,8 +465,8 @@ fn expired(cx: &ConnectionCx, upload: &Upload) -> bool {
     }
     match upload.stage() {
         Stage::Downstream => cx.deadlines.stop(Wait::Upstream),
-        Stage::Node => cx.deadlines.start(Wait::Upstream, cx.worker.timeouts.send),
-        Stage::Complete => cx.deadlines.start(Wait::Upstream, cx.worker.timeouts.response),
+        Stage::Node => cx.deadlines.start(Wait::Upstream, cx.node_waits.get().send),
+        Stage::Complete => cx.deadlines.start(Wait::Upstream, cx.node_waits.get().response),
     }
     cx.deadlines.has_expired(Wait::Upstream)
 }

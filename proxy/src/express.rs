@@ -19,6 +19,7 @@ use std::{
     net::SocketAddr,
     os::fd::AsFd as _,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
@@ -52,7 +53,7 @@ use crate::{
     pipeline::Plan,
     plugin::BodyFilters,
     record::RequestRecord,
-    upstream::plain::PlainConnection,
+    upstream::{group::Upstream, plain::PlainConnection},
 };
 
 /// Read at a time while a response head is looked for; most small responses fit whole.
@@ -222,7 +223,7 @@ impl Forward<'_> {
     ) -> Result<(PlainConnection, Reply), Fault> {
         let Forward { cx, head, plan } = self;
         let metrics = &plan.upstream.metrics;
-        if let Some(mut connection) = checkout(cx, node).await {
+        if let Some(mut connection) = checkout(cx, plan.upstream, node).await {
             metrics.checkout(Checkout::Reused);
             cx.record(|record| record.node(node, None));
             match self.ask(&mut connection, upload, buffers).await {
@@ -236,7 +237,7 @@ impl Forward<'_> {
         }
         metrics.checkout(Checkout::New);
         let stream = exchange::dial(cx, plan.upstream, node).await?;
-        let mut connection = PlainConnection::new(stream, node, metrics);
+        let mut connection = PlainConnection::new(stream, node, plan.upstream);
         let reply = self.ask(&mut connection, upload, buffers).await?;
         Ok((connection, reply))
     }
@@ -281,7 +282,7 @@ impl Forward<'_> {
                 if has_expired {
                     return Poll::Ready(Err(Fault::ResponseTimedOut));
                 }
-                cx.deadlines.start(Wait::Upstream, cx.worker.timeouts.response);
+                cx.deadlines.start(Wait::Upstream, cx.node_waits.get().response);
             }
             response.map_ok(Reply::Head)
         })
@@ -427,13 +428,17 @@ impl Carried {
 }
 
 /// A connection that waits for a request; if there is none, perhaps one whose response has gone.
-async fn checkout(cx: &ConnectionCx, node: SocketAddr) -> Option<PlainConnection> {
-    let pooled = cx.worker.plain_pool.borrow_mut().checkout(node);
+async fn checkout(
+    cx: &ConnectionCx,
+    upstream: &Arc<Upstream>,
+    node: SocketAddr,
+) -> Option<PlainConnection> {
+    let pooled = cx.worker.plain_pool.borrow_mut().checkout(upstream, node);
     if pooled.is_some() || !cx.worker.passages.sweep() {
         return pooled;
     }
     tokio::task::yield_now().await;
-    cx.worker.plain_pool.borrow_mut().checkout(node)
+    cx.worker.plain_pool.borrow_mut().checkout(upstream, node)
 }
 
 /// Moves the request on, and watches whether the node holds us up.
@@ -509,7 +514,7 @@ fn watch(
             Poll::Ready(Err(Fault::ResponseBodyTimedOut))
         }
         Poll::Pending => {
-            cx.deadlines.start(Wait::Upstream, cx.worker.timeouts.response_body);
+            cx.deadlines.start(Wait::Upstream, cx.node_waits.get().response_body);
             Poll::Pending
         }
     }

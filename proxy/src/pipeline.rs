@@ -7,7 +7,7 @@ use std::{borrow::Cow, collections::HashMap, ptr, sync::Arc};
 use http::StatusCode;
 
 use crate::{
-    config::{self, Config},
+    config::{self, Config, NodeTimeout, NodeWaits, Timeouts},
     error::Fault,
     http::{
         answer::Answer,
@@ -55,6 +55,7 @@ pub struct Route {
     pub chain: Chain,
     /// `None`: only plugins answer.
     pub upstream: Option<Arc<Upstream>>,
+    timeout: Option<NodeTimeout>,
     pub metrics: ByListener,
 }
 
@@ -136,6 +137,7 @@ impl Pipeline {
             index,
             chain: Chain::new(&sets.of_route(route), &global),
             upstream: route.upstream.as_ref().map(|upstream| Arc::clone(&upstreams[&upstream.id])),
+            timeout: route.timeout,
             metrics: ByListener::new(listeners),
         });
         let routes = routes.collect();
@@ -352,6 +354,11 @@ const IDENTITY_FIELDS: [&[u8]; 3] =
     [b"x-consumer-username", b"x-consumer-custom-id", b"x-credential-identifier"];
 
 impl Plan<'_> {
+    /// How long nodes may take.
+    pub fn node_waits(&self, timeouts: &Timeouts) -> NodeWaits {
+        timeouts.of_node(self.route.timeout.or(self.upstream.config.timeout))
+    }
+
     /// Whether the node must not see this field of the downstream.
     pub fn replaces(&self, field: &ForwardedField<'_>) -> bool {
         let is_identity = |name| IDENTITY_FIELDS.iter().any(|field| plugin::is_alike(field, name));

@@ -79,16 +79,21 @@ async fn reach(
 ) -> Result<(TcpStream, Picked), Fault> {
     let metrics = &upstream.metrics;
     let key = upstream.config.hash_key.as_ref().map(|key| key.value(&facts)).unwrap_or_default();
+    let connect_timeout = worker.timeouts.of_node(upstream.config.timeout).connect;
+    let retries_end = upstream.config.retry_timeout.map(|timeout| Instant::now() + timeout);
     let mut tried = Tried::default();
     let mut last = Fault::NoNode;
     while tried.len() <= upstream.config.retries {
         let Some(picked) = worker.pick(upstream, &tried, &key) else { break };
         if !tried.is_empty() {
+            if retries_end.is_some_and(|end| Instant::now() >= end) {
+                return Err(Fault::RetriesTimedOut);
+            }
             metrics.retry();
         }
         let node = upstream.balancer.node(picked.index()).address;
         let started = Instant::now();
-        let dialled = connect::dial(node, worker.timeouts.connect, &worker.limits, |_| {}).await;
+        let dialled = connect::dial(node, connect_timeout, &worker.limits, |_| {}).await;
         record.node(node, Some(started.elapsed()));
         metrics.connect(connect::result(&dialled));
         let fault = match dialled {

@@ -34,6 +34,8 @@ pub(super) const SUGGESTED_FROM_MAX: usize = 1000;
 /// Every wait but the drain's; a day is longer than anybody means.
 pub(super) const WAIT: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(86_400);
+/// The same, where the Admin API has a number of seconds.
+pub(super) const SECONDS: RangeInclusive<f64> = 0.001..=86_400.0;
 pub(super) const DRAIN_WAIT: RangeInclusive<Duration> =
     Duration::ZERO..=Duration::from_secs(86_400);
 

@@ -22,6 +22,8 @@ pub(crate) enum Kind {
     Route,
     Upstream,
     Node,
+    NodeTimeout,
+    KeepalivePool,
     Consumer,
     StreamRoute,
     Service,
@@ -75,19 +77,9 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         Kind::Kernel => &["pin", "steer"],
         Kind::Admin => &["key", "tls"],
         Kind::AccessLog => &["fields", "sampling"],
-        Kind::Route => &["enable_websocket", "timeout"],
+        Kind::Route => &["enable_websocket"],
         Kind::Service => &["enable_websocket"],
-        Kind::Upstream => &[
-            "checks",
-            "discovery_args",
-            "discovery_type",
-            "keepalive_pool",
-            "retry_timeout",
-            "service_name",
-            "timeout",
-            "tls",
-            "upstream_host",
-        ],
+        Kind::Upstream => &["checks", "discovery_args", "discovery_type", "service_name", "tls"],
         Kind::Node => &["metadata"],
         Kind::StreamRoute => &["plugins", "protocol", "service_id", "sni"],
         Kind::Plugins => PLUGINS,
@@ -98,6 +90,8 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         | Kind::ConnectionRate
         | Kind::Log
         | Kind::Timeouts
+        | Kind::NodeTimeout
+        | Kind::KeepalivePool
         | Kind::Limits
         | Kind::Drain
         | Kind::Consumer

@@ -12,7 +12,7 @@ use super::{
     reader::{Section, Value},
     resource,
     shared::{self, Listed},
-    upstream::{Owner, Upstreams},
+    upstream::{Owner, Upstreams, passing},
 };
 use crate::plugin::PluginSet;
 
@@ -66,6 +66,7 @@ fn route<'t>(
     if !leads_somewhere {
         section.error("`upstream`, `upstream_id`, `service_id` or `plugins` is missing");
     }
+    let timeout = passing::timeout(&mut section);
     let plugins = shared::plugins(&mut section, "route", id.as_ref(), scope);
     let plugin_config = section.take("plugin_config_id");
     let plugin_config =
@@ -93,6 +94,7 @@ fn route<'t>(
         remote_addrs: remote_addrs.unwrap_or_default(),
         vars,
         priority,
+        timeout,
         plugins,
         plugin_config,
         upstream: upstream.ok()?.or(inherited),

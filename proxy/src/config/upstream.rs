@@ -1,6 +1,7 @@
 //! Named groups of nodes, listed or written in place.
 
 mod balancing;
+pub(super) mod passing;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -135,7 +136,7 @@ impl<'t> Upstreams<'t> {
         if let Some((scheme, place)) = &fields.scheme {
             check_scheme(place, *scheme, owner);
         }
-        check_hash_key(&value.place, fields.hash_key.as_ref(), owner);
+        check_hash_key(&value.place, fields.upstream.hash_key.as_ref(), owner);
         let id = format!("{}:{}", owner.word(), owner_id?);
         let upstream = Arc::new(fields.with_id(id.into()));
         self.list.push(Arc::clone(&upstream));
@@ -198,31 +199,24 @@ fn check_hash_key(place: &Place<'_>, key: Option<&HashKey>, owner: Owner) {
 
 /// An upstream before it has an id.
 struct Fields<'t> {
-    nodes: Vec<Node>,
-    balancing: Balancing,
-    hash_key: Option<HashKey>,
-    retries: usize,
-    is_same_host: bool,
+    upstream: Upstream,
     scheme: Option<(Scheme, Place<'t>)>,
 }
 
 impl Fields<'_> {
     fn with_id(self, id: Arc<str>) -> Upstream {
-        let Self { nodes, balancing, hash_key, retries, is_same_host, .. } = self;
-        Upstream { id, nodes, balancing, hash_key, retries, is_same_host }
+        Upstream { id, ..self.upstream }
     }
 }
 
 fn fields(mut section: Section<'_>) -> Option<Fields<'_>> {
     resource::described(&mut section);
-    // Only the values that say what Tandem does anyway.
-    let only = |value: Option<Value<'_>>, words: &[&'static str], planned: &[&str]| {
-        let words: Vec<_> = words.iter().map(|word| (*word, ())).collect();
-        value.and_then(|value| value.one_of(&words, planned));
-    };
     let (balancing, hash_key) = balancing::balancing(&mut section);
     let scheme = section.take("scheme").and_then(|value| scheme(&value));
-    only(section.take("pass_host"), &["pass"], &["node", "rewrite"]);
+    let pass_host = passing::pass_host(&mut section);
+    let retry_timeout = passing::retry_timeout(&mut section);
+    let timeout = passing::timeout(&mut section);
+    let keepalive_pool = passing::keepalive_pool(&mut section);
     let retries = section.take("retries").map(|value| value.within(&(0..=u16::MAX)));
     let is_same_host = section.leaf_or("same_host", true);
     let nodes = section.require("nodes").and_then(|value| nodes(&value, balancing));
@@ -234,7 +228,19 @@ fn fields(mut section: Section<'_>) -> Option<Fields<'_>> {
         Some(retries) => usize::from(retries?).min(others),
         None => others,
     };
-    Some(Fields { nodes, balancing, hash_key, retries, is_same_host, scheme })
+    let upstream = Upstream {
+        id: Arc::default(),
+        nodes,
+        balancing,
+        hash_key,
+        pass_host: pass_host?,
+        retries,
+        retry_timeout,
+        timeout,
+        keepalive_pool,
+        is_same_host,
+    };
+    Some(Fields { upstream, scheme })
 }
 
 fn scheme<'t>(value: &Value<'t>) -> Option<(Scheme, Place<'t>)> {

@@ -13,6 +13,7 @@ use tokio::{net::TcpStream, time::Instant};
 
 use super::{Lane, Lull, gated::Downstream, leg::ClientLeg};
 use crate::{
+    config::NodeWaits,
     deadlines::{Deadlines, Wait},
     drain::{Drained, Order},
     error::Fault,
@@ -41,6 +42,8 @@ pub(crate) struct ConnectionCx {
     pub(crate) listener: Rc<ListenerCx>,
     pub(crate) peer: SocketAddr,
     pub(crate) deadlines: Deadlines,
+    /// Of the exchange under way.
+    pub(crate) node_waits: Cell<NodeWaits>,
     /// What nodes are told about this connection.
     pub(crate) forwarding: Forwarding,
     /// Taken when the connection closes.
@@ -83,11 +86,13 @@ impl ConnectionCx {
         let port = listener.address.port();
         let forwarding = Forwarding::new(peer.ip(), port, Scheme::Http, pseudonym);
         let downstream = RefCell::new(Some(Downstream::new(stream, &worker.limits)));
+        let node_waits = Cell::new(worker.timeouts.of_node(None));
         Self {
             worker,
             listener,
             peer,
             deadlines: Deadlines::default(),
+            node_waits,
             forwarding,
             downstream,
             head: RefCell::default(),

@@ -266,7 +266,7 @@ impl NodeBody {
                 if cx.deadlines.has_expired(Wait::Upstream) {
                     return self.break_off(cx, task, Fault::ResponseBodyTimedOut);
                 }
-                cx.deadlines.start(Wait::Upstream, cx.worker.timeouts.response_body);
+                cx.deadlines.start(Wait::Upstream, cx.node_waits.get().response_body);
                 Poll::Pending
             }
             Poll::Ready(Some(Err(error))) => {

@@ -5,12 +5,16 @@ use std::{borrow::Cow, net::SocketAddr};
 
 use super::response_head::{GAINED, push};
 use crate::{
+    config::PassHost,
     http::{
         fields::{self, ForwardedField, Forwarding, Name},
         head::RequestHead,
     },
     pipeline::Plan,
 };
+
+/// What a `Host` without a port means.
+const HTTP_PORT: u16 = 80;
 
 /// Writes the head behind what there is in `out`. `node` names the host where the downstream named
 /// none, which HTTP/1.0 may.
@@ -24,12 +28,7 @@ pub(crate) fn write(
     out.reserve(head.bytes().len() + GAINED);
     let method = plan.rewrite.method.as_deref().unwrap_or(head.method());
     push(out, &[method.as_bytes(), b" ", plan.target.as_bytes(), b" HTTP/1.1\r\n"]);
-    let host = match &plan.rewrite.host {
-        Some(host) => Cow::Borrowed(host.as_bytes()),
-        None => head
-            .host_bytes()
-            .map_or_else(|| Cow::Owned(node.to_string().into_bytes()), Cow::Borrowed),
-    };
+    let host = host(head, plan, node);
     for field in fields::forwarded_request_fields(head, forwarding, &host) {
         if !plan.replaces(&field) {
             push_field(out, &field);
@@ -39,6 +38,26 @@ pub(crate) fn write(
         push(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// What plugins say, then the upstream, then the downstream.
+fn host<'a>(head: &'a RequestHead, plan: &'a Plan<'_>, node: SocketAddr) -> Cow<'a, [u8]> {
+    let received = || head.host_bytes().map(Cow::Borrowed);
+    match (&plan.rewrite.host, &plan.upstream.config.pass_host) {
+        (Some(host), _) | (None, PassHost::Rewrite(host)) => Cow::Borrowed(host.as_bytes()),
+        (None, PassHost::Node) => own_host(node),
+        (None, PassHost::Pass) => received().unwrap_or_else(|| own_host(node)),
+    }
+}
+
+/// The port is said if it is not the scheme's.
+fn own_host<'a>(node: SocketAddr) -> Cow<'a, [u8]> {
+    let host = match node {
+        SocketAddr::V4(v4) if v4.port() == HTTP_PORT => v4.ip().to_string(),
+        SocketAddr::V6(v6) if v6.port() == HTTP_PORT => format!("[{}]", v6.ip()),
+        SocketAddr::V4(_) | SocketAddr::V6(_) => node.to_string(),
+    };
+    Cow::Owned(host.into_bytes())
 }
 
 fn push_field(out: &mut Vec<u8>, field: &ForwardedField<'_>) {

@@ -113,11 +113,10 @@ impl Upload {
             .unwrap_or(Poll::Ready(Err(Broken::Source)));
         let news = self.relay.take_news();
         cx.count_spliced(Direction::Recv, &news);
-        let timeouts = &cx.worker.timeouts;
         let (wait, patience, late) = if news.is_writing {
-            (Wait::Upload, timeouts.send, Fault::ResponseTimedOut)
+            (Wait::Upload, cx.node_waits.get().send, Fault::ResponseTimedOut)
         } else {
-            (Wait::Downstream, timeouts.body, Fault::BodyTimedOut)
+            (Wait::Downstream, cx.worker.timeouts.body, Fault::BodyTimedOut)
         };
         if news.has_moved || moved.is_ready() {
             cx.deadlines.stop(Wait::Upload);

@@ -29,6 +29,7 @@ fn route((uris, hosts, methods, priority): (&str, &str, &str, i64)) -> Route {
         vars: None,
         priority,
         name: None,
+        timeout: None,
         plugins: PluginSet::default(),
         plugin_config: None,
         service: None,

@@ -33,7 +33,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::pool::Pooled;
+use super::{group::Upstream, pool::Pooled};
 use crate::{
     config::Limits,
     error::Fault,
@@ -46,7 +46,6 @@ use crate::{
     },
     inlet::{Inlet, MessageError, head_limits},
     lead::{self, Lead},
-    metrics::{GaugeGuard, UpstreamMetrics},
 };
 
 /// How long a node that has answered may take to take the rest of its request.
@@ -148,7 +147,8 @@ pub(crate) struct UpstreamConnection {
     state: Rc<ResponseState>,
     /// Whether it has carried a request before: if so, the node may have closed it meanwhile.
     is_reused: bool,
-    metrics: Arc<UpstreamMetrics>,
+    upstream: Arc<Upstream>,
+    uses: u32,
 }
 
 /// Set by the socket of a connection that rests when there is something to read or it has closed.
@@ -181,7 +181,7 @@ impl UpstreamConnection {
         stream: TcpStream,
         node: SocketAddr,
         limits: &Limits,
-        metrics: &Arc<UpstreamMetrics>,
+        upstream: &Arc<Upstream>,
     ) -> hyper::Result<Self> {
         let state = Rc::new(ResponseState::default());
         let io = GatedUpstream::new(stream, limits, Rc::clone(&state));
@@ -192,7 +192,8 @@ impl UpstreamConnection {
             driver: Some(Box::pin(driver)),
             state,
             is_reused: false,
-            metrics: Arc::clone(metrics),
+            upstream: Arc::clone(upstream),
+            uses: 0,
         })
     }
 
@@ -285,8 +286,16 @@ impl UpstreamConnection {
 }
 
 impl Pooled for UpstreamConnection {
+    fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
     fn node(&self) -> SocketAddr {
         self.node
+    }
+
+    fn uses(&mut self) -> &mut u32 {
+        &mut self.uses
     }
 
     /// hyper says whether another request may follow only once it was polled past the end of the
@@ -309,10 +318,6 @@ impl Pooled for UpstreamConnection {
     /// Costs nothing if the socket has been silent since.
     fn has_rested(&mut self) -> bool {
         !self.state.news.is_there() || self.rest()
-    }
-
-    fn idle(&self) -> GaugeGuard {
-        self.metrics.pool_idle()
     }
 }
 

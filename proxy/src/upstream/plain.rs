@@ -4,11 +4,8 @@ use std::{io, net::SocketAddr, os::fd::AsFd as _, sync::Arc};
 
 use tokio::net::TcpStream;
 
-use super::pool::Pooled;
-use crate::{
-    kernel::{Join, KernelPlane, Meter, Outlook},
-    metrics::{GaugeGuard, UpstreamMetrics},
-};
+use super::{group::Upstream, pool::Pooled};
+use crate::kernel::{Join, KernelPlane, Meter, Outlook};
 
 /// Check-ins at which a connection is looked at: it joins at the first, what is sent next shows whether
 /// its node blocks, and after that it is known what it is good for.
@@ -25,12 +22,12 @@ pub(crate) struct PlainConnection {
     meter: Option<Meter>,
     /// How often more is still asked for that.
     tries_left: u8,
-    metrics: Arc<UpstreamMetrics>,
+    upstream: Arc<Upstream>,
+    uses: u32,
 }
 
 impl PlainConnection {
-    pub(crate) fn new(stream: TcpStream, node: SocketAddr, metrics: &Arc<UpstreamMetrics>) -> Self {
-        let metrics = Arc::clone(metrics);
+    pub(crate) fn new(stream: TcpStream, node: SocketAddr, upstream: &Arc<Upstream>) -> Self {
         Self {
             node,
             stream,
@@ -38,7 +35,8 @@ impl PlainConnection {
             is_leg: false,
             meter: None,
             tries_left: LEG_TRIES_MAX,
-            metrics,
+            upstream: Arc::clone(upstream),
+            uses: 0,
         }
     }
 
@@ -83,8 +81,16 @@ impl PlainConnection {
 }
 
 impl Pooled for PlainConnection {
+    fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
     fn node(&self) -> SocketAddr {
         self.node
+    }
+
+    fn uses(&mut self) -> &mut u32 {
+        &mut self.uses
     }
 
     /// Whoever checks it in has read everything the node owed.
@@ -98,9 +104,5 @@ impl Pooled for PlainConnection {
     fn has_rested(&mut self) -> bool {
         let read = self.stream.try_read(&mut [0]);
         read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-    }
-
-    fn idle(&self) -> GaugeGuard {
-        self.metrics.pool_idle()
     }
 }

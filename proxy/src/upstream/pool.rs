@@ -1,4 +1,4 @@
-//! Idle connections of one worker, by node; one pool for each lane.
+//! Idle connections of one worker, by upstream and node; one pool for each lane.
 //!
 //! A connection comes back only when its last response was complete and another may follow
 //! (`Pooled::rest`). The youngest is taken first, so the old ones can age out.
@@ -6,34 +6,45 @@
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
+    sync::Arc,
     time::Duration,
 };
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
+use super::group::Upstream;
 use crate::metrics::GaugeGuard;
 
 /// A connection that can wait for the next request.
 pub(crate) trait Pooled {
+    fn upstream(&self) -> &Arc<Upstream>;
     fn node(&self) -> SocketAddr;
+    /// How often it was checked in.
+    fn uses(&mut self) -> &mut u32;
     /// Lays it aside: whether another request may follow.
     fn rest(&mut self) -> bool;
     /// Whether it is still as it was laid aside.
     fn has_rested(&mut self) -> bool;
-    /// Counts it as idle until the guard is dropped.
-    fn idle(&self) -> GaugeGuard;
 }
 
 struct Idle<C> {
     connection: C,
-    since: Instant,
+    until: Instant,
     _counted: GaugeGuard,
 }
 
+/// Where an upstream is, and a node of it. Nothing else can be there while a connection is idle, as
+/// that holds the upstream.
+type Key = (usize, SocketAddr);
+
+fn key(upstream: &Arc<Upstream>, node: SocketAddr) -> Key {
+    (Arc::as_ptr(upstream).addr(), node)
+}
+
 pub(crate) struct Pool<C> {
-    idle: HashMap<SocketAddr, VecDeque<Idle<C>>, RandomState>,
-    /// Kept to one node.
+    idle: HashMap<Key, VecDeque<Idle<C>>, RandomState>,
+    /// Kept to one node, unless its upstream says otherwise.
     idle_max: usize,
     timeout: Duration,
 }
@@ -44,8 +55,8 @@ impl<C: Pooled> Pool<C> {
     }
 
     /// Takes the youngest idle connection to `node` that is still alive.
-    pub(crate) fn checkout(&mut self, node: SocketAddr) -> Option<C> {
-        let idle = self.idle.get_mut(&node)?;
+    pub(crate) fn checkout(&mut self, upstream: &Arc<Upstream>, node: SocketAddr) -> Option<C> {
+        let idle = self.idle.get_mut(&key(upstream, node))?;
         while let Some(Idle { mut connection, .. }) = idle.pop_back() {
             if connection.has_rested() {
                 return Some(connection);
@@ -56,25 +67,29 @@ impl<C: Pooled> Pool<C> {
 
     /// Keeps a connection if it may carry another request and there is room; else it is closed.
     pub(crate) fn checkin(&mut self, mut connection: C) {
-        if !connection.rest() {
+        *connection.uses() += 1;
+        let uses = *connection.uses();
+        let pool = connection.upstream().config.keepalive_pool;
+        if pool.requests.is_some_and(|max| uses >= max) || !connection.rest() {
             return;
         }
-        let idle = self.idle.entry(connection.node()).or_default();
-        if idle.len() < self.idle_max {
-            let counted = connection.idle();
-            idle.push_back(Idle { connection, since: Instant::now(), _counted: counted });
+        let key = key(connection.upstream(), connection.node());
+        let idle = self.idle.entry(key).or_default();
+        if idle.len() < pool.size.unwrap_or(self.idle_max) {
+            let counted = connection.upstream().metrics.pool_idle();
+            let until = Instant::now() + pool.idle_timeout.unwrap_or(self.timeout);
+            idle.push_back(Idle { connection, until, _counted: counted });
         }
     }
 
     /// Closes what has been idle for too long or was closed by its node.
     pub(crate) fn sweep(&mut self) {
-        let (now, timeout) = (Instant::now(), self.timeout);
-        // Nodes are those of the configuration: each keeps its place.
-        for idle in self.idle.values_mut() {
-            idle.retain_mut(|idle| {
-                now.duration_since(idle.since) < timeout && idle.connection.has_rested()
-            });
-        }
+        let now = Instant::now();
+        self.idle.retain(|_, idle| {
+            idle.retain_mut(|idle| now < idle.until && idle.connection.has_rested());
+            // Upstreams come and go.
+            !idle.is_empty()
+        });
     }
 
     pub(crate) fn clear(&mut self) {

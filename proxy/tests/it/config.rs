@@ -645,7 +645,7 @@ fn what_is_planned_is_refused_by_name() {
          \x20   upstream:\n\
          \x20     type: random\n\
          \x20     scheme: https\n\
-         \x20     pass_host: node\n\
+         \x20     pass_host: origin\n\
          \x20     checks: {}\n\
          \x20     nodes: [{ host: 127.0.0.1, port: 80, weight: 1, metadata: {} }]\n\
          stream_routes:\n\
@@ -660,7 +660,8 @@ fn what_is_planned_is_refused_by_name() {
             "11:17: routes[0].service_id: no service has the id `s`",
             "12:5: routes[0].filter_func: runs Lua, which Tandem does not; remove it",
             "13:23: routes[0].plugin_config_id: no plugin config has the id `p`",
-            "14:5: routes[0].timeout: not built yet; remove it",
+            "14:14: routes[0].timeout: `read` is missing",
+            "14:14: routes[0].timeout: `send` is missing",
             "15:5: routes[0].enable_websocket: not built yet; remove it",
             "16:16: routes[0].plugins.openid-connect: not built yet; remove it",
             "16:57: routes[0].plugins.key-auth._meta.pre_function: runs Lua, which Tandem does not; \
@@ -670,7 +671,8 @@ fn what_is_planned_is_refused_by_name() {
             "18:13: routes[0].upstream.type: expected `roundrobin`, `chash`, `least_conn`, `ewma` or \
              `maglev`, found `random`",
             "19:15: routes[0].upstream.scheme: `https` is not built yet; use `http` or `tcp`",
-            "20:18: routes[0].upstream.pass_host: `node` is not built yet; use `pass`",
+            "20:18: routes[0].upstream.pass_host: expected `pass`, `node` or `rewrite`, found \
+             `origin`",
             "21:7: routes[0].upstream.checks: not built yet; remove it",
             "22:55: routes[0].upstream.nodes[0].metadata: not built yet; remove it",
             "24:14: stream_routes[0].sni: not built yet; remove it",
@@ -769,6 +771,41 @@ fn what_is_hashed_is_named_and_of_its_kind() {
             )],
         );
     }
+}
+
+#[test]
+fn hosts_waits_and_pools_of_upstreams_are_ones_that_there_can_be() {
+    let nodes = "    nodes: { \"127.0.0.1:80\": 1 }\n";
+    let check = |keys: &str, expected: &[&str]| check_upstream(&format!("{nodes}{keys}"), expected);
+    let empty = "`upstream_host` can't be empty when `pass_host` is `rewrite`";
+    check("    pass_host: rewrite\n", &[&format!("5:5: upstreams[0]: {empty}")]);
+    for (host, expected) in [("''", empty), ("a b", "is no host, with or without a port")] {
+        check(
+            &format!("    pass_host: rewrite\n    upstream_host: {host}\n"),
+            &[&format!("8:20: upstreams[0].upstream_host: {expected}")],
+        );
+    }
+    check(
+        "    timeout: { connect: 0, send: 5s, read: 86401, idle: 1 }\n",
+        &[
+            "7:25: upstreams[0].timeout.connect: expected a number from 0.001 to 86400, found `0`",
+            "7:34: upstreams[0].timeout.send: expected a number from 0.001 to 86400, found `5s`",
+            "7:44: upstreams[0].timeout.read: expected a number from 0.001 to 86400, found `86401`",
+            "7:51: upstreams[0].timeout.idle: unknown key; known here: `connect`, `send` or `read`",
+        ],
+    );
+    check(
+        "    retry_timeout: -1\n    keepalive_pool: { size: 0, idle_timeout: .nan, requests: 0 }\n",
+        &[
+            "7:20: upstreams[0].retry_timeout: expected a number from 0 to 86400, found `-1`",
+            "8:29: upstreams[0].keepalive_pool.size: expected a whole number from 1 to 65536, found \
+             `0`",
+            "8:46: upstreams[0].keepalive_pool.idle_timeout: expected a number from 0 to 86400, \
+             found `.nan`",
+            "8:62: upstreams[0].keepalive_pool.requests: expected a whole number from 1 to \
+             4294967295, found `0`",
+        ],
+    );
 }
 
 #[test]

@@ -335,9 +335,9 @@ fn a_node_that_does_not_read_has_a_deadline() {
     feeding.join().expect("no panic");
 }
 
-#[test]
-fn dialling_has_a_deadline() {
-    // A listening socket whose queue is full drops further handshakes.
+/// An address that answers no handshake for as long as what comes with it lives: the queue of its
+/// listening socket is full.
+pub(crate) fn unanswering() -> (SocketAddr, (Socket, Vec<TcpStream>)) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     let any: SocketAddr = ([127, 0, 0, 1], 0).into();
     socket.bind(&any.into()).expect("a free port");
@@ -347,6 +347,12 @@ fn dialling_has_a_deadline() {
     while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
         queued.push(stream);
     }
+    (address, (socket, queued))
+}
+
+#[test]
+fn dialling_has_a_deadline() {
+    let (address, _full) = unanswering();
     let good = Node::always("good");
     let proxy = with(&[address], "timeouts: { connect: 100ms }");
     let mut client = proxy.client();

@@ -16,4 +16,5 @@ mod routing;
 mod seeded;
 mod smuggling;
 mod system_calls;
+mod upstreams;
 mod wire;

@@ -4,7 +4,7 @@
 //! the one is taken that was not for the longest time.
 
 use std::{
-    cmp::Ordering::{self, Equal},
+    cmp::Ordering,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -60,8 +60,6 @@ impl LeastConn {
 fn compare((one, one_has): (&Candidate, u32), (other, other_has): (&Candidate, u32)) -> Ordering {
     let one_costs = (u64::from(one_has) + 1) * other.weight;
     let other_costs = (u64::from(other_has) + 1) * one.weight;
-    match one_costs.cmp(&other_costs) {
-        Equal => one.turn.load(Relaxed).cmp(&other.turn.load(Relaxed)),
-        unequal => unequal,
-    }
+    let turns = || one.turn.load(Relaxed).cmp(&other.turn.load(Relaxed));
+    one_costs.cmp(&other_costs).then_with(turns)
 }
