@@ -7,6 +7,7 @@
 //! within a phase global rules first, then by `priority`, highest first. The hooks of the response
 //! head, of its body and of the log run in the same order.
 
+mod authentication;
 mod body;
 mod chain;
 mod consumers;
@@ -41,6 +42,7 @@ macro_rules! plugins {
 }
 
 plugins! {
+    basic_auth
     key_auth
 }
 

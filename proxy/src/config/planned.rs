@@ -105,7 +105,6 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
 const PLUGINS: &[&str] = &[
     "ai-proxy",
     "api-breaker",
-    "basic-auth",
     "brotli",
     "client-control",
     "consumer-restriction",

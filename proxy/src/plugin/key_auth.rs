@@ -4,15 +4,13 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use http::{HeaderValue, StatusCode, header::WWW_AUTHENTICATE};
-
-use super::{Consumer, Credential, Kind, Outcome, Phase, Plugin, RequestContext};
+use super::{
+    Consumer, Credential, Kind, Outcome, Phase, Plugin, RequestContext,
+    authentication::{Authentication, hide_argument, only},
+};
 use crate::{
-    config::plugins::{CredentialAt, Scope, Section, argument_name, consumer, field_name, realm},
-    http::{
-        answer::Answer,
-        query::{arguments, decode},
-    },
+    config::plugins::{CredentialAt, Scope, Section, argument_name, field_name},
+    http::query::arguments,
 };
 
 pub(super) static KIND: Kind = Kind {
@@ -34,35 +32,14 @@ struct KeyAuth {
     header: Arc<str>,
     /// Query argument that carries it.
     query: String,
-    /// Whether the key is taken out of what the node sees.
-    hide_credentials: bool,
-    challenge: HeaderValue,
-    /// Attached when the key is missing or wrong.
-    anonymous_consumer: Option<String>,
+    authentication: Authentication,
 }
 
 fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>> {
     let header = section.take_or("header", "apikey", field_name);
     let query = section.take_or("query", "apikey", argument_name);
-    let realm = section.take_or("realm", "key", realm);
-    let hide_credentials = section.leaf_or("hide_credentials", false);
-    let anonymous_consumer = match section.take("anonymous_consumer") {
-        Some(value) => Some(consumer(&value, scope)?),
-        None => None,
-    };
-    Some(Arc::new(KeyAuth {
-        header: header?.into(),
-        query: query?,
-        hide_credentials,
-        challenge: challenge(&realm?),
-        anonymous_consumer,
-    }))
-}
-
-/// [`realm`] lets only printable ASCII into a realm.
-fn challenge(realm: &str) -> HeaderValue {
-    HeaderValue::try_from(format!("apikey realm=\"{realm}\""))
-        .unwrap_or(HeaderValue::from_static("apikey"))
+    let authentication = Authentication::read(section, scope, "apikey", "key")?;
+    Some(Arc::new(KeyAuth { header: header?.into(), query: query?, authentication }))
 }
 
 fn credential<'t>(section: &mut Section<'t>) -> Option<CredentialAt<'t>> {
@@ -80,67 +57,29 @@ fn credential<'t>(section: &mut Section<'t>) -> Option<CredentialAt<'t>> {
 
 impl Plugin for KeyAuth {
     fn request(&self, cx: &mut RequestContext<'_>) -> Outcome {
-        let refusal = match self.owner(cx) {
-            Ok(consumer) => return self.attach(cx, consumer),
-            Err(refusal) => refusal,
-        };
-        let consumers = cx.consumers;
-        match self.anonymous_consumer.as_deref().and_then(|name| consumers.named(name)) {
-            Some(anonymous) => self.attach(cx, anonymous),
-            None => Outcome::Answer(
-                Answer::message(StatusCode::UNAUTHORIZED, refusal)
-                    .field(WWW_AUTHENTICATE, self.challenge.clone()),
-            ),
-        }
+        let found = self.owner(cx);
+        self.authentication.conclude(cx, found, |cx| {
+            cx.edits.remove(&self.header);
+            hide_argument(cx, &self.query);
+        })
     }
 }
 
 impl KeyAuth {
     /// Whose key the request carries, or what is wrong with it.
     fn owner<'a>(&self, cx: &RequestContext<'a>) -> Result<&'a Consumer, &'static str> {
-        // A field that is there twice is ambiguous: which one would the node believe?
-        let mut fields = cx.request.head.values(&self.header);
-        let (key, is_repeated) = match fields.next() {
-            Some(value) => (Some(Cow::Borrowed(value)), fields.next().is_some()),
+        const INVALID: &str = "Invalid API key in request";
+        let key = match only(cx.request.head.values(&self.header), INVALID)? {
+            Some(value) => Cow::Borrowed(value),
             None => {
-                let mut arguments =
-                    cx.query.as_deref().into_iter().flat_map(|q| arguments(q, &self.query));
-                (arguments.next().map(|(_, value)| value), arguments.next().is_some())
+                let query = cx.query.as_deref().into_iter();
+                let values = query.flat_map(|query| arguments(query, &self.query));
+                only(values, INVALID)?.ok_or("Missing API key in request")?.1
             }
         };
-        match key {
-            None => Err("Missing API key in request"),
-            Some(_) if is_repeated => Err("Invalid API key in request"),
-            Some(key) => cx
-                .consumers
-                .owner::<()>(KIND.name, &key)
-                .map(|(consumer, ())| consumer)
-                .ok_or("Invalid API key in request"),
-        }
+        let (consumer, ()) = cx.consumers.owner(KIND.name, &key).ok_or(INVALID)?;
+        Ok(consumer)
     }
-
-    fn attach<'a>(&self, cx: &mut RequestContext<'a>, consumer: &'a Consumer) -> Outcome {
-        if self.hide_credentials {
-            cx.edits.remove(&self.header);
-            cx.query = cx.query.take().and_then(|query| without_argument(query, &self.query));
-        }
-        cx.attach(consumer);
-        Outcome::Continue
-    }
-}
-
-/// The query without every piece that names `name`, the others as they were received.
-fn without_argument<'q>(query: Cow<'q, str>, name: &str) -> Option<Cow<'q, str>> {
-    if arguments(&query, name).next().is_none() {
-        return Some(query);
-    }
-    let kept: Vec<&str> = query
-        .split('&')
-        .filter(|piece| {
-            *decode(piece.split_once('=').map_or(*piece, |(key, _)| key)) != *name.as_bytes()
-        })
-        .collect();
-    (!kept.is_empty()).then(|| Cow::Owned(kept.join("&")))
 }
 
 #[cfg(test)]

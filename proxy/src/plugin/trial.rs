@@ -9,7 +9,7 @@ use bytes::BytesMut;
 
 use super::{Call, Now, Origin, Reply};
 use crate::{
-    config::Config,
+    config::{Config, ConfigErrors},
     exchange::request_head,
     http::{
         fields::{Forwarding, Pseudonym, Scheme},
@@ -51,12 +51,7 @@ pub(crate) const BEGIN: u64 = 1_767_225_600;
 impl Trial {
     /// `plugins` is a flow mapping, `rest` more of the configuration.
     pub(crate) fn new(plugins: &str, rest: &str) -> Self {
-        let text = format!(
-            "listeners: [{{ name: web, address: \"127.0.0.1:80\" }}]\n\
-             routes: [{{ id: r, uri: /*, upstream_id: u, plugins: {plugins} }}]\n\
-             upstreams: [{{ id: u, nodes: {{ \"127.0.0.1:8080\": 1 }} }}]\n{rest}\n"
-        );
-        let config = Config::parse(&text, "t.yaml").unwrap_or_else(|errors| panic!("{errors}"));
+        let config = config(plugins, rest).unwrap_or_else(|errors| panic!("{errors}"));
         let pipeline = Pipeline::new(&config, None, &Metrics::new(), Pseudonym::new("tandem-test"));
         let peer = [192, 0, 2, 1].into();
         Self { pipeline, peer, begun: Instant::now(), after: Duration::ZERO }
@@ -123,6 +118,24 @@ impl Trial {
             }
         }
     }
+}
+
+fn config(plugins: &str, rest: &str) -> Result<Config, ConfigErrors> {
+    let text = format!(
+        "listeners: [{{ name: web, address: \"127.0.0.1:80\" }}]\n\
+         routes: [{{ id: r, uri: /*, upstream_id: u, plugins: {plugins} }}]\n\
+         upstreams: [{{ id: u, nodes: {{ \"127.0.0.1:8080\": 1 }} }}]\n{rest}\n"
+    );
+    Config::parse(&text, "t.yaml")
+}
+
+/// Every error, or else every warning, of a configuration as [`Trial::new`] takes it, with its path.
+pub(crate) fn findings(plugins: &str, rest: &str) -> Vec<String> {
+    let list = match config(plugins, rest) {
+        Ok(config) => config.warnings.list,
+        Err(ConfigErrors(errors)) => errors.list,
+    };
+    list.iter().map(|finding| format!("{}: {}", finding.path, finding.message)).collect()
 }
 
 fn lines<'f>(

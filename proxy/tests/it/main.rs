@@ -9,6 +9,7 @@ mod lanes;
 mod limits;
 mod object;
 mod plugins;
+mod policy;
 mod process;
 mod recogniser;
 mod reload;
