@@ -4,7 +4,7 @@
 
 use std::{borrow::Cow, collections::HashMap, ptr, sync::Arc};
 
-use http::StatusCode;
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::{
     config::{self, Config, NodeTimeout, NodeWaits, Timeouts},
@@ -341,10 +341,15 @@ impl<'a> Undecided<'a> {
     }
 }
 
-/// What plugins want every response to have, an answer has too.
+/// What plugins want every response to have, an answer has too, once.
 fn amend(answer: &mut Answer, edits: &FieldEdits<'_>) {
+    answer.fields.retain(|(name, _)| !edits.replaces_name(name));
     let has = |name: &str| answer.fields.iter().any(|(known, _)| known.as_str() == name);
-    let made: Vec<_> = edits.made(has).map(|(name, value)| (name.clone(), value.clone())).collect();
+    let is_new = |(name, value): &(&HeaderName, &HeaderValue)| {
+        !answer.fields.iter().any(|(known, held)| known == *name && held == *value)
+    };
+    let made = edits.made(has).filter(is_new);
+    let made: Vec<_> = made.map(|(name, value)| (name.clone(), value.clone())).collect();
     answer.fields.extend(made);
 }
 

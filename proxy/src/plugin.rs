@@ -43,6 +43,7 @@ macro_rules! plugins {
 
 plugins! {
     basic_auth
+    cors
     key_auth
 }
 

@@ -263,7 +263,16 @@ impl RequestRecord {
         };
         let consumer = self.consumer.and_then(|index| rules.consumers().get(index));
         let status = self.status;
-        let finished = Finished { head, consumer, status, sent_bytes, recv_bytes, total };
+        let finished = Finished {
+            head,
+            consumer,
+            status,
+            is_forwarded: self.node.is_some(),
+            kept: &self.kept,
+            sent_bytes,
+            recv_bytes,
+            total,
+        };
         rules.routes()[*index].chain.log(&finished);
     }
 

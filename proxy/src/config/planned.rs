@@ -108,7 +108,6 @@ const PLUGINS: &[&str] = &[
     "brotli",
     "client-control",
     "consumer-restriction",
-    "cors",
     "csrf",
     "echo",
     "error-log-logger",

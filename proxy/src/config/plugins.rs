@@ -3,6 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
+use http::HeaderValue;
+use regex::bytes::{Regex, RegexBuilder};
 
 pub(crate) use super::reader::{Place, Section, Value};
 use super::{consumers::Names, expression::expression, planned::Kind as In, reader, tree::shown};
@@ -144,6 +146,33 @@ pub(crate) fn argument_name(value: &Value<'_>) -> Option<String> {
             && !name.contains(['&', '=', '#'])
             && name.bytes().all(|b| b.is_ascii_graphic())
     })
+}
+
+/// The value of a field, RFC 9110 section 5.5.
+pub(crate) fn field_value(value: &Value<'_>) -> Option<HeaderValue> {
+    let text = value.leaf::<String>()?;
+    let made = HeaderValue::try_from(text);
+    made.map_err(|_| value.error("has characters that no field can have")).ok()
+}
+
+/// Bytes of one compiled regular expression, and of what searching with it may cache in a thread.
+const REGEX_SIZE_MAX: usize = 1 << 20;
+
+/// A regular expression, which takes time in proportion to what it looks at.
+pub(crate) fn regex(value: &Value<'_>) -> Option<Regex> {
+    let pattern = value.leaf::<String>()?;
+    let regex = RegexBuilder::new(&pattern)
+        .size_limit(REGEX_SIZE_MAX)
+        .dfa_size_limit(REGEX_SIZE_MAX)
+        .build();
+    regex.map_err(|error| value.error(regex_problem(&error))).ok()
+}
+
+/// The last line says what is wrong, those before it show where.
+fn regex_problem(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let last = text.lines().last().unwrap_or_default();
+    format!("invalid regular expression: {}", last.strip_prefix("error: ").unwrap_or(last))
 }
 
 /// What a challenge names (RFC 9110 section 11.5), between quotes.

@@ -49,7 +49,7 @@ impl Answer {
         Answer::with_body(status, body.into())
     }
 
-    /// An answer whose body is the JSON text `body`.
+    /// An answer whose body is `body`: JSON, unless a field `content-type` says otherwise.
     pub fn with_body(status: StatusCode, body: Bytes) -> Answer {
         let mut answer = Answer { status, fields: Vec::new(), body };
         if status == StatusCode::METHOD_NOT_ALLOWED {
@@ -70,7 +70,8 @@ impl Answer {
     pub fn all_fields(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let framing = (!self.is_bodiless())
             .then(|| (header::CONTENT_LENGTH, HeaderValue::from(self.body.len())));
-        let content = (!self.body.is_empty()).then_some((header::CONTENT_TYPE, JSON));
+        let is_json = !self.fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE);
+        let content = (!self.body.is_empty() && is_json).then_some((header::CONTENT_TYPE, JSON));
         let server = Some((header::SERVER, HeaderValue::from_static(SERVER)));
         [server, content, framing].into_iter().flatten().chain(self.fields.iter().cloned())
     }

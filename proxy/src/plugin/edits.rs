@@ -120,6 +120,15 @@ impl<'a, const N: usize> FieldEdits<'a, N> {
             })
     }
 
+    /// Whether what somebody else has made under `name` gives way.
+    pub fn replaces_name(&self, name: &HeaderName) -> bool {
+        self.0.iter().any(|edit| match edit {
+            Edit::Remove(removed) => removed.eq_ignore_ascii_case(name.as_str()),
+            Edit::Set(set, _) => set == name,
+            Edit::Add(..) | Edit::Default(..) => false,
+        })
+    }
+
     /// The value that was set under `name`, the last if there are several.
     pub fn get(&self, name: &str) -> Option<&HeaderValue> {
         self.made(|_| true).filter(|(made, _)| made.as_str() == name).map(|(_, value)| value).last()

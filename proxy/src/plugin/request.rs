@@ -103,6 +103,8 @@ pub struct RequestContext<'a> {
     pub rewrite: Rewrite,
     /// What the downstream sees, whoever makes the response.
     pub response: FieldEdits<'a>,
+    /// Bytes of content that the request may have, if fewer than everywhere.
+    pub body_size_max: Option<u64>,
     /// Where the request goes, if not where the route leads to.
     pub upstream: Option<&'a Arc<Upstream>>,
     upstreams: &'a HashMap<Arc<str>, Arc<Upstream>>,
@@ -123,6 +125,11 @@ impl Kept {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// Everything of one type, in the order in which it was given.
+    pub fn all<T: Any>(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().filter_map(|kept| kept.downcast_ref())
+    }
 }
 
 impl<'a> RequestContext<'a> {
@@ -139,9 +146,15 @@ impl<'a> RequestContext<'a> {
             edits: FieldEdits::default(),
             rewrite: Rewrite::default(),
             response: FieldEdits::default(),
+            body_size_max: None,
             upstream: None,
             kept: Kept::default(),
         }
+    }
+
+    /// What expressions and templates see, with the query as the node would see it.
+    pub fn facts(&self) -> Facts<'_> {
+        Facts { query: self.query.as_deref(), ..self.request.facts() }
     }
 
     /// Keeps something until the last byte of the response, or until the exchange is given up.
@@ -179,6 +192,10 @@ pub struct Finished<'a> {
     pub consumer: Option<&'a Consumer>,
     /// `None` if no status was sent.
     pub status: Option<u16>,
+    /// Whether a node was tried, be it in vain.
+    pub is_forwarded: bool,
+    /// What the request hooks have kept.
+    pub kept: &'a Kept,
     /// Body bytes to and from the downstream.
     pub sent_bytes: u64,
     pub recv_bytes: u64,

@@ -138,6 +138,17 @@ pub(crate) fn findings(plugins: &str, rest: &str) -> Vec<String> {
     list.iter().map(|finding| format!("{}: {}", finding.path, finding.message)).collect()
 }
 
+/// `plugin` is not taken with `settings`; among what is said of it is `message`, with its place.
+#[track_caller]
+pub(crate) fn refused(plugin: &str, settings: &str, message: &str) {
+    let plugins = format!("{{ {plugin}: {{ {settings} }} }}");
+    let errors = config(&plugins, "").expect_err(settings).to_string();
+    let is_told = errors.lines().any(|line| {
+        line.contains(message) && line.contains(&format!("routes[0].plugins.{plugin}"))
+    });
+    assert!(is_told, "{settings}: {errors}");
+}
+
 fn lines<'f>(
     fields: impl Iterator<Item = (&'f http::HeaderName, &'f http::HeaderValue)>,
 ) -> String {

@@ -72,7 +72,7 @@ impl Plugin for Probe {
     }
 
     fn log(&self, exchange: &Finished<'_>) {
-        let Finished { head, consumer, status, sent_bytes, recv_bytes, total } = exchange;
+        let Finished { head, consumer, status, sent_bytes, recv_bytes, total, .. } = exchange;
         let (method, path) = (head.method(), head.path_and_query().0);
         assert!(*total < PATIENCE);
         let consumer = consumer.map(|consumer| &consumer.username);
