@@ -201,6 +201,11 @@ fn settle<'a>(
             if plan.is_diverted() {
                 cx.record(|record| record.diverted(plan.upstream.id()));
             }
+            if let Some(max) = plan.body_size_max
+                && let Err(fault) = cx.limit_body(max)
+            {
+                return Ok(Decided::Answer(plan.answer(fault.status()), fault));
+            }
             Ok(Decided::Forward(plan))
         }
         Decision::Answer(Refusal { route, consumer, answer, fault, mut kept }) => {

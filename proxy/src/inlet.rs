@@ -122,6 +122,16 @@ impl Inlet {
         judged.map(|_| ())
     }
 
+    /// Allows the message let in no more than `max` bytes of content.
+    ///
+    /// # Errors
+    /// What is there of it is more, or announces more.
+    pub(crate) fn limit_body(&mut self, max: u64) -> Result<(), FramingError> {
+        let Some(body) = &mut self.body else { return Ok(()) };
+        body.lower(max)?;
+        body.clone().advance(&self.buffer).map(|_| ())
+    }
+
     /// Where the body that was let in comes from; `None` before the first message.
     pub(crate) fn source(&mut self) -> Option<BodySource<'_>> {
         let Inlet { io, buffer, body, .. } = self;

@@ -110,6 +110,8 @@ pub struct Plan<'a> {
     pub edits: RequestEdits<'a>,
     /// What the downstream sees, whoever makes the response.
     pub response: FieldEdits<'a>,
+    /// Bytes of content that the request may have, if fewer than everywhere.
+    pub body_size_max: Option<u64>,
     pub kept: Kept,
 }
 
@@ -325,6 +327,7 @@ impl<'a> Undecided<'a> {
             rewrite: cx.rewrite,
             edits: cx.edits,
             response: cx.response,
+            body_size_max: cx.body_size_max,
             kept: cx.kept,
         })
     }

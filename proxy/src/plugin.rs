@@ -43,8 +43,10 @@ macro_rules! plugins {
 
 plugins! {
     basic_auth
+    client_control
     cors
     key_auth
+    request_id
 }
 
 /// A plugin as the configuration knows it.

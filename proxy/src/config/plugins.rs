@@ -148,6 +148,13 @@ pub(crate) fn argument_name(value: &Value<'_>) -> Option<String> {
     })
 }
 
+impl Section<'_> {
+    /// Refuses every key of a plugin's settings that nobody took.
+    pub(crate) fn finish_plugin(self) {
+        self.finish(In::Plugin);
+    }
+}
+
 /// The value of a field, RFC 9110 section 5.5.
 pub(crate) fn field_value(value: &Value<'_>) -> Option<HeaderValue> {
     let text = value.leaf::<String>()?;

@@ -197,6 +197,14 @@ impl ConnectionCx {
         }
     }
 
+    /// Allows the request under way no more than `max` bytes of content.
+    ///
+    /// # Errors
+    /// What came of it is more, or announces more.
+    pub(crate) fn limit_body(&self, max: u64) -> Result<(), Fault> {
+        self.downstream.borrow_mut().as_mut().map_or(Ok(()), |it| it.limit_body(max))
+    }
+
     /// Lets `use_it` at the body of the request in the express lane; `None`: the connection is gone.
     pub(crate) fn with_body<T>(&self, use_it: impl FnOnce(BodySource<'_>) -> T) -> Option<T> {
         self.downstream.borrow_mut().as_mut()?.with_body(use_it)

@@ -165,6 +165,14 @@ impl Downstream {
         admitted.map_err(FramingError::request_fault)
     }
 
+    /// Allows the request under way no more than `max` bytes of content.
+    ///
+    /// # Errors
+    /// What came of it is more, or announces more.
+    pub(super) fn limit_body(&mut self, max: u64) -> Result<(), Fault> {
+        self.inlet.limit_body(max).map_err(FramingError::request_fault)
+    }
+
     /// Lets `use_it` at the body that was let in for the express lane.
     pub(super) fn with_body<T>(&mut self, use_it: impl FnOnce(BodySource<'_>) -> T) -> Option<T> {
         let used = self.inlet.source().map(use_it);

@@ -253,6 +253,25 @@ impl BodyReader {
         self
     }
 
+    /// Allows no more than `max` bytes of content, what has come of it included. Of a body of known
+    /// length only what has come is judged.
+    ///
+    /// # Errors
+    /// More has come, or was announced.
+    pub fn lower(&mut self, max: u64) -> Result<(), FramingError> {
+        let announced = match &self.state {
+            State::Chunked(_) => self.opaque_remaining().unwrap_or(0),
+            State::Broken(error) => return Err(*error),
+            State::Complete | State::Fixed { .. } | State::UntilClose => 0,
+        };
+        let announced = self.payload_bytes.saturating_add(announced);
+        let left = max.checked_sub(announced).ok_or(FramingError::ContentTooLarge)?;
+        if let State::Chunked(chunked) = &mut self.state {
+            chunked.allowance = chunked.allowance.min(left);
+        }
+        Ok(())
+    }
+
     /// How many of `bytes`, from the front, belong to this body; fewer than all only when it is
     /// complete. Data of a body is counted, never looked at.
     pub fn advance(&mut self, bytes: &[u8]) -> Result<usize, FramingError> {
