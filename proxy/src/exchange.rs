@@ -36,7 +36,7 @@ use crate::{
     },
     metrics::Checkout,
     pipeline::{Decision, Paused, Plan, Refusal, Route},
-    plugin::{self, BodyFilters, Call, Consumer, Kept},
+    plugin::{self, BodyFilters, Call, Consumer, Kept, Origin},
     record::RouteIndex,
     snapshot::Snapshot,
     upstream::{
@@ -67,7 +67,8 @@ pub(crate) async fn serve(
         return refuse(&cx, Method::Other, Fault::Internal, After::Close);
     };
     let rules = cx.worker.rules.now();
-    let plan = match decide(&cx, &rules, &head).await {
+    let origin = cx.origin();
+    let plan = match decide(&cx, &rules, &head, &origin).await {
         Decided::Forward(plan) => plan,
         Decided::Answer(answer, fault) => {
             return Box::pin(decline(&cx, &head, answer, fault, body)).await;
@@ -156,8 +157,9 @@ pub(crate) async fn decide<'a>(
     cx: &ConnectionCx,
     rules: &'a Snapshot,
     head: &'a RequestHead,
+    origin: &'a Origin,
 ) -> Decided<'a> {
-    match settle(cx, rules, rules.decide(head, cx.origin())) {
+    match settle(cx, rules, rules.decide(head, origin)) {
         Ok(decided) => decided,
         // Boxed, as few requests have to carry that around.
         Err(paused) => Box::pin(perform_all(cx, rules, paused)).await,

@@ -110,7 +110,8 @@ async fn exchange(
     buffers: &mut Buffers,
 ) -> Result<After, Fault> {
     let rules = cx.worker.rules.now();
-    let plan = match exchange::decide(cx, &rules, head).await {
+    let origin = cx.origin();
+    let plan = match exchange::decide(cx, &rules, head, &origin).await {
         Decided::Forward(plan) => plan,
         Decided::Answer(answer, fault) => return refuse(cx, head, answer, fault).await,
     };

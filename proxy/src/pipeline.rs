@@ -47,9 +47,7 @@ pub struct Pipeline {
 /// A route with everything it leads to.
 #[derive(Debug)]
 pub struct Route {
-    pub id: Arc<str>,
-    pub name: Option<Arc<str>>,
-    pub service: Option<Arc<config::Service>>,
+    pub names: RouteNames,
     /// Position among the routes of its pipeline.
     pub index: usize,
     pub chain: Chain,
@@ -133,9 +131,7 @@ impl Pipeline {
             .collect();
         let listeners = config.listeners.len();
         let routes = config.routes.iter().enumerate().map(|(index, route)| Route {
-            id: Arc::clone(&route.id),
-            name: route.name.clone(),
-            service: route.service.clone(),
+            names: names(route),
             index,
             chain: Chain::new(&sets.of_route(route), &global),
             upstream: route.upstream.as_ref().map(|upstream| Arc::clone(&upstreams[&upstream.id])),
@@ -178,7 +174,7 @@ impl Pipeline {
     }
 
     /// Decides about a request that came from `origin`.
-    pub fn decide<'a>(&'a self, head: &'a RequestHead, origin: Origin) -> Decision<'a> {
+    pub fn decide<'a>(&'a self, head: &'a RequestHead, origin: &'a Origin) -> Decision<'a> {
         if self.pseudonym.is_in(head.known(Known::Via)) {
             return Decision::refuse(Fault::Loop);
         }
@@ -203,7 +199,7 @@ impl Pipeline {
             origin,
             client: origin.peer.ip(),
             pattern,
-            route: route.map(Route::names),
+            route: route.map(|route| &route.names),
             consumer: None,
         };
         let undecided = Undecided {
@@ -272,15 +268,13 @@ fn kept_or_new(
     }
 }
 
-impl Route {
-    fn names(&self) -> RouteNames<'_> {
-        let service = self.service.as_ref();
-        RouteNames {
-            id: &self.id,
-            name: self.name.as_ref(),
-            service_id: service.map(|service| &service.id),
-            service_name: service.and_then(|service| service.name.as_ref()),
-        }
+fn names(route: &config::Route) -> RouteNames {
+    let service = route.service.as_ref();
+    RouteNames {
+        id: Arc::clone(&route.id),
+        name: route.name.clone(),
+        service_id: service.map(|service| Arc::clone(&service.id)),
+        service_name: service.and_then(|service| service.name.clone()),
     }
 }
 

@@ -281,7 +281,9 @@ impl RequestRecord {
         match &self.route {
             Some((rules, RouteIndex::Http(index))) => {
                 let route = &rules.routes()[*index];
-                route.metrics.get(listener.number, || metrics.route(&listener.name, &route.id))
+                route
+                    .metrics
+                    .get(listener.number, || metrics.route(&listener.name, &route.names.id))
             }
             Some((rules, RouteIndex::Stream(index))) => {
                 let route = &rules.stream_routes()[*index];
@@ -297,7 +299,7 @@ impl RequestRecord {
             Some((rules, RouteIndex::Http(index))) => {
                 let route = &rules.routes()[*index];
                 let upstream = route.upstream.as_ref().map(|upstream| &**upstream.id());
-                (Some(&route.id), self.upstream.as_deref().or(upstream))
+                (Some(&route.names.id), self.upstream.as_deref().or(upstream))
             }
             Some((rules, RouteIndex::Stream(index))) => {
                 let route = &rules.stream_routes()[*index];

@@ -271,12 +271,7 @@ impl Clock {
     }
 
     pub(crate) fn at(&self, instant: Instant) -> Now {
-        let (known, unix) = self.0.get();
-        let unix = match instant.checked_duration_since(known) {
-            Some(since) => unix + since,
-            None => unix.saturating_sub(known.duration_since(instant)),
-        };
-        Now { instant, unix }
+        Now { instant, known: self.0.get() }
     }
 }
 

@@ -1,6 +1,10 @@
 //! Changes to the fields of a message on its way.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 
 use http::{HeaderName, HeaderValue};
 
@@ -46,7 +50,7 @@ impl From<&Arc<str>> for FieldName<'_> {
     }
 }
 
-impl std::ops::Deref for FieldName<'_> {
+impl Deref for FieldName<'_> {
     type Target = str;
 
     fn deref(&self) -> &str {
@@ -152,13 +156,33 @@ pub(crate) fn is_alike(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().map(folded).eq(other.iter().map(folded))
 }
 
-/// What the node sees of a request in place of what was received, fields apart.
+/// What the node sees of a request in place of what was received, fields apart; empty for most, and
+/// then it takes no room.
 #[derive(Debug, Default)]
-pub struct Rewrite {
+pub struct Rewrite(Option<Box<Rewritten>>);
+
+#[derive(Debug, Default)]
+pub struct Rewritten {
     /// Path without query, as it is sent: percent-encoded, beginning with `/`.
     pub path: Option<String>,
     pub method: Option<Cow<'static, str>>,
     pub host: Option<HeaderValue>,
+}
+
+static NOTHING: Rewritten = Rewritten { path: None, method: None, host: None };
+
+impl Deref for Rewrite {
+    type Target = Rewritten;
+
+    fn deref(&self) -> &Rewritten {
+        self.0.as_deref().unwrap_or(&NOTHING)
+    }
+}
+
+impl DerefMut for Rewrite {
+    fn deref_mut(&mut self) -> &mut Rewritten {
+        self.0.get_or_insert_default()
+    }
 }
 
 #[cfg(test)]

@@ -25,8 +25,19 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
     pub instant: Instant,
+    /// Some other instant, and its time since the Unix epoch.
+    pub known: (Instant, Duration),
+}
+
+impl Now {
     /// Since the Unix epoch.
-    pub unix: Duration,
+    pub fn unix(&self) -> Duration {
+        let (known, unix) = self.known;
+        match self.instant.checked_duration_since(known) {
+            Some(since) => unix + since,
+            None => unix.saturating_sub(known.duration_since(self.instant)),
+        }
+    }
 }
 
 /// Where a request came from, where to, and when.
@@ -53,23 +64,23 @@ pub struct Request<'a> {
     pub path: Cow<'a, str>,
     /// Without `?`.
     pub query: Option<&'a str>,
-    pub origin: Origin,
+    pub origin: &'a Origin,
     /// Who has sent it: the peer, unless a trusted one speaks for another.
     pub client: IpAddr,
     /// By which its route was found.
     pub pattern: Option<&'a Pattern>,
-    pub route: Option<RouteNames<'a>>,
+    pub route: Option<&'a RouteNames>,
     /// Who was authenticated.
     pub consumer: Option<&'a Consumer>,
 }
 
 /// What a route is called.
-#[derive(Debug, Clone, Copy)]
-pub struct RouteNames<'a> {
-    pub id: &'a Arc<str>,
-    pub name: Option<&'a Arc<str>>,
-    pub service_id: Option<&'a Arc<str>>,
-    pub service_name: Option<&'a Arc<str>>,
+#[derive(Debug, Clone)]
+pub struct RouteNames {
+    pub id: Arc<str>,
+    pub name: Option<Arc<str>>,
+    pub service_id: Option<Arc<str>>,
+    pub service_name: Option<Arc<str>>,
 }
 
 impl Request<'_> {
@@ -79,9 +90,8 @@ impl Request<'_> {
         facts.ends.client = self.client;
         facts.pattern = self.pattern;
         if let Some(RouteNames { id, name, service_id, service_name }) = self.route {
-            facts.route = Named { id: Some(id), name: name.map(|name| &**name) };
-            facts.service =
-                Named { id: service_id.map(|id| &**id), name: service_name.map(|name| &**name) };
+            facts.route = Named { id: Some(id), name: name.as_deref() };
+            facts.service = Named { id: service_id.as_deref(), name: service_name.as_deref() };
         }
         if let Some(consumer) = self.consumer {
             facts.consumer_name = Some(&consumer.username);

@@ -80,11 +80,14 @@ impl Trial {
         reply: &mut dyn FnMut(&Call) -> Option<Reply>,
     ) -> Seen {
         let head = head(line, fields);
-        let now =
-            Now { instant: self.begun + self.after, unix: Duration::from_secs(BEGIN) + self.after };
+        let now = Now {
+            instant: self.begun + self.after,
+            known: (self.begun, Duration::from_secs(BEGIN)),
+        };
         let peer = SocketAddr::new(self.peer, 40000);
         let local = SocketAddr::from(([127, 0, 0, 1], 80));
-        let mut decision = self.pipeline.decide(&head, Origin { peer, local, now });
+        let origin = Origin { peer, local, now };
+        let mut decision = self.pipeline.decide(&head, &origin);
         loop {
             match decision {
                 Decision::Call(paused) => match reply(&paused.call) {
