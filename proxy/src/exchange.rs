@@ -44,7 +44,6 @@ use crate::{
         connect,
         connection::{Asked, Coming, Method, UpstreamConnection},
         group::Upstream,
-        hash_key::{self, Facts},
     },
 };
 
@@ -75,9 +74,8 @@ pub(crate) async fn serve(
         }
     };
     let mut body = Some(body);
-    let reply = over_nodes(&cx, &head, &plan, async |node| {
-        attempt(&cx, &head, &plan, node, &mut body).await
-    });
+    let reply =
+        over_nodes(&cx, &plan, async |node| attempt(&cx, &head, &plan, node, &mut body).await);
     match reply.await {
         Ok((mut reply, picked)) => {
             picked.answered(std::time::Instant::now);
@@ -314,12 +312,11 @@ fn own_answer(
 /// was picked is dropped.
 pub(crate) async fn over_nodes<T>(
     cx: &ConnectionCx,
-    head: &RequestHead,
     plan: &Plan<'_>,
     mut attempt: impl AsyncFnMut(SocketAddr) -> Result<T, Fault>,
 ) -> Result<(T, Picked), Fault> {
     let upstream = &plan.upstream;
-    let key = hash_key(head, plan);
+    let key = hash_key(plan);
     cx.node_waits.set(plan.node_waits(&cx.worker.timeouts));
     let retries_end = upstream.config.retry_timeout.map(|timeout| Instant::now() + timeout);
     let mut tried = Tried::default();
@@ -349,15 +346,11 @@ pub(crate) async fn over_nodes<T>(
 }
 
 /// What the upstream's balancer hashes, if it does.
-fn hash_key<'a>(head: &'a RequestHead, plan: &'a Plan<'_>) -> Cow<'a, [u8]> {
-    let Some(key) = &plan.upstream.config.hash_key else { return Cow::default() };
-    let consumer = plan.request.consumer.map(|consumer| &*consumer.username);
-    key.value(&Facts {
-        request: Some(hash_key::Request { head, target: &plan.target, consumer }),
-        client: plan.request.client,
-        peer: plan.request.origin.peer,
-        local: plan.request.origin.local,
-    })
+fn hash_key<'a>(plan: &'a Plan<'_>) -> Cow<'a, [u8]> {
+    match &plan.upstream.config.hash_key {
+        Some(key) => key.of_request(&plan.request.facts()),
+        None => Cow::default(),
+    }
 }
 
 /// One node: over a pooled connection if there is one, over a new one if there is none or the

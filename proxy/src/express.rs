@@ -117,7 +117,7 @@ async fn exchange(
     };
     let mut upload = Upload::new(head);
     let forward = Forward { cx, head, plan: &plan };
-    let asked = exchange::over_nodes(cx, head, &plan, async |node| {
+    let asked = exchange::over_nodes(cx, &plan, async |node| {
         forward.attempt(node, &mut upload, buffers).await
     });
     match asked.await {

@@ -8,6 +8,7 @@ use crate::{
     drain::Drained,
     error::{Fault, Retry},
     forward::{self, Via},
+    http::fields::Scheme,
     record::{RequestRecord, RouteIndex},
     route::stream,
     sys::socket,
@@ -15,8 +16,8 @@ use crate::{
         balance::{Picked, Tried},
         connect,
         group::Upstream,
-        hash_key::Facts,
     },
+    variable::Ends,
     worker::{ListenerCx, Worker},
 };
 
@@ -39,8 +40,8 @@ pub(crate) async fn serve(
     };
     record.route(&rules, RouteIndex::Stream(index));
     let route = &rules.stream_routes()[index];
-    let facts = Facts { request: None, client: peer.ip(), peer, local };
-    let (mut upstream, _busy) = match reach(&worker, &route.upstream, facts, &mut record).await {
+    let ends = Ends { peer, client: peer.ip().to_canonical(), local, scheme: Scheme::Http };
+    let (mut upstream, _busy) = match reach(&worker, &route.upstream, ends, &mut record).await {
         Ok(reached) => reached,
         Err(fault) => {
             record.fault(fault);
@@ -74,17 +75,18 @@ pub(crate) async fn serve(
 async fn reach(
     worker: &Worker,
     upstream: &Upstream,
-    facts: Facts<'_>,
+    ends: Ends,
     record: &mut RequestRecord,
 ) -> Result<(TcpStream, Picked), Fault> {
     let metrics = &upstream.metrics;
-    let key = upstream.config.hash_key.as_ref().map(|key| key.value(&facts)).unwrap_or_default();
+    let key =
+        upstream.config.hash_key.as_ref().map(|key| key.of_connection(ends)).unwrap_or_default();
     let connect_timeout = worker.timeouts.of_node(upstream.config.timeout).connect;
     let retries_end = upstream.config.retry_timeout.map(|timeout| Instant::now() + timeout);
     let mut tried = Tried::default();
     let mut last = Fault::NoNode;
     while tried.len() <= upstream.config.retries {
-        let Some(picked) = worker.pick(upstream, &tried, &key) else { break };
+        let Some(picked) = worker.pick(upstream, &tried, key.as_bytes()) else { break };
         if !tried.is_empty() {
             if retries_end.is_some_and(|end| Instant::now() >= end) {
                 return Err(Fault::RetriesTimedOut);

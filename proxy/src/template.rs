@@ -103,6 +103,16 @@ impl Template {
         }
     }
 
+    /// Whether any variable in it has a value.
+    pub fn has_value(&self, facts: &Facts<'_>) -> bool {
+        self.0.iter().any(|part| match part {
+            Part::Reference { source: Source::Variable(variable), .. } => {
+                facts.value(variable).is_some()
+            }
+            Part::Reference { source: Source::Group(_), .. } | Part::Literal(_) => false,
+        })
+    }
+
     /// Appends the text for this request; `groups[1]` is `$1`, and those that are missing are empty.
     pub fn expand(&self, facts: &Facts<'_>, groups: &[Option<&[u8]>], out: &mut Vec<u8>) {
         for part in &self.0 {

@@ -756,7 +756,11 @@ fn what_is_hashed_is_named_and_of_its_kind() {
     for (on, key, expected) in [
         ("header", "'a b'", "failed to match pattern \"^[a-zA-Z0-9-_]+$\" with \"a b\""),
         ("cookie", "''", "failed to match pattern \"^[a-zA-Z0-9-_]+$\" with \"\""),
-        ("vars_combinations", "$uri$nothing", "unknown variable `$nothing`"),
+        (
+            "vars_combinations",
+            "$uri$nothing",
+            "unknown variable `nothing`; write `\\$` for a `$` that means itself",
+        ),
         ("vars_combinations", "plain", "names no variable; write `$uri`"),
     ] {
         let keys = format!("    type: chash\n    hash_on: {on}\n    key: {key}\n");

@@ -7,9 +7,13 @@ use super::super::{
     reader::{Section, Value},
     tree::shown,
 };
-use crate::upstream::{
-    balance::{MAGLEV_NODES_MAX, RING_POINTS_PER_WEIGHT, gcd},
-    hash_key::HashKey,
+use crate::{
+    template::{Groups, Template},
+    upstream::{
+        balance::{MAGLEV_NODES_MAX, RING_POINTS_PER_WEIGHT, gcd},
+        hash_key::HashKey,
+    },
+    variable::Variable,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +27,9 @@ enum HashOn {
 
 /// What names of fields and cookies look like in the Admin API.
 const NAME_PATTERN: &str = "^[a-zA-Z0-9-_]+$";
-const VARIABLE_PATTERN: &str = "^((uri|server_addr|request_uri|remote_port|remote_addr|query_string|host)|arg_[0-9a-zA-Z_-]+)$";
+/// What `hash_on: vars` may name, beside `arg_*`.
+const VARIABLES: [&str; 7] =
+    ["uri", "server_addr", "request_uri", "remote_port", "remote_addr", "query_string", "host"];
 
 /// The type, and what it hashes, if it does.
 pub(super) fn balancing(section: &mut Section<'_>) -> (Balancing, Option<HashKey>) {
@@ -45,7 +51,7 @@ pub(super) fn balancing(section: &mut Section<'_>) -> (Balancing, Option<HashKey
     }
     let on = on.map_or(Some(HashOn::Vars), |value| hash_on(&value));
     let hash_key = match (on, &key) {
-        (Some(HashOn::Consumer), _) => Some(HashKey::consumer()),
+        (Some(HashOn::Consumer), _) => Some(HashKey::Variable(Variable::ConsumerName)),
         (Some(on), Some(key)) => hash_key(on, key),
         (Some(_), None) if is_hashing => {
             place.error("missing key; `key` says what to hash");
@@ -77,27 +83,39 @@ fn hash_key(on: HashOn, value: &Value<'_>) -> Option<HashKey> {
         let text = shown(&text);
         value.error(format!("failed to match pattern \"{pattern}\" with \"{text}\""));
     };
-    match on {
-        HashOn::Header | HashOn::Cookie if !is_name(&text) => mismatch(NAME_PATTERN),
-        HashOn::Header => return Some(HashKey::field(&text)),
-        HashOn::Cookie => return Some(HashKey::cookie(&text)),
-        HashOn::Consumer => return Some(HashKey::consumer()),
-        HashOn::Vars => {
-            // Whatever else there is a variable for has a `hash_on` of its own.
-            let is_other = ["http_", "cookie_", "consumer_"].iter().any(|it| text.starts_with(it));
-            let key = HashKey::variable(&text).filter(|_| !is_other && is_name(&text));
-            if key.is_none() {
-                mismatch(VARIABLE_PATTERN);
-            }
-            return key;
+    let variable = match on {
+        HashOn::Combination => return combination(value, &text),
+        HashOn::Consumer => return Some(HashKey::Variable(Variable::ConsumerName)),
+        HashOn::Header | HashOn::Cookie if !is_name(&text) => {
+            mismatch(NAME_PATTERN);
+            return None;
         }
-        HashOn::Combination => match HashKey::combination(&text) {
-            Ok(_) if !text.contains('$') => value.error("names no variable; write `$uri`"),
-            Ok(key) => return Some(key),
-            Err(name) => value.error(format!("unknown variable `${name}`")),
-        },
+        HashOn::Header => Some(Variable::Field(text.as_str().into())),
+        HashOn::Cookie => Some(Variable::Cookie(text.as_str().into())),
+        HashOn::Vars => {
+            let is_listed = VARIABLES.contains(&&*text) || text.starts_with("arg_");
+            let parsed = || Variable::parse(&text).ok();
+            parsed().filter(|_| is_listed && is_name(&text))
+        }
+    };
+    if variable.is_none() {
+        mismatch(&format!("^(({})|arg_[0-9a-zA-Z_-]+)$", VARIABLES.join("|")));
     }
-    None
+    variable.map(HashKey::Variable)
+}
+
+fn combination(value: &Value<'_>, text: &str) -> Option<HashKey> {
+    match Template::parse(text, Groups::None) {
+        Ok(template) if template.as_literal().is_some() => {
+            value.error("names no variable; write `$uri`");
+            None
+        }
+        Ok(template) => Some(HashKey::Combination(template)),
+        Err(error) => {
+            value.error(error.to_string());
+            None
+        }
+    }
 }
 
 /// Refuses weights for which the type would lay out too much.
