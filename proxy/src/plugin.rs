@@ -44,9 +44,12 @@ macro_rules! plugins {
 plugins! {
     basic_auth
     client_control
+    consumer_restriction
     cors
+    ip_restriction
     key_auth
     request_id
+    ua_restriction
 }
 
 /// A plugin as the configuration knows it.

@@ -201,3 +201,45 @@ pub(crate) fn consumer(value: &Value<'_>, scope: &Scope<'_>) -> Option<String> {
     }
     Some(name)
 }
+
+/// The list of exactly one of two keys, and whether it is that of the first.
+pub(crate) fn either<'t>(
+    section: &mut Section<'t>,
+    first: &'static str,
+    second: &'static str,
+) -> Option<(bool, Value<'t>)> {
+    match (section.take(first), section.take(second)) {
+        (Some(value), None) => Some((true, value)),
+        (None, Some(value)) => Some((false, value)),
+        (Some(_), Some(_)) | (None, None) => {
+            section.error(format!("needs exactly one of `{first}` and `{second}`"));
+            None
+        }
+    }
+}
+
+/// What `read` makes of each item of a list that has 1 to `count_max`.
+pub(crate) fn list<'t, T>(
+    value: &Value<'t>,
+    count_max: usize,
+    read: impl Fn(&Value<'t>) -> Option<T>,
+) -> Option<Vec<T>> {
+    let items = value.items()?;
+    if !(1..=count_max).contains(&items.len()) {
+        value.error(format!("needs 1 to {count_max} items"));
+        return None;
+    }
+    // All are read, so that all errors are found.
+    let read: Vec<Option<T>> = items.iter().map(read).collect();
+    read.into_iter().collect()
+}
+
+/// What a request is told that is refused.
+pub(crate) fn message(value: &Value<'_>) -> Option<String> {
+    value.text("needs 1 to 1024 characters", |text| (1..=1024).contains(&text.chars().count()))
+}
+
+/// Refuses the keys that nobody took of a mapping within a plugin's settings.
+pub(crate) fn nothing_else(section: Section<'_>) {
+    section.finish(In::Plugin);
+}

@@ -37,3 +37,34 @@ fn basic_auth_lets_only_known_passwords_pass() {
         ],
     );
 }
+
+#[test]
+fn ip_restriction_goes_by_the_peer() {
+    check("{ ip-restriction: { whitelist: [127.0.0.0/8] } }", "", &[("GET /", 200)]);
+    let refused = [("GET /", 403), ("GET /\nx-forwarded-for: 192.0.2.1\n", 403)];
+    check("{ ip-restriction: { blacklist: [127.0.0.1] } }", "", &refused);
+}
+
+#[test]
+fn ua_restriction_goes_by_what_the_client_says_it_is() {
+    check(
+        "{ ua-restriction: { denylist: [bot] } }",
+        "",
+        &[("GET /\nuser-agent: curl\n", 200), ("GET /\nuser-agent: a bot\n", 403), ("GET /", 403)],
+    );
+}
+
+#[test]
+fn consumer_restriction_goes_by_who_was_authenticated() {
+    check(
+        "{ key-auth: {}, consumer-restriction: { whitelist: [alice] } }",
+        "{ username: alice, plugins: { key-auth: { key: a } } }, \
+         { username: bob, plugins: { key-auth: { key: b } } }",
+        &[
+            ("GET /\napikey: a\n", 200),
+            ("GET /\napikey: b\n", 403),
+            ("GET /\napikey: b\nx-consumer-username: alice\n", 403),
+            ("GET /\napikey: c\n", 401),
+        ],
+    );
+}
