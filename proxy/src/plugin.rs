@@ -13,7 +13,9 @@ mod chain;
 mod consumers;
 mod edits;
 mod few;
+mod limit;
 mod request;
+mod table;
 #[cfg(test)]
 pub(crate) mod trial;
 
@@ -48,6 +50,8 @@ plugins! {
     cors
     ip_restriction
     key_auth
+    limit_count
+    redirect
     request_id
     ua_restriction
 }

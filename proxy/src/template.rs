@@ -7,6 +7,8 @@
 
 use std::{borrow::Cow, fmt};
 
+use regex::bytes::{Captures, Regex};
+
 use crate::{
     config::shown,
     variable::{Facts, UnknownVariable, Variable},
@@ -115,6 +117,17 @@ impl Template {
 
     /// Appends the text for this request; `groups[1]` is `$1`, and those that are missing are empty.
     pub fn expand(&self, facts: &Facts<'_>, groups: &[Option<&[u8]>], out: &mut Vec<u8>) {
+        self.expand_encoded(facts, groups, |_| true, out);
+    }
+
+    /// The same, with those bytes of values percent-encoded that are not `plain`.
+    pub fn expand_encoded(
+        &self,
+        facts: &Facts<'_>,
+        groups: &[Option<&[u8]>],
+        plain: impl Fn(u8) -> bool + Copy,
+        out: &mut Vec<u8>,
+    ) {
         for part in &self.0 {
             match part {
                 Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
@@ -125,11 +138,37 @@ impl Template {
                             groups.get(*index).copied().flatten().map(Cow::Borrowed)
                         }
                     };
-                    out.extend_from_slice(value.as_deref().unwrap_or(default.as_bytes()));
+                    let value = value.as_deref().unwrap_or(default.as_bytes());
+                    value.iter().for_each(|byte| push_encoded(*byte, plain, out));
                 }
             }
         }
     }
+
+    /// `subject` with this text in place of the first match of `regex`, whose groups it may name;
+    /// `None` if there is none.
+    pub fn substitute(&self, regex: &Regex, subject: &[u8], facts: &Facts<'_>) -> Option<Vec<u8>> {
+        let found = regex.captures(subject)?;
+        let whole = found.get(0)?;
+        let mut text = subject[..whole.start()].to_vec();
+        self.expand(facts, &groups(&found), &mut text);
+        text.extend_from_slice(&subject[whole.end()..]);
+        Some(text)
+    }
+}
+
+/// What a match has to offer to [`Template::expand`].
+pub fn groups<'s>(found: &Captures<'s>) -> Vec<Option<&'s [u8]>> {
+    found.iter().map(|group| group.map(|group| group.as_bytes())).collect()
+}
+
+/// Appends a byte, percent-encoded if it is not `plain`.
+pub fn push_encoded(byte: u8, plain: impl Fn(u8) -> bool, out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    if plain(byte) {
+        return out.push(byte);
+    }
+    out.extend([b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]]);
 }
 
 fn literal_part(text: String) -> Option<Part> {

@@ -8,7 +8,10 @@ use regex::bytes::{Regex, RegexBuilder};
 
 pub(crate) use super::reader::{Place, Section, Value};
 use super::{consumers::Names, expression::expression, planned::Kind as In, reader, tree::shown};
-use crate::plugin::{self, Credential, Kind, Meta, PluginConfig, PluginSet};
+use crate::{
+    plugin::{self, Credential, Kind, Meta, PluginConfig, PluginSet},
+    template::{Groups, Template},
+};
 
 /// What a plugin's settings may refer to.
 pub(crate) struct Scope<'s> {
@@ -165,14 +168,43 @@ pub(crate) fn field_value(value: &Value<'_>) -> Option<HeaderValue> {
 /// Bytes of one compiled regular expression, and of what searching with it may cache in a thread.
 const REGEX_SIZE_MAX: usize = 1 << 20;
 
-/// A regular expression, which takes time in proportion to what it looks at.
+/// A regular expression over bytes, whose classes are of ASCII; it takes time in proportion to what it
+/// looks at.
 pub(crate) fn regex(value: &Value<'_>) -> Option<Regex> {
     let pattern = value.leaf::<String>()?;
     let regex = RegexBuilder::new(&pattern)
+        .unicode(false)
         .size_limit(REGEX_SIZE_MAX)
         .dfa_size_limit(REGEX_SIZE_MAX)
         .build();
     regex.map_err(|error| value.error(regex_problem(&error))).ok()
+}
+
+/// A text with variables in it.
+pub(crate) fn template(value: &Value<'_>) -> Option<Template> {
+    template_with(value, Groups::None)
+}
+
+/// A text with variables in it, and groups of a match.
+pub(crate) fn template_with(value: &Value<'_>, groups: Groups) -> Option<Template> {
+    let parsed = Template::parse(&value.leaf::<String>()?, groups);
+    parsed.map_err(|error| value.error(error.to_string())).ok()
+}
+
+/// `[regex, text, regex, text, …]`: what is looked for, and what stands in its place.
+pub(crate) fn regex_pairs(value: &Value<'_>) -> Option<Vec<(Regex, Template)>> {
+    let items = value.items()?;
+    if items.len() % 2 != 0 {
+        value.error("The length of regex_uri should be an even number");
+        return None;
+    }
+    let pairs = items.chunks_exact(2).map(|pair| {
+        let regex = regex(&pair[0])?;
+        let groups = Groups::UpTo(regex.captures_len() - 1);
+        Some((regex, template_with(&pair[1], groups)?))
+    });
+    let pairs: Vec<_> = pairs.collect();
+    pairs.into_iter().collect()
 }
 
 /// The last line says what is wrong, those before it show where.

@@ -1,0 +1,132 @@
+use std::time::Duration;
+
+use super::super::trial::{Seen, Trial, refused};
+
+fn trial(settings: &str) -> Trial {
+    Trial::new(&format!("{{ limit-count: {{ {settings} }} }}"), "")
+}
+
+/// Whether a request passes.
+fn passes(trial: &Trial, line: &str, fields: &str) -> bool {
+    match trial.ask(line, fields) {
+        Seen::Forwarded { .. } => true,
+        Seen::Answered { status: 503, .. } => false,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn told(trial: &Trial) -> String {
+    match trial.ask("GET /", "") {
+        Seen::Forwarded { response, .. } => response,
+        Seen::Answered { status, fields, body } => format!("{status} {fields}{body}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_fixed_window_begins_with_the_first_request() {
+    let mut trial = trial("count: 2, time_window: 10, rejected_msg: \"no \\\"more\\\"\"");
+    let quota = |remaining, reset| {
+        format!(
+            "x-ratelimit-limit: 2\nx-ratelimit-remaining: {remaining}\nx-ratelimit-reset: {reset}\n"
+        )
+    };
+    assert_eq!(told(&trial), quota(1, "10.00"));
+    trial.pass(Duration::from_millis(2500));
+    assert_eq!(told(&trial), quota(0, "7.50"));
+    let refusal = format!("503 {}{{\"error_msg\":\"no \\\"more\\\"\"}}\n", quota(0, "7.50"));
+    assert_eq!(told(&trial), refusal);
+    trial.pass(Duration::from_millis(7499));
+    assert!(!passes(&trial, "GET /", ""));
+    trial.pass(Duration::from_millis(1));
+    assert_eq!(told(&trial), quota(1, "10.00"));
+}
+
+#[test]
+fn a_sliding_window_keeps_the_share_of_the_last_one() {
+    let mut trial = trial("count: 10, time_window: 10, window_type: sliding");
+    let allowed = |trial: &Trial| (0..20).filter(|_| passes(trial, "GET /", "")).count();
+    assert_eq!(allowed(&trial), 10);
+    for (seconds, expected) in [(9, 0), (1, 0), (1, 1), (4, 4), (5, 5), (30, 10)] {
+        trial.pass(Duration::from_secs(seconds));
+        assert_eq!(allowed(&trial), expected, "after {seconds} s more");
+    }
+}
+
+#[test]
+fn keys_are_counted_by_themselves() {
+    const A: &str = "x-user: a\r\n";
+    const B: &str = "x-user: b\r\n";
+    let settings = "count: 1, time_window: 10, key";
+    let by_field = trial(&format!("{settings}: http_x_user"));
+    assert!(passes(&by_field, "GET /", A) && passes(&by_field, "GET /", B));
+    assert!(!passes(&by_field, "GET /", A));
+    // Without the field, by address.
+    assert!(passes(&by_field, "GET /", "") && !passes(&by_field, "GET /", "x-user: \r\n"));
+    let by_both =
+        trial(&format!("{settings}: \"$remote_addr $http_x_user\", key_type: var_combination"));
+    assert!(passes(&by_both, "GET /", A) && passes(&by_both, "GET /", B));
+    assert!(!passes(&by_both, "GET /", A));
+    let by_both = by_both.from("192.0.2.9");
+    assert!(passes(&by_both, "GET /", A));
+    let constant = trial(&format!("{settings}: all, key_type: constant"));
+    assert!(passes(&constant, "GET /", A));
+    assert!(!passes(&constant.from("192.0.2.9"), "GET /", B));
+}
+
+#[test]
+fn amounts_may_depend_on_the_request() {
+    let trial = trial("count: \"${http_x_limit ?? 1}\", time_window: \"$arg_window\", key: uri");
+    let ask = |path: &str, fields| trial.ask(&format!("GET {path}"), fields).status();
+    assert_eq!(ask("/?window=5", ""), None);
+    assert_eq!(ask("/?window=5", ""), Some(503));
+    assert_eq!(ask("/?window=5", "x-limit: 2\r\n"), None);
+    for window in ["0", "-1", "x", "", "99999999999"] {
+        assert_eq!(ask(&format!("/?window={window}"), ""), Some(500), "{window}");
+    }
+}
+
+#[test]
+fn rules_hold_one_beside_the_other() {
+    let trial = trial(
+        "rules: [{ count: 1, time_window: 10, key: \"$http_x_user\", header_prefix: User }, \
+         { count: 3, time_window: 60, key: all }]",
+    );
+    let seen = trial.ask("GET /", "x-user: a\r\n");
+    let Seen::Forwarded { response, .. } = seen else { panic!("{seen:?}") };
+    assert!(response.starts_with("x-user-ratelimit-limit: 1\n"), "{response}");
+    assert!(response.contains("x-2-ratelimit-remaining: 2\n"), "{response}");
+    assert!(!passes(&trial, "GET /", "x-user: a\r\n"));
+    assert!(passes(&trial, "GET /", "x-user: b\r\n"));
+    assert!(passes(&trial, "GET /", ""));
+    assert!(!passes(&trial, "GET /", "x-user: c\r\n"));
+}
+
+#[test]
+fn what_cannot_be_said_is_not_said() {
+    let trial = trial("count: 1, time_window: 1, show_limit_quota_header: false");
+    assert_eq!(told(&trial), "");
+    assert_eq!(told(&trial), "503 ");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    for (settings, message) in [
+        ("count: 1", "`time_window` is missing"),
+        ("count: 0, time_window: 1", "from 1 to"),
+        ("count: \"$nothing\", time_window: 1", "unknown variable `nothing`"),
+        ("count: 1, time_window: 1, key: nothing", "unknown variable `nothing`"),
+        ("count: 1, time_window: 1, rules: []", "cannot be specified at the same time"),
+        ("rules: []", "needs 1 to 32"),
+        (
+            "rules: [{ count: 1, time_window: 1, key: a }, { count: 2, time_window: 1, key: a }]",
+            "duplicate key 'a' in rules",
+        ),
+        ("count: 1, time_window: 1, policy: redis", "`redis` is not built yet"),
+        ("count: 1, time_window: 1, group: g", "not built yet"),
+        ("count: 1, time_window: 1, rejected_code: 600", "from 200 to 599"),
+        ("count: 1, time_window: 1, window_type: round", "expected"),
+    ] {
+        refused("limit-count", settings, message);
+    }
+}
