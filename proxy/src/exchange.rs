@@ -67,22 +67,29 @@ pub(crate) async fn serve(
     };
     let rules = cx.worker.rules.now();
     let origin = cx.origin();
-    let plan = match decide(&cx, &rules, &head, &origin).await {
-        Decided::Forward(plan) => plan,
-        Decided::Answer(answer, fault) => {
-            return Box::pin(decline(&cx, &head, answer, fault, body)).await;
+    let mut decision = decide(&cx, &rules, &head, &origin);
+    let plan = loop {
+        match decision {
+            Decision::Forward(ref plan) => break plan,
+            Decision::Answer(Refusal { answer, fault, .. }) => {
+                return Box::pin(decline(&cx, &head, answer, fault, body)).await;
+            }
+            // Boxed, as few requests have to carry that around.
+            Decision::Call(paused) => {
+                decision = Box::pin(perform(&cx, &rules, paused)).await;
+            }
         }
     };
     let mut body = Some(body);
     let reply =
-        over_nodes(&cx, &plan, async |node| attempt(&cx, &head, &plan, node, &mut body).await);
+        over_nodes(&cx, &plan, async |node| attempt(&cx, &head, plan, node, &mut body).await);
     match reply.await {
         Ok((mut reply, picked)) => {
             picked.answered(std::time::Instant::now);
             reply.body.keep_busy(picked);
             Ok(reply.into_response(&cx))
         }
-        Err(fault) => Box::pin(give_up(&cx, &plan, fault, body)).await,
+        Err(fault) => Box::pin(give_up(&cx, plan, fault, body)).await,
     }
 }
 
@@ -144,89 +151,73 @@ fn close_behind(cx: &ConnectionCx, response: &mut Response<ResponseBody>, after:
     }
 }
 
-/// What the pipeline came to when everything its plugins had asked for was done.
-#[expect(clippy::large_enum_variant, reason = "nearly all are the large one")]
-pub(crate) enum Decided<'a> {
-    Forward(Plan<'a>),
-    Answer(Answer, Fault),
-}
-
-pub(crate) async fn decide<'a>(
+/// What the pipeline decides, noted in the record. It is not moved again: whoever asks keeps it where
+/// it is.
+pub(crate) fn decide<'a>(
     cx: &ConnectionCx,
     rules: &'a Snapshot,
     head: &'a RequestHead,
     origin: &'a Origin,
-) -> Decided<'a> {
-    match settle(cx, rules, rules.decide(head, origin)) {
-        Ok(decided) => decided,
-        // Boxed, as few requests have to carry that around.
-        Err(paused) => Box::pin(perform_all(cx, rules, paused)).await,
-    }
+) -> Decision<'a> {
+    let mut decision = rules.decide(head, origin);
+    note(cx, rules, &mut decision);
+    decision
 }
 
-/// Does what plugins ask for until the decision stands.
-async fn perform_all<'a>(
+/// Does what a plugin has asked for, and decides on.
+pub(crate) async fn perform<'a>(
     cx: &ConnectionCx,
     rules: &'a Snapshot,
-    mut paused: Box<Paused<'a>>,
-) -> Decided<'a> {
-    loop {
-        let reply = perform(paused.call).await;
-        match settle(cx, rules, paused.resume(reply)) {
-            Ok(decided) => return decided,
-            Err(again) => paused = again,
+    paused: Box<Paused<'a>>,
+) -> Decision<'a> {
+    let reply = match paused.call {
+        // Nothing is left behind when the downstream does not wait.
+        Call::Delay(time) => {
+            tokio::time::sleep(time).await;
+            plugin::Reply::Delayed
         }
-    }
+    };
+    let mut decision = paused.resume(reply);
+    note(cx, rules, &mut decision);
+    decision
 }
 
-/// Notes what was decided, if it was.
-fn settle<'a>(
-    cx: &ConnectionCx,
-    rules: &Snapshot,
-    decision: Decision<'a>,
-) -> Result<Decided<'a>, Box<Paused<'a>>> {
-    let note = |route: Option<&Route>, consumer: Option<&Consumer>, kept: &mut Kept| {
-        let kept = std::mem::take(kept);
-        cx.record(|record| {
-            if let Some(route) = route {
-                record.route(rules, RouteIndex::Http(route.index));
-            }
-            record.consumer(consumer);
-            record.keep(kept);
-        });
-    };
+fn note<'a>(cx: &ConnectionCx, rules: &Snapshot, decision: &mut Decision<'a>) {
     match decision {
-        Decision::Forward(mut plan) => {
-            note(Some(plan.route), plan.request.consumer, &mut plan.kept);
+        Decision::Forward(plan) => {
+            let kept = std::mem::take(&mut plan.kept);
+            note_route(cx, rules, Some(plan.route), plan.request.consumer, kept);
             if plan.is_diverted() {
                 cx.record(|record| record.diverted(plan.upstream.id()));
             }
             if let Some(max) = plan.body_size_max
                 && let Err(fault) = cx.limit_body(max)
             {
-                return Ok(Decided::Answer(plan.answer(fault.status()), fault));
+                *decision = Decision::Answer(plan.refuse(fault));
             }
-            Ok(Decided::Forward(plan))
         }
-        Decision::Answer(Refusal { route, consumer, answer, fault, mut kept }) => {
-            note(route, consumer, &mut kept);
-            Ok(Decided::Answer(answer, fault))
+        Decision::Answer(refusal) => {
+            let kept = std::mem::take(&mut refusal.kept);
+            note_route(cx, rules, refusal.route, refusal.consumer, kept);
         }
-        Decision::Call(paused) => {
-            note(paused.route(), None, &mut Kept::default());
-            Err(Box::new(paused))
-        }
+        Decision::Call(paused) => note_route(cx, rules, paused.route(), None, Kept::default()),
     }
 }
 
-/// Does what a plugin cannot do itself. Nothing is left behind when the downstream does not wait.
-async fn perform(call: Call) -> plugin::Reply {
-    match call {
-        Call::Delay(time) => {
-            tokio::time::sleep(time).await;
-            plugin::Reply::Delayed
+fn note_route(
+    cx: &ConnectionCx,
+    rules: &Snapshot,
+    route: Option<&Route>,
+    consumer: Option<&Consumer>,
+    kept: Kept,
+) {
+    cx.record(|record| {
+        if let Some(route) = route {
+            record.route(rules, RouteIndex::Http(route.index));
         }
-    }
+        record.consumer(consumer);
+        record.keep(kept);
+    });
 }
 
 /// Whether it is worth reading what is left of a request that is not forwarded, so that its

@@ -37,7 +37,7 @@ use crate::{
     deadlines::Wait,
     error::Fault,
     exchange::{
-        self, Decided, after, request_head,
+        self, after, request_head,
         response_head::{self, Leaving},
     },
     http::{
@@ -50,7 +50,7 @@ use crate::{
     inlet::{self, BodySource, head_limits},
     kernel::{LegWatch, Passed},
     metrics::{Checkout, Direction},
-    pipeline::Plan,
+    pipeline::{Decision, Plan, Refusal},
     plugin::BodyFilters,
     record::RequestRecord,
     upstream::{group::Upstream, plain::PlainConnection},
@@ -111,13 +111,22 @@ async fn exchange(
 ) -> Result<After, Fault> {
     let rules = cx.worker.rules.now();
     let origin = cx.origin();
-    let plan = match exchange::decide(cx, &rules, head, &origin).await {
-        Decided::Forward(plan) => plan,
-        Decided::Answer(answer, fault) => return refuse(cx, head, answer, fault).await,
+    let mut decision = exchange::decide(cx, &rules, head, &origin);
+    let plan = loop {
+        match decision {
+            Decision::Forward(ref plan) => break plan,
+            Decision::Answer(Refusal { answer, fault, .. }) => {
+                return refuse(cx, head, answer, fault).await;
+            }
+            // Boxed, as few requests have to carry that around.
+            Decision::Call(paused) => {
+                decision = Box::pin(exchange::perform(cx, &rules, paused)).await;
+            }
+        }
     };
     let mut upload = Upload::new(head);
-    let forward = Forward { cx, head, plan: &plan };
-    let asked = exchange::over_nodes(cx, &plan, async |node| {
+    let forward = Forward { cx, head, plan };
+    let asked = exchange::over_nodes(cx, plan, async |node| {
         forward.attempt(node, &mut upload, buffers).await
     });
     match asked.await {

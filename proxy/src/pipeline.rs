@@ -63,7 +63,7 @@ pub enum Decision<'a> {
     Forward(Plan<'a>),
     Answer(Refusal<'a>),
     /// A plugin needs something done before the request can go on.
-    Call(Paused<'a>),
+    Call(Box<Paused<'a>>),
 }
 
 /// A request that is answered here.
@@ -208,7 +208,7 @@ impl Pipeline {
             cx: RequestContext::new(request, &self.consumers, &self.upstreams),
             run: Run::new(route.map_or(&self.unrouted, |route| &route.chain)),
         };
-        undecided.advance(None)
+        undecided.go_on(None)
     }
 }
 
@@ -281,7 +281,7 @@ fn names(route: &config::Route) -> RouteNames {
 impl<'a> Paused<'a> {
     /// The next decision, after the call.
     pub fn resume(self, reply: Reply) -> Decision<'a> {
-        self.undecided.advance(Some(reply))
+        self.undecided.go_on(Some(reply))
     }
 
     pub fn route(&self) -> Option<&'a Route> {
@@ -290,17 +290,19 @@ impl<'a> Paused<'a> {
 }
 
 impl<'a> Undecided<'a> {
-    fn advance(mut self, reply: Option<Reply>) -> Decision<'a> {
+    #[inline]
+    fn go_on(mut self, reply: Option<Reply>) -> Decision<'a> {
         match self.run.advance(&mut self.cx, reply) {
             Progress::Done => self.forward(),
             Progress::Answer(mut answer) => {
                 self.run.answer(&self.cx.request, &mut answer);
                 self.answer(answer, Fault::Denied)
             }
-            Progress::Call(call) => Decision::Call(Paused { call, undecided: self }),
+            Progress::Call(call) => Decision::Call(Box::new(Paused { call, undecided: self })),
         }
     }
 
+    #[inline]
     fn forward(self) -> Decision<'a> {
         let Some(route) = self.route else {
             let answer = Answer::with_reason(StatusCode::NOT_FOUND, "Route Not Found");
@@ -355,7 +357,7 @@ fn amend(answer: &mut Answer, edits: &FieldEdits<'_>) {
 const IDENTITY_FIELDS: [&[u8]; 3] =
     [b"x-consumer-username", b"x-consumer-custom-id", b"x-credential-identifier"];
 
-impl Plan<'_> {
+impl<'a> Plan<'a> {
     /// How long nodes may take.
     pub fn node_waits(&self, timeouts: &Timeouts) -> NodeWaits {
         timeouts.of_node(self.route.timeout.or(self.upstream.config.timeout))
@@ -378,6 +380,17 @@ impl Plan<'_> {
         let mut answer = Answer::of(status);
         amend(&mut answer, &self.response);
         answer
+    }
+
+    /// What it becomes if the request cannot be forwarded after all.
+    pub fn refuse(&self, fault: Fault) -> Refusal<'a> {
+        Refusal {
+            route: Some(self.route),
+            consumer: self.request.consumer,
+            answer: self.answer(fault.status()),
+            fault,
+            kept: Kept::default(),
+        }
     }
 }
 

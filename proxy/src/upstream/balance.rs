@@ -11,7 +11,7 @@ mod load;
 mod maglev;
 mod round_robin;
 
-use std::{cmp::Reverse, fmt, sync::Arc, time::Instant};
+use std::{cell::OnceCell, cmp::Reverse, fmt, sync::Arc, time::Instant};
 
 use md5::{Digest as _, Md5};
 
@@ -163,8 +163,11 @@ impl Balancer {
 
     /// The next node for a request that has tried `cx.tried`. `None`: there is no node left.
     pub fn pick(&self, cx: &Pick<'_>) -> Option<Picked> {
-        let are_all_down = !self.members().any(|member| (cx.is_up)(member.index));
-        let is_open = |node| !cx.tried.contains(node) && (are_all_down || (cx.is_up)(node));
+        // Asked only if one is.
+        let are_all_down = OnceCell::new();
+        let are_all_down =
+            || *are_all_down.get_or_init(|| !self.members().any(|member| (cx.is_up)(member.index)));
+        let is_open = |node| !cx.tried.contains(node) && ((cx.is_up)(node) || are_all_down());
         self.levels.iter().find_map(|level| level.pick(cx, &is_open))
     }
 
