@@ -11,7 +11,7 @@
 mod bounds;
 mod consumers;
 mod env;
-mod expression;
+pub(crate) mod expression;
 mod finding;
 mod leaf;
 mod load;

@@ -48,9 +48,13 @@ plugins! {
     client_control
     consumer_restriction
     cors
+    fault_injection
     ip_restriction
     key_auth
+    limit_conn
     limit_count
+    limit_req
+    real_ip
     redirect
     request_id
     ua_restriction

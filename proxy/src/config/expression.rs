@@ -9,6 +9,12 @@ pub(crate) fn expression(value: &Value<'_>) -> Option<Expression> {
     parsed.map_err(|error| report(value, &error)).ok()
 }
 
+/// A list of expressions of which one has to hold.
+pub(crate) fn any_expression(value: &Value<'_>) -> Option<Expression> {
+    let parsed = Expression::any_of(&value.checked_json()?);
+    parsed.map_err(|error| report(value, &error)).ok()
+}
+
 fn report(value: &Value<'_>, error: &ExpressionError) {
     let mut place = value.clone();
     for index in &error.path {

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use regex::bytes::{Regex, RegexBuilder};
 
 pub(crate) use super::reader::{Place, Section, Value};
@@ -189,6 +189,47 @@ pub(crate) fn template(value: &Value<'_>) -> Option<Template> {
 pub(crate) fn template_with(value: &Value<'_>, groups: Groups) -> Option<Template> {
     let parsed = Template::parse(&value.leaf::<String>()?, groups);
     parsed.map_err(|error| value.error(error.to_string())).ok()
+}
+
+/// A text or a number, with variables in it.
+pub(crate) fn scalar_template(value: &Value<'_>, groups: Groups) -> Option<Template> {
+    let text = match value.json() {
+        serde_json::Value::String(text) => text,
+        serde_json::Value::Number(number) => number.to_string(),
+        _ => {
+            value.error("expected a string or a number");
+            return None;
+        }
+    };
+    Template::parse(&text, groups).map_err(|error| value.error(error.to_string())).ok()
+}
+
+/// The name of a field that plugins may change, which stands as a key.
+pub(crate) fn field_key(place: &Place<'_>, name: &str) -> Option<HeaderName> {
+    match HeaderName::from_bytes(name.as_bytes()) {
+        Ok(name) if plugin::is_editable(name.as_str()) => Some(name),
+        Ok(_) => {
+            place.error("is a field that the proxy makes itself");
+            None
+        }
+        Err(_) => {
+            place.error("is not the name of a field");
+            None
+        }
+    }
+}
+
+/// Fields by name, each with a template.
+pub(crate) fn field_templates(
+    value: &Value<'_>,
+    groups: Groups,
+) -> Option<Vec<(HeaderName, Template)>> {
+    let pairs = value.pairs()?.into_iter().map(|(place, name, value)| {
+        let name = field_key(&place, name);
+        Some((name?, scalar_template(&value, groups)?))
+    });
+    let pairs: Vec<_> = pairs.collect();
+    pairs.into_iter().collect()
 }
 
 /// `[regex, text, regex, text, …]`: what is looked for, and what stands in its place.
