@@ -44,6 +44,7 @@ macro_rules! plugins {
 }
 
 plugins! {
+    api_breaker
     basic_auth
     client_control
     consumer_restriction
@@ -54,9 +55,11 @@ plugins! {
     limit_conn
     limit_count
     limit_req
+    proxy_rewrite
     real_ip
     redirect
     request_id
+    traffic_split
     ua_restriction
 }
 

@@ -145,13 +145,20 @@ impl Template {
         }
     }
 
-    /// `subject` with this text in place of the first match of `regex`, whose groups it may name;
+    /// `subject` with this text, encoded as by [`expand_encoded`](Self::expand_encoded), in place of
+    /// the first match of `regex`, whose groups it may name;
     /// `None` if there is none.
-    pub fn substitute(&self, regex: &Regex, subject: &[u8], facts: &Facts<'_>) -> Option<Vec<u8>> {
+    pub fn substitute(
+        &self,
+        regex: &Regex,
+        subject: &[u8],
+        facts: &Facts<'_>,
+        plain: impl Fn(u8) -> bool + Copy,
+    ) -> Option<Vec<u8>> {
         let found = regex.captures(subject)?;
         let whole = found.get(0)?;
         let mut text = subject[..whole.start()].to_vec();
-        self.expand(facts, &groups(&found), &mut text);
+        self.expand_encoded(facts, &groups(&found), plain, &mut text);
         text.extend_from_slice(&subject[whole.end()..]);
         Some(text)
     }

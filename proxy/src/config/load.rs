@@ -1,6 +1,7 @@
 //! From a file to a [`Config`] or to all that is wrong with it.
 
 use std::{
+    cell::RefCell,
     fmt,
     fs::File,
     io::{self, Read},
@@ -108,7 +109,8 @@ fn read_config(mut root: Section<'_>) -> Config {
     let drain = process::drain(&mut root);
     let mut upstreams = Upstreams::read(&mut root);
     let names = consumers::names(&root);
-    let scope = Scope { consumers: &names };
+    let (known, referred) = (upstreams.known(), RefCell::default());
+    let scope = Scope { consumers: &names, upstreams: &known, referred: &referred };
     let groups = shared::sets(&mut root, "consumer_groups", &scope);
     let consumers = consumers::read(&mut root, &groups, &scope);
     let global_rules = shared::global_rules(&mut root, &scope);
@@ -118,6 +120,7 @@ fn read_config(mut root: Section<'_>) -> Config {
     };
     let routes = routes::routes(&mut root, &mut upstreams, &shared, &scope);
     let stream_routes = routes::stream_routes(&mut root, &mut upstreams, &listeners, kernel.mode);
+    upstreams.are_referred(referred.take());
     let config = Config {
         workers,
         listeners: listeners.list,

@@ -104,7 +104,6 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
 /// APISIX's plugins that are not built yet.
 const PLUGINS: &[&str] = &[
     "ai-proxy",
-    "api-breaker",
     "brotli",
     "csrf",
     "echo",
@@ -128,14 +127,12 @@ const PLUGINS: &[&str] = &[
     "proxy-cache",
     "proxy-control",
     "proxy-mirror",
-    "proxy-rewrite",
     "public-api",
     "referer-restriction",
     "request-validation",
     "response-rewrite",
     "syslog",
     "tcp-logger",
-    "traffic-split",
     "udp-logger",
     "uri-blocker",
     "workflow",

@@ -1,13 +1,20 @@
 //! The settings of plugins, wherever they are configured: what every plugin's `read` is made of.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use regex::bytes::{Regex, RegexBuilder};
 
 pub(crate) use super::reader::{Place, Section, Value};
-use super::{consumers::Names, expression::expression, planned::Kind as In, reader, tree::shown};
+use super::{
+    consumers::Names, expression::expression, leaf::Id, planned::Kind as In, reader, tree::shown,
+    upstream::Known,
+};
 use crate::{
     plugin::{self, Credential, Kind, Meta, PluginConfig, PluginSet},
     template::{Groups, Template},
@@ -16,6 +23,9 @@ use crate::{
 /// What a plugin's settings may refer to.
 pub(crate) struct Scope<'s> {
     pub(super) consumers: &'s Names,
+    pub(super) upstreams: &'s Known,
+    /// Those that plugins refer to.
+    pub(super) referred: &'s RefCell<HashSet<Arc<str>>>,
 }
 
 /// What a consumer is known by, and where that is written.
@@ -263,6 +273,14 @@ pub(crate) fn realm(value: &Value<'_>) -> Option<String> {
                 .bytes()
                 .all(|byte| matches!(byte, 0x20..=0x7e) && byte != b'"' && byte != b'\\')
     })
+}
+
+/// The id of a listed upstream of the same file that routes may lead to.
+pub(crate) fn upstream(value: &Value<'_>, scope: &Scope<'_>) -> Option<Arc<str>> {
+    let Id(id) = value.leaf()?;
+    scope.upstreams.check(value, &id)?;
+    scope.referred.borrow_mut().insert(Arc::clone(&id));
+    Some(id)
 }
 
 /// The name of a consumer of the same file.

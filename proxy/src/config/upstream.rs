@@ -146,12 +146,7 @@ impl<'t> Upstreams<'t> {
     fn refer(&mut self, reference: &Value<'_>, owner: Owner) -> Option<Arc<Upstream>> {
         let Id(id) = reference.leaf()?;
         let Some(listed) = self.by_id.get(&id) else {
-            let ids = self.by_id.keys().map(AsRef::as_ref);
-            let near = (self.by_id.len() <= bounds::SUGGESTED_FROM_MAX)
-                .then(|| reader::nearest(&id, ids))
-                .flatten();
-            let hint = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-            reference.error(format!("no upstream has the id `{id}`{hint}"));
+            unknown(reference, &id, self.by_id.keys());
             return None;
         };
         self.referred.insert(id);
@@ -163,6 +158,17 @@ impl<'t> Upstreams<'t> {
         Some(Arc::clone(&listed.upstream))
     }
 
+    /// What plugins may refer to.
+    pub(super) fn known(&self) -> Known {
+        let scheme = |listed: &Option<Listed>| listed.as_ref().and_then(|listed| listed.scheme);
+        Known(self.by_id.iter().map(|(id, listed)| (Arc::clone(id), scheme(listed))).collect())
+    }
+
+    /// Plugins refer to these.
+    pub(super) fn are_referred(&mut self, ids: HashSet<Arc<str>>) {
+        self.referred.extend(ids);
+    }
+
     /// All of them, listed and in place; warns of those that nothing refers to.
     pub(super) fn finish(self) -> Vec<Arc<Upstream>> {
         for (id, place) in &self.places {
@@ -172,6 +178,32 @@ impl<'t> Upstreams<'t> {
         }
         self.list
     }
+}
+
+/// The listed upstreams, those with errors included.
+#[derive(Debug)]
+pub(super) struct Known(HashMap<Arc<str>, Option<Scheme>>);
+
+impl Known {
+    /// Whether a route may lead to `id`; otherwise that is reported.
+    pub(super) fn check(&self, reference: &Value<'_>, id: &str) -> Option<()> {
+        let Some(scheme) = self.0.get(id) else {
+            unknown(reference, id, self.0.keys());
+            return None;
+        };
+        if let Some(scheme) = scheme {
+            check_scheme(&reference.place, *scheme, Owner::Route);
+        }
+        Some(())
+    }
+}
+
+fn unknown<'i>(reference: &Value<'_>, id: &str, ids: impl ExactSizeIterator<Item = &'i Arc<str>>) {
+    let near = (ids.len() <= bounds::SUGGESTED_FROM_MAX)
+        .then(|| reader::nearest(id, ids.map(AsRef::as_ref)))
+        .flatten();
+    let hint = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+    reference.error(format!("no upstream has the id `{id}`{hint}"));
 }
 
 fn check_scheme(place: &Place<'_>, scheme: Scheme, owner: Owner) {

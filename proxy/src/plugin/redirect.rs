@@ -12,7 +12,7 @@ use regex::bytes::Regex;
 
 use super::{Kind, Outcome, Phase, Plugin, RequestContext};
 use crate::{
-    config::plugins::{Scope, Section, Value, regex, regex_pairs, template},
+    config::plugins::{Scope, Section, Value, regex_pairs, template},
     http::{answer::Answer, path::is_uri_byte},
     template::{Template, push_encoded},
     variable::{Facts, Variable},
@@ -100,7 +100,7 @@ impl Redirect {
         match &self.target {
             Target::Uri(template) => template.expand(facts, &[], &mut uri),
             Target::RegexUri(regex, replacement) => {
-                uri = replacement.substitute(regex, facts.path.as_bytes(), facts)?;
+                uri = replacement.substitute(regex, facts.path.as_bytes(), facts, |_| true)?;
             }
             Target::Https => return https(facts),
         }

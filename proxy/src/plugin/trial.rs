@@ -35,6 +35,8 @@ pub(crate) enum Seen {
     Forwarded {
         head: String,
         response: String,
+        /// The id.
+        upstream: String,
         consumer: Option<String>,
     },
     Answered {
@@ -51,7 +53,16 @@ pub(crate) const BEGIN: u64 = 1_767_225_600;
 impl Trial {
     /// `plugins` is a flow mapping, `rest` more of the configuration.
     pub(crate) fn new(plugins: &str, rest: &str) -> Self {
-        let config = config(plugins, rest).unwrap_or_else(|errors| panic!("{errors}"));
+        Self::of(&text(plugins, "", rest))
+    }
+
+    /// `more` are upstreams beside `u`.
+    pub(crate) fn with_upstreams(plugins: &str, more: &str) -> Self {
+        Self::of(&text(plugins, &format!(", {more}"), ""))
+    }
+
+    fn of(text: &str) -> Self {
+        let config = Config::parse(text, "t.yaml").unwrap_or_else(|errors| panic!("{errors}"));
         let pipeline = Pipeline::new(&config, None, &Metrics::new(), Pseudonym::new("tandem-test"));
         let peer = [192, 0, 2, 1].into();
         Self { pipeline, peer, begun: Instant::now(), after: Duration::ZERO }
@@ -115,6 +126,7 @@ impl Trial {
                     return Seen::Forwarded {
                         head: String::from_utf8(out).expect("UTF-8"),
                         response: lines(plan.response.made(|_| false)),
+                        upstream: plan.upstream.id().to_string(),
                         consumer: plan.request.consumer.map(|one| one.username.to_string()),
                     };
                 }
@@ -123,13 +135,16 @@ impl Trial {
     }
 }
 
-fn config(plugins: &str, rest: &str) -> Result<Config, ConfigErrors> {
-    let text = format!(
+fn text(plugins: &str, upstreams: &str, rest: &str) -> String {
+    format!(
         "listeners: [{{ name: web, address: \"127.0.0.1:80\" }}]\n\
          routes: [{{ id: r, uri: /*, upstream_id: u, plugins: {plugins} }}]\n\
-         upstreams: [{{ id: u, nodes: {{ \"127.0.0.1:8080\": 1 }} }}]\n{rest}\n"
-    );
-    Config::parse(&text, "t.yaml")
+         upstreams: [{{ id: u, nodes: {{ \"127.0.0.1:8080\": 1 }} }}{upstreams}]\n{rest}\n"
+    )
+}
+
+fn config(plugins: &str, rest: &str) -> Result<Config, ConfigErrors> {
+    Config::parse(&text(plugins, "", rest), "t.yaml")
 }
 
 /// Every error, or else every warning, of a configuration as [`Trial::new`] takes it, with its path.
