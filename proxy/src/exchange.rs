@@ -359,7 +359,7 @@ async fn attempt(
         metrics.checkout(Checkout::Reused);
         cx.record(|record| record.node(node, None));
         match send(cx, head, plan, connection, body.take()).await {
-            Err(Fault::StaleConnection) if is_replayable(head) => {
+            Err(Fault::StaleConnection) if plan.is_replayable() => {
                 metrics.checkout(Checkout::Stale);
                 metrics.retry();
             }
@@ -417,16 +417,18 @@ async fn send(
     let mut bytes = Vec::new();
     request_head::write(&mut bytes, head, plan, &cx.forwarding, connection.node);
     let takes_whole = upload.stage() == Stage::Complete && !plan.run.hooks().response_body;
-    let asked = Asked { method: Method::of(head.method()), takes_whole };
+    let asked = Asked { method: Method::of(plan.method()), takes_whole };
     let sent = connection.send(asked, bytes, body, || expired(cx, &upload)).await;
     cx.deadlines.stop(Wait::Upstream);
     let (response_head, coming) = sent.map_err(|fault| cx.body_fault().unwrap_or(fault))?;
     let status = response_head.status();
-    cx.record(|record| record.status(status.as_u16()));
     let filters = plan.run.response_body(&plan.request, &response_head);
-    let leaving = Leaving::new(head, &response_head, !filters.is_empty(), after(cx, head));
+    let edits = plan.response_edits(&response_head);
+    cx.record(|record| record.answered(status.as_u16(), edits.status));
+    let leaving =
+        Leaving::new(head, &response_head, edits.status, !filters.is_empty(), after(cx, head));
     let mut bytes = Vec::new();
-    response_head::write(&mut bytes, &response_head, plan, &cx.worker, leaving);
+    response_head::write(&mut bytes, &response_head, plan, &edits, &cx.worker, leaving);
     let body = match coming {
         Coming::Whole(whole) => {
             bytes.extend_from_slice(&whole);
@@ -460,10 +462,4 @@ fn expired(cx: &ConnectionCx, upload: &Upload) -> bool {
         Stage::Complete => cx.deadlines.start(Wait::Upstream, cx.node_waits.get().response),
     }
     cx.deadlines.has_expired(Wait::Upstream)
-}
-
-/// RFC 9110 section 9.2.2: idempotent methods may be sent again; a body would have to be kept.
-pub(crate) fn is_replayable(head: &RequestHead) -> bool {
-    head.body_length() == BodyLength::Empty
-        && matches!(head.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
 }

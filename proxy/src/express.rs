@@ -237,7 +237,7 @@ impl Forward<'_> {
             metrics.checkout(Checkout::Reused);
             cx.record(|record| record.node(node, None));
             match self.ask(&mut connection, upload, buffers).await {
-                Err(Fault::StaleConnection) if exchange::is_replayable(head) => {
+                Err(Fault::StaleConnection) if plan.is_replayable() => {
                     metrics.checkout(Checkout::Stale);
                     metrics.retry();
                     *upload = Upload::new(head);
@@ -270,7 +270,7 @@ impl Forward<'_> {
         gate.restart();
         request.clear();
         request_head::write(request, self.head, self.plan, &cx.forwarding, connection.node);
-        let method = self.head.method();
+        let method = self.plan.method();
         let response = poll_fn(|task| {
             advance(upload, cx, connection, request, task)?;
             let has_expired = cx.deadlines.has_expired(Wait::Upstream);
@@ -319,6 +319,7 @@ impl Forward<'_> {
         let hooks = self.plan.run.hooks();
         self.head.body_length() == BodyLength::Empty
             && self.head.method() != "HEAD"
+            && self.plan.method() != "HEAD"
             && !hooks.response_head
             && !hooks.response_body
             && self.plan.response.is_empty()
@@ -378,9 +379,10 @@ impl Forward<'_> {
         let Buffers { response: out, input, .. } = buffers;
         let length = response.body_length();
         let filters = plan.run.response_body(&plan.request, &response);
-        let leaving = Leaving::new(head, &response, !filters.is_empty(), after);
+        let edits = plan.response_edits(&response);
+        let leaving = Leaving::new(head, &response, edits.status, !filters.is_empty(), after);
         out.clear();
-        response_head::write(out, &response, plan, &cx.worker, leaving);
+        response_head::write(out, &response, plan, &edits, &cx.worker, leaving);
         // What a bodiless response would be filtered to is nothing.
         let filters = if length == BodyLength::Empty { BodyFilters::default() } else { filters };
         let mut relay = Relay::new(leaving.framing == Framing::Chunked, filters);
@@ -391,7 +393,7 @@ impl Forward<'_> {
         }
         let mut reader = BodyReader::new(length);
         relay.frame(&mut reader, input, out).map_err(FramingError::response_fault)?;
-        cx.record(|record| record.status(response.status().as_u16()));
+        cx.record(|record| record.answered(response.status().as_u16(), edits.status));
         let keeps_alive = response.keeps_alive() && length != BodyLength::UntilClose;
         Ok(Carried { relay, reader, keeps_alive })
     }

@@ -13,14 +13,14 @@ use crate::{
         answer::Answer,
         fields::{ForwardedField, Pseudonym},
         framing::BodyLength,
-        head::RequestHead,
+        head::{RequestHead, ResponseHead},
         name::Known,
         path::{self, ForwardPath},
     },
     metrics::{ByListener, Metrics},
     plugin::{
         self, Call, Chain, Consumer, Consumers, FieldEdits, Kept, Origin, PluginSet, Progress,
-        Reply, Request, RequestContext, RequestEdits, Rewrite, RouteNames, Run,
+        Reply, Request, RequestContext, RequestEdits, ResponseEdits, Rewrite, RouteNames, Run,
     },
     route::{Router, stream::StreamRoute},
     upstream::group::Upstream,
@@ -361,6 +361,24 @@ impl<'a> Plan<'a> {
     /// How long nodes may take.
     pub fn node_waits(&self, timeouts: &Timeouts) -> NodeWaits {
         timeouts.of_node(self.route.timeout.or(self.upstream.config.timeout))
+    }
+
+    /// What the node is asked with.
+    pub fn method(&self) -> &str {
+        self.rewrite.method.as_deref().unwrap_or(self.request.head.method())
+    }
+
+    /// RFC 9110 section 9.2.2: idempotent methods may be sent again; a body would have to be kept.
+    pub fn is_replayable(&self) -> bool {
+        self.request.head.body_length() == BodyLength::Empty
+            && matches!(self.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+    }
+
+    /// What the plugins change about the head of the node's response.
+    pub fn response_edits(&self, head: &ResponseHead) -> ResponseEdits<'_> {
+        let mut edits = ResponseEdits::default();
+        self.run.response_head(&self.request, head, &mut edits);
+        edits
     }
 
     /// Whether the node must not see this field of the downstream.

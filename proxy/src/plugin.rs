@@ -59,6 +59,7 @@ plugins! {
     real_ip
     redirect
     request_id
+    response_rewrite
     traffic_split
     ua_restriction
 }

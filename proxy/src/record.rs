@@ -41,6 +41,7 @@ pub(crate) struct RequestRecord {
     upstream: Option<Arc<str>>,
     node: Option<SocketAddr>,
     status: Option<u16>,
+    upstream_status: Option<u16>,
     connect: Option<Duration>,
     first_byte: Option<Duration>,
     is_reused: bool,
@@ -83,6 +84,7 @@ impl RequestRecord {
             upstream: None,
             node: None,
             status: None,
+            upstream_status: None,
             connect: None,
             first_byte: None,
             is_reused: false,
@@ -119,6 +121,12 @@ impl RequestRecord {
 
     pub(crate) fn diverted(&mut self, upstream: &Arc<str>) {
         self.upstream = Some(Arc::clone(upstream));
+    }
+
+    /// The node has answered `upstream`, of which plugins have made `downstream`, if anything else.
+    pub(crate) fn answered(&mut self, upstream: u16, downstream: Option<http::StatusCode>) {
+        self.upstream_status = Some(upstream);
+        self.status(downstream.map_or(upstream, |status| status.as_u16()));
     }
 
     pub(crate) fn keep(&mut self, kept: Kept) {
@@ -267,7 +275,7 @@ impl RequestRecord {
             head,
             consumer,
             status,
-            is_forwarded: self.node.is_some(),
+            upstream_status: self.upstream_status.or(status.filter(|_| self.node.is_some())),
             kept: &self.kept,
             sent_bytes,
             recv_bytes,

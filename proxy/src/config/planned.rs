@@ -130,7 +130,6 @@ const PLUGINS: &[&str] = &[
     "public-api",
     "referer-restriction",
     "request-validation",
-    "response-rewrite",
     "syslog",
     "tcp-logger",
     "udp-logger",

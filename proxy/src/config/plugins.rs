@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use regex::bytes::{Regex, RegexBuilder};
@@ -197,8 +198,19 @@ pub(crate) fn template(value: &Value<'_>) -> Option<Template> {
 
 /// A text with variables in it, and groups of a match.
 pub(crate) fn template_with(value: &Value<'_>, groups: Groups) -> Option<Template> {
-    let parsed = Template::parse(&value.leaf::<String>()?, groups);
+    text_template(value, &value.leaf::<String>()?, groups)
+}
+
+/// `text`, which stands in `value`, with variables in it.
+pub(crate) fn text_template(value: &Value<'_>, text: &str, groups: Groups) -> Option<Template> {
+    let parsed = Template::parse(text, groups);
     parsed.map_err(|error| value.error(error.to_string())).ok()
+}
+
+/// RFC 4648 section 4, with padding.
+pub(crate) fn base64(value: &Value<'_>) -> Option<Vec<u8>> {
+    let decoded = Base64::decode_vec(&value.leaf::<String>()?);
+    decoded.map_err(|_| value.error("is not base64")).ok()
 }
 
 /// A text or a number, with variables in it.
@@ -211,7 +223,7 @@ pub(crate) fn scalar_template(value: &Value<'_>, groups: Groups) -> Option<Templ
             return None;
         }
     };
-    Template::parse(&text, groups).map_err(|error| value.error(error.to_string())).ok()
+    text_template(value, &text, groups)
 }
 
 /// The name of a field that plugins may change, which stands as a key.

@@ -26,8 +26,16 @@ pub(crate) fn write(
     node: SocketAddr,
 ) {
     out.reserve(head.bytes().len() + GAINED);
-    let method = plan.rewrite.method.as_deref().unwrap_or(head.method());
-    push(out, &[method.as_bytes(), b" ", plan.target.as_bytes(), b" HTTP/1.1\r\n"]);
+    push(
+        out,
+        &[
+            plan.method().as_bytes(),
+            b" ",
+            plan.target.as_bytes(),
+            b" HTTP/1.1
+",
+        ],
+    );
     let host = host(head, plan, node);
     for field in fields::forwarded_request_fields(head, forwarding, &host) {
         if !plan.replaces(&field) {

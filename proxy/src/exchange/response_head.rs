@@ -1,6 +1,8 @@
 //! The head of a node's response as the downstream gets it: the same bytes on either lane, and the
 //! node's own wherever the proxy has nothing to say about them.
 
+use http::StatusCode;
+
 use crate::{
     http::{
         answer::After,
@@ -29,17 +31,20 @@ pub(crate) struct Leaving {
 }
 
 impl Leaving {
-    /// `is_filtered`: the length is not what the node said. `after` is what there is to expect of a
+    /// `status` is that of the downstream, if not the node's; one that has a body, and which may stand
+    /// in place of one that has none. `is_filtered`: the length is not what the node said. `after` is what there is to expect of a
     /// connection if the framing lets it stay.
     pub(crate) fn new(
         request: &RequestHead,
         response: &ResponseHead,
+        status: Option<StatusCode>,
         is_filtered: bool,
         after: After,
     ) -> Self {
         let version = request.version();
         let length = response.body_length();
         let framing = match (length, version) {
+            (BodyLength::Empty, _) if awaits_body(request, response, status) => Framing::Empty,
             (BodyLength::Empty | BodyLength::Fixed(_), _) if !is_filtered => Framing::Length,
             (BodyLength::Empty, _) | (_, Version::Http10) => Framing::Unsaid,
             (_, Version::Http11) => Framing::Chunked,
@@ -60,11 +65,20 @@ impl Leaving {
     }
 }
 
+/// Whether the downstream takes for granted that a response has a body which the node knows to have
+/// none: the node was asked something else, or has answered something else.
+fn awaits_body(request: &RequestHead, response: &ResponseHead, status: Option<StatusCode>) -> bool {
+    let status = status.unwrap_or(response.status());
+    request.method() != "HEAD"
+        && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
 /// Writes the head of `head` behind what there is in `out`.
 pub(crate) fn write(
     out: &mut Vec<u8>,
     head: &ResponseHead,
     plan: &Plan<'_>,
+    edits: &ResponseEdits<'_>,
     worker: &Worker,
     leaving: Leaving,
 ) {
@@ -73,8 +87,6 @@ pub(crate) fn write(
         Version::Http10 => b"HTTP/1.0 ",
         Version::Http11 => b"HTTP/1.1 ",
     };
-    let mut edits = ResponseEdits::default();
-    plan.run.response_head(&plan.request, head, &mut edits);
     match edits.status {
         Some(status) => {
             let reason = status.canonical_reason().unwrap_or_default().as_bytes();

@@ -200,6 +200,8 @@ pub enum Framing {
     /// By the length that the node said, if there is one to say.
     Length,
     Chunked,
+    /// There is no body, and the downstream does not know that: `content-length: 0`.
+    Empty,
     /// By the end of the connection, or nobody knows how long the body of a `HEAD` would be.
     Unsaid,
 }
@@ -213,7 +215,7 @@ pub fn forwarded_response_fields(
 ) -> impl Iterator<Item = ForwardedField<'_>> {
     let length = match framing {
         Framing::Length if may_say_length(head) => head.known(Known::ContentLength).next(),
-        Framing::Length | Framing::Chunked | Framing::Unsaid => None,
+        Framing::Length | Framing::Chunked | Framing::Empty | Framing::Unsaid => None,
     };
     let length_passes =
         length.is_some() && head.end_to_end(Known::ContentLength).next().is_some_and(is_canonical);
@@ -232,6 +234,7 @@ pub fn forwarded_response_fields(
         Framing::Length if length_passes => None,
         Framing::Length => length.map(|digits| content_length(canonical(digits))),
         Framing::Chunked => Some(chunked()),
+        Framing::Empty => Some(content_length(b"0")),
         Framing::Unsaid => None,
     };
     head.fields().filter(passes).map(as_received).chain(anew)

@@ -152,8 +152,7 @@ impl Plugin for ApiBreaker {
     fn log(&self, exchange: &Finished<'_>) {
         let mut watched = exchange.kept.all::<Watched>();
         let watched = watched.find(|one| Arc::ptr_eq(&one.circuits, &self.circuits));
-        let (Some(watched), Some(status)) = (watched, exchange.status) else { return };
-        if exchange.is_forwarded {
+        if let (Some(watched), Some(status)) = (watched, exchange.upstream_status) {
             self.judge(watched.key, status, watched.begun + exchange.total);
         }
     }

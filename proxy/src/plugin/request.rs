@@ -202,8 +202,8 @@ pub struct Finished<'a> {
     pub consumer: Option<&'a Consumer>,
     /// `None` if no status was sent.
     pub status: Option<u16>,
-    /// Whether a node was tried, be it in vain.
-    pub is_forwarded: bool,
+    /// The node's; if nodes were tried in vain, what that was answered with.
+    pub upstream_status: Option<u16>,
     /// What the request hooks have kept.
     pub kept: &'a Kept,
     /// Body bytes to and from the downstream.
