@@ -51,6 +51,7 @@ plugins! {
     cors
     fault_injection
     ip_restriction
+    jwt_auth
     key_auth
     limit_conn
     limit_count

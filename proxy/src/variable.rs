@@ -13,6 +13,7 @@ use std::{
 use crate::{
     config::{nearest, shown},
     http::{
+        cookie,
         fields::Scheme,
         head::{RequestHead, Version},
         query,
@@ -236,7 +237,7 @@ impl<'a> Facts<'a> {
             Variable::UpstreamStatus => self.upstream_status.map(printed),
             Variable::Field(name) => self.fields(name).next().map(Cow::Borrowed),
             Variable::Argument(name) => self.arguments(name).next(),
-            Variable::Cookie(name) => self.cookies(name).next().map(Cow::Borrowed),
+            Variable::Cookie(name) => cookie::values(self.head, name).next().map(Cow::Borrowed),
             Variable::Parameter(name) => self.pattern?.parameter(self.path, name).map(text),
         }
     }
@@ -248,7 +249,7 @@ impl<'a> Facts<'a> {
         } else if let Variable::Argument(name) = variable {
             self.arguments(name).any(|value| is_so(&value))
         } else if let Variable::Cookie(name) = variable {
-            self.cookies(name).any(is_so)
+            cookie::values(self.head, name).any(is_so)
         } else {
             self.value(variable).is_some_and(|value| is_so(&value))
         }
@@ -288,16 +289,6 @@ impl<'a> Facts<'a> {
     fn arguments(&self, name: &str) -> impl Iterator<Item = Cow<'a, [u8]>> {
         let query = self.query.into_iter();
         query.flat_map(move |query| query::arguments(query, name)).map(|(_, value)| value)
-    }
-
-    /// RFC 6265 section 5.4: `name=value` pairs between `;`.
-    fn cookies(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        let pairs = self.head.values("cookie").flat_map(|value| value.split(|byte| *byte == b';'));
-        pairs.filter_map(move |pair| {
-            let equals = memchr::memchr(b'=', pair)?;
-            let (key, value) = (&pair[..equals], &pair[equals + 1..]);
-            (key.trim_ascii() == name.as_bytes()).then(|| value.trim_ascii())
-        })
     }
 }
 

@@ -115,7 +115,6 @@ const PLUGINS: &[&str] = &[
     "gzip",
     "hmac-auth",
     "http-logger",
-    "jwt-auth",
     "kafka-logger",
     "ldap-auth",
     "mocking",

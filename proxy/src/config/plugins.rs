@@ -17,6 +17,7 @@ use super::{
     upstream::Known,
 };
 use crate::{
+    http::name::is_token_byte,
     plugin::{self, Credential, Kind, Meta, PluginConfig, PluginSet},
     template::{Groups, Template},
 };
@@ -141,10 +142,7 @@ impl Owners {
 
 /// The name of a request field that plugins may change, RFC 9110 section 5.6.2, in lower case.
 pub(crate) fn field_name(value: &Value<'_>) -> Option<String> {
-    let is_token = |name: &str| {
-        let is_tchar = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-        !name.is_empty() && name.chars().all(is_tchar)
-    };
+    let is_token = |name: &str| !name.is_empty() && name.bytes().all(is_token_byte);
     let name = value.text("is not the name of a field", is_token)?.to_ascii_lowercase();
     if !plugin::is_editable(&name) {
         value.error("is a field that the proxy makes itself; use one of its own");
@@ -275,6 +273,22 @@ fn regex_problem(error: &regex::Error) -> String {
     let text = error.to_string();
     let last = text.lines().last().unwrap_or_default();
     format!("invalid regular expression: {}", last.strip_prefix("error: ").unwrap_or(last))
+}
+
+/// The name of a cookie (RFC 6265 section 4.1.1).
+pub(crate) fn cookie_name(value: &Value<'_>) -> Option<String> {
+    value.text("is not the name of a cookie", |name| {
+        !name.is_empty() && name.bytes().all(is_token_byte)
+    })
+}
+
+/// Takes a switch that does nothing yet and so must be off.
+pub(crate) fn not_built(section: &mut Section<'_>, key: &'static str) {
+    if let Some(value) = section.take(key)
+        && value.leaf() == Some(true)
+    {
+        value.error("`true` is not built yet; remove it");
+    }
 }
 
 /// What a challenge names (RFC 9110 section 11.5), between quotes.

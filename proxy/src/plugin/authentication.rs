@@ -1,11 +1,14 @@
 //! What the plugins that authenticate share: settings, and what follows from who was found.
 
-use http::{HeaderValue, StatusCode, header::WWW_AUTHENTICATE};
+use http::{
+    HeaderValue, StatusCode,
+    header::{COOKIE, WWW_AUTHENTICATE},
+};
 
 use super::{Consumer, Outcome, RequestContext};
 use crate::{
     config::plugins::{Scope, Section, consumer, realm},
-    http::{answer::Answer, query::arguments},
+    http::{answer::Answer, cookie, query::arguments},
 };
 
 /// `hide_credentials`, `realm` and `anonymous_consumer`.
@@ -87,4 +90,18 @@ pub(super) fn hide_argument(cx: &mut RequestContext<'_>, name: &str) {
     let is_kept = |piece: &&str| arguments(piece, name).next().is_none();
     let kept: Vec<&str> = query.split('&').filter(is_kept).collect();
     cx.query = (!kept.is_empty()).then(|| kept.join("&").into());
+}
+
+/// Takes every cookie of this name out of what the node sees; the others become one field.
+pub(super) fn hide_cookie(cx: &mut RequestContext<'_>, name: &str) {
+    let head = cx.request.head;
+    if cookie::values(head, name).next().is_none() {
+        return;
+    }
+    cx.edits.remove(COOKIE.as_str());
+    let kept: Vec<&[u8]> =
+        cookie::pairs(head).filter(|pair| cookie::value(pair, name).is_none()).collect();
+    if let (false, Ok(value)) = (kept.is_empty(), HeaderValue::from_bytes(&kept.join(&b"; "[..]))) {
+        cx.edits.set(COOKIE, value);
+    }
 }

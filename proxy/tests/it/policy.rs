@@ -68,3 +68,21 @@ fn consumer_restriction_goes_by_who_was_authenticated() {
         ],
     );
 }
+
+/// `{"alg":"HS256"}`, `{"key":"k"}`, signed with `secret`; and the same, not signed.
+#[test]
+fn jwt_auth_lets_only_signed_tokens_pass() {
+    let (signed, signature) =
+        ("eyJhbGciOiJIUzI1NiJ9.eyJrZXkiOiJrIn0", "BOghc6vsEsVvezmJRlb__GvMymDiOIx2uvnwkiIUkp8");
+    check(
+        "{ jwt-auth: { hide_credentials: true } }",
+        "{ username: alice, plugins: { jwt-auth: { key: k, secret: secret } } }",
+        &[
+            ("GET /", 401),
+            (&format!("GET /\nauthorization: Bearer {signed}.{signature}\n"), 200),
+            (&format!("GET /?jwt={signed}.{signature}"), 200),
+            (&format!("GET /\ncookie: jwt={signed}.{signature}\n"), 200),
+            (&format!("GET /\nauthorization: Bearer {signed}.\n"), 401),
+        ],
+    );
+}
