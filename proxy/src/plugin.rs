@@ -49,7 +49,9 @@ plugins! {
     client_control
     consumer_restriction
     cors
+    csrf
     fault_injection
+    hmac_auth
     ip_restriction
     jwt_auth
     key_auth

@@ -95,9 +95,6 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         | Kind::Limits
         | Kind::Drain
         | Kind::Consumer
-        | Kind::PluginSet
-        | Kind::Meta
-        | Kind::Plugin => &[],
     }
 }
 
@@ -105,7 +102,6 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
 const PLUGINS: &[&str] = &[
     "ai-proxy",
     "brotli",
-    "csrf",
     "echo",
     "error-log-logger",
     "file-logger",
@@ -113,7 +109,6 @@ const PLUGINS: &[&str] = &[
     "grpc-transcode",
     "grpc-web",
     "gzip",
-    "hmac-auth",
     "http-logger",
     "kafka-logger",
     "ldap-auth",

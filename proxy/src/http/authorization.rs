@@ -23,6 +23,49 @@ pub fn basic<'b>(
     Some((&decoded[..colon], &decoded[colon + 1..]))
 }
 
+/// The parameters of a `Signature` (draft-cavage-http-signatures section 2.1).
+#[derive(Debug, PartialEq, Eq)]
+pub struct Signature<'v> {
+    pub key_id: &'v str,
+    pub algorithm: &'v str,
+    /// What is signed, in order.
+    pub headers: &'v str,
+    /// Base64.
+    pub signature: &'v str,
+}
+
+/// Reads `name="value"` between commas, each of the known names at most once; all but `headers` must
+/// be there. `None` is anything else: what is not understood may be meant to restrict.
+pub fn signature(parameters: &[u8]) -> Option<Signature<'_>> {
+    let mut rest = str::from_utf8(parameters).ok()?.trim();
+    let (mut key_id, mut algorithm, mut headers, mut signature) = (None, None, None, None);
+    loop {
+        let (name, behind) = rest.split_once("=\"")?;
+        let (value, behind) = behind.split_once('"').filter(|(value, _)| !value.contains('\\'))?;
+        let parameter = match name {
+            "keyId" => &mut key_id,
+            "algorithm" => &mut algorithm,
+            "headers" => &mut headers,
+            "signature" => &mut signature,
+            _ => return None,
+        };
+        if parameter.replace(value).is_some() {
+            return None;
+        }
+        let behind = behind.trim_start();
+        if behind.is_empty() {
+            break;
+        }
+        rest = behind.strip_prefix(',')?.trim_start();
+    }
+    Some(Signature {
+        key_id: key_id?,
+        algorithm: algorithm?,
+        headers: headers.unwrap_or_default(),
+        signature: signature?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,5 +118,56 @@ mod tests {
             check_basic(value.as_bytes(), None);
         }
         check_basic(b"Basic \xff\xff\xff\xff", None);
+    }
+
+    #[track_caller]
+    fn check_signature(parameters: &str, expected: Option<[&str; 4]>) {
+        let expected = expected.map(|[key_id, algorithm, headers, signature]| Signature {
+            key_id,
+            algorithm,
+            headers,
+            signature,
+        });
+        assert_eq!(super::signature(parameters.as_bytes()), expected, "{parameters}");
+    }
+
+    #[test]
+    fn the_parameters_of_a_signature_come_in_any_order() {
+        let expected = Some(["k", "a", "x y", "s=="]);
+        check_signature("keyId=\"k\",algorithm=\"a\",headers=\"x y\",signature=\"s==\"", expected);
+        check_signature(
+            " signature=\"s==\" ,\theaders=\"x y\", algorithm=\"a\",   keyId=\"k\" ",
+            expected,
+        );
+        let empty = Some(["k,algorithm=x", "a", "", "s"]);
+        check_signature("keyId=\"k,algorithm=x\",algorithm=\"a\",signature=\"s\"", empty);
+    }
+
+    #[test]
+    fn parameters_that_are_missing_repeated_or_unknown_are_nothing() {
+        const WHOLE: &str = "keyId=\"k\",algorithm=\"a\",signature=\"s\"";
+        for parameters in [
+            "",
+            ",",
+            "keyId",
+            "keyId=\"k\",algorithm=\"a\"",
+            "keyId=\"k\",signature=\"s\"",
+            "algorithm=\"a\",signature=\"s\"",
+            "keyId=k,algorithm=\"a\",signature=\"s\"",
+            "keyid=\"k\",algorithm=\"a\",signature=\"s\"",
+            "keyId =\"k\",algorithm=\"a\",signature=\"s\"",
+            "keyId=\"k\\\"\",algorithm=\"a\",signature=\"s\"",
+            "keyId=\"k\" algorithm=\"a\" signature=\"s\"",
+            &format!("{WHOLE},"),
+            &format!("{WHOLE};"),
+            &format!("{WHOLE},keyId=\"k\""),
+            &format!("{WHOLE},headers=\"x\",headers=\"y\""),
+            &format!("{WHOLE},expires=\"1\""),
+            &format!("{WHOLE},x"),
+            &WHOLE[..WHOLE.len() - 1],
+        ] {
+            check_signature(parameters, None);
+        }
+        assert_eq!(super::signature(b"keyId=\"\xff\""), None);
     }
 }

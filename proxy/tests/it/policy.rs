@@ -1,7 +1,11 @@
 //! Plugins that decide who may ask for what, seen from outside: on both lanes the same, and the node
 //! is not reached by what is refused.
 
+use std::time::SystemTime;
+
+use base64ct::{Base64, Encoding};
 use proxy::test_support::{Node, TestProxy};
+use ring::hmac;
 
 /// Each case is the first line of a request with its fields, and the status it comes to; 200 is the
 /// node's.
@@ -69,9 +73,9 @@ fn consumer_restriction_goes_by_who_was_authenticated() {
     );
 }
 
-/// `{"alg":"HS256"}`, `{"key":"k"}`, signed with `secret`; and the same, not signed.
 #[test]
 fn jwt_auth_lets_only_signed_tokens_pass() {
+    // `{"alg":"HS256"}` and `{"key":"k"}`.
     let (signed, signature) =
         ("eyJhbGciOiJIUzI1NiJ9.eyJrZXkiOiJrIn0", "BOghc6vsEsVvezmJRlb__GvMymDiOIx2uvnwkiIUkp8");
     check(
@@ -85,4 +89,51 @@ fn jwt_auth_lets_only_signed_tokens_pass() {
             (&format!("GET /\nauthorization: Bearer {signed}.\n"), 401),
         ],
     );
+}
+
+#[test]
+fn hmac_auth_lets_only_signed_requests_pass() {
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    let key = hmac::Key::new(hmac::HMAC_SHA256, b"secret");
+    let text = format!("k\nGET /a?b\ndate: {date}\n");
+    let signature = Base64::encode_string(hmac::sign(&key, text.as_bytes()).as_ref());
+    let fields = format!(
+        "date: {date}\nauthorization: Signature keyId=\"k\",algorithm=\"hmac-sha256\",\
+         headers=\"@request-target date\",signature=\"{signature}\"\n"
+    );
+    check(
+        "{ hmac-auth: {} }",
+        "{ username: alice, plugins: { hmac-auth: { key_id: k, secret_key: secret } } }",
+        &[
+            ("GET /a?b", 401),
+            (&format!("GET /a?b\n{fields}"), 200),
+            (&format!("GET /a?c\n{fields}"), 401),
+        ],
+    );
+}
+
+#[test]
+fn csrf_lets_only_those_pass_that_can_read_the_cookie() {
+    for is_express in [true, false] {
+        let node = Node::always("x");
+        let yaml = TestProxy::yaml(&[node.address])
+            .replace("name: web,", &format!("name: web, express_lane: {is_express},"))
+            .replace("uri: /*,", "uri: /*, plugins: { csrf: { key: k } },");
+        let proxy = TestProxy::start(&yaml);
+        let mut client = proxy.client();
+        let post = |fields: &str| {
+            format!("POST / HTTP/1.1\r\nhost: a\r\n{fields}content-length: 0\r\n\r\n")
+        };
+        let response = client.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+        let cookie = response.field("set-cookie").expect("a cookie").to_owned();
+        let (pair, _) = cookie.split_once(';').expect("attributes");
+        let (name, token) = pair.split_once('=').expect("a pair");
+        assert_eq!(node.take().len(), 1);
+
+        let refused = client.ask(post(&format!("cookie: {pair}\r\n")));
+        assert_eq!((refused.status, node.take().len()), (401, 0), "express: {is_express}");
+        assert!(refused.field("set-cookie").is_some());
+        let passed = client.ask(post(&format!("cookie: {pair}\r\n{name}: {token}\r\n")));
+        assert_eq!((passed.status, node.take().len()), (200, 1), "express: {is_express}");
+    }
 }
