@@ -83,6 +83,7 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         Kind::Node => &["metadata"],
         Kind::StreamRoute => &["plugins", "protocol", "service_id", "sni"],
         Kind::Plugins => PLUGINS,
+        Kind::Plugin => &["max_req_body_size"],
         Kind::Workers
         | Kind::Xdp
         | Kind::SameHost
@@ -95,6 +96,8 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         | Kind::Limits
         | Kind::Drain
         | Kind::Consumer
+        | Kind::PluginSet
+        | Kind::Meta => &[],
     }
 }
 
