@@ -82,7 +82,7 @@ pub(crate) async fn serve(
     };
     let mut body = Some(body);
     let reply =
-        over_nodes(&cx, &plan, async |node| attempt(&cx, &head, plan, node, &mut body).await);
+        over_nodes(&cx, plan, async |node| attempt(&cx, &head, plan, node, &mut body).await);
     match reply.await {
         Ok((mut reply, picked)) => {
             picked.answered(std::time::Instant::now);

@@ -59,6 +59,7 @@ pub struct Route {
 
 /// What happens to a request.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one")]
 pub enum Decision<'a> {
     Forward(Plan<'a>),
     Answer(Refusal<'a>),

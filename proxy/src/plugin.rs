@@ -17,9 +17,14 @@ mod limit;
 mod request;
 mod table;
 #[cfg(test)]
-pub(crate) mod trial;
+mod tests {
+    pub(crate) mod trial;
+}
 
 use std::{sync::Arc, time::Duration};
+
+#[cfg(test)]
+pub(crate) use self::tests::trial;
 
 pub(crate) use self::edits::is_alike;
 pub use self::{

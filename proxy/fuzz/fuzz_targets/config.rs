@@ -37,13 +37,15 @@ fn check_config(config: &Config) {
     check_unique(config.stream_routes.iter().map(|route| &*route.id));
     check_unique(config.upstreams.iter().map(|upstream| &*upstream.id));
     check_unique(config.consumers.iter().map(|consumer| &*consumer.username));
-    check_unique(config.consumers.iter().filter_map(|consumer| consumer.key_auth.as_deref()));
+    let credentials = config.consumers.iter().flat_map(|consumer| &consumer.credentials);
+    let mut seen = HashSet::new();
+    assert!(credentials.into_iter().all(|one| seen.insert((one.kind, &one.id))));
     let is_listed = |upstream| config.upstreams.iter().any(|listed| Arc::ptr_eq(listed, upstream));
     for route in &config.routes {
         assert!(
             !route.uris.is_empty() && route.uris.iter().all(|uri| uri.literal().starts_with('/'))
         );
-        assert!(is_listed(&route.upstream));
+        assert!(route.upstream.iter().all(is_listed));
     }
     assert!(config.stream_routes.iter().all(|route| is_listed(&route.upstream)));
     config.upstreams.iter().for_each(|upstream| check_upstream(upstream));

@@ -213,13 +213,11 @@ pub(crate) fn base64(value: &Value<'_>) -> Option<Vec<u8>> {
 
 /// A text or a number, with variables in it.
 pub(crate) fn scalar_template(value: &Value<'_>, groups: Groups) -> Option<Template> {
-    let text = match value.json() {
-        serde_json::Value::String(text) => text,
-        serde_json::Value::Number(number) => number.to_string(),
-        _ => {
-            value.error("expected a string or a number");
-            return None;
-        }
+    let json = value.json();
+    let text = json.as_str().map(str::to_owned).or_else(|| Some(json.as_number()?.to_string()));
+    let Some(text) = text else {
+        value.error("expected a string or a number");
+        return None;
     };
     text_template(value, &text, groups)
 }

@@ -130,7 +130,7 @@ fn random() -> impl Iterator<Item = u8> {
 fn letters_of(set: &[u8], length: usize) -> String {
     let mut random = random();
     let mut number = || usize::from(u16::from_be_bytes([0; 2].map(|_: u8| random.next().unwrap_or(0))));
-    (0..length).map(|_| char::from(set[number() * set.len() >> 16])).collect()
+    (0..length).map(|_| char::from(set[(number() * set.len()) >> 16])).collect()
 }
 
 /// 4 bytes of time and 16 random ones, in base 62.

@@ -181,7 +181,7 @@ fn ewma_sends_little_to_a_slow_node() {
     for lane in LANES {
         let fast = Node::always("fast");
         let slow = Node::scripted(|_| {
-            thread::sleep(Duration::from_millis(50));
+            thread::park_timeout(Duration::from_millis(50));
             Reply::ok("slow")
         });
         let proxy = proxy(&format!("type: ewma, {}", equal(&[fast.address, slow.address])));

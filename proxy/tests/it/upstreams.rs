@@ -140,7 +140,7 @@ fn as_many_connections_are_kept_and_as_long_as_their_upstream_says() {
     const TOGETHER: usize = 3;
     for lane in LANES {
         let node = Node::scripted(|_| {
-            thread::sleep(Duration::from_millis(100));
+            thread::park_timeout(Duration::from_millis(100));
             Reply::ok("slow")
         });
         let ask_together = |proxy: &TestProxy| {

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::BytesMut;
 
-use super::{Call, Now, Origin, Reply};
+use crate::plugin::{Call, Now, Origin, Reply};
 use crate::{
     config::{Config, ConfigErrors},
     exchange::request_head,
