@@ -19,7 +19,7 @@ fn delay(trial: &Trial) -> Option<u128> {
     match seen {
         Seen::Forwarded { .. } => Some(delay.as_millis()),
         Seen::Answered { status: 503, .. } => None,
-        other => panic!("{other:?}"),
+        other @ (Seen::Answered { .. } | Seen::Called(_)) => panic!("{other:?}"),
     }
 }
 
