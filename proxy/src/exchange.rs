@@ -421,9 +421,9 @@ async fn send(
     let sent = connection.send(asked, bytes, body, || expired(cx, &upload)).await;
     cx.deadlines.stop(Wait::Upstream);
     let (response_head, coming) = sent.map_err(|fault| cx.body_fault().unwrap_or(fault))?;
-    let status = response_head.status();
     let filters = plan.run.response_body(&plan.request, &response_head);
     let edits = plan.response_edits(&response_head);
+    let status = response_head.status();
     cx.record(|record| record.answered(status.as_u16(), edits.status));
     let leaving =
         Leaving::new(head, &response_head, edits.status, !filters.is_empty(), after(cx, head));
@@ -442,7 +442,7 @@ async fn send(
         }
     };
     cx.lead_with(bytes);
-    Ok(Reply { status, after: leaving.after, body })
+    Ok(Reply { status: edits.status.unwrap_or(status), after: leaving.after, body })
 }
 
 /// What the downstream may expect of its connection behind this response.

@@ -17,5 +17,6 @@ mod routing;
 mod seeded;
 mod smuggling;
 mod system_calls;
+mod traffic;
 mod upstreams;
 mod wire;
