@@ -85,7 +85,7 @@ impl Consumers {
             });
             all.by_name.insert(Arc::clone(&config.username), index);
             for credential in &config.credentials {
-                let hash = all.hash(credential.kind, &credential.id);
+                let hash = all.hasher.hash_one(&*credential.id);
                 let owner = Owner { credential: credential.clone(), consumer: index };
                 all.owners.entry(hash).or_default().push(owner);
             }
@@ -95,7 +95,7 @@ impl Consumers {
 
     /// Whose credential this is to the plugin `kind`, and what that plugin knows of it.
     pub fn owner<T: 'static>(&self, kind: &'static str, id: &[u8]) -> Option<(&Consumer, &T)> {
-        let owners = self.owners.get(&self.hash(kind, id))?;
+        let owners = self.owners.get(&self.hasher.hash_one(id))?;
         let is_meant =
             |owner: &&Owner| owner.credential.kind == kind && owner.credential.id.ct_eq(id).into();
         let owner = owners.iter().find(is_meant)?;
@@ -108,9 +108,5 @@ impl Consumers {
 
     pub fn get(&self, index: usize) -> Option<&Consumer> {
         self.list.get(index)
-    }
-
-    fn hash(&self, kind: &str, id: &[u8]) -> u64 {
-        self.hasher.hash_one((kind, id))
     }
 }
