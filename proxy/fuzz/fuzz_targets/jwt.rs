@@ -1,5 +1,4 @@
-//! Any token: its parts are those of the text, and its claims are what another reader finds, who
-//! cannot find others.
+//! Any token: its parts are those of the text, and its claims are what another reader finds.
 
 #![no_main]
 
@@ -21,12 +20,14 @@ fn check(text: &[u8]) {
     let signature = Base64UrlUnpadded::encode_string(&token.signature);
     assert_eq!([token.signed, b".", signature.as_bytes()].concat(), text);
 
-    let parts: Vec<Value> = token
+    // Numbers that fit into nothing are refused only where they are read.
+    let parts: Result<Vec<Value>, _> = token
         .signed
         .split(|byte| *byte == b'.')
         .map(|part| Base64UrlUnpadded::decode_vec(str::from_utf8(part).unwrap()).unwrap())
-        .map(|json| serde_json::from_slice(&json).unwrap())
+        .map(|json| serde_json::from_slice(&json))
         .collect();
+    let Ok(parts) = parts else { return };
     let [header, claims] = parts.as_slice() else { panic!("{} parts", parts.len()) };
     assert_eq!(header["alg"], *token.algorithm);
     assert!(header["crit"].is_null());
