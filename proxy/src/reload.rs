@@ -147,7 +147,7 @@ fn again(mut reloader: Box<Reloader>, file: File, cause: Cause) -> (Box<Reloader
         Ok(bytes) => File { bytes, ..file },
         Err(errors) => {
             // Between the two halves of a swap there is no file.
-            if cause == Cause::Hangup {
+            if cause == Cause::Hangup || file.path.exists() {
                 reloader.complain(&errors);
             }
             return (reloader, file);

@@ -282,8 +282,13 @@ impl<'a> Facts<'a> {
     }
 
     fn fields(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        let is_named = move |field: &[u8]| is_alike(field, name.as_bytes());
-        self.head.fields().filter(move |field| is_named(field.name)).map(|field| field.value)
+        let is_alike = move |field: &[u8]| is_alike(field, name.as_bytes());
+        let is_dashed = move |field: &[u8]| is_alike(field) && !field.contains(&b'_');
+        // What is spelled with `_` is another field to most nodes, and must not stand before this one.
+        let has_dashed = self.head.fields().any(|field| is_dashed(field.name));
+        let is_meant =
+            move |field: &[u8]| if has_dashed { is_dashed(field) } else { is_alike(field) };
+        self.head.fields().filter(move |field| is_meant(field.name)).map(|field| field.value)
     }
 
     fn arguments(&self, name: &str) -> impl Iterator<Item = Cow<'a, [u8]>> {

@@ -127,6 +127,11 @@ impl Collected {
 }
 
 impl Sink {
+    pub(super) fn errors(&self) -> usize {
+        let errors = self.errors.borrow();
+        errors.list.len() + errors.omitted
+    }
+
     pub(super) fn error(&self, mark: impl Into<Option<Mark>>, path: &str, message: String) {
         let finding = Finding { mark: mark.into(), path: path.to_owned(), message };
         self.errors.borrow_mut().add(finding);

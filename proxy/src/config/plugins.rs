@@ -43,19 +43,21 @@ pub(super) fn read(value: &Value<'_>, scope: &Scope<'_>) -> PluginSet {
     PluginSet { owner: None, plugins: plugins.collect() }
 }
 
-/// `None` also of one that is disabled.
 fn one(at: &Place<'_>, name: &str, value: &Value<'_>, scope: &Scope<'_>) -> Option<PluginConfig> {
     let kind = known(at, name)?;
     let mut section = value.section()?;
     let meta = section.take("_meta").map(|value| meta(&value));
-    let (is_disabled, meta) = match meta {
+    let meta = match meta {
         Some(meta) => meta?,
-        None => (false, Meta::default()),
+        None => Meta::default(),
     };
+    let errors = at.errors();
     let plugin = (kind.read)(&mut section, scope);
     section.finish(In::Plugin);
-    let config = PluginConfig { kind, meta, plugin: plugin?, source: Arc::new(value.json()) };
-    (!is_disabled).then_some(config)
+    if plugin.is_none() && at.errors() == errors {
+        at.error("these settings cannot be read");
+    }
+    Some(PluginConfig { kind, meta, plugin: plugin?, source: Arc::new(value.json()) })
 }
 
 /// The plugin of that name, or an error at its key.
@@ -75,8 +77,8 @@ fn known(at: &Place<'_>, name: &str) -> Option<&'static Kind> {
     kind
 }
 
-/// `_meta`, and whether the plugin is disabled.
-fn meta(value: &Value<'_>) -> Option<(bool, Meta)> {
+/// `_meta`.
+fn meta(value: &Value<'_>) -> Option<Meta> {
     let mut section = value.section()?;
     let is_disabled = section.leaf_or("disable", false);
     let priority = section.take("priority").and_then(|value| value.within(&(i32::MIN..=i32::MAX)));
@@ -88,7 +90,7 @@ fn meta(value: &Value<'_>) -> Option<(bool, Meta)> {
         Some(filter) => Some(filter?),
         None => None,
     };
-    Some((is_disabled, Meta { priority, filter, error_response }))
+    Some(Meta { is_disabled, priority, filter, error_response })
 }
 
 /// A text as it is, anything else as JSON.

@@ -32,6 +32,11 @@ enum Privacy {
 }
 
 impl Place<'_> {
+    /// How many errors have been reported so far.
+    pub(crate) fn errors(&self) -> usize {
+        self.sink.errors()
+    }
+
     /// Whether nothing that stands here is shown.
     pub(crate) fn is_secret(&self) -> bool {
         self.privacy == Privacy::Secret

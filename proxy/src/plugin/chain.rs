@@ -26,6 +26,8 @@ pub struct PluginConfig {
 /// What holds for a plugin whatever it is: `_meta`.
 #[derive(Debug, Clone, Default)]
 pub struct Meta {
+    /// It does nothing, and keeps those of its name away that it stands before.
+    pub is_disabled: bool,
     /// In place of [`Kind::priority`].
     pub priority: Option<i32>,
     /// Only requests for which it holds are the plugin's business.
@@ -138,6 +140,8 @@ impl Step {
 #[derive(Debug, Default)]
 pub struct Chain {
     steps: Box<[Step]>,
+    /// The names of those that are there and do nothing.
+    disabled: Box<[&'static str]>,
     /// Where the access phase begins.
     access_at: usize,
     hooks: Hooks,
@@ -150,33 +154,41 @@ impl Chain {
             |is_global| move |config: &PluginConfig| Step { config: config.clone(), is_global };
         let global = global.into_iter().flat_map(|set| set.plugins.iter().map(step(true)));
         let mut steps: Vec<Step> = global.chain(own.plugins.iter().map(step(false))).collect();
+        steps.retain(|step| !step.config.meta.is_disabled);
         steps.sort_by_key(Step::place);
+        let disabled = own.plugins.iter().filter(|plugin| plugin.meta.is_disabled);
         Self {
+            disabled: disabled.map(|plugin| plugin.kind.name).collect(),
             access_at: steps.iter().take_while(|step| step.is_rewrite()).count(),
             hooks: hooks_of(steps.iter()),
             steps: steps.into(),
         }
     }
 
-    /// What a request of `consumer` passes: the consumer's own plugins instead of the route's by the
-    /// same name, and beside them.
-    fn merged<'a>(&'a self, own: &'a [Step]) -> Merged<'a> {
+    /// What a request of a consumer passes: the consumer's own plugins instead of the route's by the
+    /// same name, and beside them. Who asks is settled: those that authenticate stay the route's.
+    fn merged<'a>(&'a self, own: &'a Chain) -> Merged<'a> {
+        let is_named = |step: &Step, name: &str| step.config.kind.name == name;
         let replacement = |step: &'a Step| {
-            let is_same = |one: &&Step| one.config.kind.name == step.config.kind.name;
-            own.iter().find(is_same).filter(|_| !step.is_global).unwrap_or(step)
+            let name = step.config.kind.name;
+            if step.is_global {
+                return Some(step);
+            }
+            let instead = own.steps.iter().find(|one| is_named(one, name)).unwrap_or(step);
+            (!own.disabled.contains(&name)).then_some(instead)
+        };
+        let is_new = |step: &&Step| {
+            let name = step.config.kind.name;
+            let is_known = self.steps.iter().any(|one| !one.is_global && is_named(one, name));
+            !is_known && step.config.kind.credential.is_none()
         };
         let (rewrite, access) = self.steps.split_at(self.access_at);
-        let mut steps: Vec<&Step> = rewrite.iter().map(replacement).collect();
+        // These have run, as the route has them.
+        let mut steps: Vec<&Step> = rewrite.iter().collect();
         let has_run = steps.len();
-        let is_new = |step: &&Step| {
-            !self
-                .steps
-                .iter()
-                .any(|one| !one.is_global && one.config.kind.name == step.config.kind.name)
-        };
-        steps.extend(own.iter().filter(|step| step.is_rewrite()).filter(is_new));
-        let mut later: Vec<&Step> = access.iter().map(replacement).collect();
-        later.extend(own.iter().filter(|step| !step.is_rewrite()).filter(is_new));
+        steps.extend(own.steps.iter().filter(|step| step.is_rewrite()).filter(is_new));
+        let mut later: Vec<&Step> = access.iter().filter_map(replacement).collect();
+        later.extend(own.steps.iter().filter(|step| !step.is_rewrite()).filter(is_new));
         later.sort_by_key(|step| step.place());
         steps.extend(later);
         Merged { hooks: hooks_of(steps.iter().copied()), steps, has_run }
@@ -186,7 +198,7 @@ impl Chain {
     pub fn log(&self, exchange: &Finished<'_>) {
         match exchange.consumer.and_then(|consumer| consumer.chain.as_ref()) {
             Some(own) => {
-                let merged = self.merged(&own.steps);
+                let merged = self.merged(own);
                 merged.steps.iter().for_each(|step| step.config.plugin.log(exchange));
             }
             None if self.hooks.log => {
@@ -261,7 +273,7 @@ impl<'a> Run<'a> {
         }
         self.has_met_consumer = true;
         if let Some(own) = cx.request.consumer.and_then(|consumer| consumer.chain.as_ref()) {
-            let merged = self.chain.merged(&own.steps);
+            let merged = self.chain.merged(own);
             self.at = merged.has_run;
             self.merged = Some(Box::new(merged));
         }
@@ -314,3 +326,6 @@ impl<'a> Run<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,7 +104,9 @@ fn value_of(text: &str) -> HeaderValue {
 }
 
 fn list(value: &Value<'_>) -> Option<String> {
-    field_value(value)?.to_str().map(str::to_owned).ok()
+    let list = field_value(value)?;
+    let text = list.to_str().map(str::to_owned);
+    text.map_err(|_| value.error("has characters outside of ASCII")).ok()
 }
 
 fn origins(value: &Value<'_>) -> Option<String> {

@@ -54,11 +54,12 @@ impl CountedBy {
     pub(super) fn value<'f>(&'f self, facts: &Facts<'f>) -> Cow<'f, [u8]> {
         let value = match self {
             CountedBy::Variable(variable) => facts.value(variable).unwrap_or_default(),
-            CountedBy::Combination(template) => {
+            CountedBy::Combination(template) if template.has_value(facts) => {
                 let mut value = Vec::new();
                 template.expand(facts, &[], &mut value);
                 Cow::Owned(value)
             }
+            CountedBy::Combination(_) => Cow::default(),
             CountedBy::Constant(text) => Cow::Borrowed(&**text),
         };
         if value.is_empty() {

@@ -89,6 +89,8 @@ impl Bucket {
     /// How long a request has to wait, `None` if it is one too many; also says when the bucket is
     /// empty.
     fn pour(&mut self, rate: f64, burst: f64, now: Instant) -> (Instant, Option<Duration>) {
+        // A request that something has held back began before the last one came.
+        let now = self.last.map_or(now, |last| last.max(now));
         let excess = match self.last {
             Some(last) => {
                 let leaked = now.saturating_duration_since(last).as_secs_f64() * rate;

@@ -164,13 +164,22 @@ impl Plugin for ProxyRewrite {
         let expand = |(name, template): &(HeaderName, Template)| {
             let mut value = Vec::new();
             template.expand(&facts, &found, &mut value);
-            // A value that a client has spoilt is left out.
-            Some((name.clone(), HeaderValue::from_bytes(&value).ok()?))
+            (name.clone(), HeaderValue::from_bytes(&value).ok())
         };
-        let added: Vec<_> = self.fields.add.iter().filter_map(expand).collect();
-        let set: Vec<_> = self.fields.set.iter().filter_map(expand).collect();
-        added.into_iter().for_each(|(name, value)| cx.edits.add(name, value));
-        set.into_iter().for_each(|(name, value)| cx.edits.set(name, value));
+        let added: Vec<_> = self.fields.add.iter().map(expand).collect();
+        let set: Vec<_> = self.fields.set.iter().map(expand).collect();
+        // A value that a client has spoilt is left out, and the client's own field with it.
+        for (name, value) in added {
+            if let Some(value) = value {
+                cx.edits.add(name, value);
+            }
+        }
+        for (name, value) in set {
+            match value {
+                Some(value) => cx.edits.set(name, value),
+                None => cx.edits.remove(&Arc::from(name.as_str())),
+            }
+        }
         self.fields.remove.iter().for_each(|name| cx.edits.remove(name));
         if let Some(host) = &self.host {
             cx.rewrite.host = Some(host.clone());

@@ -33,6 +33,9 @@ struct RealIp {
 enum Source {
     /// A list to which every proxy appends.
     XForwardedFor,
+    /// In this spelling and no other, and once: what a proxy in front sets stands beside what its client
+    /// has sent in another spelling, or a second time.
+    Field(String),
     Single(Variable),
 }
 
@@ -47,8 +50,10 @@ fn read(section: &mut Section<'_>, _scope: &Scope<'_>) -> Option<Arc<dyn Plugin>
 fn source(value: &Value<'_>) -> Option<Source> {
     let name = value.leaf::<String>()?;
     match Variable::parse(&name) {
-        Ok(Variable::Field(name)) if name.eq_ignore_ascii_case("x_forwarded_for") => {
-            Some(Source::XForwardedFor)
+        Ok(Variable::Field(name)) => {
+            let name = name.replace('_', "-").to_ascii_lowercase();
+            let is_list = name == "x-forwarded-for";
+            Some(if is_list { Source::XForwardedFor } else { Source::Field(name) })
         }
         Ok(variable) => Some(Source::Single(variable)),
         Err(unknown) => {
@@ -90,6 +95,7 @@ impl RealIp {
     fn client(&self, facts: &Facts<'_>) -> Option<IpAddr> {
         match &self.source {
             Source::XForwardedFor => self.forwarded_for(facts),
+            Source::Field(name) => address(only(facts.head.values(name))?),
             Source::Single(variable) => address(&facts.value(variable)?),
         }
     }
@@ -106,6 +112,11 @@ impl RealIp {
         }
         Some(client)
     }
+}
+
+fn only<T>(mut values: impl Iterator<Item = T>) -> Option<T> {
+    let value = values.next()?;
+    values.next().is_none().then_some(value)
 }
 
 /// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`.

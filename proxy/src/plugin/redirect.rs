@@ -111,7 +111,8 @@ impl Redirect {
 /// RFC 9110 section 15.4: with 308 the method stays, which matters where there may be a body.
 fn https(facts: &Facts<'_>) -> Option<(StatusCode, Vec<u8>)> {
     let said = facts.head.field("x-forwarded-proto");
-    if said.unwrap_or(facts.ends.scheme.as_str().as_bytes()) != b"http" {
+    let scheme = said.unwrap_or(facts.ends.scheme.as_str().as_bytes());
+    if scheme.eq_ignore_ascii_case(b"https") {
         return None;
     }
     let code = match facts.head.method() {

@@ -181,8 +181,11 @@ impl<'a> RequestContext<'a> {
     /// The request is `consumer`'s; the node is told.
     pub fn attach(&mut self, consumer: &'a Consumer) {
         self.edits.set(USERNAME.clone(), consumer.username_value.clone());
-        if let Some(id) = &consumer.custom_id {
-            self.edits.set(CUSTOM_ID.clone(), id.clone());
+        match &consumer.custom_id {
+            Some(id) => self.edits.set(CUSTOM_ID.clone(), id.clone()),
+            // Another consumer may have been attached before.
+            None if self.request.consumer.is_some() => self.edits.remove(CUSTOM_ID.as_str()),
+            None => {}
         }
         self.request.consumer = Some(consumer);
     }

@@ -54,7 +54,7 @@ impl Watch {
     }
 }
 
-/// Where `path` and every link that it leads through stand.
+/// Where `path` and every link that it leads through stand, and where those directories stand.
 fn directories(path: &Path) -> BTreeSet<PathBuf> {
     let mut directories = BTreeSet::new();
     let mut next = Some(path.to_owned());
@@ -71,6 +71,9 @@ fn directories(path: &Path) -> BTreeSet<PathBuf> {
         }
         directories.insert(parent_of(&path));
     }
+    // A directory may be replaced, too.
+    let parents: Vec<_> = directories.iter().map(|directory| parent_of(directory)).collect();
+    directories.extend(parents);
     directories
 }
 

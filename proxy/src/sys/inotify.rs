@@ -40,13 +40,17 @@ impl Events {
         registered.map(Self).map_err(|error| error.into_parts().1)
     }
 
-    /// Tells of files that are created, written, renamed into `directory`, or deleted there. Adding
+    /// Tells of files that are created, written, renamed into `directory`, made readable or deleted
+    /// there, and of the directory's own end. Adding
     /// one again changes nothing.
     pub(crate) fn add(&self, directory: &Path) -> Result<(), Errno> {
         let flags = WatchFlags::CREATE
             | WatchFlags::CLOSE_WRITE
             | WatchFlags::MOVED_TO
             | WatchFlags::DELETE
+            | WatchFlags::ATTRIB
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR;
         inotify::add_watch(&self.0.get_ref().0, directory, flags).map(drop)
     }

@@ -34,12 +34,13 @@ struct Idle<C> {
     _counted: GaugeGuard,
 }
 
-/// Where an upstream is, and a node of it. Nothing else can be there while a connection is idle, as
-/// that holds the upstream.
+/// Where the handles of an upstream's metrics are, and a node of it: an upstream that is configured
+/// anew keeps those, and with them its connections. Nothing else can be there while a connection is
+/// idle, as that holds them.
 type Key = (usize, SocketAddr);
 
 fn key(upstream: &Arc<Upstream>, node: SocketAddr) -> Key {
-    (Arc::as_ptr(upstream).addr(), node)
+    (Arc::as_ptr(&upstream.metrics).addr(), node)
 }
 
 pub(crate) struct Pool<C> {

@@ -69,3 +69,12 @@ fn what_makes_no_sense_is_refused() {
         refused("limit-req", settings, message);
     }
 }
+
+#[test]
+fn one_that_was_held_back_does_not_turn_back_the_time() {
+    let (mut bucket, begin) = (super::Bucket::default(), std::time::Instant::now());
+    let at = |seconds| begin + Duration::from_secs(seconds);
+    assert!(bucket.pour(1.0, 1.0, at(10)).1.is_some());
+    assert!(bucket.pour(1.0, 1.0, at(0)).1.is_some());
+    assert!(bucket.pour(1.0, 1.0, at(10)).1.is_none());
+}

@@ -108,3 +108,12 @@ fn what_makes_no_sense_is_refused() {
         refused("proxy-rewrite", settings, message);
     }
 }
+
+#[test]
+fn a_value_that_a_client_spoils_takes_its_own_field_along() {
+    let trial = Trial::new("{ proxy-rewrite: { headers: { set: { X-Tenant: \"t-$arg_t\" } } } }", "");
+    let seen = trial.ask("GET /?t=b", "X-Tenant: admin\r\n");
+    assert_eq!(seen.field("x-tenant"), Some("t-b"));
+    let seen = trial.ask("GET /?t=a%0Ab", "X-Tenant: admin\r\n");
+    assert_eq!(seen.field("x-tenant"), None);
+}

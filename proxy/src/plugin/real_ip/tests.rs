@@ -68,3 +68,29 @@ fn what_makes_no_sense_is_refused() {
         refused("real-ip", settings, message);
     }
 }
+
+/// What a trusted proxy sets stands beside what its client has sent.
+#[test]
+fn a_client_cannot_speak_before_its_proxy() {
+    let trial = Trial::new(
+        "{ real-ip: { source: http_x_real_ip, trusted_addresses: [192.0.2.1] }, \
+           ip-restriction: { whitelist: [10.0.0.0/8] } }",
+        "",
+    );
+    for (fields, status) in [
+        ("x-real-ip: 10.1.1.1\r\n", None),
+        ("x-real-ip: 203.0.113.9\r\n", Some(403)),
+        ("x_real_ip: 10.1.1.1\r\nx-real-ip: 203.0.113.9\r\n", Some(403)),
+        ("x_real_ip: 10.1.1.1\r\n", Some(403)),
+        ("x-real-ip: 10.1.1.1\r\nx-real-ip: 203.0.113.9\r\n", Some(403)),
+    ] {
+        assert_eq!(trial.ask("GET /", fields).status(), status, "{fields}");
+    }
+    let listed = Trial::new(
+        "{ real-ip: { source: http_x-forwarded-for, trusted_addresses: [192.0.2.1] }, \
+           ip-restriction: { whitelist: [10.0.0.0/8] } }",
+        "",
+    );
+    let fields = "x-forwarded-for: 10.1.1.1\r\nx-forwarded-for: 203.0.113.9\r\n";
+    assert_eq!(listed.ask("GET /", fields).status(), Some(403));
+}

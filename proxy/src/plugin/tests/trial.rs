@@ -61,7 +61,7 @@ impl Trial {
         Self::of(&text(plugins, &format!(", {more}"), ""))
     }
 
-    fn of(text: &str) -> Self {
+    pub(crate) fn of(text: &str) -> Self {
         let config = Config::parse(text, "t.yaml").unwrap_or_else(|errors| panic!("{errors}"));
         let pipeline = Pipeline::new(&config, None, &Metrics::new(), Pseudonym::new("tandem-test"));
         let peer = [192, 0, 2, 1].into();
