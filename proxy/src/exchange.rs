@@ -37,7 +37,7 @@ use crate::{
     metrics::Checkout,
     pipeline::{Decision, Paused, Plan, Refusal, Route},
     plugin::{self, BodyFilters, Call, Consumer, Kept, Origin},
-    record::RouteIndex,
+    record::Routed,
     snapshot::Snapshot,
     upstream::{
         balance::{Picked, Tried},
@@ -213,7 +213,7 @@ fn note_route(
 ) {
     cx.record(|record| {
         if let Some(route) = route {
-            record.route(rules, RouteIndex::Http(route.index));
+            record.route(Routed::Http(rules.clone(), route.index));
         }
         record.consumer(consumer);
         record.keep(kept);

@@ -34,7 +34,7 @@ pub struct Pipeline {
     routes: Box<[Route]>,
     /// What a request passes that no route takes: the global rules.
     unrouted: Chain,
-    stream_routes: Box<[StreamRoute]>,
+    stream_routes: Box<[Arc<StreamRoute>]>,
     consumers: Consumers,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     /// By owner, for the next configuration to keep what it does not change.
@@ -140,10 +140,12 @@ impl Pipeline {
             metrics: ByListener::new(listeners),
         });
         let routes = routes.collect();
-        let stream_routes = config.stream_routes.iter().map(|route| StreamRoute {
-            config: route.clone(),
-            upstream: Arc::clone(&upstreams[&route.upstream.id]),
-            metrics: ByListener::new(listeners),
+        let stream_routes = config.stream_routes.iter().map(|route| {
+            Arc::new(StreamRoute {
+                config: route.clone(),
+                upstream: Arc::clone(&upstreams[&route.upstream.id]),
+                metrics: ByListener::new(listeners),
+            })
         });
         Self {
             router: Router::new(&config.routes),
@@ -162,7 +164,7 @@ impl Pipeline {
         &self.routes
     }
 
-    pub fn stream_routes(&self) -> &[StreamRoute] {
+    pub fn stream_routes(&self) -> &[Arc<StreamRoute>] {
         &self.stream_routes
     }
 

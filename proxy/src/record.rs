@@ -20,6 +20,7 @@ use crate::{
     kernel::Passed,
     metrics::{Direction, NORMAL_END, RouteMetrics},
     plugin::{Consumer, Finished, Kept},
+    route::stream::StreamRoute,
     snapshot::Snapshot,
     worker::{ListenerCx, Worker},
 };
@@ -32,7 +33,7 @@ pub(crate) struct RequestRecord {
     started: Instant,
     head: Option<RequestHead>,
     lane: Option<Lane>,
-    route: Option<(Snapshot, RouteIndex)>,
+    route: Option<Routed>,
     /// Position among the consumers.
     consumer: Option<usize>,
     /// What plugins have asked to be kept until the end.
@@ -57,11 +58,12 @@ pub(crate) struct RequestRecord {
     is_finished: bool,
 }
 
-/// Which of the configured routes, HTTP or stream, the record belongs to.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum RouteIndex {
-    Http(usize),
-    Stream(usize),
+/// The configured route that the record belongs to.
+#[derive(Clone)]
+pub(crate) enum Routed {
+    /// By its position in these rules.
+    Http(Snapshot, usize),
+    Stream(Arc<StreamRoute>),
 }
 
 impl RequestRecord {
@@ -110,8 +112,8 @@ impl RequestRecord {
         self.lane = Some(lane);
     }
 
-    pub(crate) fn route(&mut self, rules: &Snapshot, route: RouteIndex) {
-        self.route = Some((rules.clone(), route));
+    pub(crate) fn route(&mut self, route: Routed) {
+        self.route = Some(route);
     }
 
     /// Who was authenticated.
@@ -266,7 +268,7 @@ impl RequestRecord {
     }
 
     fn log_hooks(&self, sent_bytes: u64, recv_bytes: u64, total: Duration) {
-        let (Some((rules, RouteIndex::Http(index))), Some(head)) = (&self.route, &self.head) else {
+        let (Some(Routed::Http(rules, index)), Some(head)) = (&self.route, &self.head) else {
             return;
         };
         let consumer = self.consumer.and_then(|index| rules.consumers().get(index));
@@ -287,14 +289,13 @@ impl RequestRecord {
     fn route_metrics(&self) -> &RouteMetrics {
         let (listener, metrics) = (&self.listener, &self.worker.metrics);
         match &self.route {
-            Some((rules, RouteIndex::Http(index))) => {
+            Some(Routed::Http(rules, index)) => {
                 let route = &rules.routes()[*index];
                 route
                     .metrics
                     .get(listener.number, || metrics.route(&listener.name, &route.names.id))
             }
-            Some((rules, RouteIndex::Stream(index))) => {
-                let route = &rules.stream_routes()[*index];
+            Some(Routed::Stream(route)) => {
                 let id = &route.config.id;
                 route.metrics.get(listener.number, || metrics.route(&listener.name, id))
             }
@@ -304,15 +305,12 @@ impl RequestRecord {
 
     fn names(&self) -> (Option<&str>, Option<&str>) {
         match &self.route {
-            Some((rules, RouteIndex::Http(index))) => {
+            Some(Routed::Http(rules, index)) => {
                 let route = &rules.routes()[*index];
                 let upstream = route.upstream.as_ref().map(|upstream| &**upstream.id());
                 (Some(&route.names.id), self.upstream.as_deref().or(upstream))
             }
-            Some((rules, RouteIndex::Stream(index))) => {
-                let route = &rules.stream_routes()[*index];
-                (Some(&route.config.id), Some(route.upstream.id()))
-            }
+            Some(Routed::Stream(route)) => (Some(&route.config.id), Some(route.upstream.id())),
             None => (None, None),
         }
     }

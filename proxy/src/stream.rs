@@ -1,6 +1,6 @@
 //! The life of one L4 connection: stream route, node, tunnel, record, close.
 
-use std::{cell::Cell, net::SocketAddr, rc::Rc};
+use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc};
 
 use tokio::{net::TcpStream, sync::Notify, time::Instant};
 
@@ -9,7 +9,7 @@ use crate::{
     error::{Fault, Retry},
     forward::{self, Via},
     http::fields::Scheme,
-    record::{RequestRecord, RouteIndex},
+    record::{RequestRecord, Routed},
     route::stream,
     sys::socket,
     upstream::{
@@ -33,13 +33,13 @@ pub(crate) async fn serve(
     let mut record = RequestRecord::begin(&worker, &listener, peer);
     let local = downstream.local_addr().unwrap_or(listener.address);
     let local = SocketAddr::new(local.ip().to_canonical(), local.port());
-    let rules = worker.rules.now();
-    let Some(index) = stream::select(rules.stream_routes(), local, peer) else {
+    // A tunnel outlives many rules; it holds its own route and no other.
+    let selected = stream::select(worker.rules.now().stream_routes(), local, peer).cloned();
+    let Some(route) = selected else {
         record.fault(Fault::NoRoute);
         return record.finish(0, 0, Via::User);
     };
-    record.route(&rules, RouteIndex::Stream(index));
-    let route = &rules.stream_routes()[index];
+    record.route(Routed::Stream(Arc::clone(&route)));
     let ends = Ends { peer, client: peer.ip().to_canonical(), local, scheme: Scheme::Http };
     let (mut upstream, _busy) = match reach(&worker, &route.upstream, ends, &mut record).await {
         Ok(reached) => reached,

@@ -67,6 +67,15 @@ impl fmt::Display for TemplateError {
 
 impl std::error::Error for TemplateError {}
 
+impl Source {
+    /// Whether its value is a query, or has one.
+    fn is_query(&self) -> bool {
+        let queries =
+            [Variable::Args, Variable::IsArgs, Variable::RequestUri, Variable::RealRequestUri];
+        matches!(self, Source::Variable(variable) if queries.contains(variable))
+    }
+}
+
 impl Template {
     /// # Errors
     /// The first reference that means nothing, or one too many.
@@ -117,15 +126,33 @@ impl Template {
 
     /// Appends the text for this request; `groups[1]` is `$1`, and those that are missing are empty.
     pub fn expand(&self, facts: &Facts<'_>, groups: &[Option<&[u8]>], out: &mut Vec<u8>) {
-        self.expand_encoded(facts, groups, |_| true, out);
+        self.expand_with(facts, groups, |_, byte, out| out.push(byte), out);
     }
 
-    /// The same, with those bytes of values percent-encoded that are not `plain`.
+    /// The same for a path with a query behind it: those bytes of values are percent-encoded that are
+    /// not `plain`, and behind a `?` of the text those that would begin another argument, unless the
+    /// value is a whole query.
     pub fn expand_encoded(
         &self,
         facts: &Facts<'_>,
         groups: &[Option<&[u8]>],
         plain: impl Fn(u8) -> bool + Copy,
+        out: &mut Vec<u8>,
+    ) {
+        let push = |source: &Source, byte, out: &mut Vec<u8>| {
+            let separates = matches!(byte, b'&' | b'=' | b'+' | b';')
+                && !source.is_query()
+                && memchr::memchr(b'?', out).is_some();
+            push_encoded(byte, |byte| plain(byte) && !separates, out);
+        };
+        self.expand_with(facts, groups, push, out);
+    }
+
+    fn expand_with(
+        &self,
+        facts: &Facts<'_>,
+        groups: &[Option<&[u8]>],
+        push: impl Fn(&Source, u8, &mut Vec<u8>),
         out: &mut Vec<u8>,
     ) {
         for part in &self.0 {
@@ -139,7 +166,7 @@ impl Template {
                         }
                     };
                     let value = value.as_deref().unwrap_or(default.as_bytes());
-                    value.iter().for_each(|byte| push_encoded(*byte, plain, out));
+                    value.iter().for_each(|byte| push(source, *byte, out));
                 }
             }
         }

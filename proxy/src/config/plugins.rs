@@ -57,7 +57,16 @@ fn one(at: &Place<'_>, name: &str, value: &Value<'_>, scope: &Scope<'_>) -> Opti
     if plugin.is_none() && at.errors() == errors {
         at.error("these settings cannot be read");
     }
-    Some(PluginConfig { kind, meta, plugin: plugin?, source: Arc::new(value.json()) })
+    Some(PluginConfig { kind, meta, plugin: plugin?, source: Arc::new(source(value)) })
+}
+
+/// The settings, apart from what holds for every plugin.
+fn source(value: &Value<'_>) -> serde_json::Value {
+    let mut source = value.json();
+    if let Some(settings) = source.as_object_mut() {
+        settings.remove("_meta");
+    }
+    source
 }
 
 /// The plugin of that name, or an error at its key.

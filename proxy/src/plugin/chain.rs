@@ -97,7 +97,8 @@ impl PluginSet {
         let kept = |new: &PluginConfig| {
             let is_same =
                 |old: &&PluginConfig| old.kind.name == new.kind.name && old.source == new.source;
-            before.plugins.iter().find(is_same).unwrap_or(new).clone()
+            let plugin = &before.plugins.iter().find(is_same).unwrap_or(new).plugin;
+            PluginConfig { plugin: Arc::clone(plugin), ..new.clone() }
         };
         PluginSet { owner: self.owner.clone(), plugins: self.plugins.iter().map(kept).collect() }
     }
@@ -107,14 +108,16 @@ impl PluginSet {
 #[derive(Debug, Clone)]
 struct Step {
     config: PluginConfig,
-    is_global: bool,
+    /// Which global rule has it; `None`: none.
+    rule: Option<usize>,
 }
 
 impl Step {
-    /// First by phase, then global rules, then the highest priority; what is equal stays in order.
-    fn place(&self) -> (Phase, Reverse<bool>, Reverse<i32>) {
+    /// First by phase, then global rule by global rule, then the highest priority; what is equal stays
+    /// in order.
+    fn place(&self) -> (Phase, usize, Reverse<i32>) {
         let config = &self.config;
-        (config.kind.phase, Reverse(self.is_global), Reverse(config.priority()))
+        (config.kind.phase, self.rule.unwrap_or(usize::MAX), Reverse(config.priority()))
     }
 
     fn is_rewrite(&self) -> bool {
@@ -150,10 +153,10 @@ pub struct Chain {
 impl Chain {
     /// `own` is merged already; each of `global` is a set of its own.
     pub fn new<'p>(own: &PluginSet, global: impl IntoIterator<Item = &'p PluginSet>) -> Self {
-        let step =
-            |is_global| move |config: &PluginConfig| Step { config: config.clone(), is_global };
-        let global = global.into_iter().flat_map(|set| set.plugins.iter().map(step(true)));
-        let mut steps: Vec<Step> = global.chain(own.plugins.iter().map(step(false))).collect();
+        let step = |rule| move |config: &PluginConfig| Step { config: config.clone(), rule };
+        let global = global.into_iter().enumerate();
+        let global = global.flat_map(|(rule, set)| set.plugins.iter().map(step(Some(rule))));
+        let mut steps: Vec<Step> = global.chain(own.plugins.iter().map(step(None))).collect();
         steps.retain(|step| !step.config.meta.is_disabled);
         steps.sort_by_key(Step::place);
         let disabled = own.plugins.iter().filter(|plugin| plugin.meta.is_disabled);
@@ -171,7 +174,7 @@ impl Chain {
         let is_named = |step: &Step, name: &str| step.config.kind.name == name;
         let replacement = |step: &'a Step| {
             let name = step.config.kind.name;
-            if step.is_global {
+            if step.rule.is_some() {
                 return Some(step);
             }
             let instead = own.steps.iter().find(|one| is_named(one, name)).unwrap_or(step);
@@ -179,7 +182,7 @@ impl Chain {
         };
         let is_new = |step: &&Step| {
             let name = step.config.kind.name;
-            let is_known = self.steps.iter().any(|one| !one.is_global && is_named(one, name));
+            let is_known = self.steps.iter().any(|one| one.rule.is_none() && is_named(one, name));
             !is_known && step.config.kind.credential.is_none()
         };
         let (rewrite, access) = self.steps.split_at(self.access_at);

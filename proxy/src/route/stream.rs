@@ -22,8 +22,12 @@ impl StreamRoute {
 }
 
 /// The first route in configured order whose conditions all hold (gateway conventions 5.9).
-pub fn select(routes: &[StreamRoute], local: SocketAddr, peer: SocketAddr) -> Option<usize> {
-    routes.iter().position(|route| route.matches(local, peer))
+pub fn select(
+    routes: &[Arc<StreamRoute>],
+    local: SocketAddr,
+    peer: SocketAddr,
+) -> Option<&Arc<StreamRoute>> {
+    routes.iter().find(|route| route.matches(local, peer))
 }
 
 #[cfg(test)]
@@ -31,9 +35,9 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    fn route(port: Option<u16>, server: Option<&str>, remote: Option<&str>) -> StreamRoute {
+    fn route(port: Option<u16>, server: Option<&str>, remote: Option<&str>) -> Arc<StreamRoute> {
         let upstream = Arc::<config::Upstream>::default();
-        StreamRoute {
+        Arc::new(StreamRoute {
             upstream: Arc::new(Upstream::new(&upstream, &Metrics::new())),
             metrics: ByListener::new(1),
             config: config::StreamRoute {
@@ -44,13 +48,15 @@ mod tests {
                 datapath: config::Datapath::User,
                 upstream,
             },
-        }
+        })
     }
 
     #[track_caller]
-    fn check(routes: &[StreamRoute], local: &str, peer: &str, expected: Option<usize>) {
+    fn check(routes: &[Arc<StreamRoute>], local: &str, peer: &str, expected: Option<usize>) {
         let (local, peer) = (local.parse().expect("local"), peer.parse().expect("peer"));
-        assert_eq!(select(routes, local, peer), expected, "{local} from {peer}");
+        let found = select(routes, local, peer);
+        let found = found.and_then(|one| routes.iter().position(|other| Arc::ptr_eq(one, other)));
+        assert_eq!(found, expected, "{local} from {peer}");
     }
 
     #[test]

@@ -100,6 +100,43 @@ fn what_did_not_change_keeps_its_state() {
 }
 
 #[test]
+fn what_a_plugin_counts_survives_as_long_as_its_settings_do() {
+    let node = Node::always("x");
+    let route = |count: u32, more: &str| {
+        let limit = format!("limit-count: {{ count: {count}, time_window: 3600 }}");
+        let routes = format!("{{ id: r, uri: /, plugins: {{ {limit} }}, upstream_id: u }}{more}");
+        web(true, &routes, &upstream("u", &node))
+    };
+    let proxy = TestProxy::start(&route(2, ""));
+    let mut client = proxy.client();
+    assert_eq!([client.ask(GET).status, client.ask(GET).status], [200, 200]);
+    proxy.reload(&route(2, ", { id: s, uri: /s, upstream_id: u }")).expect("applied");
+    assert_eq!(client.ask(GET).status, 503);
+    proxy.reload(&route(1, "")).expect("applied");
+    assert_eq!([client.ask(GET).status, client.ask(GET).status], [200, 503]);
+}
+
+/// Its node gets another weight: the connections to it stay.
+#[test]
+fn connections_to_a_node_outlive_a_change_of_its_upstream() {
+    for is_express in [true, false] {
+        let node = Node::always("x");
+        let with = |weight: u32| {
+            let nodes = format!("{{ id: u, nodes: {{ \"{}\": {weight} }} }}", node.address);
+            web(is_express, "{ id: r, uri: /*, upstream_id: u }", &nodes)
+        };
+        let proxy = TestProxy::start(&with(1));
+        let mut client = proxy.client();
+        assert_eq!(client.ask(GET).status, 200);
+        proxy.access_log(1);
+        proxy.reload(&with(2)).expect("applied");
+        assert_eq!(client.ask(GET).status, 200);
+        let seen: Vec<_> = node.seen().iter().map(|seen| seen.connection).collect();
+        assert_eq!(seen, [0, 0]);
+    }
+}
+
+#[test]
 fn what_only_a_start_reads_is_refused_whole() {
     let node = Node::always("x");
     let route = "{ id: r, uri: /*, upstream_id: u }";

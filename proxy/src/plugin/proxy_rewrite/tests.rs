@@ -117,3 +117,12 @@ fn a_value_that_a_client_spoils_takes_its_own_field_along() {
     let seen = trial.ask("GET /?t=a%0Ab", "X-Tenant: admin\r\n");
     assert_eq!(seen.field("x-tenant"), None);
 }
+
+#[test]
+fn a_value_stays_one_argument_and_a_query_stays_a_query() {
+    let rewrite = |uri: &str| Trial::new(&format!("{{ proxy-rewrite: {{ uri: \"{uri}\" }} }}"), "");
+    let seen = rewrite("/in?user=$http_x_user&role=guest").ask("GET /", "x-user: a&role=admin\r\n");
+    assert_eq!(seen.line(), Some("GET /in?user=a%26role%3Dadmin&role=guest HTTP/1.1"));
+    let seen = rewrite("/in?v=1&$args").ask("GET /?a=b&c=d", "");
+    assert_eq!(seen.line(), Some("GET /in?v=1&a=b&c=d&a=b&c=d HTTP/1.1"));
+}
