@@ -29,8 +29,8 @@ use crate::{
     workspace,
 };
 
-/// How long each fuzz target runs, on top of its corpus.
-const FUZZ_SECONDS: u32 = 15;
+/// How long all fuzz targets run together, on top of their corpora.
+const FUZZ_SECONDS: usize = 90;
 
 /// How many tests had which outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -236,7 +236,9 @@ fn fuzz(peers: &Peers) -> Result<Rung> {
         Err(error) => return Ok(Rung::of_one("fuzz", Verdict::Skipped(format!("{error:#}")))),
     };
     let mut rung = Rung::new("fuzz");
-    for target in fuzz_targets(&workspace::root().join("proxy/fuzz/fuzz_targets"))? {
+    let targets = fuzz_targets(&workspace::root().join("proxy/fuzz/fuzz_targets"))?;
+    let seconds = FUZZ_SECONDS.div_ceil(targets.len().max(1));
+    for target in targets {
         let found = workspace::root().join("target/fuzz-corpus").join(&target);
         fs::create_dir_all(&found).with_context(|| format!("make {}", found.display()))?;
         let mut run = Command::new(&cargo_fuzz);
@@ -246,7 +248,7 @@ fn fuzz(peers: &Peers) -> Result<Rung> {
         if corpus.is_dir() {
             run.arg(corpus);
         }
-        run.args(["--", &format!("-max_total_time={FUZZ_SECONDS}"), "-timeout=10", "-verbosity=0"]);
+        run.args(["--", &format!("-max_total_time={seconds}"), "-timeout=10", "-verbosity=0"]);
         run.current_dir(workspace::root().join("proxy"));
         rung.add(match command::run(peers.equip(&mut run)) {
             Ok(()) => Verdict::Passed,
