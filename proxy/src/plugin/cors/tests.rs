@@ -86,3 +86,10 @@ fn what_makes_no_sense_is_refused() {
         refused("cors", settings, message);
     }
 }
+
+#[test]
+fn what_no_field_can_say_is_reported() {
+    for key in ["allow_methods", "allow_headers", "expose_headers"] {
+        refused("cors", &format!("{key}: \"X\u{2011}Token\""), "outside of ASCII");
+    }
+}

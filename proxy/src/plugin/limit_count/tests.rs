@@ -130,3 +130,14 @@ fn what_makes_no_sense_is_refused() {
         refused("limit-count", settings, message);
     }
 }
+
+#[test]
+fn who_has_no_value_is_counted_by_the_address() {
+    let settings = "count: 1, time_window: 60, key_type: var_combination, key: \"$http_a $http_b\"";
+    let trial = trial(settings).from("192.0.2.7");
+    assert!(passes(&trial, "GET /", ""));
+    assert!(!passes(&trial, "GET /", ""));
+    let trial = trial.from("192.0.2.8");
+    assert!(passes(&trial, "GET /", ""));
+    assert!(passes(&trial, "GET /", "a: 1\r\n"));
+}

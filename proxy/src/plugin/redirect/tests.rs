@@ -45,7 +45,11 @@ fn without_tls_there_is_a_way_to_tls() {
     check(HTTPS, "HEAD /", "", Some((301, "https://a/")));
     check(HTTPS, "POST /", "", Some((308, "https://a/")));
     check(HTTPS, "GET /", "x-forwarded-proto: https\r\n", None);
-    check(HTTPS, "GET /", "x-forwarded-proto: http\r\n", Some((301, "https://a/")));
+    check(HTTPS, "GET /", "x-forwarded-proto: HTTPS\r\n", None);
+    for said in ["http", "HTTP", "", "x", "http, http"] {
+        let fields = format!("x-forwarded-proto: {said}\r\n");
+        check(HTTPS, "GET /", &fields, Some((301, "https://a/")));
+    }
 }
 
 #[test]

@@ -63,3 +63,22 @@ fn links_anywhere_on_the_way_are_followed() {
     symlink("loop", at("loop")).expect("a link");
     assert!(directories(&at("loop")).contains(directory.path()));
 }
+
+#[tokio::test]
+async fn a_directory_that_is_replaced_is_noticed_and_watched_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name);
+    for name in ["conf", "new"] {
+        fs::create_dir(at(name)).expect("a directory");
+        fs::write(at(name).join("a.yaml"), name).expect("a file");
+    }
+    let watch = Watch::new(&at("conf/a.yaml")).expect("a watch");
+    let swap = || {
+        fs::rename(at("conf"), at("old")).expect("renamed");
+        fs::rename(at("new"), at("conf")).expect("renamed");
+    };
+    check_noticed(&watch, "swap", swap).await;
+    while timeout(Duration::from_millis(50), watch.changed()).await.is_ok() {}
+    let write = || fs::write(at("conf/a.yaml"), "2").expect("written");
+    check_noticed(&watch, "write", write).await;
+}
