@@ -265,9 +265,9 @@ fn kept_or_new(
     metrics: &Metrics,
 ) -> Arc<Upstream> {
     let known = before.and_then(|before| before.upstreams.get(&upstream.id));
-    match known.filter(|known| known.config == *upstream) {
-        Some(known) => Arc::clone(known),
-        None => Arc::new(Upstream::new(upstream, metrics)),
+    match known {
+        Some(known) if known.config == *upstream => Arc::clone(known),
+        Some(_) | None => Arc::new(Upstream::new(upstream, known.map(|known| &**known), metrics)),
     }
 }
 

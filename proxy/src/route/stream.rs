@@ -38,7 +38,7 @@ mod tests {
     fn route(port: Option<u16>, server: Option<&str>, remote: Option<&str>) -> Arc<StreamRoute> {
         let upstream = Arc::<config::Upstream>::default();
         Arc::new(StreamRoute {
-            upstream: Arc::new(Upstream::new(&upstream, &Metrics::new())),
+            upstream: Arc::new(Upstream::new(&upstream, None, &Metrics::new())),
             metrics: ByListener::new(1),
             config: config::StreamRoute {
                 id: "r".into(),

@@ -11,7 +11,7 @@ mod load;
 mod maglev;
 mod round_robin;
 
-use std::{cell::OnceCell, cmp::Reverse, fmt, sync::Arc, time::Instant};
+use std::{cell::OnceCell, cmp::Reverse, collections::HashMap, fmt, sync::Arc, time::Instant};
 
 use md5::{Digest as _, Md5};
 
@@ -30,6 +30,7 @@ pub struct NodeIndex(u32);
 
 #[derive(Debug)]
 pub struct Balancer {
+    balancing: Balancing,
     nodes: Box<[Node]>,
     /// Highest priority first.
     levels: Box<[Level]>,
@@ -58,6 +59,7 @@ struct Member {
     node: Node,
     /// Of the smallest whole numbers in the configured ratio.
     weight: u32,
+    load: Arc<Load>,
 }
 
 /// What a node is picked by.
@@ -142,19 +144,34 @@ impl Drop for Picked {
 }
 
 impl Balancer {
-    pub fn new(nodes: &[Node], balancing: Balancing) -> Self {
+    /// What is known of nodes that `before` had too is kept, unless they are balanced otherwise now.
+    pub fn new(nodes: &[Node], balancing: Balancing, before: Option<&Balancer>) -> Self {
+        let mut known: HashMap<_, _> = before
+            .filter(|before| before.balancing == balancing)
+            .into_iter()
+            .flat_map(Balancer::members)
+            .map(|member| (member.node.address, Arc::clone(&member.load)))
+            .collect();
+        let mut load = |node: &Node| {
+            known.remove(&node.address).unwrap_or_else(|| Arc::new(Load::new(balancing)))
+        };
         let weights = effective_weights(nodes);
         let mut members: Vec<_> = (0..)
             .zip(nodes.iter().zip(weights))
             .filter(|(_, (_, weight))| *weight > 0)
-            .map(|(index, (node, weight))| Member { index: NodeIndex(index), node: *node, weight })
+            .map(|(index, (node, weight))| Member {
+                index: NodeIndex(index),
+                node: *node,
+                weight,
+                load: load(node),
+            })
             .collect();
         members.sort_by_key(|member| Reverse(member.node.priority));
         let levels = members
             .chunk_by(|one, next| one.node.priority == next.node.priority)
             .map(|members| Level::new(members, balancing))
             .collect();
-        Self { nodes: nodes.into(), levels }
+        Self { balancing, nodes: nodes.into(), levels }
     }
 
     pub fn node(&self, index: NodeIndex) -> &Node {

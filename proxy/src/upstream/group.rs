@@ -17,9 +17,15 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    pub fn new(config: &Arc<config::Upstream>, metrics: &Metrics) -> Self {
+    /// `before` is the upstream of this id in the configuration before.
+    pub fn new(
+        config: &Arc<config::Upstream>,
+        before: Option<&Upstream>,
+        metrics: &Metrics,
+    ) -> Self {
+        let before = before.map(|before| &before.balancer);
         Self {
-            balancer: Balancer::new(&config.nodes, config.balancing),
+            balancer: Balancer::new(&config.nodes, config.balancing, before),
             metrics: metrics.upstream(&config.id),
             config: Arc::clone(config),
         }

@@ -26,7 +26,7 @@ struct Candidate {
 impl Ewma {
     pub(super) fn new(members: &[Member]) -> Self {
         let candidate =
-            |member: &Member| Candidate { index: member.index, load: Arc::new(Load::timed()) };
+            |member: &Member| Candidate { index: member.index, load: Arc::clone(&member.load) };
         Self { candidates: members.iter().map(candidate).collect() }
     }
 

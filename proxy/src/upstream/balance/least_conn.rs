@@ -34,7 +34,7 @@ impl LeastConn {
         let candidate = |member: &Member| Candidate {
             index: member.index,
             weight: member.weight.into(),
-            load: Arc::default(),
+            load: Arc::clone(&member.load),
             turn: AtomicU64::new(0),
         };
         Self { candidates: members.iter().map(candidate).collect(), turn: AtomicU64::new(1) }

@@ -8,10 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::config::Balancing;
+
 /// What it takes for a latency to have lost all but 1/e of its say, as in APISIX.
 const DECAY: Duration = Duration::from_secs(10);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Load {
     /// Requests under way.
     active: AtomicU32,
@@ -20,8 +22,9 @@ pub(super) struct Load {
 }
 
 impl Load {
-    pub(super) fn timed() -> Self {
-        Self { active: AtomicU32::new(0), latency: Some(Latency::default()) }
+    pub(super) fn new(balancing: Balancing) -> Self {
+        let is_timed = balancing == Balancing::Ewma;
+        Self { active: AtomicU32::new(0), latency: is_timed.then(Latency::default) }
     }
 
     pub(super) fn active(&self) -> u32 {

@@ -37,7 +37,7 @@ struct Bench {
 impl Bench {
     fn new(balancing: Balancing, nodes: &[Node]) -> Self {
         let (now, seed) = (Cell::new(Instant::now()), Cell::new(1));
-        Self { balancer: Balancer::new(nodes, balancing), now, seed, down: Vec::new() }
+        Self { balancer: Balancer::new(nodes, balancing, None), now, seed, down: Vec::new() }
     }
 
     fn with_down(mut self, down: &[u32]) -> Self {
@@ -131,7 +131,7 @@ fn round_robin_gives_the_share_of_a_down_node_to_all_others() {
 #[test]
 fn round_robin_is_exact_over_a_cycle_across_threads() {
     const CYCLES: u32 = 1000;
-    let balancer = Arc::new(Balancer::new(&nodes(&[1, 2, 3]), Balancing::RoundRobin));
+    let balancer = Arc::new(Balancer::new(&nodes(&[1, 2, 3]), Balancing::RoundRobin, None));
     let counts = on_four_threads(&balancer, |pick| {
         let mut counts = [0; 3];
         (0..6 * CYCLES).for_each(|_| counts[pick().index.0 as usize] += 1);
@@ -328,7 +328,7 @@ fn least_conn_takes_turns_between_equals() {
 #[test]
 fn least_conn_is_exact_across_threads() {
     const PICKS: usize = 3000;
-    let balancer = Arc::new(Balancer::new(&nodes(&[1, 2, 3]), Balancing::LeastConn));
+    let balancer = Arc::new(Balancer::new(&nodes(&[1, 2, 3]), Balancing::LeastConn, None));
     let held = on_four_threads(&balancer, |pick| (0..PICKS).map(|_| pick()).collect::<Vec<_>>());
     let held: Vec<Picked> = held.flatten().collect();
     let active =
@@ -405,4 +405,24 @@ fn ewma_avoids_a_node_that_fails() {
 fn ewma_begins_with_every_node() {
     let counts = Bench::new(Balancing::Ewma, &nodes(&[1; 4])).counts(4000);
     assert!(counts.iter().all(|count| (900..1100).contains(count)), "{counts:?}");
+}
+
+#[test]
+fn what_is_known_of_a_node_outlives_changes_of_others() {
+    let before = Bench::new(Balancing::LeastConn, &nodes(&[1, 1]));
+    let busy: Vec<_> = (0..4).map(|_| before.pick()).collect();
+    // The second of two is the first of three: it has two requests under way, the new ones none.
+    let three = &nodes(&[1, 1, 1, 1])[1..];
+    let mut after = Bench::new(Balancing::LeastConn, three);
+    after.balancer = Balancer::new(three, Balancing::LeastConn, Some(&before.balancer));
+    let held: Vec<_> = (0..4).map(|_| after.pick()).collect();
+    assert!(held.iter().all(|picked| picked.index.0 != 0));
+    // What was begun before ends there too.
+    drop((busy, held));
+    assert_eq!(after.counts(30), [10; 3]);
+
+    let otherwise = Balancer::new(three, Balancing::Ewma, Some(&after.balancer));
+    assert!(
+        otherwise.members().all(|member| member.load.expected_latency(Instant::now()).is_none())
+    );
 }
