@@ -5,11 +5,15 @@
 
 mod watch;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     signal::unix::Signal,
-    task::{self, JoinError},
+    task,
     time::{Instant, sleep, timeout},
 };
 
@@ -28,7 +32,8 @@ const UNQUIET_MAX: Duration = Duration::from_secs(1);
 
 /// Publishes new rules in place of the running ones.
 pub struct Reloader {
-    running: Config,
+    /// With which the process was started; of its rules nothing is held.
+    start: Config,
     rules: Publisher,
     metrics: Arc<Metrics>,
 }
@@ -51,40 +56,47 @@ impl std::error::Error for Refused {}
 
 impl Reloader {
     pub(crate) fn new(running: Config, rules: Publisher, metrics: Arc<Metrics>) -> Self {
-        Self { running, rules, metrics }
+        let start = Config {
+            routes: Vec::new(),
+            global_rules: Vec::new(),
+            upstreams: Vec::new(),
+            consumers: Vec::new(),
+            stream_routes: Vec::new(),
+            ..running
+        };
+        Self { start, rules, metrics }
     }
 
     /// Every request that begins from now on sees what `config` says.
     ///
     /// # Errors
     /// It differs in what only a start reads; nothing has changed then.
-    pub fn apply(&mut self, config: Config) -> Result<(), Refused> {
-        let sections = self.running.differs_at_start(&config);
+    pub fn apply(&self, config: &Config) -> Result<(), Refused> {
+        let sections = self.start.differs_at_start(config);
         if !sections.is_empty() {
             self.metrics.reloaded(Reload::Refused);
             return Err(Refused { sections });
         }
         let before = self.rules.latest();
         let pseudonym = before.pseudonym().clone();
-        let rules = Pipeline::new(&config, Some(&before), &self.metrics, pseudonym);
+        let rules = Pipeline::new(config, Some(&before), &self.metrics, pseudonym);
         self.rules.publish(Arc::new(rules));
-        self.metrics.forget_all_but(&config);
+        self.metrics.forget_all_but(config);
         self.metrics.reloaded(Reload::Applied);
-        self.running = config;
         Ok(())
     }
 
     /// Reads the file and applies it, if it is valid.
-    fn reload(&mut self, file: &File, cause: Cause) {
+    fn reload(&self, path: &Path, bytes: &[u8], cause: Cause) {
         let started = Instant::now();
-        let config = match Config::parse_bytes(&file.bytes, &file.path.display().to_string()) {
+        let config = match Config::parse_bytes(bytes, &path.display().to_string()) {
             Ok(config) => config,
             Err(errors) => return self.complain(&errors),
         };
         for warning in config.warnings.lines() {
             tracing::warn!("{warning}");
         }
-        match self.apply(config) {
+        match self.apply(&config) {
             Ok(()) => {
                 let milliseconds = started.elapsed().as_millis() as u64;
                 tracing::info!(?cause, milliseconds, "configuration reloaded");
@@ -101,10 +113,11 @@ impl Reloader {
     }
 }
 
-/// The configuration file, as it was read last.
+/// The configuration file.
 pub(crate) struct File {
     pub(crate) path: PathBuf,
-    pub(crate) bytes: Vec<u8>,
+    /// As it was read last; `None`: it could not be read.
+    pub(crate) bytes: Option<Vec<u8>>,
 }
 
 /// Why the file is read again.
@@ -118,7 +131,7 @@ enum Cause {
 
 /// Reloads `file` on every SIGHUP, and whenever it holds something else, until dropped.
 pub(crate) async fn follow(reloader: Reloader, mut file: File, mut hangups: Signal) {
-    let mut reloader = Box::new(reloader);
+    let reloader = Arc::new(reloader);
     let mut watch = Watch::new(&file.path)
         .inspect_err(|error| {
             tracing::warn!(%error, "the configuration file is not watched; send SIGHUP to reload");
@@ -126,9 +139,12 @@ pub(crate) async fn follow(reloader: Reloader, mut file: File, mut hangups: Sign
         .ok();
     let mut cause = Cause::Start;
     loop {
-        match task::spawn_blocking(move || again(reloader, file, cause)).await {
-            Ok(both) => (reloader, file) = both,
-            Err(error) => return gone(&error),
+        let reloader = Arc::clone(&reloader);
+        match task::spawn_blocking(move || again(&reloader, file, cause)).await {
+            Ok(read) => file = read,
+            Err(error) => {
+                return tracing::error!(%error, "configuration is not followed any more");
+            }
         }
         cause = tokio::select! {
             Some(()) = hangups.recv() => Cause::Hangup,
@@ -137,26 +153,25 @@ pub(crate) async fn follow(reloader: Reloader, mut file: File, mut hangups: Sign
     }
 }
 
-fn gone(error: &JoinError) {
-    tracing::error!(%error, "configuration is not followed any more");
-}
-
 /// Reads the file again, and reloads it if it says something else or somebody has asked.
-fn again(mut reloader: Box<Reloader>, file: File, cause: Cause) -> (Box<Reloader>, File) {
-    let read = match Config::read_file(&file.path) {
-        Ok(bytes) => File { bytes, ..file },
+fn again(reloader: &Reloader, file: File, cause: Cause) -> File {
+    let File { path, bytes: before } = file;
+    let read = Config::read_file(&path);
+    let bytes = match read {
+        Ok(bytes) => bytes,
+        // Between the two halves of a swap there is no file.
+        Err(_) if cause != Cause::Hangup && !path.exists() => return File { path, bytes: before },
         Err(errors) => {
-            // Between the two halves of a swap there is no file.
-            if cause == Cause::Hangup || file.path.exists() {
+            if cause == Cause::Hangup || before.is_some() {
                 reloader.complain(&errors);
             }
-            return (reloader, file);
+            return File { path, bytes: None };
         }
     };
-    if cause == Cause::Hangup || read.bytes != file.bytes {
-        reloader.reload(&read, cause);
+    if cause == Cause::Hangup || before.as_ref() != Some(&bytes) {
+        reloader.reload(&path, &bytes, cause);
     }
-    (reloader, read)
+    File { path, bytes: Some(bytes) }
 }
 
 /// Something has happened to the file, and then nothing for a while.

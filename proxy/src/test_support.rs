@@ -40,7 +40,7 @@ pub struct TestProxy {
     listeners: Vec<(Arc<str>, SocketAddr)>,
     admin: Option<SocketAddr>,
     shutdown: Shutdown,
-    reloader: Mutex<Reloader>,
+    reloader: Reloader,
     running: Option<thread::JoinHandle<anyhow::Result<()>>>,
     access_log: PathBuf,
     _directory: tempfile::TempDir,
@@ -64,7 +64,7 @@ impl TestProxy {
             listeners: app.listeners.clone(),
             admin: app.admin,
             shutdown: app.shutdown(),
-            reloader: Mutex::new(app.reloader(config)),
+            reloader: app.reloader(config),
             running: Some(thread::spawn(move || app.wait())),
             access_log,
             _directory: directory,
@@ -75,7 +75,7 @@ impl TestProxy {
     pub fn reload(&self, yaml: &str) -> Result<(), Refused> {
         let config =
             Self::config(yaml, &[], &self.access_log).unwrap_or_else(|errors| panic!("{errors}"));
-        self.reloader.lock().unwrap_or_else(PoisonError::into_inner).apply(config)
+        self.reloader.apply(&config)
     }
 
     fn config(

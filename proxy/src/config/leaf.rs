@@ -52,7 +52,7 @@ impl Scalar {
 
     /// The value with the type that its text has; `None` for a number that JSON has not, and for what
     /// the environment did not resolve.
-    pub(super) fn checked_json(&self) -> Option<Json> {
+    pub(super) fn json(&self) -> Option<Json> {
         match self.origin {
             Origin::Quoted => Some(Json::String(self.text.clone())),
             Origin::Plain | Origin::Environment => {
@@ -75,15 +75,6 @@ impl Scalar {
                 as_text().or_else(|| serde_yaml::from_value(self.resolved()).ok())
             }
             Origin::Unresolved => None,
-        }
-    }
-
-    /// Out of the environment as a string.
-    pub(super) fn json(&self) -> serde_json::Value {
-        let text = || serde_json::Value::String(self.text.clone());
-        match self.origin {
-            Origin::Plain => serde_json::to_value(self.resolved()).unwrap_or_else(|_| text()),
-            Origin::Quoted | Origin::Environment | Origin::Unresolved => text(),
         }
     }
 

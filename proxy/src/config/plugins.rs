@@ -104,14 +104,10 @@ fn meta(value: &Value<'_>) -> Option<Meta> {
 
 /// A text as it is, anything else as JSON.
 fn error_response(value: &Value<'_>) -> Option<Bytes> {
+    if !value.is_mapping() {
+        return value.leaf::<String>().map(Into::into);
+    }
     let json = value.json();
-    if let Some(text) = json.as_str() {
-        return Some(text.to_owned().into());
-    }
-    if !json.is_object() {
-        value.error("expected a string or a mapping");
-        return None;
-    }
     Some(format!("{json}\n").into())
 }
 
@@ -224,13 +220,7 @@ pub(crate) fn base64(value: &Value<'_>) -> Option<Vec<u8>> {
 
 /// A text or a number, with variables in it.
 pub(crate) fn scalar_template(value: &Value<'_>, groups: Groups) -> Option<Template> {
-    let json = value.json();
-    let text = json.as_str().map(str::to_owned).or_else(|| Some(json.as_number()?.to_string()));
-    let Some(text) = text else {
-        value.error("expected a string or a number");
-        return None;
-    };
-    text_template(value, &text, groups)
+    text_template(value, value.written()?, groups)
 }
 
 /// The name of a field that plugins may change, which stands as a key.

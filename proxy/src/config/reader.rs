@@ -118,6 +118,17 @@ impl<'t> Value<'t> {
         self.checked(&expected, |value| range.contains(value)).map(Some)
     }
 
+    /// The text of a string or a number, as it is written.
+    pub(crate) fn written(&self) -> Option<&'t str> {
+        const EXPECTED: &str = "a string or a number";
+        let scalar = self.scalar(EXPECTED)?;
+        let is_one = scalar.json().is_some_and(|json| json.is_string() || json.is_number());
+        if !is_one {
+            self.unexpected(EXPECTED, "");
+        }
+        is_one.then_some(&scalar.text)
+    }
+
     /// A string of a form; `problem` ends the sentence that begins with where it stands.
     pub(crate) fn text(&self, problem: &str, is_valid: impl Fn(&str) -> bool) -> Option<String> {
         let text = self.leaf::<String>()?;
@@ -238,7 +249,7 @@ impl<'t> Value<'t> {
     pub(crate) fn checked_json(&self) -> Option<Json> {
         match &self.node.content {
             Content::Scalar(scalar) => {
-                let json = scalar.checked_json();
+                let json = scalar.json();
                 if json.is_none() {
                     self.unexpected("a number that is finite", "");
                 }

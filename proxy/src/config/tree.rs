@@ -35,10 +35,10 @@ pub(crate) enum Content {
 }
 
 impl Node {
-    /// Of keys that occur twice the last counts.
+    /// What is no JSON is null, and of keys that occur twice the last counts: who asks has been told.
     pub(super) fn json(&self) -> serde_json::Value {
         match &self.content {
-            Content::Scalar(scalar) => scalar.json(),
+            Content::Scalar(scalar) => scalar.json().unwrap_or_default(),
             Content::Sequence(items) => items.iter().map(Node::json).collect(),
             Content::Mapping(entries) => {
                 entries.iter().map(|entry| (entry.key.clone(), entry.value.json())).collect()

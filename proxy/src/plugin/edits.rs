@@ -132,11 +132,6 @@ impl<'a, const N: usize> FieldEdits<'a, N> {
             Edit::Add(..) | Edit::Default(..) => false,
         })
     }
-
-    /// The value that was set under `name`, the last if there are several.
-    pub fn get(&self, name: &str) -> Option<&HeaderValue> {
-        self.made(|_| true).filter(|(made, _)| made.as_str() == name).map(|(_, value)| value).last()
-    }
 }
 
 impl Edit<'_> {

@@ -7,8 +7,7 @@
 //! time; a request of one more is refused, or passes with `allow_degradation: true`.
 
 use std::{
-    collections::{HashMap, hash_map::RandomState},
-    hash::BuildHasher,
+    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -19,13 +18,13 @@ use std::{
 use super::{
     Call, Finished, Hooks, Kind, Outcome, Phase, Plugin, RequestContext,
     limit::{Amount, CountedBy, Rejection},
+    table::{Key, Keys, SHARDS},
 };
 use crate::config::plugins::{Scope, Section};
 
 pub(super) static KIND: Kind =
     Kind { name: "limit-conn", priority: 1003, phase: Phase::Access, read, credential: None };
 
-const SHARDS: usize = 16;
 /// Keys with requests in flight.
 const KEYS_MAX: usize = 1 << 18;
 /// Requests of a key in flight.
@@ -49,9 +48,9 @@ struct LimitConn {
 
 #[derive(Debug)]
 struct State {
-    hashers: [RandomState; 2],
-    /// Requests in flight by the hash of their key, as in [`Table`](super::table::Table).
-    shards: [Mutex<HashMap<u128, u64>>; SHARDS],
+    keys: Keys,
+    /// Requests in flight by their key.
+    shards: [Mutex<HashMap<Key, u64>>; SHARDS],
     /// Of delay, nanoseconds.
     unit: AtomicU64,
 }
@@ -60,7 +59,7 @@ struct State {
 #[derive(Debug)]
 struct InFlight {
     state: Arc<State>,
-    key: u128,
+    key: Key,
     delay: Duration,
 }
 
@@ -76,7 +75,7 @@ fn read(section: &mut Section<'_>, _scope: &Scope<'_>) -> Option<Arc<dyn Plugin>
     let only_use_default_delay = section.leaf_or("only_use_default_delay", false);
     let rejection = Rejection::read(section, KIND.name);
     let state = Arc::new(State {
-        hashers: [RandomState::new(), RandomState::new()],
+        keys: Keys::default(),
         shards: Default::default(),
         unit: AtomicU64::new(nanoseconds(Duration::from_secs_f64(unit?))),
     });
@@ -95,7 +94,7 @@ impl Plugin for LimitConn {
         let (Some(conn), Some(burst)) = (conn, self.burst.value(&facts, 0, COUNT_MAX)) else {
             return self.rejection.unclear(UNCLEAR);
         };
-        let key = self.state.key(&self.key.value(&facts));
+        let key = self.state.keys.key(&[&self.key.value(&facts)]);
         let count = match self.state.enter(key, conn + burst) {
             Entered::As(count) => count,
             Entered::TooMany => return Outcome::Answer(self.rejection.answer()),
@@ -129,12 +128,7 @@ enum Entered {
 }
 
 impl State {
-    fn key(&self, value: &[u8]) -> u128 {
-        let [high, low] = &self.hashers;
-        u128::from(high.hash_one(value)) << 64 | u128::from(low.hash_one(value))
-    }
-
-    fn enter(&self, key: u128, max: u64) -> Entered {
+    fn enter(&self, key: Key, max: u64) -> Entered {
         let mut shard = self.shard(key);
         if shard.len() >= KEYS_MAX / SHARDS && !shard.contains_key(&key) {
             return Entered::Full;
@@ -147,7 +141,7 @@ impl State {
         Entered::As(*count)
     }
 
-    fn leave(&self, key: u128) {
+    fn leave(&self, key: Key) {
         let mut shard = self.shard(key);
         let left = shard.get_mut(&key).map_or(0, |count| {
             *count = count.saturating_sub(1);
@@ -158,9 +152,8 @@ impl State {
         }
     }
 
-    fn shard(&self, key: u128) -> std::sync::MutexGuard<'_, HashMap<u128, u64>> {
-        let shard = &self.shards[(key % SHARDS as u128) as usize];
-        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn shard(&self, key: Key) -> std::sync::MutexGuard<'_, HashMap<Key, u64>> {
+        self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn delay(&self, units: u64) -> Duration {

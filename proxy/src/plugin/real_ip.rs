@@ -12,7 +12,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{Kind, Outcome, Phase, Plugin, RequestContext};
+use super::{Kind, Outcome, Phase, Plugin, RequestContext, authentication::only};
 use crate::{
     config::plugins::{Scope, Section, Value},
     variable::{Facts, Variable},
@@ -95,7 +95,7 @@ impl RealIp {
     fn client(&self, facts: &Facts<'_>) -> Option<IpAddr> {
         match &self.source {
             Source::XForwardedFor => self.forwarded_for(facts),
-            Source::Field(name) => address(only(facts.head.values(name))?),
+            Source::Field(name) => address(only(facts.head.values(name), ()).ok()??),
             Source::Single(variable) => address(&facts.value(variable)?),
         }
     }
@@ -112,11 +112,6 @@ impl RealIp {
         }
         Some(client)
     }
-}
-
-fn only<T>(mut values: impl Iterator<Item = T>) -> Option<T> {
-    let value = values.next()?;
-    values.next().is_none().then_some(value)
 }
 
 /// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`.

@@ -132,10 +132,6 @@ impl fmt::Debug for Kept {
 }
 
 impl Kept {
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Everything of one type, in the order in which it was given.
     pub fn all<T: Any>(&self) -> impl Iterator<Item = &T> {
         self.0.iter().filter_map(|kept| kept.downcast_ref())

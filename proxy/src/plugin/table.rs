@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Workers that ask at once seldom meet.
-const SHARDS: usize = 16;
+pub(super) const SHARDS: usize = 16;
 /// Live entries of one table: about 100 bytes each.
 pub(super) const ENTRIES_MAX: usize = 1 << 18;
 /// Entries whose time is over that one new entry may have to remove.
@@ -25,9 +25,27 @@ pub(super) struct Key(u128);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Full;
 
+/// Makes [`Key`]s.
+#[derive(Debug, Default)]
+pub(super) struct Keys([RandomState; 2]);
+
+impl Keys {
+    pub(super) fn key(&self, parts: &[&[u8]]) -> Key {
+        let [high, low] = &self.0;
+        Key(u128::from(high.hash_one(parts)) << 64 | u128::from(low.hash_one(parts)))
+    }
+}
+
+impl Key {
+    /// Which of the shards it belongs to.
+    pub(super) fn shard(self) -> usize {
+        (self.0 % SHARDS as u128) as usize
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Table<V> {
-    hashers: [RandomState; 2],
+    keys: Keys,
     shards: Box<[Mutex<Shard<V>>]>,
 }
 
@@ -48,15 +66,11 @@ struct Entry<V> {
 impl<V: Default> Table<V> {
     pub(super) fn new() -> Self {
         let shard = || Mutex::new(Shard { entries: HashMap::new(), deadlines: BinaryHeap::new() });
-        Self {
-            hashers: [RandomState::new(), RandomState::new()],
-            shards: (0..SHARDS).map(|_| shard()).collect(),
-        }
+        Self { keys: Keys::default(), shards: (0..SHARDS).map(|_| shard()).collect() }
     }
 
     pub(super) fn key(&self, parts: &[&[u8]]) -> Key {
-        let [high, low] = &self.hashers;
-        Key(u128::from(high.hash_one(parts)) << 64 | u128::from(low.hash_one(parts)))
+        self.keys.key(parts)
     }
 
     /// Lets `amend` at what is remembered of `key`; a new value, if nothing is. It says until when
@@ -94,8 +108,7 @@ impl<V: Default> Table<V> {
     }
 
     fn shard(&self, key: Key) -> MutexGuard<'_, Shard<V>> {
-        let shard = &self.shards[(key.0 % SHARDS as u128) as usize];
-        shard.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

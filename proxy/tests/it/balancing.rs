@@ -177,7 +177,6 @@ fn a_node_of_lower_priority_is_for_when_no_other_answers() {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "a node that takes its time")]
 fn ewma_sends_little_to_a_slow_node() {
     for lane in LANES {
         let fast = Node::always("fast");

@@ -104,6 +104,10 @@ impl Tandem {
         std::fs::write(&self.file.path, yaml).expect("a file");
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.file.path
+    }
+
     /// Where the file stands.
     pub(crate) fn directory(&self) -> &Path {
         self.file.path.parent().expect("a directory")

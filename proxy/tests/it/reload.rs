@@ -29,14 +29,23 @@ fn upstream(id: &str, node: &Node) -> String {
     format!("{{ id: {id}, nodes: {{ \"{}\": 1 }} }}", node.address)
 }
 
+/// Nodes `one` and `two`, and an upstream of the same name for each.
+fn two_nodes() -> ([Node; 2], String) {
+    let (one, two) = (named("one"), named("two"));
+    let upstreams = format!("{}, {}", upstream("one", &one), upstream("two", &two));
+    ([one, two], upstreams)
+}
+
+/// Everything goes to the upstream `id`.
+fn to(is_express: bool, id: &str, upstreams: &str) -> String {
+    web(is_express, &format!("{{ id: r, uri: /*, upstream_id: {id} }}"), upstreams)
+}
+
 #[test]
 fn a_live_connection_sees_new_rules_at_its_next_request() {
     for is_express in [true, false] {
-        let (one, two) = (named("one"), named("two"));
-        let upstreams = format!("{}, {}", upstream("one", &one), upstream("two", &two));
-        let to = |id: &str| {
-            web(is_express, &format!("{{ id: r, uri: /*, upstream_id: {id} }}"), &upstreams)
-        };
+        let (_nodes, upstreams) = two_nodes();
+        let to = |id: &str| to(is_express, id, &upstreams);
         let proxy = TestProxy::start(&to("one"));
         let mut client = proxy.client();
         assert_eq!(client.ask(GET).text(), "one");
@@ -153,11 +162,8 @@ fn what_only_a_start_reads_is_refused_whole() {
 #[test]
 fn reloads_under_load_cost_no_request() {
     for is_express in [true, false] {
-        let (one, two) = (named("one"), named("two"));
-        let upstreams = format!("{}, {}", upstream("one", &one), upstream("two", &two));
-        let to = |id: &str| {
-            web(is_express, &format!("{{ id: r, uri: /*, upstream_id: {id} }}"), &upstreams)
-        };
+        let (_nodes, upstreams) = two_nodes();
+        let to = |id: &str| to(is_express, id, &upstreams);
         let proxy = TestProxy::start(&to("one"));
         let (is_over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
         thread::scope(|scope| {
@@ -216,6 +222,25 @@ fn a_changed_file_or_a_hangup_reloads_and_a_bad_file_does_not() {
     });
     tandem.rewrite(&yaml(one.address, ""));
     eventually("the first node again", || (client.ask(GET).text() == "one").then_some(()));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_once_and_read_when_it_can() {
+    let node = Node::always("x");
+    let text = yaml(node.address, "");
+    let tandem = Tandem::start(&text);
+    let mut client = tandem.client();
+    let (path, aside) = (tandem.path(), tandem.directory().join("aside"));
+    fs::rename(path, &aside).expect("renamed");
+    fs::create_dir(path).expect("a directory");
+    tandem.line(&["configuration not reloaded", "directory"]);
+    fs::write(tandem.directory().join("other"), "").expect("a file");
+    assert_eq!(client.ask(GET).status, 200, "the last good rules");
+    fs::remove_dir(path).expect("removed");
+    fs::rename(&aside, path).expect("renamed");
+    tandem.line(&["configuration reloaded", "cause=File"]);
+    let told = tandem.log().iter().filter(|line| line.contains("not reloaded")).count();
+    assert_eq!(told, 2, "an error and its count: {:?}", tandem.log());
 }
 
 /// As the kubelet does it: the file leads through `..data`, and a rename swaps that.

@@ -135,7 +135,6 @@ fn a_connection_carries_as_many_requests_as_its_upstream_says() {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "a node that takes its time")]
 fn as_many_connections_are_kept_and_as_long_as_their_upstream_says() {
     const IDLE: &str = "tandem_upstream_pool_idle{upstream=\"app\"}";
     const TOGETHER: usize = 3;

@@ -1,6 +1,6 @@
 use base64ct::{Base64, Encoding};
 
-use super::super::trial::{Seen, Trial, findings};
+use super::super::trial::{self, Seen, Trial, findings};
 
 const CONSUMERS: &str = "consumers:
   - { username: alice, labels: { custom_id: a-1 }, plugins: { basic-auth: { username: al, password: 'open sesame' } } }
@@ -18,19 +18,12 @@ fn basic(credentials: &str) -> String {
 
 #[track_caller]
 fn check_attached(trial: &Trial, fields: &str, consumer: &str) -> Seen {
-    let seen = trial.ask("GET /", fields);
-    assert_eq!(seen.field("x-consumer-username"), Some(consumer), "{fields}: {seen:?}");
-    seen
+    trial::check_attached(trial, "GET /", fields, consumer)
 }
 
 #[track_caller]
 fn check_refused(trial: &Trial, fields: &str, message: &str) {
-    let expected = Seen::Answered {
-        status: 401,
-        fields: "www-authenticate: Basic realm=\"basic\"\n".into(),
-        body: format!("{{\"message\":\"{message}\"}}\n"),
-    };
-    assert_eq!(trial.ask("GET /", fields), expected, "{fields}");
+    trial::check_challenged(trial, ("GET /", fields), "Basic realm=\"basic\"", message);
 }
 
 #[test]

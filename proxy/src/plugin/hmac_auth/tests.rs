@@ -3,7 +3,7 @@ use std::time::Duration;
 use base64ct::{Base64, Encoding};
 use ring::hmac;
 
-use super::super::trial::{Seen, Trial, findings};
+use super::super::trial::{self, Seen, Trial, findings};
 
 const CONSUMERS: &str = "consumers:
   - { username: alice, plugins: { hmac-auth: { key_id: alice-key, secret_key: open sesame } } }
@@ -62,19 +62,12 @@ fn dated(field: &str) -> String {
 
 #[track_caller]
 fn check_attached(trial: &Trial, line: &str, fields: &str) -> Seen {
-    let seen = trial.ask(line, fields);
-    assert_eq!(seen.field("x-consumer-username"), Some("alice"), "{line} {fields}: {seen:?}");
-    seen
+    trial::check_attached(trial, line, fields, "alice")
 }
 
 #[track_caller]
 fn check_refused(trial: &Trial, line: &str, fields: &str, message: &str) {
-    let expected = Seen::Answered {
-        status: 401,
-        fields: "www-authenticate: hmac realm=\"hmac\"\n".into(),
-        body: format!("{{\"message\":\"{message}\"}}\n"),
-    };
-    assert_eq!(trial.ask(line, fields), expected, "{line} {fields}");
+    trial::check_challenged(trial, (line, fields), "hmac realm=\"hmac\"", message);
 }
 
 #[test]

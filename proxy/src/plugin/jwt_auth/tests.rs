@@ -9,7 +9,7 @@ use ring::{
     signature::{self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair},
 };
 
-use super::super::trial::{BEGIN, Seen, Trial, findings};
+use super::super::trial::{self, BEGIN, Seen, Trial, findings};
 
 const SECRET: &str = "a secret of 32 bytes, or of more";
 
@@ -59,19 +59,12 @@ fn field(token: &str) -> String {
 
 #[track_caller]
 fn check_attached(trial: &Trial, line: &str, fields: &str) -> Seen {
-    let seen = trial.ask(line, fields);
-    assert_eq!(seen.field("x-consumer-username"), Some("alice"), "{line} {fields}: {seen:?}");
-    seen
+    trial::check_attached(trial, line, fields, "alice")
 }
 
 #[track_caller]
 fn check_refused(trial: &Trial, line: &str, fields: &str, message: &str) {
-    let expected = Seen::Answered {
-        status: 401,
-        fields: "www-authenticate: Bearer realm=\"jwt\"\n".into(),
-        body: format!("{{\"message\":\"{message}\"}}\n"),
-    };
-    assert_eq!(trial.ask(line, fields), expected, "{line} {fields}");
+    trial::check_challenged(trial, (line, fields), "Bearer realm=\"jwt\"", message);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use super::super::trial::{Seen, Trial};
+use super::super::trial::{self, Trial, check_attached};
 
 const CONSUMERS: &str = "consumers:
   - { username: alice, plugins: { key-auth: { key: alice-secret } } }
@@ -10,22 +10,8 @@ fn trial(settings: &str) -> Trial {
 }
 
 #[track_caller]
-fn check_attached(trial: &Trial, line: &str, fields: &str, consumer: &str) -> Seen {
-    let seen = trial.ask(line, fields);
-    assert_eq!(seen.field("x-consumer-username"), Some(consumer), "{line} {fields}: {seen:?}");
-    let Seen::Forwarded { consumer: attached, .. } = &seen else { panic!("{seen:?}") };
-    assert_eq!(attached.as_deref(), Some(consumer));
-    seen
-}
-
-#[track_caller]
 fn check_refused(trial: &Trial, line: &str, fields: &str, message: &str) {
-    let expected = Seen::Answered {
-        status: 401,
-        fields: "www-authenticate: apikey realm=\"key\"\n".into(),
-        body: format!("{{\"message\":\"{message}\"}}\n"),
-    };
-    assert_eq!(trial.ask(line, fields), expected, "{line} {fields}");
+    trial::check_challenged(trial, (line, fields), "apikey realm=\"key\"", message);
 }
 
 #[test]

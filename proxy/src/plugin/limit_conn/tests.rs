@@ -9,13 +9,13 @@ use super::{
 };
 
 fn state() -> State {
-    State { hashers: Default::default(), shards: Default::default(), unit: 1_000_000.into() }
+    State { keys: Default::default(), shards: Default::default(), unit: 1_000_000.into() }
 }
 
 #[test]
 fn requests_are_in_flight_until_they_are_not() {
     let state = state();
-    let (a, b) = (state.key(b"a"), state.key(b"b"));
+    let (a, b) = (state.keys.key(&[b"a"]), state.keys.key(&[b"b"]));
     assert!(matches!(state.enter(a, 2), Entered::As(1)));
     assert!(matches!(state.enter(a, 2), Entered::As(2)));
     assert!(matches!(state.enter(a, 2), Entered::TooMany));

@@ -208,3 +208,29 @@ impl Seen {
         }
     }
 }
+
+/// The node is told that the request is `consumer`'s.
+#[track_caller]
+pub(crate) fn check_attached(trial: &Trial, line: &str, fields: &str, consumer: &str) -> Seen {
+    let seen = trial.ask(line, fields);
+    assert_eq!(seen.field("x-consumer-username"), Some(consumer), "{line} {fields}: {seen:?}");
+    let Seen::Forwarded { consumer: attached, .. } = &seen else { panic!("{seen:?}") };
+    assert_eq!(attached.as_deref(), Some(consumer), "{line} {fields}");
+    seen
+}
+
+/// The request is answered 401 with this challenge and this message.
+#[track_caller]
+pub(crate) fn check_challenged(
+    trial: &Trial,
+    (line, fields): (&str, &str),
+    challenge: &str,
+    message: &str,
+) {
+    let expected = Seen::Answered {
+        status: 401,
+        fields: format!("www-authenticate: {challenge}\n"),
+        body: format!("{{\"message\":\"{message}\"}}\n"),
+    };
+    assert_eq!(trial.ask(line, fields), expected, "{line} {fields}");
+}
