@@ -541,7 +541,8 @@ async fn bytes_moved_by_the_kernel_keep_a_tunnel_alive() {
         })
         .await;
     assert_eq!((transfer.end, transfer.via), (Some(Fault::TunnelTimedOut), Via::Sockmap));
-    assert!(started.elapsed() >= idle * 5);
+    // What was looked at while the last bytes moved counts from then on.
+    assert!(started.elapsed() >= idle * 9 / 2);
 }
 
 async fn check_fallback(cx: &TunnelContext, ends: Ends, refused: TunnelRefused) {
