@@ -46,7 +46,10 @@ use crate::{
     expression::Expression,
     plugin::{Credential, PluginSet},
     route::Pattern,
-    upstream::hash_key::HashKey,
+    upstream::{
+        hash_key::HashKey,
+        retry::{RetryBudget, RetryOn},
+    },
 };
 
 /// A whole configuration, valid as it stands.
@@ -421,8 +424,10 @@ pub struct Upstream {
     /// `hash_on` and `key`; `None`: nothing is hashed.
     pub hash_key: Option<HashKey>,
     pub pass_host: PassHost,
-    /// Further nodes tried after the first one failed to connect.
+    /// Further nodes tried after the first one.
     pub retries: usize,
+    pub retry_on: RetryOn,
+    pub retry_budget: RetryBudget,
     /// How long after the first try another one may begin; `None`: however long it takes.
     pub retry_timeout: Option<Duration>,
     /// In place of what [`Timeouts`] says.
@@ -441,6 +446,8 @@ impl Default for Upstream {
             hash_key: None,
             pass_host: PassHost::Pass,
             retries: 0,
+            retry_on: RetryOn::default(),
+            retry_budget: RetryBudget::default(),
             retry_timeout: None,
             timeout: None,
             keepalive_pool: KeepalivePool::default(),

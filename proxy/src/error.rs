@@ -74,6 +74,9 @@ pub enum Retry {
     NextNode,
     /// Once, on a new connection, if the request can be replayed.
     FreshConnection,
+    /// To the next node, if the upstream wants that and the request can be replayed.
+    AfterReset,
+    AfterTimeout,
 }
 
 impl Fault {
@@ -124,7 +127,7 @@ impl Fault {
     /// internal, `K` operator, lower case `c`, `s` their timeout; second letter `A` accept, `R` request head, `F` plugin, `P` pick, `C` connect, `H` response head, `D` data,
     /// `L` last bytes downstream.
     pub const fn consequence(self) -> Consequence {
-        use Retry::{FreshConnection, Never, NextNode};
+        use Retry::{AfterReset, AfterTimeout, FreshConnection, Never, NextNode};
         const fn row(
             status: u16,
             retry: Retry,
@@ -167,9 +170,9 @@ impl Fault {
             Fault::ConnectTimedOut => row(504, NextNode, "sC", "connect_timeout"),
             Fault::RetriesTimedOut => row(502, Never, "sC", "retry_timeout"),
             Fault::StaleConnection => row(502, FreshConnection, "SH", "stale_connection"),
-            Fault::UpstreamClosed => row(502, Never, "SH", "upstream_closed"),
+            Fault::UpstreamClosed => row(502, AfterReset, "SH", "upstream_closed"),
             Fault::ResponseMalformed => row(502, Never, "SH", "response_malformed"),
-            Fault::ResponseTimedOut => row(504, Never, "sH", "response_timeout"),
+            Fault::ResponseTimedOut => row(504, AfterTimeout, "sH", "response_timeout"),
             Fault::ResponseTruncated => row(CLOSE, Never, "SD", "response_truncated"),
             Fault::ResponseBodyTimedOut => row(CLOSE, Never, "sD", "response_body_timeout"),
             Fault::UpstreamReset => row(CLOSE, Never, "SD", "upstream_reset"),
@@ -199,12 +202,18 @@ mod tests {
     }
 
     #[test]
-    fn only_what_never_left_may_be_retried() {
+    fn nothing_is_retried_once_a_response_has_begun() {
         let retried: Vec<_> =
             Fault::ALL.into_iter().filter(|f| f.consequence().retry != Retry::Never).collect();
         assert_eq!(
             retried,
-            [Fault::ConnectRefused, Fault::ConnectTimedOut, Fault::StaleConnection]
+            [
+                Fault::ConnectRefused,
+                Fault::ConnectTimedOut,
+                Fault::StaleConnection,
+                Fault::UpstreamClosed,
+                Fault::ResponseTimedOut,
+            ]
         );
     }
 

@@ -4,15 +4,16 @@
 //! ```text
 //! take head ─▶ pipeline ─┬▶ answer (drain what is left of the request first)
 //!                        └▶ attempt on a node ─▶ response head ─▶ body streams by itself
-//!                              ▲      │ could not connect: the next node
+//!                              ▲      │ in vain: the next node (`nodes`)
 //!                              └──────┘ stale pooled connection: once more, if replayable
 //! ```
 
 pub(crate) mod body;
+pub(crate) mod nodes;
 pub(crate) mod request_head;
 pub(crate) mod response_head;
 
-use std::{borrow::Cow, net::SocketAddr, os::fd::BorrowedFd, rc::Rc, sync::Arc};
+use std::{net::SocketAddr, os::fd::BorrowedFd, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -23,16 +24,17 @@ use tokio::{net::TcpStream, time::Instant};
 
 use self::{
     body::{Aborted, RequestBody, ResponseBody, Stage, Upload},
+    nodes::{Answered, over_nodes},
     response_head::Leaving,
 };
 use crate::{
     connection::ConnectionCx,
     deadlines::Wait,
-    error::{Fault, Retry},
+    error::Fault,
     http::{
         answer::{After, Answer},
         framing::BodyLength,
-        head::RequestHead,
+        head::{RequestHead, ResponseHead},
     },
     metrics::Checkout,
     pipeline::{Decision, Paused, Plan, Refusal, Route},
@@ -40,7 +42,6 @@ use crate::{
     record::Routed,
     snapshot::Snapshot,
     upstream::{
-        balance::{Picked, Tried},
         connect,
         connection::{Asked, Coming, Method, UpstreamConnection},
         group::Upstream,
@@ -81,11 +82,11 @@ pub(crate) async fn serve(
         }
     };
     let mut body = Some(body);
-    let reply =
+    let answer =
         over_nodes(&cx, plan, async |node| attempt(&cx, &head, plan, node, &mut body).await);
-    match reply.await {
-        Ok((mut reply, picked)) => {
-            picked.answered(std::time::Instant::now);
+    match answer.await {
+        Ok((answered, picked)) => {
+            let mut reply = respond(&cx, &head, plan, answered);
             reply.body.keep_busy(picked);
             Ok(reply.into_response(&cx))
         }
@@ -123,6 +124,24 @@ async fn give_up(
             Ok(own_answer(cx, Method::of(head.method()), plan.answer(status), fault, after))
         }
         None => refuse(cx, Method::of(head.method()), fault, after),
+    }
+}
+
+/// A node's response whose head is here.
+struct Heard {
+    connection: UpstreamConnection,
+    upload: Upload,
+    head: ResponseHead,
+    coming: Coming,
+}
+
+impl Answered for Heard {
+    fn status(&self) -> u16 {
+        self.head.status().as_u16()
+    }
+
+    fn at(&self) -> std::time::Instant {
+        std::time::Instant::now()
     }
 }
 
@@ -298,52 +317,6 @@ fn own_answer(
     response
 }
 
-/// Tries one node after the other, as the balancer picks them, until `attempt` has a response, a
-/// fault that no other node can help, or there is no node left. The node counts as busy until what
-/// was picked is dropped.
-pub(crate) async fn over_nodes<T>(
-    cx: &ConnectionCx,
-    plan: &Plan<'_>,
-    mut attempt: impl AsyncFnMut(SocketAddr) -> Result<T, Fault>,
-) -> Result<(T, Picked), Fault> {
-    let upstream = &plan.upstream;
-    let key = hash_key(plan);
-    cx.node_waits.set(plan.node_waits(&cx.worker.timeouts));
-    let retries_end = upstream.config.retry_timeout.map(|timeout| Instant::now() + timeout);
-    let mut tried = Tried::default();
-    let mut last = Fault::NoNode;
-    while tried.len() <= upstream.config.retries {
-        let Some(picked) = cx.worker.pick(upstream, &tried, &key) else { break };
-        if !tried.is_empty() {
-            if retries_end.is_some_and(|end| Instant::now() >= end) {
-                return Err(Fault::RetriesTimedOut);
-            }
-            upstream.metrics.retry();
-        }
-        let fault = match attempt(upstream.balancer.node(picked.index()).address).await {
-            Ok(response) => return Ok((response, picked)),
-            Err(fault) => fault,
-        };
-        if fault.is_of_node() {
-            picked.failed(std::time::Instant::now);
-        }
-        match fault.consequence().retry {
-            Retry::NextNode => last = fault,
-            Retry::FreshConnection | Retry::Never => return Err(fault),
-        }
-        tried.insert(picked.index());
-    }
-    Err(last)
-}
-
-/// What the upstream's balancer hashes, if it does.
-fn hash_key<'a>(plan: &'a Plan<'_>) -> Cow<'a, [u8]> {
-    match &plan.upstream.config.hash_key {
-        Some(key) => key.of_request(&plan.request.facts()),
-        None => Cow::default(),
-    }
-}
-
 /// One node: over a pooled connection if there is one, over a new one if there is none or the
 /// pooled one was stale and the request can be sent again.
 async fn attempt(
@@ -352,7 +325,7 @@ async fn attempt(
     plan: &Plan<'_>,
     node: SocketAddr,
     body: &mut Option<Incoming>,
-) -> Result<Reply, Fault> {
+) -> Result<Heard, Fault> {
     let metrics = &plan.upstream.metrics;
     let pooled = cx.worker.pool.borrow_mut().checkout(plan.upstream, node);
     if let Some(connection) = pooled {
@@ -411,7 +384,7 @@ async fn send(
     plan: &Plan<'_>,
     mut connection: UpstreamConnection,
     body: Option<Incoming>,
-) -> Result<Reply, Fault> {
+) -> Result<Heard, Fault> {
     let upload = Upload::default();
     let body = RequestBody::new(body, &upload, cx);
     let mut bytes = Vec::new();
@@ -420,7 +393,13 @@ async fn send(
     let asked = Asked { method: Method::of(plan.method()), takes_whole };
     let sent = connection.send(asked, bytes, body, || expired(cx, &upload)).await;
     cx.deadlines.stop(Wait::Upstream);
-    let (response_head, coming) = sent.map_err(|fault| cx.body_fault().unwrap_or(fault))?;
+    let (head, coming) = sent.map_err(|fault| cx.body_fault().unwrap_or(fault))?;
+    Ok(Heard { connection, upload, head, coming })
+}
+
+/// Makes of it what the downstream gets.
+fn respond(cx: &Rc<ConnectionCx>, head: &RequestHead, plan: &Plan<'_>, heard: Heard) -> Reply {
+    let Heard { connection, upload, head: response_head, coming } = heard;
     let filters = plan.run.response_body(&plan.request, &response_head);
     let edits = plan.response_edits(&response_head);
     let status = response_head.status();
@@ -442,7 +421,7 @@ async fn send(
         }
     };
     cx.lead_with(bytes);
-    Ok(Reply { status: edits.status.unwrap_or(status), after: leaving.after, body })
+    Reply { status: edits.status.unwrap_or(status), after: leaving.after, body }
 }
 
 /// What the downstream may expect of its connection behind this response.

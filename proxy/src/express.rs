@@ -37,7 +37,9 @@ use crate::{
     deadlines::Wait,
     error::Fault,
     exchange::{
-        self, after, request_head,
+        self, after,
+        nodes::{Answered, over_nodes},
+        request_head,
         response_head::{self, Leaving},
     },
     http::{
@@ -126,16 +128,14 @@ async fn exchange(
     };
     let mut upload = Upload::new(head);
     let forward = Forward { cx, head, plan };
-    let asked = exchange::over_nodes(cx, plan, async |node| {
-        forward.attempt(node, &mut upload, buffers).await
-    });
+    let asked =
+        over_nodes(cx, plan, async |node| forward.attempt(node, &mut upload, buffers).await);
     match asked.await {
         Ok(((connection, Reply::Head(response)), picked)) => {
-            picked.answered(Instant::now);
+            let _busy = picked;
             forward.respond(connection, response, upload, buffers).await
         }
-        Ok(((connection, Reply::Passed { passed, is_silent }), picked)) => {
-            picked.answered(|| passed.at);
+        Ok(((connection, Reply::Passed { passed, is_silent }), _picked)) => {
             forward.note_passed(&passed);
             if is_silent && upload.is_complete() {
                 cx.worker.plain_pool.borrow_mut().checkin(connection);
@@ -215,6 +215,22 @@ enum Reply {
     },
 }
 
+impl Answered for (PlainConnection, Reply) {
+    fn status(&self) -> u16 {
+        match &self.1 {
+            Reply::Head(head) => head.status().as_u16(),
+            Reply::Passed { passed, is_silent: _ } => passed.status,
+        }
+    }
+
+    fn at(&self) -> Instant {
+        match &self.1 {
+            Reply::Head(_) => Instant::now(),
+            Reply::Passed { passed, is_silent: _ } => passed.at,
+        }
+    }
+}
+
 /// A request on its way to a node, and the response on its way back.
 struct Forward<'a> {
     cx: &'a ConnectionCx,
@@ -233,6 +249,7 @@ impl Forward<'_> {
     ) -> Result<(PlainConnection, Reply), Fault> {
         let Forward { cx, head, plan } = self;
         let metrics = &plan.upstream.metrics;
+        upload.restart(head);
         if let Some(mut connection) = checkout(cx, plan.upstream, node).await {
             metrics.checkout(Checkout::Reused);
             cx.record(|record| record.node(node, None));
@@ -240,7 +257,7 @@ impl Forward<'_> {
                 Err(Fault::StaleConnection) if plan.is_replayable() => {
                     metrics.checkout(Checkout::Stale);
                     metrics.retry();
-                    *upload = Upload::new(head);
+                    upload.restart(head);
                 }
                 result => return result.map(|reply| (connection, reply)),
             }
@@ -323,6 +340,7 @@ impl Forward<'_> {
             && !hooks.response_head
             && !hooks.response_body
             && self.plan.response.is_empty()
+            && self.plan.upstream.config.retry_on.statuses.is_empty()
             && after(self.cx, self.head) == After::KeepAlive
     }
 

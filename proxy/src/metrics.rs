@@ -71,6 +71,7 @@ struct Families {
     durations: Family<RouteLabels, DurationHistogram>,
     connects: Family<UpstreamResultLabels, Counter>,
     retries: Family<UpstreamLabels, Counter>,
+    retries_refused: Family<UpstreamLabels, Counter>,
     pool_idle: Family<UpstreamLabels, Gauge>,
     checkouts: Family<UpstreamResultLabels, Counter>,
     bytes: Family<BytesLabels, Counter>,
@@ -331,6 +332,7 @@ impl Families {
         names::REQUEST_DURATION.register(registry, &self.durations);
         names::CONNECTS.register(registry, &self.connects);
         names::RETRIES.register(registry, &self.retries);
+        names::RETRIES_REFUSED.register(registry, &self.retries_refused);
         names::POOL_IDLE.register(registry, &self.pool_idle);
         names::POOL_CHECKOUTS.register(registry, &self.checkouts);
         names::FORWARD_BYTES.register(registry, &self.bytes);

@@ -83,6 +83,7 @@ async fn reach(
         upstream.config.hash_key.as_ref().map(|key| key.of_connection(ends)).unwrap_or_default();
     let connect_timeout = worker.timeouts.of_node(upstream.config.timeout).connect;
     let retries_end = upstream.config.retry_timeout.map(|timeout| Instant::now() + timeout);
+    let retry_on = &upstream.config.retry_on;
     let mut tried = Tried::default();
     let mut last = Fault::NoNode;
     while tried.len() <= upstream.config.retries {
@@ -106,7 +107,7 @@ async fn reach(
             Err(fault) => fault,
         };
         picked.failed(std::time::Instant::now);
-        if fault.consequence().retry != Retry::NextNode {
+        if fault.consequence().retry != Retry::NextNode || !retry_on.connect_failure {
             return Err(fault);
         }
         last = fault;

@@ -9,3 +9,4 @@ pub mod group;
 pub mod hash_key;
 pub(crate) mod plain;
 pub mod pool;
+pub mod retry;

@@ -24,6 +24,7 @@ pub(crate) enum Kind {
     Node,
     NodeTimeout,
     KeepalivePool,
+    RetryBudget,
     Consumer,
     StreamRoute,
     Service,
@@ -93,6 +94,7 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         | Kind::Timeouts
         | Kind::NodeTimeout
         | Kind::KeepalivePool
+        | Kind::RetryBudget
         | Kind::Limits
         | Kind::Drain
         | Kind::Consumer

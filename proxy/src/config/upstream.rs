@@ -2,6 +2,7 @@
 
 mod balancing;
 pub(super) mod passing;
+mod retrying;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -246,7 +247,9 @@ fn fields(mut section: Section<'_>) -> Option<Fields<'_>> {
     let (balancing, hash_key) = balancing::balancing(&mut section);
     let scheme = section.take("scheme").and_then(|value| scheme(&value));
     let pass_host = passing::pass_host(&mut section);
-    let retry_timeout = passing::retry_timeout(&mut section);
+    let retry_on = retrying::retry_on(&mut section);
+    let retry_budget = retrying::retry_budget(&mut section);
+    let retry_timeout = retrying::retry_timeout(&mut section);
     let timeout = passing::timeout(&mut section);
     let keepalive_pool = passing::keepalive_pool(&mut section);
     let retries = section.take("retries").map(|value| value.within(&(0..=u16::MAX)));
@@ -267,6 +270,8 @@ fn fields(mut section: Section<'_>) -> Option<Fields<'_>> {
         hash_key,
         pass_host: pass_host?,
         retries,
+        retry_on: retry_on?,
+        retry_budget,
         retry_timeout,
         timeout,
         keepalive_pool,

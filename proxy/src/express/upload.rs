@@ -54,6 +54,13 @@ impl Upload {
         Upload { relay, stage: Stage::Untouched, is_answered: false }
     }
 
+    /// It is to be sent once more, having no body or none that was touched.
+    pub(super) fn restart(&mut self, head: &RequestHead) {
+        if !self.is_untouched() {
+            *self = Upload::new(head);
+        }
+    }
+
     pub(super) fn is_untouched(&self) -> bool {
         self.stage == Stage::Untouched
     }

@@ -73,6 +73,8 @@ metrics! {
         "Nodes dialled";
     RETRIES = "tandem_upstream_retries_total", Counter, ["upstream"], Stable,
         "Requests sent to a further node or over a further connection";
+    RETRIES_REFUSED = "tandem_upstream_retries_refused_total", Counter, ["upstream"], Stable,
+        "Requests that were not sent again because the budget for that was used up";
     POOL_IDLE = "tandem_upstream_pool_idle", Gauge, ["upstream"], Stable,
         "Upstream connections that wait in a pool";
     POOL_CHECKOUTS = "tandem_upstream_pool_checkouts_total", Counter,

@@ -14,6 +14,7 @@ pub struct UpstreamMetrics {
     checkouts: [Counter; Checkout::ALL.len()],
     pool_idle: Gauge,
     retries: Counter,
+    retries_refused: Counter,
 }
 
 impl UpstreamMetrics {
@@ -27,6 +28,7 @@ impl UpstreamMetrics {
                 .map(|result| families.checkouts.get_or_create_owned(&with(result.label()))),
             pool_idle: families.pool_idle.get_or_create_owned(&labels),
             retries: families.retries.get_or_create_owned(&labels),
+            retries_refused: families.retries_refused.get_or_create_owned(&labels),
             upstream,
         }
     }
@@ -43,6 +45,7 @@ impl UpstreamMetrics {
         let labels = UpstreamLabels { upstream: Arc::clone(&self.upstream) };
         families.pool_idle.remove(&labels);
         families.retries.remove(&labels);
+        families.retries_refused.remove(&labels);
     }
 
     /// One node was dialled.
@@ -58,6 +61,17 @@ impl UpstreamMetrics {
     /// A connection that waits in the pool until the guard is dropped.
     pub fn pool_idle(&self) -> GaugeGuard {
         GaugeGuard::new(&self.pool_idle)
+    }
+
+    /// Requests so far, each counted once however often it was sent.
+    pub fn requests(&self) -> u64 {
+        let count = |result: Checkout| self.checkouts[result as usize].get();
+        (count(Checkout::Reused) + count(Checkout::New)).saturating_sub(self.retries.get())
+    }
+
+    /// The budget for retries was used up.
+    pub fn retry_refused(&self) {
+        self.retries_refused.inc();
     }
 
     /// A request went to a further node, or once more over a new connection.

@@ -810,6 +810,18 @@ fn hosts_waits_and_pools_of_upstreams_are_ones_that_there_can_be() {
              4294967295, found `0`",
         ],
     );
+    check(
+        "    retry_on: [resets, 399]\n    retry_budget: { percent: 101, min: 1 }\n",
+        &[
+            "7:16: upstreams[0].retry_on[0]: expected `connect-failure`, `reset`, `timeout`, \
+             `gateway-error` or `5xx`, found `resets`; did you mean `reset`?",
+            "7:24: upstreams[0].retry_on[1]: expected a whole number from 400 to 599, found `399`",
+            "8:30: upstreams[0].retry_budget.percent: expected a whole number from 0 to 100, found \
+             `101`",
+            "8:35: upstreams[0].retry_budget.min: unknown key; known here: `percent` or \
+             `min_per_second`",
+        ],
+    );
 }
 
 #[test]

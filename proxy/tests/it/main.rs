@@ -13,6 +13,7 @@ mod policy;
 mod process;
 mod recogniser;
 mod reload;
+mod retries;
 mod routing;
 mod seeded;
 mod smuggling;

@@ -62,12 +62,6 @@ pub(in super::super) fn timeout(section: &mut Section<'_>) -> Option<NodeTimeout
     Some(NodeTimeout { connect: connect?, send: send?, read: read? })
 }
 
-/// `retry_timeout`, in seconds; 0 is none.
-pub(super) fn retry_timeout(section: &mut Section<'_>) -> Option<Duration> {
-    let seconds = seconds(&section.take("retry_timeout")?, &(0.0..=*bounds::SECONDS.end()));
-    seconds.filter(|timeout| !timeout.is_zero())
-}
-
 pub(super) fn keepalive_pool(section: &mut Section<'_>) -> KeepalivePool {
     let Some(mut pool) = section.section("keepalive_pool") else { return KeepalivePool::default() };
     let size = pool.take("size").and_then(|value| value.within(&(1..=*bounds::POOL_IDLE.end())));
@@ -80,6 +74,6 @@ pub(super) fn keepalive_pool(section: &mut Section<'_>) -> KeepalivePool {
 }
 
 /// A number, as the Admin API has times.
-fn seconds(value: &Value<'_>, range: &RangeInclusive<f64>) -> Option<Duration> {
+pub(super) fn seconds(value: &Value<'_>, range: &RangeInclusive<f64>) -> Option<Duration> {
     value.within(range).map(Duration::from_secs_f64)
 }

@@ -1,0 +1,94 @@
+//! A request's way over the nodes of its upstream: which is next, and whether there is to be a next one.
+
+use std::{borrow::Cow, net::SocketAddr};
+
+use tokio::time::Instant;
+
+use crate::{
+    connection::ConnectionCx,
+    error::{Fault, Retry},
+    pipeline::Plan,
+    upstream::balance::{Picked, Tried},
+};
+
+/// What a node has answered with.
+pub(crate) trait Answered {
+    fn status(&self) -> u16;
+    /// When that began.
+    fn at(&self) -> std::time::Instant;
+}
+
+/// Tries one node after the other, as the balancer picks them, until there is an answer, or a fault,
+/// that no other node is to be asked after, or there is no node left. The node counts as busy until
+/// what was picked is dropped.
+pub(crate) async fn over_nodes<T: Answered>(
+    cx: &ConnectionCx,
+    plan: &Plan<'_>,
+    mut attempt: impl AsyncFnMut(SocketAddr) -> Result<T, Fault>,
+) -> Result<(T, Picked), Fault> {
+    let upstream = &plan.upstream;
+    let key = hash_key(plan);
+    cx.node_waits.set(plan.node_waits(&cx.worker.timeouts));
+    let retries_end = upstream.config.retry_timeout.map(|timeout| Instant::now() + timeout);
+    let mut tried = Tried::default();
+    let mut picked = cx.worker.pick(upstream, &tried, &key).ok_or(Fault::NoNode)?;
+    loop {
+        let result = attempt(upstream.balancer.node(picked.index()).address).await;
+        observe(&picked, &result);
+        let Some(price) = price_of_another(plan, &result) else {
+            return result.map(|answer| (answer, picked));
+        };
+        tried.insert(picked.index());
+        let has_more = tried.len() <= upstream.config.retries;
+        let next = has_more.then(|| cx.worker.pick(upstream, &tried, &key)).flatten();
+        let Some(next) = next else { return result.map(|answer| (answer, picked)) };
+        if retries_end.is_some_and(|end| Instant::now() >= end) {
+            return result.map(|answer| (answer, picked)).map_err(|_| Fault::RetriesTimedOut);
+        }
+        if price == Price::Budget && !upstream.allows_retry() {
+            return result.map(|answer| (answer, picked));
+        }
+        upstream.metrics.retry();
+        picked = next;
+    }
+}
+
+/// What the balancer learns of an attempt.
+fn observe(picked: &Picked, result: &Result<impl Answered, Fault>) {
+    match result {
+        Ok(answer) => picked.answered(|| answer.at()),
+        Err(fault) if fault.is_of_node() => picked.failed(std::time::Instant::now),
+        Err(_) => {}
+    }
+}
+
+/// What a further attempt is paid with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Price {
+    /// No node has seen the request.
+    Nothing,
+    Budget,
+}
+
+/// `None`: this was the last attempt.
+fn price_of_another(plan: &Plan<'_>, result: &Result<impl Answered, Fault>) -> Option<Price> {
+    let on = &plan.upstream.config.retry_on;
+    let is_wanted = match result {
+        Ok(answer) => !on.statuses.is_empty() && on.statuses.contains(&answer.status()),
+        Err(fault) => match fault.consequence().retry {
+            Retry::NextNode => return on.connect_failure.then_some(Price::Nothing),
+            Retry::AfterReset => on.reset,
+            Retry::AfterTimeout => on.timeout,
+            Retry::FreshConnection | Retry::Never => false,
+        },
+    };
+    (is_wanted && plan.is_replayable()).then_some(Price::Budget)
+}
+
+/// What the upstream's balancer hashes, if it does.
+fn hash_key<'a>(plan: &'a Plan<'_>) -> Cow<'a, [u8]> {
+    match &plan.upstream.config.hash_key {
+        Some(key) => key.of_request(&plan.request.facts()),
+        None => Cow::default(),
+    }
+}
