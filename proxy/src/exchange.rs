@@ -102,7 +102,7 @@ async fn decline(
     fault: Fault,
     body: Incoming,
 ) -> Result<Response<ResponseBody>, Aborted> {
-    let method = Method::of(head.method());
+    let method = Method::of(head.method_bytes());
     match discard(head, body).await {
         Ok(after) => Ok(own_answer(cx, method, answer, fault, after)),
         Err(()) => refuse(cx, method, cx.body_fault().unwrap_or(fault), After::Close),
@@ -121,9 +121,9 @@ async fn give_up(
     let fault = cx.body_fault().unwrap_or(fault);
     match fault.consequence().status {
         Some(status) => {
-            Ok(own_answer(cx, Method::of(head.method()), plan.answer(status), fault, after))
+            Ok(own_answer(cx, Method::of(head.method_bytes()), plan.answer(status), fault, after))
         }
-        None => refuse(cx, Method::of(head.method()), fault, after),
+        None => refuse(cx, Method::of(head.method_bytes()), fault, after),
     }
 }
 

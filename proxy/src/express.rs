@@ -55,7 +55,7 @@ use crate::{
     pipeline::{Decision, Plan, Refusal},
     plugin::BodyFilters,
     record::RequestRecord,
-    upstream::{group::Upstream, plain::PlainConnection},
+    upstream::{connection::Method, group::Upstream, plain::PlainConnection},
 };
 
 /// Read at a time while a response head is looked for; most small responses fit whole.
@@ -287,7 +287,7 @@ impl Forward<'_> {
         gate.restart();
         request.clear();
         request_head::write(request, self.head, self.plan, &cx.forwarding, connection.node);
-        let method = self.plan.method();
+        let method = Method::of(self.plan.method()).as_str();
         let response = poll_fn(|task| {
             advance(upload, cx, connection, request, task)?;
             let has_expired = cx.deadlines.has_expired(Wait::Upstream);
@@ -335,8 +335,8 @@ impl Forward<'_> {
     fn may_be_passed(&self) -> bool {
         let hooks = self.plan.run.hooks();
         self.head.body_length() == BodyLength::Empty
-            && self.head.method() != "HEAD"
-            && self.plan.method() != "HEAD"
+            && !self.head.is_head()
+            && Method::of(self.plan.method()) == Method::Other
             && !hooks.response_head
             && !hooks.response_body
             && self.plan.response.is_empty()

@@ -320,7 +320,7 @@ impl<'a> Undecided<'a> {
         Decision::Forward(Plan {
             route,
             upstream,
-            target: target(cx.request.head, forward, cx.query),
+            target: target(&cx.request, forward, cx.query),
             request: cx.request,
             run,
             rewrite: cx.rewrite,
@@ -360,6 +360,9 @@ fn amend(answer: &mut Answer, edits: &FieldEdits<'_>) {
 const IDENTITY_FIELDS: [&[u8]; 3] =
     [b"x-consumer-username", b"x-consumer-custom-id", b"x-credential-identifier"];
 
+/// RFC 9110 section 9.2.2.
+const IDEMPOTENT_METHODS: [&[u8]; 6] = [b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"];
+
 impl<'a> Plan<'a> {
     /// How long nodes may take.
     pub fn node_waits(&self, timeouts: &Timeouts) -> NodeWaits {
@@ -367,14 +370,15 @@ impl<'a> Plan<'a> {
     }
 
     /// What the node is asked with.
-    pub fn method(&self) -> &str {
-        self.rewrite.method.as_deref().unwrap_or(self.request.head.method())
+    pub fn method(&self) -> &[u8] {
+        let head = self.request.head;
+        self.rewrite.method.as_deref().map_or_else(|| head.method_bytes(), str::as_bytes)
     }
 
-    /// RFC 9110 section 9.2.2: idempotent methods may be sent again; a body would have to be kept.
+    /// What is idempotent may be sent again; a body would have to be kept.
     pub fn is_replayable(&self) -> bool {
         self.request.head.body_length() == BodyLength::Empty
-            && matches!(self.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+            && IDEMPOTENT_METHODS.contains(&self.method())
     }
 
     /// What the plugins change about the head of the node's response.
@@ -429,20 +433,19 @@ impl<'a> Decision<'a> {
 
 /// Path and query as the node sees them; as they stand in the head if nothing changed them.
 fn target<'a>(
-    head: &'a RequestHead,
+    request: &Request<'a>,
     forward: ForwardPath,
     query: Option<Cow<'a, str>>,
 ) -> Cow<'a, str> {
-    let (path, received) = head.path_and_query();
-    let is_query_received = match (&query, received) {
+    let is_query_received = match (&query, request.query) {
         (None, None) => true,
         (Some(Cow::Borrowed(query)), Some(received)) => std::ptr::eq(*query, received),
         (Some(_), _) | (None, Some(_)) => false,
     };
     let path = match forward {
-        ForwardPath::AsReceived => match head.path_with_query() {
+        ForwardPath::AsReceived => match request.head.path_with_query() {
             Some(received) if is_query_received => return Cow::Borrowed(received),
-            Some(_) | None => Cow::Borrowed(path),
+            Some(_) | None => Cow::Borrowed(request.head.path_and_query().0),
         },
         ForwardPath::Rewritten(path) => Cow::Owned(path),
     };

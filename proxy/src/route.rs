@@ -81,17 +81,22 @@ impl Router {
     where
         T: FnMut(&'r Candidate) -> bool,
     {
-        let has_hosts = !self.exact_hosts.is_empty() || !self.wildcard_hosts.is_empty();
-        let mut buffer = [0; HOST_NAME_SIZE_MAX];
-        let host = facts.head.host_name().filter(|_| has_hosts);
-        if let Some(host) = host.and_then(|host| lower_case(host, &mut buffer)) {
-            let exact = self.exact_hosts.get(host).and_then(|paths| paths.find(facts.path, takes));
-            if let Some(found) = exact.or_else(|| self.find_wildcard(host, facts.path, takes)) {
-                return Some(found);
-            }
-        }
-        let every = self.every_host.find(facts.path, takes);
+        let named = self.find_by_host(facts, takes);
+        let every = named.or_else(|| self.every_host.find(facts.path, takes));
         every.or_else(|| self.any_host.find(facts.path, takes))
+    }
+
+    fn find_by_host<'r, T>(&'r self, facts: &Facts<'_>, takes: &mut T) -> Option<&'r Candidate>
+    where
+        T: FnMut(&'r Candidate) -> bool,
+    {
+        if self.exact_hosts.is_empty() && self.wildcard_hosts.is_empty() {
+            return None;
+        }
+        let mut buffer = [0; HOST_NAME_SIZE_MAX];
+        let host = lower_case(facts.head.host_name()?, &mut buffer)?;
+        let exact = self.exact_hosts.get(host).and_then(|paths| paths.find(facts.path, takes));
+        exact.or_else(|| self.find_wildcard(host, facts.path, takes))
     }
 
     fn find_wildcard<'r, T>(

@@ -26,7 +26,7 @@ pub(crate) fn write(
     node: SocketAddr,
 ) {
     out.reserve(head.bytes().len() + GAINED);
-    push(out, &[plan.method().as_bytes(), b" ", plan.target.as_bytes(), b" HTTP/1.1\r\n"]);
+    push(out, &[plan.method(), b" ", plan.target.as_bytes(), b" HTTP/1.1\r\n"]);
     let host = host(head, plan, node);
     for field in fields::forwarded_request_fields(head, forwarding, &host) {
         if !plan.replaces(&field) {

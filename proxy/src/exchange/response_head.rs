@@ -69,8 +69,7 @@ impl Leaving {
 /// none: the node was asked something else, or has answered something else.
 fn awaits_body(request: &RequestHead, response: &ResponseHead, status: Option<StatusCode>) -> bool {
     let status = status.unwrap_or(response.status());
-    request.method() != "HEAD"
-        && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    !request.is_head() && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// Writes the head of `head` behind what there is in `out`.

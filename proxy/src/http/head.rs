@@ -264,6 +264,15 @@ impl RequestHead {
         self.lines.text(self.method)
     }
 
+    /// [`method`](Self::method) as the bytes it is.
+    pub fn method_bytes(&self) -> &[u8] {
+        self.lines.part(self.method)
+    }
+
+    pub fn is_head(&self) -> bool {
+        self.method_bytes() == b"HEAD"
+    }
+
     /// As received.
     pub fn target(&self) -> &str {
         self.lines.text(self.target)

@@ -19,7 +19,7 @@ const LAST_BODILESS: &[u8] = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\
 
 /// For hyper's server. The method is `HEAD` or `GET`: only those two differ in what hyper may send.
 pub fn request(head: &RequestHead) -> Bytes {
-    let is_head = head.method() == "HEAD";
+    let is_head = head.is_head();
     let is_plain = head.version() == Version::Http11
         && head.keeps_alive()
         && head.body_length() == BodyLength::Empty

@@ -116,11 +116,11 @@ pub(crate) enum Method {
 }
 
 impl Method {
-    pub(crate) fn of(method: &str) -> Self {
-        if method == "HEAD" { Method::Head } else { Method::Other }
+    pub(crate) fn of(method: &[u8]) -> Self {
+        if method == b"HEAD" { Method::Head } else { Method::Other }
     }
 
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Method::Head => "HEAD",
             Method::Other => "GET",

@@ -62,12 +62,12 @@ pub(in crate::http) fn request(
     let expects_continue = summary.expects_continue(version, body_length)?;
     let keeps_alive = summary.keeps_alive(version);
 
-    let span = |part: &str| Span::of(&bytes, part.as_bytes());
+    let span = |part: &[u8]| Span::of(&bytes, part);
     Ok(RequestHead {
-        method: span(method),
-        target: span(target_text),
-        path: span(target.path),
-        query: target.query.map(span),
+        method: span(method.as_bytes()),
+        target: span(target_text.as_bytes()),
+        path: span(target.path.as_bytes()),
+        query: target.query.map(|query| span(query.as_bytes())),
         host: authority.map(|authority| span(authority.whole)),
         host_name: authority.map(|authority| span(authority.name)),
         version,
@@ -283,10 +283,7 @@ impl<'a> Summary<'a> {
     /// RFC 9112 section 3.2: exactly one in HTTP/1.1, at most one before it.
     fn host(&self, version: Version) -> Result<Option<Authority<'a>>, Flaw> {
         match self.host {
-            Seen::Once(value) => {
-                let text = std::str::from_utf8(value).map_err(|_| Flaw::HostInvalid)?;
-                Authority::parse(text).map(Some).ok_or(Flaw::HostInvalid)
-            }
+            Seen::Once(value) => Authority::parse(value).map(Some).ok_or(Flaw::HostInvalid),
             Seen::Repeated => Err(Flaw::HostRepeated),
             Seen::Absent => match version {
                 Version::Http11 => Err(Flaw::HostMissing),

@@ -15,8 +15,8 @@ pub(super) struct Target<'a> {
 /// A valid `host[:port]` as it was written, and the host of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Authority<'a> {
-    pub(super) whole: &'a str,
-    pub(super) name: &'a str,
+    pub(super) whole: &'a [u8],
+    pub(super) name: &'a [u8],
 }
 
 impl<'a> Target<'a> {
@@ -56,20 +56,20 @@ fn absolute_form(target: &str) -> Result<(Authority<'_>, &str), Flaw> {
     }
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, rest) = rest.split_at(end);
-    Ok((Authority::parse(authority).ok_or(Flaw::Target)?, rest))
+    Ok((Authority::parse(authority.as_bytes()).ok_or(Flaw::Target)?, rest))
 }
 
 impl<'a> Authority<'a> {
     /// Narrower than RFC 3986: no user information, no percent-encoding and no `sub-delims` in a
     /// name, as each is a second spelling or a second element to somebody. An empty host is
     /// refused (RFC 9110 section 4.2.1), an empty port is not (RFC 3986 section 3.2.3).
-    pub(super) fn parse(whole: &'a str) -> Option<Authority<'a>> {
-        let name_size = if let Some(bracketed) = whole.strip_prefix('[') {
-            let end = bracketed.find(']')?;
-            bracketed[..end].parse::<Ipv6Addr>().ok()?;
+    pub(super) fn parse(whole: &'a [u8]) -> Option<Authority<'a>> {
+        let name_size = if let Some(bracketed) = whole.strip_prefix(b"[") {
+            let end = bracketed.iter().position(|byte| *byte == b']')?;
+            str::from_utf8(&bracketed[..end]).ok()?.parse::<Ipv6Addr>().ok()?;
             end + "[]".len()
         } else {
-            whole.bytes().position(|byte| !is_reg_name_byte(byte)).unwrap_or(whole.len())
+            whole.iter().position(|byte| !is_reg_name_byte(*byte)).unwrap_or(whole.len())
         };
         let (name, port) = whole.split_at_checked(name_size)?;
         let is_valid = !name.is_empty() && name.len() <= HOST_NAME_SIZE_MAX && is_port_suffix(port);
@@ -78,12 +78,12 @@ impl<'a> Authority<'a> {
 }
 
 /// Nothing, or a colon and at most a number up to 65535.
-fn is_port_suffix(suffix: &str) -> bool {
-    let Some(port) = suffix.strip_prefix(':') else { return suffix.is_empty() };
-    port.is_empty()
-        || port.len() <= 5
-            && port.bytes().all(|byte| byte.is_ascii_digit())
-            && port.parse::<u16>().is_ok()
+fn is_port_suffix(suffix: &[u8]) -> bool {
+    let Some(port) = suffix.strip_prefix(b":") else { return suffix.is_empty() };
+    let number = |port: &[u8]| {
+        port.iter().fold(0, |number, digit| 10 * number + u32::from(digit.wrapping_sub(b'0')))
+    };
+    port.len() <= 5 && port.iter().all(u8::is_ascii_digit) && number(port) <= u32::from(u16::MAX)
 }
 
 /// RFC 3986 section 2.3: `unreserved`.
@@ -108,7 +108,8 @@ mod tests {
 
     #[track_caller]
     fn check(whole: &str, name: Option<&str>) {
-        assert_eq!(Authority::parse(whole).map(|authority| authority.name), name, "{whole:?}");
+        let parsed = Authority::parse(whole.as_bytes()).map(|authority| authority.name);
+        assert_eq!(parsed, name.map(str::as_bytes), "{whole:?}");
     }
 
     #[test]
