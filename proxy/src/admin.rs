@@ -5,13 +5,19 @@
 //! | `/live` | 200 while the process runs |
 //! | `/ready` | 200, or 503 while draining; who does the work, and why not the kernel |
 //! | `/metrics` | every metric, OpenMetrics text |
+//! | `/health` | the nodes of upstreams with `checks` or `outlier_detection` as JSON |
 //! | `/bpf/status` | [`kernel::Status`](crate::kernel::Status) as JSON, for `tandem bpf status` |
 //! | PUT `/bpf/same_host/on`, `off` | the switch of `kernel.same_host`, then the status |
 //!
 //! GET and HEAD but for the switch, which changes nobody's answers; there is no key, so it belongs on
 //! loopback. Runs on the control runtime.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -31,8 +37,11 @@ use crate::{
     access_log,
     drain::{Order, Shutdown},
     kernel::{KernelPlane, Status},
-    metrics::{KernelSample, Metrics},
+    metrics::{KernelSample, Metrics, NodeSample},
+    pipeline::Pipeline,
+    snapshot::Publisher,
     sys::socket,
+    upstream::health::{Health, View},
 };
 
 /// Connections at a time; the next one waits to be accepted.
@@ -62,6 +71,7 @@ pub struct Sources {
     /// `None`: no access log is written.
     pub access_log_dropped: Option<access_log::Dropped>,
     pub shutdown: Shutdown,
+    pub(crate) rules: Publisher,
 }
 
 /// Binds the admin address, to be served on `control`.
@@ -136,12 +146,45 @@ struct Readiness {
     kernel: Status,
 }
 
+/// One entry of `/health`.
+#[derive(Debug, Serialize)]
+struct NodeStatus<'a> {
+    upstream: &'a str,
+    node: SocketAddr,
+    is_up: bool,
+    state: &'static str,
+    /// Since when `is_up` is what it is, seconds since 1970.
+    since: u64,
+    last_failure: Option<String>,
+}
+
+impl<'a> NodeStatus<'a> {
+    fn of(view: View<'a>) -> Self {
+        let since = SystemTime::now().checked_sub(view.since.elapsed());
+        let since = since.and_then(|since| since.duration_since(UNIX_EPOCH).ok());
+        Self {
+            upstream: view.upstream,
+            node: view.node,
+            is_up: view.is_up,
+            state: view.state,
+            since: since.unwrap_or_default().as_secs(),
+            last_failure: view.last_failure.map(|failure| failure.to_string()),
+        }
+    }
+}
+
+fn views(rules: &Pipeline) -> impl Iterator<Item = View<'_>> {
+    let judged = rules.upstreams().filter_map(|upstream| upstream.health.as_deref());
+    judged.flat_map(Health::nodes).map(|node| node.view())
+}
+
 impl Sources {
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         let page = match path {
             "/live" => Sources::live,
             "/ready" => Sources::ready,
             "/metrics" => Sources::metrics,
+            "/health" => Sources::health,
             "/bpf/status" => Sources::bpf_status,
             "/bpf/same_host/on" => return self.switch(method, true),
             "/bpf/same_host/off" => return self.switch(method, false),
@@ -172,7 +215,7 @@ impl Sources {
         }
     }
 
-    #[expect(clippy::unused_self, reason = "one of four pages")]
+    #[expect(clippy::unused_self, reason = "one of five pages")]
     fn live(&self) -> Response<Full<Bytes>> {
         response(StatusCode::OK, JSON, "{\"is_live\":true}\n".to_owned())
     }
@@ -185,8 +228,22 @@ impl Sources {
 
     fn metrics(&self) -> Response<Full<Bytes>> {
         let dropped = self.access_log_dropped.as_ref().map_or(0, access_log::Dropped::lines);
-        let page = self.metrics.encode(&KernelSample::of(&self.kernel), dropped);
+        let rules = self.rules.latest();
+        let sample = |view: View<'_>| NodeSample {
+            upstream: view.upstream.into(),
+            node: view.node,
+            is_up: view.is_up,
+        };
+        let nodes: Vec<_> = views(&rules).map(sample).collect();
+        let page = self.metrics.encode(&KernelSample::of(&self.kernel), dropped, &nodes);
         response(StatusCode::OK, OPEN_METRICS, page)
+    }
+
+    fn health(&self) -> Response<Full<Bytes>> {
+        let rules = self.rules.latest();
+        let mut nodes: Vec<_> = views(&rules).map(NodeStatus::of).collect();
+        nodes.sort_by(|one, other| (one.upstream, one.node).cmp(&(other.upstream, other.node)));
+        json(StatusCode::OK, &nodes)
     }
 
     fn bpf_status(&self) -> Response<Full<Bytes>> {

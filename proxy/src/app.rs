@@ -31,6 +31,7 @@ use crate::{
     reload::{self, File, Reloader},
     snapshot::Publisher,
     sys::{affinity, cpu_quota, limits},
+    upstream::probe,
     worker::{self, Shared, Socket},
 };
 
@@ -111,9 +112,11 @@ impl App {
                 kernel: Arc::clone(&kernel),
                 access_log_dropped,
                 shutdown: shutdown.clone(),
+                rules: rules.clone(),
             };
             control.spawn(admin.serve(sources));
         }
+        control.spawn(probe::follow(rules.subscribe(), config.limits));
         Ok(App {
             listeners,
             admin: admin_address,

@@ -40,6 +40,7 @@ use ipnet::IpNet;
 pub use self::{
     finding::{ConfigErrors, Finding, Findings, Mark},
     load::{Report, check},
+    upstream::checks::{ActiveCheck, CheckKind, Checks, Judgement, OutlierDetection, PassiveCheck},
 };
 pub(crate) use self::{reader::nearest, tree::shown};
 use crate::{
@@ -435,6 +436,8 @@ pub struct Upstream {
     pub keepalive_pool: KeepalivePool,
     /// `same_host`: whether nodes on this host are delivered to directly, if anybody is.
     pub is_same_host: bool,
+    pub checks: Option<Arc<Checks>>,
+    pub outlier_detection: Option<OutlierDetection>,
 }
 
 impl Default for Upstream {
@@ -452,6 +455,8 @@ impl Default for Upstream {
             timeout: None,
             keepalive_pool: KeepalivePool::default(),
             is_same_host: true,
+            checks: None,
+            outlier_detection: None,
         }
     }
 }

@@ -9,6 +9,7 @@
 //! read when a page is asked for and appear in the same page.
 
 mod duration;
+mod health;
 mod listener;
 mod names;
 mod pipe;
@@ -29,6 +30,7 @@ use prometheus_client::{
 
 use self::{duration::DurationHistogram, route::ByteCounters};
 pub use self::{
+    health::{CheckResult, Ejection, HealthMetrics, NodeSample},
     listener::{ByListener, ListenerMetrics},
     names::{Described, Kind, METRICS, Stability},
     pipe::PipeMetrics,
@@ -36,7 +38,7 @@ pub use self::{
     upstream::{Checkout, ConnectResult, UpstreamMetrics},
 };
 use crate::{
-    config::Config,
+    config::{self, Config},
     connection::Lane,
     error::Fault,
     forward::Fallback,
@@ -56,6 +58,7 @@ pub struct Metrics {
     listeners: Table<Arc<str>, ListenerMetrics>,
     routes: Table<(Arc<str>, Arc<str>), RouteMetrics>,
     upstreams: Table<Arc<str>, UpstreamMetrics>,
+    healths: Table<Arc<str>, HealthMetrics>,
 }
 
 /// Handles by name; locked at start only.
@@ -74,6 +77,10 @@ struct Families {
     retries_refused: Family<UpstreamLabels, Counter>,
     pool_idle: Family<UpstreamLabels, Gauge>,
     checkouts: Family<UpstreamResultLabels, Counter>,
+    checks: Family<UpstreamResultLabels, Counter>,
+    checks_delayed: Family<UpstreamLabels, Counter>,
+    ejections: Family<UpstreamResultLabels, Counter>,
+    all_down: Family<UpstreamLabels, Counter>,
     bytes: Family<BytesLabels, Counter>,
     fallbacks: Family<FallbackLabels, Counter>,
     pipes: Family<PipeLabels, Gauge>,
@@ -124,6 +131,12 @@ struct UpstreamLabels {
 struct UpstreamResultLabels {
     upstream: Name,
     result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NodeLabels {
+    upstream: Name,
+    node: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -226,6 +239,7 @@ impl Metrics {
             listeners: Table::default(),
             routes: Table::default(),
             upstreams: Table::default(),
+            healths: Table::default(),
         }
     }
 
@@ -246,6 +260,13 @@ impl Metrics {
     pub fn upstream(&self, id: &str) -> Arc<UpstreamMetrics> {
         resolve(&self.upstreams, Name::from(id), |id| {
             UpstreamMetrics::new(&self.families, Arc::clone(id))
+        })
+    }
+
+    /// The handles of an upstream whose nodes are judged.
+    pub fn health(&self, id: &str) -> Arc<HealthMetrics> {
+        resolve(&self.healths, Name::from(id), |id| {
+            HealthMetrics::new(&self.families, Arc::clone(id))
         })
     }
 
@@ -277,6 +298,18 @@ impl Metrics {
                 upstream.forget(&self.families);
             },
         );
+        let is_judged = |upstream: &&Arc<config::Upstream>| {
+            upstream.checks.is_some() || upstream.outlier_detection.is_some()
+        };
+        let judged: HashSet<&str> =
+            config.upstreams.iter().filter(is_judged).map(|upstream| &*upstream.id).collect();
+        forget(
+            &self.healths,
+            |upstream| judged.contains(&**upstream),
+            |health| {
+                health.forget(&self.families);
+            },
+        );
     }
 
     /// The handles of one worker's pipes.
@@ -301,10 +334,15 @@ impl Metrics {
         self.families.fallbacks.get_or_create(&FallbackLabels { reason }).inc();
     }
 
-    /// One page in the OpenMetrics text format, kernel counters included.
-    pub fn encode(&self, kernel: &KernelSample, access_log_dropped: u64) -> String {
+    /// One page in the OpenMetrics text format, with what is only known when somebody asks.
+    pub fn encode(
+        &self,
+        kernel: &KernelSample,
+        access_log_dropped: u64,
+        nodes: &[NodeSample],
+    ) -> String {
         let mut page = String::with_capacity(PAGE_SIZE_HINT);
-        let sampled = sampled(kernel, access_log_dropped);
+        let sampled = sampled(kernel, access_log_dropped, nodes);
         text::encode_registry(&mut page, &self.registry)
             .and_then(|()| text::encode_registry(&mut page, &sampled))
             .and_then(|()| text::encode_eof(&mut page))
@@ -335,6 +373,10 @@ impl Families {
         names::RETRIES_REFUSED.register(registry, &self.retries_refused);
         names::POOL_IDLE.register(registry, &self.pool_idle);
         names::POOL_CHECKOUTS.register(registry, &self.checkouts);
+        names::CHECKS.register(registry, &self.checks);
+        names::CHECKS_DELAYED.register(registry, &self.checks_delayed);
+        names::EJECTIONS.register(registry, &self.ejections);
+        names::ALL_DOWN.register(registry, &self.all_down);
         names::FORWARD_BYTES.register(registry, &self.bytes);
         names::TUNNEL_FALLBACKS.register(registry, &self.fallbacks);
         names::FORWARD_PIPES.register(registry, &self.pipes);
@@ -376,8 +418,8 @@ fn forget<K: Eq + std::hash::Hash, V>(
     });
 }
 
-/// What only exists when somebody asks: read from the kernel and from the access log.
-fn sampled(kernel: &KernelSample, access_log_dropped: u64) -> Registry {
+/// What only exists when somebody asks: read from the kernel, the access log and the rules in force.
+fn sampled(kernel: &KernelSample, access_log_dropped: u64, nodes: &[NodeSample]) -> Registry {
     let mut registry = Registry::default();
     let info = Family::<KernelLabels, Gauge>::default();
     let KernelSample { mode, xdp_mode, abi, ref counters } = *kernel;
@@ -390,6 +432,13 @@ fn sampled(kernel: &KernelSample, access_log_dropped: u64) -> Registry {
         packets.get_or_create(&PacketLabels { program, reason }).inc_by(n);
     }
     names::KERNEL_PACKETS.register(&mut registry, &packets);
+
+    let up = Family::<NodeLabels, Gauge>::default();
+    for NodeSample { upstream, node, is_up } in nodes {
+        let labels = NodeLabels { upstream: Arc::clone(upstream), node: node.to_string() };
+        up.get_or_create(&labels).set(i64::from(*is_up));
+    }
+    names::NODE_UP.register(&mut registry, &up);
 
     let dropped = Counter::<u64>::default();
     dropped.inc_by(access_log_dropped);

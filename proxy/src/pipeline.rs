@@ -172,6 +172,10 @@ impl Pipeline {
         &self.consumers
     }
 
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.values()
+    }
+
     pub fn pseudonym(&self) -> &Pseudonym {
         &self.pseudonym
     }

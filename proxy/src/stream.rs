@@ -16,6 +16,7 @@ use crate::{
         balance::{Picked, Tried},
         connect,
         group::Upstream,
+        health::Outcome,
     },
     variable::Ends,
     worker::{ListenerCx, Worker},
@@ -102,11 +103,15 @@ async fn reach(
         let fault = match dialled {
             Ok(stream) => {
                 picked.answered(std::time::Instant::now);
+                upstream.observe(picked.index(), Outcome::Connected);
                 return Ok((stream, picked));
             }
             Err(fault) => fault,
         };
         picked.failed(std::time::Instant::now);
+        if let Some(outcome) = Outcome::of_fault(fault) {
+            upstream.observe(picked.index(), outcome);
+        }
         if fault.consequence().retry != Retry::NextNode || !retry_on.connect_failure {
             return Err(fault);
         }

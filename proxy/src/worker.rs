@@ -228,15 +228,23 @@ impl Worker {
         }
     }
 
-    /// A node of `upstream` that was not tried yet.
+    /// A node of `upstream` that was not tried yet, one that is up if there is one.
     pub(crate) fn pick(&self, upstream: &Upstream, tried: &Tried, key: &[u8]) -> Option<Picked> {
-        upstream.balancer.pick(&Pick {
+        let health = upstream.health.as_deref();
+        let picked = upstream.balancer.pick(&Pick {
             tried,
             key,
             clock: &Instant::now,
             random: self.random(),
-            is_up: &|_| true,
-        })
+            is_up: &|node| health.is_none_or(|health| health.is_up(node)),
+        })?;
+        if let Some(health) = health
+            && tried.is_empty()
+            && !health.is_up(picked.index())
+        {
+            health.was_all_down();
+        }
+        Some(picked)
     }
 
     /// Good enough to choose a node by (xorshift64, Marsaglia 2003).

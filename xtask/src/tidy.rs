@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use self::source::Source;
 
 /// Modules that decide and do nothing else: they get time and bytes as arguments.
-const PURE: [&str; 11] = [
+const PURE: [&str; 12] = [
     "proxy/src/http",
     "proxy/src/route",
     "proxy/src/plugin",
@@ -24,6 +24,7 @@ const PURE: [&str; 11] = [
     "proxy/src/expression",
     "proxy/src/template",
     "proxy/src/upstream/balance",
+    "proxy/src/upstream/health",
     "proxy/src/upstream/hash_key",
     "proxy/src/error",
     "proxy/src/guard",

@@ -13,6 +13,13 @@ struct Running {
     _server: JoinSet<()>,
 }
 
+fn rules() -> Pipeline {
+    let yaml = "listeners: [{ name: web, address: \"127.0.0.1:0\" }]";
+    let config = crate::config::Config::parse(yaml, "t.yaml").unwrap();
+    let pseudonym = crate::http::fields::Pseudonym::new("tandem-0");
+    Pipeline::new(&config, None, &Metrics::new(), pseudonym)
+}
+
 async fn start() -> Running {
     let shutdown = Shutdown::new();
     let sources = Sources {
@@ -20,6 +27,7 @@ async fn start() -> Running {
         kernel: Arc::new(KernelPlane::off()),
         access_log_dropped: None,
         shutdown: shutdown.clone(),
+        rules: Publisher::new(Arc::new(rules())),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -53,6 +61,7 @@ async fn pages_have_exact_lengths_and_types() {
         ("/live", "application/json", "{\"is_live\":true}"),
         ("/ready", "application/json", "\"running\":\"userspace\""),
         ("/bpf/status", "application/json", "\"programs\":[]"),
+        ("/health", "application/json", "[]"),
         ("/metrics", "application/openmetrics-text", "tandem_kernel_info{mode=\"userspace\""),
     ] {
         let (head, body) = ask(&running, "GET", path).await;

@@ -36,6 +36,16 @@ pub(super) const WAIT: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(86_400);
 /// The same, where the Admin API has a number of seconds.
 pub(super) const SECONDS: RangeInclusive<f64> = 0.001..=86_400.0;
+/// Between two probes of a node, or two looks at ejected ones.
+pub(super) const CHECK_INTERVAL: RangeInclusive<f64> = 0.01..=86_400.0;
+/// Results in a row that a state of a node may ask for.
+pub(super) const CHECK_COUNT_MAX: u8 = 254;
+/// `concurrency` of an upstream's probes.
+pub(super) const PROBES: RangeInclusive<usize> = 1..=1024;
+/// Bytes.
+pub(super) const PROBE_PATH_MAX: usize = 4096;
+/// Bytes.
+pub(super) const PROBE_BODY_MAX: usize = 64 << 10;
 pub(super) const DRAIN_WAIT: RangeInclusive<Duration> =
     Duration::ZERO..=Duration::from_secs(86_400);
 

@@ -131,6 +131,7 @@ macro_rules! by_serde {
 
 by_serde! {
     bool, "`true` or `false`";
+    u8, "a whole number";
     u16, "a whole number";
     u32, "a whole number";
     u64, "a whole number";

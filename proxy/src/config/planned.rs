@@ -25,6 +25,12 @@ pub(crate) enum Kind {
     NodeTimeout,
     KeepalivePool,
     RetryBudget,
+    Checks,
+    ActiveCheck,
+    PassiveCheck,
+    /// `healthy` or `unhealthy` of a check.
+    CheckHalf,
+    OutlierDetection,
     Consumer,
     StreamRoute,
     Service,
@@ -80,8 +86,9 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         Kind::AccessLog => &["fields", "sampling"],
         Kind::Route => &["enable_websocket"],
         Kind::Service => &["enable_websocket"],
-        Kind::Upstream => &["checks", "discovery_args", "discovery_type", "service_name", "tls"],
+        Kind::Upstream => &["discovery_args", "discovery_type", "service_name", "tls"],
         Kind::Node => &["metadata"],
+        Kind::ActiveCheck => &["https_verify_certificate"],
         Kind::StreamRoute => &["plugins", "protocol", "service_id", "sni"],
         Kind::Plugins => PLUGINS,
         Kind::Plugin => &["max_req_body_size"],
@@ -95,6 +102,10 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         | Kind::NodeTimeout
         | Kind::KeepalivePool
         | Kind::RetryBudget
+        | Kind::Checks
+        | Kind::PassiveCheck
+        | Kind::CheckHalf
+        | Kind::OutlierDetection
         | Kind::Limits
         | Kind::Drain
         | Kind::Consumer

@@ -1,6 +1,7 @@
 //! Named groups of nodes, listed or written in place.
 
 mod balancing;
+pub(super) mod checks;
 pub(super) mod passing;
 mod retrying;
 
@@ -254,6 +255,8 @@ fn fields(mut section: Section<'_>) -> Option<Fields<'_>> {
     let keepalive_pool = passing::keepalive_pool(&mut section);
     let retries = section.take("retries").map(|value| value.within(&(0..=u16::MAX)));
     let is_same_host = section.leaf_or("same_host", true);
+    let checks = checks::checks(&mut section);
+    let outlier_detection = checks::outlier_detection(&mut section);
     let nodes = section.require("nodes").and_then(|value| nodes(&value, balancing));
     section.finish(Kind::Upstream);
     let nodes = nodes?;
@@ -276,6 +279,8 @@ fn fields(mut section: Section<'_>) -> Option<Fields<'_>> {
         timeout,
         keepalive_pool,
         is_same_host,
+        checks,
+        outlier_detection,
     };
     Some(Fields { upstream, scheme })
 }

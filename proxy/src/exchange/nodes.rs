@@ -8,7 +8,10 @@ use crate::{
     connection::ConnectionCx,
     error::{Fault, Retry},
     pipeline::Plan,
-    upstream::balance::{Picked, Tried},
+    upstream::{
+        balance::{Picked, Tried},
+        health::Outcome,
+    },
 };
 
 /// What a node has answered with.
@@ -34,7 +37,7 @@ pub(crate) async fn over_nodes<T: Answered>(
     let mut picked = cx.worker.pick(upstream, &tried, &key).ok_or(Fault::NoNode)?;
     loop {
         let result = attempt(upstream.balancer.node(picked.index()).address).await;
-        observe(&picked, &result);
+        observe(plan, &picked, &result);
         let Some(price) = price_of_another(plan, &result) else {
             return result.map(|answer| (answer, picked));
         };
@@ -53,12 +56,21 @@ pub(crate) async fn over_nodes<T: Answered>(
     }
 }
 
-/// What the balancer learns of an attempt.
-fn observe(picked: &Picked, result: &Result<impl Answered, Fault>) {
+/// What balancer and health learn of an attempt.
+fn observe(plan: &Plan<'_>, picked: &Picked, result: &Result<impl Answered, Fault>) {
     match result {
-        Ok(answer) => picked.answered(|| answer.at()),
-        Err(fault) if fault.is_of_node() => picked.failed(std::time::Instant::now),
-        Err(_) => {}
+        Ok(answer) => {
+            picked.answered(|| answer.at());
+            plan.upstream.observe(picked.index(), Outcome::Status(answer.status()));
+        }
+        Err(fault) => {
+            if fault.is_of_node() {
+                picked.failed(std::time::Instant::now);
+            }
+            if let Some(outcome) = Outcome::of_fault(*fault) {
+                plan.upstream.observe(picked.index(), outcome);
+            }
+        }
     }
 }
 

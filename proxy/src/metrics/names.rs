@@ -80,6 +80,16 @@ metrics! {
     POOL_CHECKOUTS = "tandem_upstream_pool_checkouts_total", Counter,
         ["upstream", "result"], Stable,
         "Connections asked of a pool";
+    NODE_UP = "tandem_upstream_node_up", Gauge, ["upstream", "node"], Stable,
+        "Whether a node takes requests, as checks and outlier detection see it";
+    CHECKS = "tandem_upstream_checks_total", Counter, ["upstream", "result"], Stable,
+        "Probes of nodes";
+    CHECKS_DELAYED = "tandem_upstream_checks_delayed_total", Counter, ["upstream"], Stable,
+        "Probes that had to wait because as many were under way as may be";
+    EJECTIONS = "tandem_upstream_ejections_total", Counter, ["upstream", "result"], Stable,
+        "Outliers: ejected, or refused because as many were as may be";
+    ALL_DOWN = "tandem_upstream_all_down_total", Counter, ["upstream"], Stable,
+        "Requests and connections for which no node was up, so that all were used";
     FORWARD_BYTES = "tandem_forward_bytes_total", Counter, ["direction", "via"], Stable,
         "Body and tunnel bytes, by the path that carried them";
     TUNNEL_FALLBACKS = "tandem_forward_fallbacks_total", Counter, ["reason"], Unstable,

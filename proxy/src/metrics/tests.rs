@@ -13,7 +13,9 @@ use crate::forward::{Fallback, Moved, Via};
 
 fn page(metrics: &Metrics) -> String {
     let counters = vec![kernel::Counter { program: "ingress", reason: "blocked", packets: 7 }];
-    metrics.encode(&KernelSample { counters, ..KernelSample::of(&KernelPlane::off()) }, 3)
+    let kernel = KernelSample { counters, ..KernelSample::of(&KernelPlane::off()) };
+    let node = ([127, 0, 0, 1], 80).into();
+    metrics.encode(&kernel, 3, &[NodeSample { upstream: "sampled".into(), node, is_up: true }])
 }
 
 /// The value of one series, spelled as the page spells it.
@@ -40,6 +42,7 @@ fn exercised() -> Metrics {
     upstream.checkout(Checkout::New);
     upstream.retry();
     drop(upstream.pool_idle());
+    metrics.health("app").check(CheckResult::Success);
     metrics.forward_fallback(Fallback::NoPipe);
     drop(metrics.pipes().busy());
     metrics.reloaded(Reload::Applied);
@@ -136,6 +139,8 @@ fn indices_follow_the_order_of_declaration() {
     assert!(Direction::ALL.iter().enumerate().all(|(index, way)| *way as usize == index));
     assert!(AcceptError::ALL.iter().enumerate().all(|(index, kind)| *kind as usize == index));
     assert!(ConnectResult::ALL.iter().enumerate().all(|(index, r)| *r as usize == index));
+    assert!(CheckResult::ALL.iter().enumerate().all(|(index, r)| *r as usize == index));
+    assert!(Ejection::ALL.iter().enumerate().all(|(index, r)| *r as usize == index));
     assert!(Checkout::ALL.iter().enumerate().all(|(index, r)| *r as usize == index));
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Nodes are tried by priority: those of a lower one only when all of the higher ones have been tried
 //! or are down. Within a priority the upstream's `type` decides. Nodes of weight 0 get nothing unless
-//! all are 0; when all nodes are down, all are used.
+//! all are 0; when none that is left is up, all that are left are used.
 
 mod chash;
 mod ewma;
@@ -27,6 +27,18 @@ use crate::config::{Balancing, Node};
 /// Position among the nodes of a [`Balancer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeIndex(u32);
+
+impl NodeIndex {
+    #[cfg(test)]
+    pub(super) fn at(position: usize) -> Self {
+        Self(position as u32)
+    }
+
+    /// The position, for whoever else has something to say of each node.
+    pub fn position(self) -> usize {
+        self.0 as usize
+    }
+}
 
 #[derive(Debug)]
 pub struct Balancer {
@@ -175,17 +187,27 @@ impl Balancer {
     }
 
     pub fn node(&self, index: NodeIndex) -> &Node {
-        &self.nodes[index.0 as usize]
+        &self.nodes[index.position()]
     }
 
-    /// The next node for a request that has tried `cx.tried`. `None`: there is no node left.
+    /// The next node for a request that has tried `cx.tried`, one that is up if there is one.
+    /// `None`: there is no node left.
     pub fn pick(&self, cx: &Pick<'_>) -> Option<Picked> {
-        // Asked only if one is.
-        let are_all_down = OnceCell::new();
-        let are_all_down =
-            || *are_all_down.get_or_init(|| !self.members().any(|member| (cx.is_up)(member.index)));
-        let is_open = |node| !cx.tried.contains(node) && ((cx.is_up)(node) || are_all_down());
-        self.levels.iter().find_map(|level| level.pick(cx, &is_open))
+        let is_left = |node| !cx.tried.contains(node);
+        let is_left_and_up = |node| is_left(node) && (cx.is_up)(node);
+        // Asked only if one is down.
+        let is_none_up = OnceCell::new();
+        let is_none_up = || {
+            let ask = || !self.members().any(|member| is_left_and_up(member.index));
+            *is_none_up.get_or_init(ask)
+        };
+        let is_open = |node| is_left_and_up(node) || (is_left(node) && is_none_up());
+        // The only one that was up may have gone down meanwhile.
+        self.pick_open(cx, &is_open).or_else(|| self.pick_open(cx, &is_left))
+    }
+
+    fn pick_open(&self, cx: &Pick<'_>, is_open: IsOpen<'_>) -> Option<Picked> {
+        self.levels.iter().find_map(|level| level.pick(cx, is_open))
     }
 
     fn members(&self) -> impl Iterator<Item = &Member> {

@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::{balance::Balancer, retry::Retries};
+use super::{
+    balance::{Balancer, NodeIndex},
+    health::{Health, Outcome},
+    retry::Retries,
+};
 use crate::{
     config,
     metrics::{Metrics, UpstreamMetrics},
@@ -14,6 +18,8 @@ pub struct Upstream {
     pub config: Arc<config::Upstream>,
     pub balancer: Balancer,
     retries: Retries,
+    /// `None`: its nodes always count as up.
+    pub health: Option<Arc<Health>>,
     pub metrics: Arc<UpstreamMetrics>,
 }
 
@@ -24,12 +30,17 @@ impl Upstream {
         before: Option<&Upstream>,
         metrics: &Metrics,
     ) -> Self {
-        let before = before.map(|before| &before.balancer);
-        let metrics = metrics.upstream(&config.id);
+        let known = before.and_then(|before| before.health.as_deref());
+        let (now, counts) = (Instant::now(), metrics.upstream(&config.id));
         Self {
-            balancer: Balancer::new(&config.nodes, config.balancing, before),
-            retries: Retries::new(config.retry_budget, metrics.requests(), Instant::now()),
-            metrics,
+            balancer: Balancer::new(
+                &config.nodes,
+                config.balancing,
+                before.map(|before| &before.balancer),
+            ),
+            health: Health::new(config, known, metrics, now).map(Arc::new),
+            retries: Retries::new(config.retry_budget, counts.requests(), now),
+            metrics: counts,
             config: Arc::clone(config),
         }
     }
@@ -45,5 +56,12 @@ impl Upstream {
 
     pub fn id(&self) -> &Arc<str> {
         &self.config.id
+    }
+
+    /// Tells what a request or a connection has met on `node`.
+    pub fn observe(&self, node: NodeIndex, outcome: Outcome) {
+        if let Some(health) = &self.health {
+            health.observe(node, outcome, Instant::now);
+        }
     }
 }

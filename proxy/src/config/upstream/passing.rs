@@ -23,7 +23,7 @@ pub(super) fn pass_host(section: &mut Section<'_>) -> Option<PassHost> {
     let word = section.take("pass_host").map_or(Some(Word::Pass), |it| it.one_of(&words, &[]));
     let host = section.take("upstream_host");
     match (word?, host) {
-        (Word::Rewrite, Some(host)) => upstream_host(&host).map(PassHost::Rewrite),
+        (Word::Rewrite, Some(host)) => self::host(&host).map(PassHost::Rewrite),
         (Word::Rewrite, None) => {
             section.error(EMPTY_HOST);
             None
@@ -39,7 +39,8 @@ pub(super) fn pass_host(section: &mut Section<'_>) -> Option<PassHost> {
 
 const EMPTY_HOST: &str = "`upstream_host` can't be empty when `pass_host` is `rewrite`";
 
-fn upstream_host(value: &Value<'_>) -> Option<HeaderValue> {
+/// A host, with a port or without.
+pub(super) fn host(value: &Value<'_>) -> Option<HeaderValue> {
     let text: String = value.leaf()?;
     let is_allowed =
         |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '[' | ']');

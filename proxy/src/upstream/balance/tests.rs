@@ -215,8 +215,38 @@ fn a_lower_priority_is_for_when_all_of_the_higher_are_down() {
             let used: Vec<u32> = used.map(|(node, _)| node).collect();
             assert_eq!(used, expected, "{balancing:?} without {down:?}: {counts:?}");
         }
-        let bench = Bench::new(balancing, &by_priority(&levels)).with_down(&[1, 2, 3, 4]);
-        assert!(bench.pick_of(b"", &[0]).is_none(), "{balancing:?}: one was up");
+    }
+}
+
+#[test]
+fn a_retry_goes_to_a_node_that_is_down_only_if_none_that_is_up_is_left() {
+    let levels: [&[u32]; 3] = [&[1, 1], &[1, 1], &[1]];
+    for balancing in ALL {
+        let bench = Bench::new(balancing, &by_priority(&levels)).with_down(&[1, 2]);
+        let mut tried = Vec::new();
+        while let Some(picked) = bench.pick_of(b"", &tried) {
+            tried.push(picked.index.0);
+        }
+        assert_eq!(tried, [0, 3, 4, 1, 2], "{balancing:?}");
+    }
+}
+
+/// A node goes down between two looks at it.
+#[test]
+fn a_node_is_picked_whatever_happens_meanwhile() {
+    for balancing in ALL {
+        let bench = Bench::new(balancing, &nodes(&[1, 1, 1]));
+        let looks = Cell::new(0_u32);
+        // Only at the second look, which asks whether any is.
+        let is_up = |_| looks.replace(looks.get() + 1) == 1;
+        let picked = bench.balancer.pick(&Pick {
+            tried: &Tried::default(),
+            key: b"",
+            clock: &|| bench.now.get(),
+            random: 1,
+            is_up: &is_up,
+        });
+        assert!(picked.is_some(), "{balancing:?}");
     }
 }
 

@@ -1,0 +1,457 @@
+//! Which nodes of an upstream take requests, by what probes and requests meet: pure, and shared by all
+//! workers.
+//!
+//! A request asks by one load for each node it looks at, and says what it has met by one more, unless
+//! that changes something. What is known of a node stays for as long as the node and what it is judged
+//! by do. `upstream::probe` asks the nodes.
+
+mod standing;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicU32, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed},
+        },
+    },
+    time::{Duration, Instant},
+};
+
+use self::standing::{Report, Standing, State};
+use super::balance::NodeIndex;
+use crate::{
+    config::{self, Checks, OutlierDetection},
+    error::Fault,
+    metrics::{CheckResult, Ejection, HealthMetrics, Metrics},
+};
+
+/// What a request, a connection or a probe has met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was answered.
+    Status(u16),
+    /// There is nothing that would be answered.
+    Connected,
+    /// It was refused, reset or answered by what is no response.
+    Closed,
+    TimedOut,
+}
+
+impl Outcome {
+    /// `None`: the fault says nothing of the node. That a node has given up an idle connection is its
+    /// right.
+    pub fn of_fault(fault: Fault) -> Option<Outcome> {
+        if !fault.is_of_node() || fault == Fault::StaleConnection {
+            return None;
+        }
+        let is_timeout = fault.consequence().end.starts_with('s');
+        Some(if is_timeout { Outcome::TimedOut } else { Outcome::Closed })
+    }
+
+    const fn is_server_error(self) -> bool {
+        match self {
+            Outcome::Status(status) => 500 <= status && status <= 599,
+            Outcome::Connected => false,
+            Outcome::Closed | Outcome::TimedOut => true,
+        }
+    }
+
+    const fn is_gateway_failure(self) -> bool {
+        match self {
+            Outcome::Status(status) => 502 <= status && status <= 504,
+            Outcome::Connected => false,
+            Outcome::Closed | Outcome::TimedOut => true,
+        }
+    }
+
+    /// Any but 0, which is none.
+    const fn pack(self) -> u32 {
+        match self {
+            Outcome::Status(status) => 1 << 16 | status as u32,
+            Outcome::Connected => 2 << 16,
+            Outcome::Closed => 3 << 16,
+            Outcome::TimedOut => 4 << 16,
+        }
+    }
+
+    const fn unpack(word: u32) -> Option<Outcome> {
+        match word >> 16 {
+            1 => Some(Outcome::Status(word as u16)),
+            2 => Some(Outcome::Connected),
+            3 => Some(Outcome::Closed),
+            4 => Some(Outcome::TimedOut),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Status(status) => write!(f, "status {status}"),
+            Outcome::Connected => f.write_str("connected"),
+            Outcome::Closed => f.write_str("refused, reset or not understood"),
+            Outcome::TimedOut => f.write_str("timed out"),
+        }
+    }
+}
+
+/// What a node was too often in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Streak {
+    ServerErrors,
+    GatewayFailures,
+}
+
+impl Streak {
+    const fn label(self) -> &'static str {
+        match self {
+            Streak::ServerErrors => "consecutive_5xx",
+            Streak::GatewayFailures => "consecutive_gateway_failure",
+        }
+    }
+}
+
+/// Of one upstream.
+#[derive(Debug)]
+pub struct Health {
+    judge: Arc<Judge>,
+    /// As the balancer has them.
+    nodes: Box<[Arc<NodeHealth>]>,
+}
+
+/// What the nodes of an upstream are judged by; the same for as long as that is.
+#[derive(Debug)]
+struct Judge {
+    upstream: Arc<str>,
+    checks: Option<Arc<Checks>>,
+    outliers: Option<OutlierDetection>,
+    metrics: Arc<HealthMetrics>,
+    /// Held while a node is ejected, so that no more are than may be.
+    ejecting: Mutex<()>,
+}
+
+/// Of one node, shared by all workers.
+#[derive(Debug)]
+pub struct NodeHealth {
+    judge: Arc<Judge>,
+    address: SocketAddr,
+    /// A [`Standing`].
+    standing: AtomicU64,
+    /// The last [`Outcome`] that spoke against it; 0: there was none.
+    last_failure: AtomicU32,
+    history: Mutex<History>,
+}
+
+/// What is of interest only when something changes.
+#[derive(Debug)]
+struct History {
+    /// Since when it takes requests, or takes none.
+    since: Instant,
+    /// Ejections that are not forgotten.
+    ejections: u32,
+    ejected_until: Instant,
+    /// When the number of ejections changed last, or the ejection ended.
+    eased: Instant,
+}
+
+/// What a page says of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View<'a> {
+    pub upstream: &'a str,
+    pub node: SocketAddr,
+    pub is_up: bool,
+    pub state: &'static str,
+    /// Since when `is_up` is what it is.
+    pub since: Instant,
+    pub last_failure: Option<Outcome>,
+}
+
+impl Health {
+    /// `None`: nobody asks for it. `before` is that of the upstream before its configuration changed.
+    pub fn new(
+        config: &config::Upstream,
+        before: Option<&Health>,
+        metrics: &Metrics,
+        now: Instant,
+    ) -> Option<Health> {
+        if config.checks.is_none() && config.outlier_detection.is_none() {
+            return None;
+        }
+        let known = before.filter(|before| before.judge.checks == config.checks);
+        let known: HashMap<_, _> = known
+            .into_iter()
+            .flat_map(|before| &before.nodes)
+            .map(|node| (node.address, node))
+            .collect();
+        let kept = before.filter(|before| before.judge.judges_by(config));
+        let judge = match kept {
+            Some(kept) => Arc::clone(&kept.judge),
+            None => Arc::new(Judge::new(config, metrics)),
+        };
+        let nodes = config.nodes.iter().map(|node| match known.get(&node.address) {
+            Some(known) if kept.is_some() => Arc::clone(known),
+            Some(known) => Arc::new(known.judged_by(&judge)),
+            None => Arc::new(NodeHealth::new(&judge, node.address, now)),
+        });
+        Some(Health { nodes: nodes.collect(), judge })
+    }
+
+    pub fn nodes(&self) -> &[Arc<NodeHealth>] {
+        &self.nodes
+    }
+
+    pub fn checks(&self) -> Option<&Arc<Checks>> {
+        self.judge.checks.as_ref()
+    }
+
+    pub fn outliers(&self) -> Option<&OutlierDetection> {
+        self.judge.outliers.as_ref()
+    }
+
+    pub fn is_up(&self, node: NodeIndex) -> bool {
+        self.nodes[node.position()].is_up()
+    }
+
+    /// A request went to a node although none was up.
+    pub fn was_all_down(&self) {
+        self.judge.metrics.all_down();
+    }
+
+    /// What a request or a connection has met on `node`.
+    pub fn observe(&self, node: NodeIndex, outcome: Outcome, clock: impl Fn() -> Instant) {
+        let node = &self.nodes[node.position()];
+        let passive = self.judge.checks.as_ref().and_then(|checks| checks.passive.as_ref());
+        if let Some(check) = passive
+            && let Some(report) = Report::of(outcome, check.kind, &check.judgement)
+        {
+            node.report(report, report.limit(&check.judgement), outcome, &clock);
+        }
+        if let Some(rules) = &self.judge.outliers {
+            if outcome.is_server_error() {
+                node.note_failure(outcome);
+            }
+            if let Some(streak) = node.met(outcome, rules) {
+                self.eject(node, rules, streak, clock());
+            }
+        }
+    }
+
+    /// Readmits whose time is over.
+    pub fn sweep(&self, now: Instant) {
+        if let Some(rules) = &self.judge.outliers {
+            self.nodes.iter().for_each(|node| node.sweep(rules, now));
+        }
+    }
+
+    fn eject(&self, node: &NodeHealth, rules: &OutlierDetection, streak: Streak, now: Instant) {
+        let _no_other = lock(&self.judge.ejecting);
+        if node.standing().is_ejected {
+            return;
+        }
+        let ejected = self.nodes.iter().filter(|node| node.standing().is_ejected).count();
+        let share = self.nodes.len() * usize::from(rules.max_ejection_percent) / 100;
+        if ejected >= share.max(1) {
+            return self.judge.metrics.ejection(Ejection::Refused);
+        }
+        let seconds = node.eject(rules, now).as_secs_f64();
+        self.judge.metrics.ejection(Ejection::Ejected);
+        let (upstream, node, cause) = (&self.judge.upstream, node.address, streak.label());
+        tracing::warn!(%upstream, %node, cause, seconds, "node ejected");
+    }
+}
+
+impl Judge {
+    fn new(config: &config::Upstream, metrics: &Metrics) -> Judge {
+        Judge {
+            upstream: Arc::clone(&config.id),
+            checks: config.checks.clone(),
+            outliers: config.outlier_detection.clone(),
+            metrics: metrics.health(&config.id),
+            ejecting: Mutex::default(),
+        }
+    }
+
+    fn judges_by(&self, config: &config::Upstream) -> bool {
+        self.checks == config.checks && self.outliers == config.outlier_detection
+    }
+}
+
+impl NodeHealth {
+    /// New nodes take requests.
+    fn new(judge: &Arc<Judge>, address: SocketAddr, now: Instant) -> NodeHealth {
+        let history = History { since: now, ejections: 0, ejected_until: now, eased: now };
+        NodeHealth {
+            judge: Arc::clone(judge),
+            address,
+            standing: AtomicU64::new(Standing::default().pack()),
+            last_failure: AtomicU32::new(0),
+            history: Mutex::new(history),
+        }
+    }
+
+    /// The same in the eyes of checks, with other rules for outliers, by which it is none yet.
+    fn judged_by(&self, judge: &Arc<Judge>) -> NodeHealth {
+        let node = NodeHealth::new(judge, self.address, lock(&self.history).since);
+        node.standing.store(self.standing().readmitted().pack(), Relaxed);
+        node.last_failure.store(self.last_failure.load(Relaxed), Relaxed);
+        node
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.standing().is_up()
+    }
+
+    pub fn checks(&self) -> Option<&Arc<Checks>> {
+        self.judge.checks.as_ref()
+    }
+
+    /// Whether checks see it as up, ejected or not.
+    pub fn is_well(&self) -> bool {
+        self.standing().state.is_up()
+    }
+
+    pub fn view(&self) -> View<'_> {
+        let standing = self.standing();
+        View {
+            upstream: &self.judge.upstream,
+            node: self.address,
+            is_up: standing.is_up(),
+            state: if standing.is_ejected { "ejected" } else { standing.state.label() },
+            since: lock(&self.history).since,
+            last_failure: Outcome::unpack(self.last_failure.load(Relaxed)),
+        }
+    }
+
+    /// What a probe has met.
+    pub fn probed(&self, outcome: Outcome, clock: impl Fn() -> Instant) {
+        let Some(Checks { active, .. }) = self.judge.checks.as_deref() else { return };
+        let report = Report::of(outcome, active.kind, &active.judgement);
+        self.judge.metrics.check(report.map_or(CheckResult::Ignored, Report::result));
+        let Some(report) = report else { return };
+        self.report(report, report.limit(&active.judgement), outcome, &clock);
+        if report == Report::Success && self.standing().is_ejected {
+            self.readmit(&mut lock(&self.history), "probe", clock());
+        }
+    }
+
+    /// A probe had to wait for others.
+    pub fn probe_delayed(&self) {
+        self.judge.metrics.check_delayed();
+    }
+
+    fn standing(&self) -> Standing {
+        Standing::unpack(self.standing.load(Acquire))
+    }
+
+    /// Before and after; a load and nothing else if both are the same.
+    fn change(&self, make: impl Fn(Standing) -> Standing) -> (Standing, Standing) {
+        let made = |word| {
+            let made = make(Standing::unpack(word)).pack();
+            (made != word).then_some(made)
+        };
+        match self.standing.fetch_update(AcqRel, Acquire, made) {
+            Ok(before) => (Standing::unpack(before), make(Standing::unpack(before))),
+            Err(same) => (Standing::unpack(same), Standing::unpack(same)),
+        }
+    }
+
+    fn note_failure(&self, outcome: Outcome) {
+        self.last_failure.store(outcome.pack(), Relaxed);
+    }
+
+    fn report(&self, report: Report, limit: u8, outcome: Outcome, clock: &impl Fn() -> Instant) {
+        if report != Report::Success {
+            self.note_failure(outcome);
+        }
+        let (before, after) = self.change(|standing| standing.reported(report, limit));
+        if before.is_up() != after.is_up() {
+            lock(&self.history).since = clock();
+        }
+        if before.state.is_up() != after.state.is_up() {
+            self.log(after.state, outcome);
+        }
+    }
+
+    fn log(&self, state: State, cause: Outcome) {
+        let (upstream, node, state_is) = (&self.judge.upstream, self.address, state.label());
+        if state.is_up() {
+            tracing::info!(%upstream, %node, state = state_is, %cause, "node is up");
+        } else {
+            tracing::warn!(%upstream, %node, state = state_is, %cause, "node is down");
+        }
+    }
+
+    fn met(&self, outcome: Outcome, rules: &OutlierDetection) -> Option<Streak> {
+        let (before, _) = self.change(|standing| standing.met(outcome, rules).0);
+        before.met(outcome, rules).1
+    }
+
+    /// For how long.
+    fn eject(&self, rules: &OutlierDetection, now: Instant) -> Duration {
+        let mut history = lock(&self.history);
+        let (before, after) = self.change(Standing::ejected);
+        if before.is_up() != after.is_up() {
+            history.since = now;
+        }
+        history.ejections = history.ejections.saturating_add(1);
+        let time = rules.base_ejection_time.saturating_mul(history.ejections);
+        let time = time.min(rules.max_ejection_time.max(rules.base_ejection_time));
+        history.ejected_until = now + time;
+        time
+    }
+
+    fn readmit(&self, history: &mut History, cause: &str, now: Instant) {
+        let (before, after) = self.change(Standing::readmitted);
+        if !before.is_ejected {
+            return;
+        }
+        if before.is_up() != after.is_up() {
+            history.since = now;
+        }
+        history.eased = now;
+        let (upstream, node) = (&self.judge.upstream, self.address);
+        tracing::info!(%upstream, %node, cause, "node is not ejected any more");
+    }
+
+    fn sweep(&self, rules: &OutlierDetection, now: Instant) {
+        let mut history = lock(&self.history);
+        if self.standing().is_ejected {
+            if now >= history.ejected_until {
+                self.readmit(&mut history, "time", now);
+            }
+            return;
+        }
+        while history.ejections > 0 && now >= history.eased + rules.interval {
+            history.ejections -= 1;
+            history.eased += rules.interval;
+        }
+    }
+}
+
+impl Report {
+    const fn result(self) -> CheckResult {
+        match self {
+            Report::Success => CheckResult::Success,
+            Report::HttpFailure => CheckResult::HttpFailure,
+            Report::TcpFailure => CheckResult::TcpFailure,
+            Report::Timeout => CheckResult::Timeout,
+        }
+    }
+}
+
+/// Nothing that runs under these locks leaves anything half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
