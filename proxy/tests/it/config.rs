@@ -673,7 +673,7 @@ fn what_is_planned_is_refused_by_name() {
             "19:15: routes[0].upstream.scheme: `https` is not built yet; use `http` or `tcp`",
             "20:18: routes[0].upstream.pass_host: expected `pass`, `node` or `rewrite`, found \
              `origin`",
-            "21:7: routes[0].upstream.checks: not built yet; remove it",
+            "21:15: routes[0].upstream.checks: `active` is missing",
             "22:55: routes[0].upstream.nodes[0].metadata: not built yet; remove it",
             "24:14: stream_routes[0].sni: not built yet; remove it",
             "24:36: stream_routes[0].datapath: `xdp` is not built yet; use `user`, `splice` or \

@@ -5,6 +5,7 @@ mod balancing;
 mod bodies;
 mod config;
 mod heads;
+mod health;
 mod lanes;
 mod limits;
 mod object;
