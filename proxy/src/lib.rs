@@ -32,6 +32,7 @@ pub mod template;
 pub mod upstream;
 pub mod variable;
 
+pub mod client;
 pub mod forward;
 mod stream;
 pub mod sys;

@@ -38,6 +38,7 @@ pub use self::{
     upstream::{Checkout, ConnectResult, UpstreamMetrics},
 };
 use crate::{
+    client::{Failure, Purpose},
     config::{self, Config},
     connection::Lane,
     error::Fault,
@@ -54,6 +55,8 @@ pub struct Metrics {
     families: Families,
     faults: [Counter; Fault::ALL.len()],
     lanes: [Counter; Lane::ALL.len()],
+    /// By purpose, then how many were answered and how many failed in which way.
+    calls: [(Counter, [Counter; Failure::ALL.len()]); Purpose::ALL.len()],
     bytes: ByteCounters,
     listeners: Table<Arc<str>, ListenerMetrics>,
     routes: Table<(Arc<str>, Arc<str>), RouteMetrics>,
@@ -86,6 +89,7 @@ struct Families {
     pipes: Family<PipeLabels, Gauge>,
     faults: Family<FaultLabels, Counter>,
     lanes: Family<LaneLabels, Counter>,
+    calls: Family<CallLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     reloaded: Gauge,
 }
@@ -166,6 +170,12 @@ struct LaneLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    purpose: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabels {
     result: &'static str,
 }
@@ -229,12 +239,19 @@ impl Metrics {
         });
         let lanes = Lane::ALL
             .map(|lane| families.lanes.get_or_create_owned(&LaneLabels { lane: lane.label() }));
+        let calls = Purpose::ALL.map(|purpose| {
+            let purpose = purpose.label();
+            let counter =
+                |result| families.calls.get_or_create_owned(&CallLabels { purpose, result });
+            (counter("answered"), Failure::ALL.map(|failure| counter(failure.label())))
+        });
         let bytes = ByteCounters::new(&families.bytes);
         Metrics {
             registry,
             families,
             faults,
             lanes,
+            calls,
             bytes,
             listeners: Table::default(),
             routes: Table::default(),
@@ -327,6 +344,12 @@ impl Metrics {
         self.lanes[lane as usize].inc();
     }
 
+    /// Counts a request of our own by what came of it; `None`: an answer.
+    pub fn call(&self, purpose: Purpose, failure: Option<Failure>) {
+        let (answered, failed) = &self.calls[purpose as usize];
+        failure.map_or(answered, |failure| &failed[failure as usize]).inc();
+    }
+
     /// A tunnel or a body that could not have the path it was meant for. Not for every request: the
     /// series is looked up by a hash.
     pub fn forward_fallback(&self, fallback: Fallback) {
@@ -382,6 +405,7 @@ impl Families {
         names::FORWARD_PIPES.register(registry, &self.pipes);
         names::FAULTS.register(registry, &self.faults);
         names::LANE_REQUESTS.register(registry, &self.lanes);
+        names::CALLS.register(registry, &self.calls);
         names::RELOADS.register(registry, &self.reloads);
         names::RELOADED.register(registry, &self.reloaded);
     }

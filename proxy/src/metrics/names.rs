@@ -100,6 +100,8 @@ metrics! {
         "Faults of the data path";
     LANE_REQUESTS = "tandem_lane_requests_total", Counter, ["lane"], Unstable,
         "Requests by who carried them";
+    CALLS = "tandem_calls_total", Counter, ["purpose", "result"], Unstable,
+        "Requests of the proxy's own, by what they were for and what came of them";
     KERNEL_INFO = "tandem_kernel_info", Gauge, ["mode", "xdp_mode", "abi"], Unstable,
         "The mode in which the kernel plane runs";
     KERNEL_PACKETS = "tandem_kernel_packets_total", Counter, ["program", "reason"], Unstable,

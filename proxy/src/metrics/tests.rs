@@ -141,6 +141,8 @@ fn indices_follow_the_order_of_declaration() {
     assert!(ConnectResult::ALL.iter().enumerate().all(|(index, r)| *r as usize == index));
     assert!(CheckResult::ALL.iter().enumerate().all(|(index, r)| *r as usize == index));
     assert!(Ejection::ALL.iter().enumerate().all(|(index, r)| *r as usize == index));
+    assert!(Purpose::ALL.iter().enumerate().all(|(index, one)| *one as usize == index));
+    assert!(Failure::ALL.iter().enumerate().all(|(index, one)| *one as usize == index));
     assert!(Checkout::ALL.iter().enumerate().all(|(index, r)| *r as usize == index));
 }
 
