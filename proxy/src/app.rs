@@ -116,7 +116,7 @@ impl App {
             };
             control.spawn(admin.serve(sources));
         }
-        control.spawn(probe::follow(rules.subscribe(), config.limits));
+        control.spawn(probe::follow(rules.subscribe(), config.limits, Arc::clone(&metrics)));
         Ok(App {
             listeners,
             admin: admin_address,

@@ -107,17 +107,20 @@ pub struct KeepAlive {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     ForwardAuth,
+    HealthCheck,
     Jwks,
     Mirror,
 }
 
 impl Purpose {
-    pub const ALL: [Purpose; 3] = [Purpose::ForwardAuth, Purpose::Jwks, Purpose::Mirror];
+    pub const ALL: [Purpose; 4] =
+        [Purpose::ForwardAuth, Purpose::HealthCheck, Purpose::Jwks, Purpose::Mirror];
 
     /// Label in metrics.
     pub const fn label(self) -> &'static str {
         match self {
             Purpose::ForwardAuth => "forward_auth",
+            Purpose::HealthCheck => "health_check",
             Purpose::Jwks => "jwks",
             Purpose::Mirror => "mirror",
         }

@@ -88,7 +88,6 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         Kind::Service => &["enable_websocket"],
         Kind::Upstream => &["discovery_args", "discovery_type", "service_name", "tls"],
         Kind::Node => &["metadata"],
-        Kind::ActiveCheck => &["https_verify_certificate"],
         Kind::StreamRoute => &["plugins", "protocol", "service_id", "sni"],
         Kind::Plugins => PLUGINS,
         Kind::Plugin => &["max_req_body_size"],
@@ -103,6 +102,7 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         | Kind::KeepalivePool
         | Kind::RetryBudget
         | Kind::Checks
+        | Kind::ActiveCheck
         | Kind::PassiveCheck
         | Kind::CheckHalf
         | Kind::OutlierDetection

@@ -50,7 +50,7 @@ fn host<'a>(head: &'a RequestHead, plan: &'a Plan<'_>, node: SocketAddr) -> Cow<
 }
 
 /// The port is said if it is not the scheme's.
-pub(crate) fn own_host<'a>(node: SocketAddr) -> Cow<'a, [u8]> {
+fn own_host<'a>(node: SocketAddr) -> Cow<'a, [u8]> {
     let host = match node {
         SocketAddr::V4(v4) if v4.port() == HTTP_PORT => v4.ip().to_string(),
         SocketAddr::V6(v6) if v6.port() == HTTP_PORT => format!("[{}]", v6.ip()),

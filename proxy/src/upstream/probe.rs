@@ -6,20 +6,15 @@ use std::{
     future::Future,
     hash::{BuildHasher as _, RandomState},
     net::SocketAddr,
-    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Request, StatusCode, header};
-use http_body_util::Full;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{HeaderMap, HeaderValue, header, uri::Authority};
 use tokio::{
-    net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::{AbortHandle, spawn},
-    time::{MissedTickBehavior, interval, sleep_until, timeout},
+    time::{MissedTickBehavior, interval, sleep_until},
 };
 
 use super::{
@@ -28,24 +23,33 @@ use super::{
     health::{Health, NodeHealth, Outcome},
 };
 use crate::{
+    client::{Client, Failure, Purpose, Request, Url},
     config::{ActiveCheck, CheckKind, Checks, Limits, PassHost},
     error::Fault,
-    exchange::request_head::own_host,
+    metrics::Metrics,
     pipeline::Pipeline,
 };
 
 /// Probes of all upstreams at a time; each holds a file.
 const PROBES_MAX: usize = 128;
-/// Head of a response, bytes; hyper takes nothing below 8 KiB.
-const HEAD_SIZE_MAX: usize = 8 * 1024;
+/// What is read of the body of a response, so that most nodes see it taken; bytes.
+const BODY_SIZE_MAX: usize = 16 * 1024;
 /// What `User-Agent` says unless `req_headers` does.
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("tandem/", env!("CARGO_PKG_VERSION")));
 
 /// Probes the nodes of the rules in force, until dropped.
-pub(crate) async fn follow(mut rules: watch::Receiver<Arc<Pipeline>>, limits: Limits) {
-    let mut prober =
-        Prober { limits, permits: Arc::new(Semaphore::new(PROBES_MAX)), watched: HashMap::new() };
+pub(crate) async fn follow(
+    mut rules: watch::Receiver<Arc<Pipeline>>,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+) {
+    let mut prober = Prober {
+        limits,
+        client: Arc::new(Client::new(metrics)),
+        permits: Arc::new(Semaphore::new(PROBES_MAX)),
+        watched: HashMap::new(),
+    };
     loop {
         let pipeline = Arc::clone(&rules.borrow_and_update());
         prober.take_over(&pipeline);
@@ -59,6 +63,7 @@ pub(crate) async fn follow(mut rules: watch::Receiver<Arc<Pipeline>>, limits: Li
 /// Everything that is probed.
 struct Prober {
     limits: Limits,
+    client: Arc<Client>,
     permits: Arc<Semaphore>,
     /// By id of the upstream.
     watched: HashMap<Arc<str>, Watched>,
@@ -76,7 +81,7 @@ struct Watched {
 /// One node.
 struct Probing {
     node: Arc<NodeHealth>,
-    host: HeaderValue,
+    question: Arc<Question>,
     _task: Task,
 }
 
@@ -125,11 +130,11 @@ impl Prober {
         };
         let probing = health.nodes().iter().filter_map(|node| {
             let check = &node.checks()?.active;
-            let host = host(check, &upstream.config.pass_host, node.address());
+            let question = Question::of(check, &upstream.config.pass_host, node.address());
             let same = known
                 .remove(&node.address())
-                .filter(|known| Arc::ptr_eq(&known.node, node) && known.host == host);
-            let probing = same.unwrap_or_else(|| self.probe(node, host, &permits));
+                .filter(|known| Arc::ptr_eq(&known.node, node) && *known.question == question);
+            let probing = same.unwrap_or_else(|| self.probe(node, question, &permits));
             Some((node.address(), probing))
         });
         let probing = probing.collect();
@@ -139,16 +144,18 @@ impl Prober {
     fn probe(
         &self,
         node: &Arc<NodeHealth>,
-        host: HeaderValue,
+        question: Question,
         permits: &Arc<Semaphore>,
     ) -> Probing {
+        let question = Arc::new(question);
         let round = Round {
             node: Arc::clone(node),
-            host: host.clone(),
+            question: Arc::clone(&question),
+            client: Arc::clone(&self.client),
             permits: [Arc::clone(permits), Arc::clone(&self.permits)],
             limits: self.limits,
         };
-        Probing { node: Arc::clone(node), host, _task: Task::start(round.run()) }
+        Probing { node: Arc::clone(node), question, _task: Task::start(round.run()) }
     }
 }
 
@@ -161,25 +168,11 @@ async fn sweep(health: &Health, every: Duration) {
     }
 }
 
-/// What the nodes are told is their host.
-fn host(check: &ActiveCheck, pass_host: &PassHost, node: SocketAddr) -> HeaderValue {
-    match (&check.host, pass_host) {
-        (Some(host), _) | (None, PassHost::Rewrite(host)) => host.clone(),
-        (None, PassHost::Pass | PassHost::Node) => {
-            let host = own_host(target(check, node));
-            HeaderValue::from_bytes(&host).expect("addresses are ASCII")
-        }
-    }
-}
-
-fn target(check: &ActiveCheck, node: SocketAddr) -> SocketAddr {
-    SocketAddr::new(node.ip(), check.port.unwrap_or(node.port()))
-}
-
 /// Probes of one node, one after the other.
 struct Round {
     node: Arc<NodeHealth>,
-    host: HeaderValue,
+    question: Arc<Question>,
+    client: Arc<Client>,
     /// Of the upstream, of all.
     permits: [Arc<Semaphore>; 2],
     limits: Limits,
@@ -193,7 +186,7 @@ impl Round {
         loop {
             let Some(permits) = self.permits().await else { return };
             let begun = tokio::time::Instant::now();
-            let outcome = ask(check, &self.host, self.node.address(), &self.limits).await;
+            let outcome = self.question.ask(&self.client, &self.limits).await;
             self.node.probed(outcome, Instant::now);
             drop(permits);
             let interval =
@@ -232,62 +225,100 @@ impl Jitter {
     }
 }
 
-/// One probe.
-async fn ask(
-    check: &ActiveCheck,
-    host: &HeaderValue,
-    node: SocketAddr,
-    limits: &Limits,
-) -> Outcome {
-    let asked = async {
-        let stream = connect::dial(target(check, node), check.timeout, limits, |_| {}).await?;
-        match check.kind {
-            CheckKind::Tcp => Ok(Outcome::Connected),
-            CheckKind::Http => {
-                let status = status(stream, request(check, host)).await;
-                Ok(status.map_or(Outcome::Closed, |status| Outcome::Status(status.as_u16())))
+/// What a node is asked.
+#[derive(Debug, PartialEq, Eq)]
+enum Question {
+    /// For a response.
+    Http(Box<Request>),
+    /// Only to take a connection.
+    Tcp { address: SocketAddr, timeout: Duration },
+}
+
+impl Question {
+    fn of(check: &ActiveCheck, pass_host: &PassHost, node: SocketAddr) -> Question {
+        let address = SocketAddr::new(node.ip(), check.port.unwrap_or(node.port()));
+        let timeout = check.timeout;
+        let is_tls = match check.kind {
+            CheckKind::Tcp => return Question::Tcp { address, timeout },
+            CheckKind::Http => false,
+            CheckKind::Https => true,
+        };
+        let host = match (&check.host, pass_host) {
+            (Some(host), _) | (None, PassHost::Rewrite(host)) => Some(host),
+            (None, PassHost::Pass | PassHost::Node) => None,
+        };
+        let name = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        let name = name.map_or(node.ip().to_string(), |name| name.host().to_owned());
+        Question::Http(Box::new(Request {
+            purpose: Purpose::HealthCheck,
+            method: check.method.clone(),
+            url: Url {
+                is_tls,
+                host: name.trim_matches(['[', ']']).into(),
+                port: address.port(),
+                target: check.path.clone(),
+            },
+            address: Some(address),
+            fields: fields(check, host),
+            body: check.body.clone(),
+            timeout,
+            body_size_max: BODY_SIZE_MAX,
+            trust: check.trust,
+            keep_alive: None,
+        }))
+    }
+
+    async fn ask(&self, client: &Client, limits: &Limits) -> Outcome {
+        match self {
+            Question::Http(request) => match client.call(request).await {
+                Ok(response) => Outcome::Status(response.status.as_u16()),
+                Err(Failure::TimedOut) => Outcome::TimedOut,
+                Err(_) => Outcome::Closed,
+            },
+            Question::Tcp { address, timeout } => {
+                match connect::dial(*address, *timeout, limits, |_| {}).await {
+                    Ok(_) => Outcome::Connected,
+                    Err(Fault::ConnectTimedOut) => Outcome::TimedOut,
+                    Err(_) => Outcome::Closed,
+                }
             }
         }
-    };
-    match timeout(check.timeout, asked).await {
-        Err(_) | Ok(Err(Fault::ConnectTimedOut)) => Outcome::TimedOut,
-        Ok(Err(_)) => Outcome::Closed,
-        Ok(Ok(outcome)) => outcome,
     }
 }
 
-fn request(check: &ActiveCheck, host: &HeaderValue) -> Request<Full<bytes::Bytes>> {
-    let mut request = Request::new(Full::new(check.body.clone()));
-    *request.method_mut() = check.method.clone();
-    *request.uri_mut() = check.path.clone().into();
-    let fields = request.headers_mut();
-    fields.insert(header::HOST, host.clone());
-    fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    fields.insert(header::USER_AGENT, USER_AGENT);
+fn fields(check: &ActiveCheck, host: Option<&HeaderValue>) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    if let Some(host) = host {
+        fields.insert(header::HOST, host.clone());
+    }
     for (name, value) in &check.fields {
-        if *name == header::USER_AGENT {
-            fields.insert(name, value.clone());
-        } else {
-            fields.append(name, value.clone());
-        }
+        fields.append(name, value.clone());
     }
-    request
+    fields.entry(header::USER_AGENT).or_insert(USER_AGENT);
+    fields
 }
 
-/// The status of the response, of which no more than the head is read.
-async fn status(
-    stream: TcpStream,
-    request: Request<Full<bytes::Bytes>>,
-) -> Result<StatusCode, hyper::Error> {
-    let mut client = http1::Builder::new();
-    client.max_buf_size(HEAD_SIZE_MAX);
-    let (mut sender, connection) = client.handshake(TokioIo::new(stream)).await?;
-    let mut response = pin!(sender.send_request(request));
-    let response = tokio::select! {
-        biased;
-        response = &mut response => response,
-        // Whatever it has to say of the response, it has said.
-        _ended = connection => response.await,
-    };
-    Ok(response?.status())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nodes that are first probed together are not probed together again.
+    #[test]
+    fn probes_spread() {
+        let interval = Duration::from_secs(10);
+        let mut first: Vec<_> = (0..50)
+            .map(|_| {
+                let mut jitter = Jitter::new();
+                let first = jitter.spread(interval);
+                assert!(first <= interval, "{first:?}");
+                for _ in 0..20 {
+                    let next = jitter.spread(interval).as_secs_f64();
+                    assert!((9.0..=11.0).contains(&next), "{next}");
+                }
+                first
+            })
+            .collect();
+        first.sort_unstable();
+        assert!(first[49] - first[0] > interval / 2, "{first:?}");
+    }
 }

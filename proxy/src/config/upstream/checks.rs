@@ -15,6 +15,7 @@ use super::{
     },
     passing,
 };
+use crate::client::Trust;
 
 /// `checks`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct ActiveCheck {
     pub method: Method,
     pub path: PathAndQuery,
     pub body: Bytes,
+    /// `https_verify_certificate`.
+    pub trust: Trust,
     pub fields: Vec<(HeaderName, HeaderValue)>,
     /// Between two probes of a node that is up.
     pub healthy_interval: Duration,
@@ -49,7 +52,7 @@ pub struct ActiveCheck {
 /// `checks.passive`: what requests and connections meet is judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassiveCheck {
-    /// `Tcp`: statuses do not count, and whoever can be connected to is well.
+    /// `Tcp`: statuses do not count, and whoever can be connected to is well. `Https` is `Http`.
     pub kind: CheckKind,
     pub judgement: Judgement,
 }
@@ -57,6 +60,7 @@ pub struct PassiveCheck {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckKind {
     Http,
+    Https,
     Tcp,
 }
 
@@ -100,7 +104,8 @@ pub(super) fn checks(section: &mut Section<'_>) -> Option<Arc<Checks>> {
 }
 
 fn active(mut section: Section<'_>) -> Option<ActiveCheck> {
-    let kind = kind(&mut section, &["https"]);
+    let kind = kind(&mut section);
+    let trust = trust(&mut section, kind);
     let timeout = seconds_or(section.take("timeout"), &bounds::SECONDS, 1.0);
     let concurrency = section.within_or("concurrency", bounds::PROBES, 10);
     let host = section.take("host").and_then(|value| passing::host(&value));
@@ -136,6 +141,7 @@ fn active(mut section: Section<'_>) -> Option<ActiveCheck> {
         method: Method::from_bytes(method?.as_bytes()).ok()?,
         path: PathAndQuery::try_from(path?).ok()?,
         body: body.unwrap_or_default().into(),
+        trust,
         fields: fields.unwrap_or_default(),
         healthy_interval,
         unhealthy_interval,
@@ -144,7 +150,7 @@ fn active(mut section: Section<'_>) -> Option<ActiveCheck> {
 }
 
 fn passive(mut section: Section<'_>) -> PassiveCheck {
-    let kind = kind(&mut section, &[]);
+    let kind = kind(&mut section);
     let counts = 0..=bounds::CHECK_COUNT_MAX;
     let mut healthy = Half::of(&mut section, "healthy");
     let healthy_statuses = healthy.statuses(&PASSIVE_HEALTHY);
@@ -218,13 +224,18 @@ impl<'t> Half<'t> {
     }
 }
 
-fn kind(section: &mut Section<'_>, planned: &[&str]) -> CheckKind {
-    let mut words = vec![("http", CheckKind::Http), ("tcp", CheckKind::Tcp)];
-    if planned.is_empty() {
-        words.push(("https", CheckKind::Http));
-    }
-    let kind = section.take("type").and_then(|value| value.one_of(&words, planned));
+fn kind(section: &mut Section<'_>) -> CheckKind {
+    let words = [("http", CheckKind::Http), ("https", CheckKind::Https), ("tcp", CheckKind::Tcp)];
+    let kind = section.take("type").and_then(|value| value.one_of(&words, &[]));
     kind.unwrap_or(CheckKind::Http)
+}
+
+fn trust(section: &mut Section<'_>, kind: CheckKind) -> Trust {
+    let Some(value) = section.take("https_verify_certificate") else { return Trust::System };
+    if kind != CheckKind::Https {
+        value.place.warning("has no effect without `type: https`");
+    }
+    if value.leaf() == Some(false) { Trust::Anybody } else { Trust::System }
 }
 
 fn seconds_or(value: Option<Value<'_>>, range: &RangeInclusive<f64>, default: f64) -> Duration {

@@ -60,8 +60,8 @@ impl Report {
             (Outcome::Closed, _) => Some(Report::TcpFailure),
             (Outcome::TimedOut, _) => Some(Report::Timeout),
             (Outcome::Connected | Outcome::Status(_), CheckKind::Tcp) => Some(Report::Success),
-            (Outcome::Connected, CheckKind::Http) => None,
-            (Outcome::Status(status), CheckKind::Http) => {
+            (Outcome::Connected, CheckKind::Http | CheckKind::Https) => None,
+            (Outcome::Status(status), CheckKind::Http | CheckKind::Https) => {
                 if judgement.healthy_statuses.contains(&status) {
                     Some(Report::Success)
                 } else {
