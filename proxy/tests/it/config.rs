@@ -2,7 +2,9 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use proxy::config::{Config, Datapath, KernelMode, LogTarget, Protocol, SameHost, check};
+use proxy::config::{
+    CheckKind, Config, Datapath, Judgement, KernelMode, LogTarget, Protocol, SameHost, check,
+};
 
 fn messages(yaml: &str) -> String {
     match Config::parse(yaml, "t.yaml") {
@@ -822,6 +824,116 @@ fn hosts_waits_and_pools_of_upstreams_are_ones_that_there_can_be() {
              `min_per_second`",
         ],
     );
+}
+
+#[test]
+fn checks_are_ones_that_can_be_made() {
+    let nodes = "    nodes: { \"127.0.0.1:80\": 1 }\n";
+    let check = |keys: &str, expected: &[&str]| check_upstream(&format!("{nodes}{keys}"), expected);
+    check(
+        "    checks: { passive: {}, shift: 1 }\n",
+        &[
+            "7:13: upstreams[0].checks: `active` is missing",
+            "7:28: upstreams[0].checks.shift: unknown key; known here: `active` or `passive`",
+        ],
+    );
+    check(
+        "    checks:\n\
+         \x20     active:\n\
+         \x20       type: udp\n\
+         \x20       timeout: 0\n\
+         \x20       concurrency: 0\n\
+         \x20       host: a b\n\
+         \x20       port: 0\n\
+         \x20       http_method: CONNECT\n\
+         \x20       http_path: probe\n\
+         \x20       req_headers: [x, 'host: a', 'a b: c', \"x: a\\r\\nb\", 'x: y', 'x: y']\n\
+         \x20       healthy: { interval: 0.001, http_statuses: [], successes: 0 }\n\
+         \x20       unhealthy: { http_statuses: [199, 200, 200], tcp_failures: 255, failures: 1 }\n\
+         \x20     passive:\n\
+         \x20       healthy: { interval: 1, successes: 0 }\n\
+         \x20       unhealthy: { http_failures: 0, tcp_failures: 0, timeouts: 255 }\n",
+        &[
+            "9:15: upstreams[0].checks.active.type: expected `http`, `https` or `tcp`, found `udp`",
+            "10:18: upstreams[0].checks.active.timeout: expected a number from 0.001 to 86400, \
+             found `0`",
+            "11:22: upstreams[0].checks.active.concurrency: expected a whole number from 1 to 1024, \
+             found `0`",
+            "12:15: upstreams[0].checks.active.host: is no host, with or without a port",
+            "13:15: upstreams[0].checks.active.port: expected a whole number from 1 to 65535, \
+             found `0`",
+            "14:22: upstreams[0].checks.active.http_method: expected `GET`, `HEAD`, `POST`, `PUT`, \
+             `PATCH`, `DELETE`, `OPTIONS` or `TRACE`, found `CONNECT`",
+            "15:20: upstreams[0].checks.active.http_path: is no path of a request; it starts with \
+             `/`, and what is not ASCII, a blank or a `#` is percent-encoded",
+            "16:23: upstreams[0].checks.active.req_headers[0]: is no field; write `name: value`",
+            "16:26: upstreams[0].checks.active.req_headers[1]: is a field that the proxy makes \
+             itself",
+            "16:37: upstreams[0].checks.active.req_headers[2]: is not the name of a field",
+            "16:47: upstreams[0].checks.active.req_headers[3]: is no value of a field",
+            "16:68: upstreams[0].checks.active.req_headers[5]: is in the list already",
+            "17:30: upstreams[0].checks.active.healthy.interval: expected a number from 0.01 to \
+             86400, found `0.001`",
+            "17:52: upstreams[0].checks.active.healthy.http_statuses: is empty; remove the key if \
+             there is nothing to say",
+            "17:67: upstreams[0].checks.active.healthy.successes: expected a whole number from 1 to \
+             254, found `0`",
+            "18:38: upstreams[0].checks.active.unhealthy.http_statuses[0]: expected a whole number \
+             from 200 to 599, found `199`",
+            "18:48: upstreams[0].checks.active.unhealthy.http_statuses[2]: is in the list already",
+            "18:68: upstreams[0].checks.active.unhealthy.tcp_failures: expected a whole number from \
+             1 to 254, found `255`",
+            "18:73: upstreams[0].checks.active.unhealthy.failures: unknown key; did you mean \
+             `tcp_failures`?",
+            "20:20: upstreams[0].checks.passive.healthy.interval: unknown key; known here: \
+             `http_statuses` or `successes`",
+            "21:67: upstreams[0].checks.passive.unhealthy.timeouts: expected a whole number from 0 \
+             to 254, found `255`",
+        ],
+    );
+    check(
+        "    outlier_detection: { consecutive_5xx: 0, interval: 0, max_ejection_percent: 101 }\n",
+        &[
+            "7:24: upstreams[0].outlier_detection: `consecutive_5xx` and \
+             `consecutive_gateway_failure` are 0: nothing is ever ejected; remove it",
+            "7:56: upstreams[0].outlier_detection.interval: expected a number from 0.01 to 86400, \
+             found `0`",
+            "7:81: upstreams[0].outlier_detection.max_ejection_percent: expected a whole number \
+             from 0 to 100, found `101`",
+        ],
+    );
+}
+
+#[test]
+fn checks_have_the_defaults_of_apisix() {
+    let config = valid(&with(
+        "routes: [{ id: r, uri: /, upstream_id: u }]\n\
+         upstreams: [{ id: u, nodes: { \"127.0.0.1:80\": 1 }, checks: { active: {}, passive: {} }, \
+         outlier_detection: {} }]\n",
+    ));
+    let upstream = &config.upstreams[0];
+    let checks = upstream.checks.as_deref().expect("checks");
+    let (active, passive) = (&checks.active, checks.passive.as_ref().expect("passive"));
+    assert_eq!((active.kind, active.path.as_str()), (CheckKind::Http, "/"));
+    assert_eq!((active.method.as_str(), active.concurrency), ("GET", 10));
+    let second = Duration::from_secs(1);
+    let times = [active.timeout, active.healthy_interval, active.unhealthy_interval];
+    assert_eq!(times, [second; 3]);
+    assert_eq!(active.judgement.healthy_statuses, [200, 302]);
+    let unhealthy = [429, 404, 500, 501, 502, 503, 504, 505];
+    assert_eq!(active.judgement.unhealthy_statuses, unhealthy);
+    let counts = |it: &Judgement| [it.successes, it.http_failures, it.tcp_failures, it.timeouts];
+    assert_eq!(counts(&active.judgement), [2, 5, 2, 3]);
+    assert_eq!(passive.kind, CheckKind::Http);
+    let healthy: Vec<u16> = (200..=208).chain([226]).chain(300..=308).collect();
+    assert_eq!(passive.judgement.healthy_statuses, healthy);
+    assert_eq!(passive.judgement.unhealthy_statuses, [429, 500, 503]);
+    assert_eq!(counts(&passive.judgement), [5, 5, 2, 7]);
+    let outliers = upstream.outlier_detection.as_ref().expect("outliers");
+    assert_eq!([outliers.consecutive_5xx, outliers.consecutive_gateway_failure], [5, 0]);
+    assert_eq!(outliers.max_ejection_percent, 10);
+    let times = [outliers.interval, outliers.base_ejection_time, outliers.max_ejection_time];
+    assert_eq!(times, [10, 30, 300].map(Duration::from_secs));
 }
 
 #[test]

@@ -11,7 +11,15 @@ use std::{
     time::Duration,
 };
 
+use base64ct::{Base64, Encoding as _};
 use proxy::test_support::{Client, Node, PATIENCE, Reply, TestProxy, eventually, unused_address};
+use rustls::{
+    ServerConfig, ServerConnection, StreamOwned,
+    crypto::ring,
+    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+};
+
+use crate::process::Tandem;
 
 /// Listeners, one for each lane.
 const LANES: [&str; 2] = ["web", "hyper"];
@@ -254,7 +262,7 @@ fn an_outlier_is_ejected_and_comes_back() {
 #[test]
 fn no_more_outliers_are_ejected_than_may_be() {
     let (one, other) = (Patient::new("one"), Patient::new("other"));
-    [&one, &other].map(|node| node.serves.store(false, SeqCst));
+    [&one, &other].into_iter().for_each(|node| node.serves.store(false, SeqCst));
     let proxy =
         proxy("outlier_detection: { consecutive_5xx: 2 }", &[one.address(), other.address()]);
     assert!(ask(&proxy, 10).iter().all(|(status, _)| *status == 500));
@@ -296,7 +304,7 @@ fn connections_that_fail_count_for_tunnels() {
 #[test]
 fn where_all_are_down_all_are_used_and_that_is_counted() {
     let (one, other) = (Patient::new("one"), Patient::new("other"));
-    [&one, &other].map(|node| node.passes_probes.store(false, SeqCst));
+    [&one, &other].into_iter().for_each(|node| node.passes_probes.store(false, SeqCst));
     let proxy =
         proxy(&format!("checks: {{ {} }}", active(ONCE)), &[one.address(), other.address()]);
     proxy.check_metric(&checks("http_failure"), 2.0);
@@ -510,5 +518,73 @@ fn no_more_probes_are_under_way_than_may_be() {
         assert!((1..=concurrency).contains(&most), "{most} of {concurrency}");
         let waited = proxy.metric("tandem_upstream_checks_delayed_total{upstream=\"app\"}");
         assert_eq!(waited > 0.0, delayed, "{waited}");
+    }
+}
+
+/// Who answers by TLS as `inner.example`, with 500 first and 200 from the second time on, and the
+/// certificate to trust.
+fn tls_node() -> (SocketAddr, String) {
+    let made = rcgen::generate_simple_self_signed(["inner.example".to_owned()]);
+    let rcgen::CertifiedKey { cert, signing_key } = made.expect("a certificate");
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)
+        .map(Arc::new)
+        .expect("its key");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    thread::spawn(move || {
+        let mut status = 500;
+        while let Ok((stream, _)) = listener.accept() {
+            let session = ServerConnection::new(Arc::clone(&config)).expect("a session");
+            let mut stream = StreamOwned::new(session, stream);
+            if stream.read(&mut [0; 1024]).is_ok_and(|count| count > 0) {
+                let answer = format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n");
+                let _answered = stream.write_all(answer.as_bytes());
+                status = 200;
+            }
+        }
+    });
+    let encoded = Base64::encode_string(cert.der());
+    let lines = encoded.as_bytes().chunks(64).map(String::from_utf8_lossy);
+    let lines = lines.collect::<Vec<_>>().join("\n");
+    (address, format!("-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"))
+}
+
+#[test]
+fn a_node_is_probed_by_https_and_has_to_be_who_it_says() {
+    let keys = |host: &str, more: &str| {
+        format!(
+            "checks: {{ active: {{ type: https, host: {host}, {more} \
+             healthy: {{ interval: {QUICK}, successes: 1 }}, \
+             unhealthy: {{ interval: {QUICK}, http_failures: 1, tcp_failures: 1 }} }} }}"
+        )
+    };
+    let (address, _) = tls_node();
+    let unverified = keys("other.example", "https_verify_certificate: false,");
+    let proxy = proxy(&unverified, &[address]);
+    eventually("a success", || (proxy.metric(&checks("success")) > 0.0).then_some(()));
+    assert_eq!(proxy.metric(&checks("http_failure")), 1.0);
+    assert_eq!(proxy.metric(&checks("tcp_failure")), 0.0);
+
+    let directory = tempfile::tempdir().expect("a directory");
+    for (host, cause) in [
+        ("inner.example", "cause=status 500"),
+        ("\"inner.example:8443\"", "cause=status 500"),
+        ("other.example", "cause=no connection or no response"),
+    ] {
+        let (address, certificate) = tls_node();
+        let roots = directory.path().join("roots.pem");
+        std::fs::write(&roots, certificate).expect("a file");
+        let roots = format!("SSL_CERT_FILE={}", roots.display());
+        let yaml = yaml(&keys(host, ""), &[address]) + "workers: 1\nkernel: { mode: off }\n";
+        let tandem = Tandem::start_with(&["env", &roots], &yaml);
+        tandem.line(&["node is down", &address.to_string(), cause]);
+        if host != "other.example" {
+            tandem.line(&["node is up", &address.to_string(), "cause=status 200"]);
+        }
     }
 }
