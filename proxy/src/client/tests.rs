@@ -333,8 +333,11 @@ async fn whoever_is_not_there_fails() {
     assert!(client.call(&local).await.is_ok());
     let addressed = Request { address: Some(host.address), ..to("http://a.invalid/") };
     assert!(client.call(&addressed).await.is_ok());
-    let page =
-        metrics.encode(&crate::metrics::KernelSample::of(&crate::kernel::KernelPlane::off()), 0);
+    let page = metrics.encode(
+        &crate::metrics::KernelSample::of(&crate::kernel::KernelPlane::off()),
+        0,
+        &[],
+    );
     for (result, count) in [("answered", 2), ("unreachable", 1), ("unresolved", 1), ("tls", 0)] {
         let line =
             format!("tandem_calls_total{{purpose=\"forward_auth\",result=\"{result}\"}} {count}\n");

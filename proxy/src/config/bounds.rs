@@ -40,6 +40,9 @@ pub(super) const SECONDS: RangeInclusive<f64> = 0.001..=86_400.0;
 pub(super) const CHECK_INTERVAL: RangeInclusive<f64> = 0.01..=86_400.0;
 /// Results in a row that a state of a node may ask for.
 pub(super) const CHECK_COUNT_MAX: u8 = 254;
+/// Nodes and requests that a percentage of failures may ask for.
+pub(super) const OUTLIER_HOSTS: RangeInclusive<usize> = 1..=65_536;
+pub(super) const OUTLIER_REQUESTS: RangeInclusive<u32> = 1..=1_000_000_000;
 /// `concurrency` of an upstream's probes.
 pub(super) const PROBES: RangeInclusive<usize> = 1..=1024;
 /// Bytes.

@@ -100,18 +100,21 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// What a node was too often in a row.
+/// What makes a node an outlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Streak {
+enum Excess {
     ServerErrors,
     GatewayFailures,
+    /// Of the requests of an interval.
+    Percentage,
 }
 
-impl Streak {
+impl Excess {
     const fn label(self) -> &'static str {
         match self {
-            Streak::ServerErrors => "consecutive_5xx",
-            Streak::GatewayFailures => "consecutive_gateway_failure",
+            Excess::ServerErrors => "consecutive_5xx",
+            Excess::GatewayFailures => "consecutive_gateway_failure",
+            Excess::Percentage => "failure_percentage",
         }
     }
 }
@@ -144,7 +147,30 @@ pub struct NodeHealth {
     standing: AtomicU64,
     /// The last [`Outcome`] that spoke against it; 0: there was none.
     last_failure: AtomicU32,
+    interval: Tally,
     history: Mutex<History>,
+}
+
+/// Requests since the last sweep, where that is asked for.
+#[derive(Debug, Default)]
+struct Tally {
+    all: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Tally {
+    fn add(&self, has_failed: bool) {
+        self.all.fetch_add(1, Relaxed);
+        if has_failed {
+            self.failed.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// All and failed ones; one that is added meanwhile may be counted in different intervals.
+    fn take(&self) -> (u64, u64) {
+        let failed = self.failed.swap(0, Relaxed);
+        (self.all.swap(0, Relaxed), failed)
+    }
 }
 
 /// What is of interest only when something changes.
@@ -235,20 +261,41 @@ impl Health {
             if outcome.is_server_error() {
                 node.note_failure(outcome);
             }
-            if let Some(streak) = node.met(outcome, rules) {
-                self.eject(node, rules, streak, clock());
+            if rules.failure_percentage_threshold > 0 {
+                node.interval.add(outcome.is_server_error());
+            }
+            if let Some(excess) = node.met(outcome, rules) {
+                self.eject(node, rules, excess, clock());
             }
         }
     }
 
-    /// Readmits whose time is over.
+    /// Ends an interval: readmits whose time is over, and ejects who has failed too often in it.
     pub fn sweep(&self, now: Instant) {
         if let Some(rules) = &self.judge.outliers {
             self.nodes.iter().for_each(|node| node.sweep(rules, now));
+            if rules.failure_percentage_threshold > 0 {
+                self.compare(rules, now);
+            }
         }
     }
 
-    fn eject(&self, node: &NodeHealth, rules: &OutlierDetection, streak: Streak, now: Instant) {
+    fn compare(&self, rules: &OutlierDetection, now: Instant) {
+        let volume = u64::from(rules.failure_percentage_request_volume);
+        let tallies = self.nodes.iter().map(|node| (node, node.interval.take()));
+        let busy: Vec<_> = tallies.filter(|(_, (all, _))| *all >= volume).collect();
+        if busy.len() < rules.failure_percentage_minimum_hosts {
+            return;
+        }
+        let threshold = u64::from(rules.failure_percentage_threshold);
+        for (node, (all, failed)) in busy {
+            if failed.saturating_mul(100) >= all.saturating_mul(threshold) {
+                self.eject(node, rules, Excess::Percentage, now);
+            }
+        }
+    }
+
+    fn eject(&self, node: &NodeHealth, rules: &OutlierDetection, excess: Excess, now: Instant) {
         let _no_other = lock(&self.judge.ejecting);
         if node.standing().is_ejected {
             return;
@@ -260,7 +307,7 @@ impl Health {
         }
         let seconds = node.eject(rules, now).as_secs_f64();
         self.judge.metrics.ejection(Ejection::Ejected);
-        let (upstream, node, cause) = (&self.judge.upstream, node.address, streak.label());
+        let (upstream, node, cause) = (&self.judge.upstream, node.address, excess.label());
         tracing::warn!(%upstream, %node, cause, seconds, "node ejected");
     }
 }
@@ -290,6 +337,7 @@ impl NodeHealth {
             address,
             standing: AtomicU64::new(Standing::default().pack()),
             last_failure: AtomicU32::new(0),
+            interval: Tally::default(),
             history: Mutex::new(history),
         }
     }
@@ -390,7 +438,7 @@ impl NodeHealth {
         }
     }
 
-    fn met(&self, outcome: Outcome, rules: &OutlierDetection) -> Option<Streak> {
+    fn met(&self, outcome: Outcome, rules: &OutlierDetection) -> Option<Excess> {
         let (before, _) = self.change(|standing| standing.met(outcome, rules).0);
         before.met(outcome, rules).1
     }

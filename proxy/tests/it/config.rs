@@ -894,8 +894,8 @@ fn checks_are_ones_that_can_be_made() {
     check(
         "    outlier_detection: { consecutive_5xx: 0, interval: 0, max_ejection_percent: 101 }\n",
         &[
-            "7:24: upstreams[0].outlier_detection: `consecutive_5xx` and \
-             `consecutive_gateway_failure` are 0: nothing is ever ejected; remove it",
+            "7:24: upstreams[0].outlier_detection: every threshold is 0, so that nothing is ever \
+             ejected; remove it",
             "7:56: upstreams[0].outlier_detection.interval: expected a number from 0.01 to 86400, \
              found `0`",
             "7:81: upstreams[0].outlier_detection.max_ejection_percent: expected a whole number \
@@ -932,6 +932,9 @@ fn checks_have_the_defaults_of_apisix() {
     let outliers = upstream.outlier_detection.as_ref().expect("outliers");
     assert_eq!([outliers.consecutive_5xx, outliers.consecutive_gateway_failure], [5, 0]);
     assert_eq!(outliers.max_ejection_percent, 10);
+    assert_eq!(outliers.failure_percentage_threshold, 0);
+    assert_eq!(outliers.failure_percentage_minimum_hosts, 5);
+    assert_eq!(outliers.failure_percentage_request_volume, 50);
     let times = [outliers.interval, outliers.base_ejection_time, outliers.max_ejection_time];
     assert_eq!(times, [10, 30, 300].map(Duration::from_secs));
 }

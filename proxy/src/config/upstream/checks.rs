@@ -82,7 +82,13 @@ pub struct OutlierDetection {
     pub consecutive_5xx: u8,
     /// The same of 502, 503, 504 or no answer.
     pub consecutive_gateway_failure: u8,
-    /// How often ejected nodes are looked at, and what it takes for one ejection to be forgotten.
+    /// Percent of the requests of an interval whose failure ejects a node; 0: none do.
+    pub failure_percentage_threshold: u8,
+    /// Nodes with as many requests as matter, below which no percentage does.
+    pub failure_percentage_minimum_hosts: usize,
+    /// Requests of an interval below which a node's percentage does not matter.
+    pub failure_percentage_request_volume: u32,
+    /// How often percentages are taken and ejected nodes looked at, and what it takes for one ejection to be forgotten.
     pub interval: Duration,
     /// Times the ejections that are not forgotten.
     pub base_ejection_time: Duration,
@@ -175,13 +181,27 @@ pub(super) fn outlier_detection(section: &mut Section<'_>) -> Option<OutlierDete
     let counts = 0..=bounds::CHECK_COUNT_MAX;
     let consecutive_5xx = section.within_or("consecutive_5xx", counts.clone(), 5);
     let consecutive_gateway_failure = section.within_or("consecutive_gateway_failure", counts, 0);
-    if consecutive_5xx == 0 && consecutive_gateway_failure == 0 {
-        section.error("`consecutive_5xx` and `consecutive_gateway_failure` are 0: nothing is ever ejected; remove it");
+    let failure_percentage_threshold =
+        section.within_or("failure_percentage_threshold", 0..=100, 0);
+    if consecutive_5xx == 0 && consecutive_gateway_failure == 0 && failure_percentage_threshold == 0
+    {
+        section.error("every threshold is 0, so that nothing is ever ejected; remove it");
     }
     let seconds = bounds::SECONDS;
     let outliers = OutlierDetection {
         consecutive_5xx,
         consecutive_gateway_failure,
+        failure_percentage_threshold,
+        failure_percentage_minimum_hosts: section.within_or(
+            "failure_percentage_minimum_hosts",
+            bounds::OUTLIER_HOSTS,
+            5,
+        ),
+        failure_percentage_request_volume: section.within_or(
+            "failure_percentage_request_volume",
+            bounds::OUTLIER_REQUESTS,
+            50,
+        ),
         interval: seconds_or(section.take("interval"), &bounds::CHECK_INTERVAL, 10.0),
         base_ejection_time: seconds_or(section.take("base_ejection_time"), &seconds, 30.0),
         max_ejection_time: seconds_or(section.take("max_ejection_time"), &seconds, 300.0),

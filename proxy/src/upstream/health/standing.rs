@@ -10,7 +10,7 @@
 //! Successes in a row are counted, and each kind of failure since the last success. The first two
 //! states are up. Beside that an outlier is ejected, whatever its state.
 
-use super::{Outcome, Streak};
+use super::{Excess, Outcome};
 use crate::config::{CheckKind, Judgement, OutlierDetection};
 
 /// As checks see a node.
@@ -132,7 +132,7 @@ impl Standing {
         mut self,
         outcome: Outcome,
         rules: &OutlierDetection,
-    ) -> (Standing, Option<Streak>) {
+    ) -> (Standing, Option<Excess>) {
         if self.is_ejected {
             return (self, None);
         }
@@ -140,14 +140,14 @@ impl Standing {
         self.server_errors = one_more(self.server_errors, outcome.is_server_error());
         self.gateway_failures = one_more(self.gateway_failures, outcome.is_gateway_failure());
         let is_over = |count: u8, limit: u8| limit > 0 && count >= limit;
-        let streak = if is_over(self.server_errors, rules.consecutive_5xx) {
-            Streak::ServerErrors
+        let excess = if is_over(self.server_errors, rules.consecutive_5xx) {
+            Excess::ServerErrors
         } else if is_over(self.gateway_failures, rules.consecutive_gateway_failure) {
-            Streak::GatewayFailures
+            Excess::GatewayFailures
         } else {
             return (self, None);
         };
-        (self.without_streaks(), Some(streak))
+        (self.without_streaks(), Some(excess))
     }
 
     pub(super) fn ejected(self) -> Standing {

@@ -317,6 +317,35 @@ fn each_streak_ends_as_it_should() {
 }
 
 #[test]
+fn a_share_of_failures_makes_an_outlier_among_enough_others() {
+    let keys = "outlier_detection: { consecutive_5xx: 0, failure_percentage_threshold: 50, \
+                failure_percentage_minimum_hosts: 2, failure_percentage_request_volume: 10, \
+                max_ejection_percent: 100 }";
+    for (requests, expected) in [
+        // Failures and successes of each node.
+        ([(5, 5), (0, 10)], [false, true]),
+        ([(4, 6), (0, 10)], [true, true]),
+        ([(5, 5), (9, 1)], [false, false]),
+        // Too few requests of the one, or of the other.
+        ([(9, 0), (0, 10)], [true, true]),
+        ([(10, 0), (0, 9)], [true, true]),
+    ] {
+        let bench = Bench::new(keys, 2);
+        for (node, (failures, successes)) in requests.into_iter().enumerate() {
+            bench.fail(node, failures, 0.0);
+            (0..successes).for_each(|_| bench.observe(node, Outcome::Status(200), 0.0));
+        }
+        assert_eq!(bench.up(), [true, true]);
+        bench.sweep(10.0);
+        assert_eq!(bench.up(), expected, "{requests:?}");
+        bench.sweep(39.0);
+        assert_eq!(bench.up(), expected, "{requests:?}: each interval by itself");
+        bench.sweep(40.0);
+        assert_eq!(bench.up(), [true, true], "{requests:?}");
+    }
+}
+
+#[test]
 fn no_more_are_ejected_than_may_be_but_one_always() {
     for (nodes, percent, expected) in [(1, 10, 1), (4, 0, 1), (4, 49, 1), (4, 50, 2), (4, 100, 4)] {
         let keys = format!("outlier_detection: {{ max_ejection_percent: {percent} }}");
