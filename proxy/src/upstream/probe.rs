@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, header, uri::Authority};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::{AbortHandle, spawn},
-    time::{MissedTickBehavior, interval, sleep_until},
+    time::{MissedTickBehavior, interval, sleep},
 };
 
 use super::{
@@ -185,13 +185,26 @@ impl Round {
         let mut jitter = Jitter::new();
         loop {
             let Some(permits) = self.permits().await else { return };
-            let begun = tokio::time::Instant::now();
+            let begun = Instant::now();
             let outcome = self.question.ask(&self.client, &self.limits).await;
             self.node.probed(outcome, Instant::now);
             drop(permits);
+            self.rest(check, begun, jitter.part()).await;
+        }
+    }
+
+    /// Waits for `part` of the interval since `begun`. What requests meet may change the state
+    /// meanwhile, and with it the interval.
+    async fn rest(&self, check: &ActiveCheck, begun: Instant, part: f64) {
+        let look = check.healthy_interval.min(check.unhealthy_interval);
+        loop {
             let interval =
                 if self.node.is_well() { check.healthy_interval } else { check.unhealthy_interval };
-            sleep_until(begun + jitter.spread(interval)).await;
+            let left = interval.mul_f64(part).saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            sleep(left.min(look)).await;
         }
     }
 
@@ -217,11 +230,12 @@ impl Jitter {
         Self { seed: RandomState::new(), turn: 0 }
     }
 
-    /// The first time any part of `interval`, then about the whole, a tenth more or less.
-    fn spread(&mut self, interval: Duration) -> Duration {
+    /// How much of an interval is waited for: the first time any part, then the whole, a tenth more
+    /// or less.
+    fn part(&mut self) -> f64 {
         let random = self.seed.hash_one(self.turn) as f64 / u64::MAX as f64;
         self.turn += 1;
-        interval.mul_f64(if self.turn == 1 { random } else { 0.9 + 0.2 * random })
+        if self.turn == 1 { random } else { 0.9 + 0.2 * random }
     }
 }
 
@@ -305,20 +319,16 @@ mod tests {
     /// Nodes that are first probed together are not probed together again.
     #[test]
     fn probes_spread() {
-        let interval = Duration::from_secs(10);
         let mut first: Vec<_> = (0..50)
             .map(|_| {
                 let mut jitter = Jitter::new();
-                let first = jitter.spread(interval);
-                assert!(first <= interval, "{first:?}");
-                for _ in 0..20 {
-                    let next = jitter.spread(interval).as_secs_f64();
-                    assert!((9.0..=11.0).contains(&next), "{next}");
-                }
+                let first = jitter.part();
+                assert!((0.0..=1.0).contains(&first), "{first}");
+                assert!((0..20).all(|_| (0.9..=1.1).contains(&jitter.part())));
                 first
             })
             .collect();
-        first.sort_unstable();
-        assert!(first[49] - first[0] > interval / 2, "{first:?}");
+        first.sort_unstable_by(f64::total_cmp);
+        assert!(first[49] - first[0] > 0.5, "{first:?}");
     }
 }

@@ -92,6 +92,7 @@ const KEY_IN_FIELD: &str = "GET /key?a=b HTTP/1.1\r\nhost: a\r\napikey: k\r\n\r\
 const KEY_IN_QUERY: &str = "GET /key?apikey=k&a=b HTTP/1.1\r\nhost: a\r\n\r\n";
 const HIDDEN_KEY: &str = "POST /hidden?a=b HTTP/1.1\r\nhost: a\r\napikey: k\r\n\
      content-length: 2\r\n\r\nhi";
+const JUDGED: &str = "GET /judged HTTP/1.1\r\nhost: a\r\n\r\n";
 
 #[test]
 fn a_plain_request_allocates_nothing() {
@@ -109,11 +110,15 @@ fn a_plain_request_allocates_nothing() {
          routes:\n\
          - {{ id: key, uri: /key, plugins: {{ key-auth: {{}} }}, upstream_id: app }}\n\
          - {{ id: hidden, uri: /hidden, plugins: {{ key-auth: {{ hide_credentials: true }} }}, upstream_id: app }}\n\
+         - {{ id: judged, uri: /judged, upstream_id: judged }}\n\
          - {{ id: all, uri: /*, upstream_id: app }}\n\
-         upstreams: [{{ id: app, type: roundrobin, nodes: {{ \"{}\": 1 }} }}]\n",
+         upstreams:\n\
+         - {{ id: app, type: roundrobin, nodes: {{ \"{0}\": 1 }} }}\n\
+         - {{ id: judged, checks: {{ active: {{}}, passive: {{}} }}, outlier_detection: {{}}, \
+             nodes: {{ \"{0}\": 1 }} }}\n",
         node.address
     );
-    let kinds = [GET, POST, CHUNKED, KEY_IN_FIELD, KEY_IN_QUERY, HIDDEN_KEY];
+    let kinds = [GET, POST, CHUNKED, KEY_IN_FIELD, KEY_IN_QUERY, HIDDEN_KEY, JUDGED];
     for access in
         ["", ", access: { target: /dev/null }", ", access: { target: /dev/null, format: json }"]
     {
@@ -128,7 +133,7 @@ fn a_plain_request_allocates_nothing() {
             let first = tries.next();
             first.filter(|count| *count == 0).or_else(|| tries.min()).unwrap_or(0)
         });
-        assert_eq!(counts, [0; 6], "of {REQUESTS} each{access}");
+        assert_eq!(counts, [0; 7], "of {REQUESTS} each{access}");
         let requests = measured * (BEFORE + REQUESTS);
         proxy.check_metric("tandem_lane_requests_total{lane=\"express\"}", requests as f64);
         proxy.check_metric("tandem_access_log_dropped_total", 0.0);

@@ -205,6 +205,23 @@ fn requests_that_fail_take_a_node_out() {
     }
 }
 
+/// It is probed as often as one that is down from then on, however rarely it was before.
+#[test]
+fn a_node_that_requests_took_out_comes_back_by_probes() {
+    let one = Patient::new("one");
+    one.serves.store(false, SeqCst);
+    let keys = format!(
+        "checks: {{ active: {{ http_path: /probe, timeout: 10, healthy: {{ interval: {ONCE}, \
+         successes: 1 }}, unhealthy: {{ interval: {QUICK} }} }}, \
+         passive: {{ unhealthy: {{ http_failures: 1 }} }} }}"
+    );
+    let proxy = proxy(&keys, &[one.address()]);
+    proxy.check_metric(&checks("success"), 1.0);
+    assert_eq!(proxy.client().ask(GET).status, 500);
+    proxy.check_metric(&checks("success"), 2.0);
+    proxy.check_metric(&up(one.address()), 1.0);
+}
+
 #[test]
 fn nodes_that_do_not_answer_fail_too() {
     for lane in LANES {
