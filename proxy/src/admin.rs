@@ -6,6 +6,7 @@
 //! | `/ready` | 200, or 503 while draining; who does the work, and why not the kernel |
 //! | `/metrics` | every metric, OpenMetrics text |
 //! | `/health` | the nodes of upstreams with `checks` or `outlier_detection` as JSON |
+//! | `/dns` | every name of a node and what it resolves to, as JSON |
 //! | `/bpf/status` | [`kernel::Status`](crate::kernel::Status) as JSON, for `tandem bpf status` |
 //! | PUT `/bpf/same_host/on`, `off` | the switch of `kernel.same_host`, then the status |
 //!
@@ -39,6 +40,7 @@ use crate::{
     kernel::{KernelPlane, Status},
     metrics::{KernelSample, Metrics, NodeSample},
     pipeline::Pipeline,
+    reload::Reloader,
     snapshot::Publisher,
     sys::socket,
     upstream::health::{Health, View},
@@ -70,6 +72,7 @@ pub struct Sources {
     pub kernel: Arc<KernelPlane>,
     /// `None`: no access log is written.
     pub access_log_dropped: Option<access_log::Dropped>,
+    pub reloader: Arc<Reloader>,
     pub shutdown: Shutdown,
     pub(crate) rules: Publisher,
 }
@@ -185,6 +188,7 @@ impl Sources {
             "/ready" => Sources::ready,
             "/metrics" => Sources::metrics,
             "/health" => Sources::health,
+            "/dns" => Sources::dns,
             "/bpf/status" => Sources::bpf_status,
             "/bpf/same_host/on" => return self.switch(method, true),
             "/bpf/same_host/off" => return self.switch(method, false),
@@ -215,7 +219,7 @@ impl Sources {
         }
     }
 
-    #[expect(clippy::unused_self, reason = "one of five pages")]
+    #[expect(clippy::unused_self, reason = "one of several pages")]
     fn live(&self) -> Response<Full<Bytes>> {
         response(StatusCode::OK, JSON, "{\"is_live\":true}\n".to_owned())
     }
@@ -244,6 +248,10 @@ impl Sources {
         let mut nodes: Vec<_> = views(&rules).map(NodeStatus::of).collect();
         nodes.sort_by(|one, other| (one.upstream, one.node).cmp(&(other.upstream, other.node)));
         json(StatusCode::OK, &nodes)
+    }
+
+    fn dns(&self) -> Response<Full<Bytes>> {
+        json(StatusCode::OK, &self.reloader.names())
     }
 
     fn bpf_status(&self) -> Response<Full<Bytes>> {

@@ -21,6 +21,7 @@ use crate::{
     access_log::{AccessLog, AccessLogGuard},
     admin,
     config::{Config, Datapath, Listener, Workers},
+    dns,
     drain::{self, Shutdown, Signals},
     guard::Guard,
     http::fields::Pseudonym,
@@ -52,8 +53,7 @@ pub struct App {
     drain_timeout: Duration,
     signals: Signals,
     hangups: Option<Signal>,
-    rules: Publisher,
-    metrics: Arc<Metrics>,
+    reloader: Arc<Reloader>,
     control: runtime::Runtime,
     workers: Vec<thread::JoinHandle<anyhow::Result<()>>>,
     /// Flushes the access log when everything else is gone.
@@ -104,6 +104,9 @@ impl App {
             .map(|(listener, group)| (Arc::clone(&listener.name), group.address))
             .collect();
         let (metrics, rules) = (Arc::clone(&shared.metrics), shared.rules.clone());
+        let reloader = Reloader::new(config, rules.clone(), Arc::clone(&metrics));
+        let reloader = Arc::new(reloader);
+        resolve_names(&control, &reloader, config);
         let access_log_dropped = shared.access_log.as_ref().map(AccessLog::dropped);
         let workers = start_workers(config, &cpus, groups, &shared, workers, &shutdown)?;
         if let Some(admin) = admin {
@@ -111,6 +114,7 @@ impl App {
                 metrics: Arc::clone(&metrics),
                 kernel: Arc::clone(&kernel),
                 access_log_dropped,
+                reloader: Arc::clone(&reloader),
                 shutdown: shutdown.clone(),
                 rules: rules.clone(),
             };
@@ -125,24 +129,22 @@ impl App {
             drain_timeout: config.drain.timeout,
             signals,
             hangups,
-            rules,
-            metrics,
+            reloader,
             control,
             workers,
             _access_log: access_log_guard,
         })
     }
 
-    /// Publishes other rules than those of `running`, with which this was started.
-    pub fn reloader(&self, running: Config) -> Reloader {
-        Reloader::new(running, self.rules.clone(), Arc::clone(&self.metrics))
+    /// Publishes other rules than those with which this was started.
+    pub fn reloader(&self) -> Arc<Reloader> {
+        Arc::clone(&self.reloader)
     }
 
-    /// Reloads `file`, which holds `running`, on SIGHUP and whenever it changes.
-    pub(crate) fn follow(&mut self, file: File, running: Config) {
+    /// Reloads `file`, which holds what this was started with, on SIGHUP and whenever it changes.
+    pub(crate) fn follow(&mut self, file: File) {
         if let Some(hangups) = self.hangups.take() {
-            let reloader = self.reloader(running);
-            self.control.spawn(reload::follow(reloader, file, hangups));
+            self.control.spawn(reload::follow(self.reloader(), file, hangups));
         }
     }
 
@@ -218,7 +220,7 @@ fn share(
     shutdown: &Shutdown,
 ) -> Shared {
     let metrics = Arc::new(Metrics::new());
-    let rules = Pipeline::new(config, None, &metrics, pseudonym());
+    let rules = Pipeline::new(config, &config.upstreams, None, &metrics, pseudonym());
     Shared {
         timeouts: config.timeouts,
         limits: config.limits,
@@ -229,6 +231,16 @@ fn share(
         kernel: Arc::clone(kernel),
         permits: Arc::new(Semaphore::new(permits)),
         orders: shutdown.watch(),
+    }
+}
+
+/// Has every name asked about from now on, and waits for the first answers, if there is any name.
+fn resolve_names(control: &runtime::Runtime, reloader: &Arc<Reloader>, config: &Config) {
+    control.spawn(dns::follow(Arc::clone(reloader), config.resolver.clone()));
+    let waiting = Arc::clone(reloader);
+    let waited = control.spawn_blocking(move || waiting.wait_for_names());
+    if let Err(error) = control.block_on(waited) {
+        tracing::error!(%error, "waiting for names");
     }
 }
 

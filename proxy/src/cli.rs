@@ -164,7 +164,7 @@ fn serve(path: &Path) -> anyhow::Result<ExitCode> {
         workers = app.worker_count(),
         "serving"
     );
-    app.follow(File { path: path.to_owned(), bytes: Some(bytes) }, config);
+    app.follow(File { path: path.to_owned(), bytes: Some(bytes) });
     app.wait()?;
     tracing::info!("drained");
     Ok(ExitCode::SUCCESS)

@@ -20,6 +20,7 @@ mod planned;
 pub(crate) mod plugins;
 mod process;
 mod reader;
+mod resolver;
 mod resource;
 mod routes;
 mod shared;
@@ -44,6 +45,7 @@ pub use self::{
 };
 pub(crate) use self::{reader::nearest, tree::shown};
 use crate::{
+    dns::Question,
     expression::Expression,
     plugin::{Credential, PluginSet},
     route::Pattern,
@@ -64,6 +66,7 @@ pub struct Config {
     pub timeouts: Timeouts,
     pub limits: Limits,
     pub drain: Drain,
+    pub resolver: Resolver,
     pub routes: Vec<Route>,
     /// In the order in which they run.
     pub global_rules: Vec<PluginSet>,
@@ -88,6 +91,7 @@ impl Config {
             ("timeouts", self.timeouts != other.timeouts),
             ("limits", self.limits != other.limits),
             ("drain", self.drain != other.drain),
+            ("resolver", self.resolver != other.resolver),
         ]
         .into_iter()
         .filter_map(|(section, differs)| differs.then_some(section))
@@ -381,6 +385,42 @@ impl Default for Drain {
     }
 }
 
+/// Who is asked what names resolve to, and how often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolver {
+    /// Empty: those of `/etc/resolv.conf`, with its search list.
+    pub nameservers: Vec<SocketAddr>,
+    /// One name, with all it takes to resolve it.
+    pub timeout: Duration,
+    /// An answer counts for as long as its TTL says, between these two.
+    pub ttl_min: Duration,
+    pub ttl_max: Duration,
+    pub family: Family,
+}
+
+impl Default for Resolver {
+    fn default() -> Resolver {
+        Resolver {
+            nameservers: Vec::new(),
+            timeout: Duration::from_secs(5),
+            ttl_min: Duration::from_secs(1),
+            ttl_max: Duration::from_secs(3600),
+            family: Family::PreferIpv4,
+        }
+    }
+}
+
+/// Which addresses of a name become nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv6 addresses only if there are no others.
+    PreferIpv4,
+    PreferIpv6,
+    Both,
+    Ipv4,
+    Ipv6,
+}
+
 #[derive(Debug, Clone)]
 pub struct Route {
     pub id: Arc<str>,
@@ -417,10 +457,14 @@ pub struct Service {
     pub upstream: Option<Arc<Upstream>>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     pub id: Arc<str>,
+    /// In a file that was read, those with an address; then also what `names` resolve to
+    /// ([`Upstream::resolved`]).
     pub nodes: Vec<Node>,
+    /// `nodes` with a name, or `service_name`.
+    pub names: Vec<NamedNode>,
     pub balancing: Balancing,
     /// `hash_on` and `key`; `None`: nothing is hashed.
     pub hash_key: Option<HashKey>,
@@ -429,6 +473,8 @@ pub struct Upstream {
     pub retries: usize,
     pub retry_on: RetryOn,
     pub retry_budget: RetryBudget,
+    /// `retries` as the file says; `None`: as many as there are other nodes.
+    pub retries_asked: Option<u16>,
     /// How long after the first try another one may begin; `None`: however long it takes.
     pub retry_timeout: Option<Duration>,
     /// In place of what [`Timeouts`] says.
@@ -445,12 +491,14 @@ impl Default for Upstream {
         Upstream {
             id: Arc::default(),
             nodes: Vec::new(),
+            names: Vec::new(),
             balancing: Balancing::RoundRobin,
             hash_key: None,
             pass_host: PassHost::Pass,
             retries: 0,
             retry_on: RetryOn::default(),
             retry_budget: RetryBudget::default(),
+            retries_asked: None,
             retry_timeout: None,
             timeout: None,
             keepalive_pool: KeepalivePool::default(),
@@ -466,7 +514,7 @@ impl Default for Upstream {
 pub enum PassHost {
     /// What the downstream sent.
     Pass,
-    /// The node's own address, with its port if that is not 80.
+    /// The node's own name or address, with its port if that is not 80.
     Node,
     /// `upstream_host`.
     Rewrite(HeaderValue),
@@ -506,12 +554,26 @@ pub enum Balancing {
     Maglev,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     pub address: SocketAddr,
+    /// What [`PassHost::Node`] sends for a node that was found by its name.
+    pub host: Option<Arc<str>>,
     /// Share among the nodes of its priority; 0 gets nothing unless all nodes are 0.
     pub weight: u32,
     /// Used only when no node of a higher one is left.
+    pub priority: i32,
+}
+
+/// What is resolved into nodes, one for each address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedNode {
+    pub question: Question,
+    /// Of nodes for which the answer names none.
+    pub port: u16,
+    /// [`Node::weight`], unless the answer has weights.
+    pub weight: u32,
+    /// [`Node::priority`]; what an answer says ranks below it.
     pub priority: i32,
 }
 

@@ -34,6 +34,7 @@ pub enum Fault {
     Loop,
     /// The route leads nowhere, and no plugin has answered.
     NoUpstream,
+    /// The upstream's names resolve to nothing.
     NoNode,
     DrainDeadline,
     Internal,
@@ -163,7 +164,7 @@ impl Fault {
             Fault::Denied => row(401, Never, "PF", "denied"),
             Fault::Loop => row(508, Never, "PF", "loop"),
             Fault::NoUpstream => row(503, Never, "PP", "no_upstream"),
-            Fault::NoNode => row(502, Never, "SP", "no_node"),
+            Fault::NoNode => row(503, Never, "SP", "no_node"),
             Fault::DrainDeadline => row(CLOSE, Never, "KD", "drain_deadline"),
             Fault::Internal => row(500, Never, "IF", "internal"),
             Fault::ConnectRefused => row(502, NextNode, "SC", "connect_refused"),

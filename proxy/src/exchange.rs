@@ -28,6 +28,7 @@ use self::{
     response_head::Leaving,
 };
 use crate::{
+    config::Node,
     connection::ConnectionCx,
     deadlines::Wait,
     error::Fault,
@@ -83,7 +84,7 @@ pub(crate) async fn serve(
     };
     let mut body = Some(body);
     let answer =
-        over_nodes(&cx, plan, async |node| attempt(&cx, &head, plan, node, &mut body).await);
+        over_nodes(&cx, plan, async |node: &Node| attempt(&cx, &head, plan, node, &mut body).await);
     match answer.await {
         Ok((answered, picked)) => {
             let mut reply = respond(&cx, &head, plan, answered);
@@ -323,15 +324,15 @@ async fn attempt(
     cx: &Rc<ConnectionCx>,
     head: &RequestHead,
     plan: &Plan<'_>,
-    node: SocketAddr,
+    node: &Node,
     body: &mut Option<Incoming>,
 ) -> Result<Heard, Fault> {
     let metrics = &plan.upstream.metrics;
-    let pooled = cx.worker.pool.borrow_mut().checkout(plan.upstream, node);
+    let pooled = cx.worker.pool.borrow_mut().checkout(plan.upstream, node.address);
     if let Some(connection) = pooled {
         metrics.checkout(Checkout::Reused);
-        cx.record(|record| record.node(node, None));
-        match send(cx, head, plan, connection, body.take()).await {
+        cx.record(|record| record.node(node.address, None));
+        match send(cx, head, plan, node, connection, body.take()).await {
             Err(Fault::StaleConnection) if plan.is_replayable() => {
                 metrics.checkout(Checkout::Stale);
                 metrics.retry();
@@ -340,8 +341,8 @@ async fn attempt(
         }
     }
     metrics.checkout(Checkout::New);
-    let connection = Box::pin(connect(cx, plan.upstream, node)).await?;
-    send(cx, head, plan, connection, body.take()).await
+    let connection = Box::pin(connect(cx, plan.upstream, node.address)).await?;
+    send(cx, head, plan, node, connection, body.take()).await
 }
 
 async fn connect(
@@ -377,18 +378,19 @@ pub(crate) async fn dial(
     dialled
 }
 
-/// Sends the request over `connection` and waits for the response head.
+/// Sends the request over `connection` to `node` and waits for the response head.
 async fn send(
     cx: &Rc<ConnectionCx>,
     head: &RequestHead,
     plan: &Plan<'_>,
+    node: &Node,
     mut connection: UpstreamConnection,
     body: Option<Incoming>,
 ) -> Result<Heard, Fault> {
     let upload = Upload::default();
     let body = RequestBody::new(body, &upload, cx);
     let mut bytes = Vec::new();
-    request_head::write(&mut bytes, head, plan, &cx.forwarding, connection.node);
+    request_head::write(&mut bytes, head, plan, &cx.forwarding, node);
     let takes_whole = upload.stage() == Stage::Complete && !plan.run.hooks().response_body;
     let asked = Asked { method: Method::of(plan.method()), takes_whole };
     let sent = connection.send(asked, bytes, body, || expired(cx, &upload)).await;

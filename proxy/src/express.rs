@@ -33,6 +33,7 @@ use self::{
     upload::Upload,
 };
 use crate::{
+    config::Node,
     connection::{ConnectionCx, Lane, Lull},
     deadlines::Wait,
     error::Fault,
@@ -128,8 +129,9 @@ async fn exchange(
     };
     let mut upload = Upload::new(head);
     let forward = Forward { cx, head, plan };
-    let asked =
-        over_nodes(cx, plan, async |node| forward.attempt(node, &mut upload, buffers).await);
+    let asked = over_nodes(cx, plan, async |node: &Node| {
+        forward.attempt(node, &mut upload, buffers).await
+    });
     match asked.await {
         Ok(((connection, Reply::Head(response)), picked)) => {
             let _busy = picked;
@@ -243,17 +245,17 @@ impl Forward<'_> {
     /// pooled one was stale and the request can be sent again.
     async fn attempt(
         &self,
-        node: SocketAddr,
+        node: &Node,
         upload: &mut Upload,
         buffers: &mut Buffers,
     ) -> Result<(PlainConnection, Reply), Fault> {
         let Forward { cx, head, plan } = self;
         let metrics = &plan.upstream.metrics;
         upload.restart(head);
-        if let Some(mut connection) = checkout(cx, plan.upstream, node).await {
+        if let Some(mut connection) = checkout(cx, plan.upstream, node.address).await {
             metrics.checkout(Checkout::Reused);
-            cx.record(|record| record.node(node, None));
-            match self.ask(&mut connection, upload, buffers).await {
+            cx.record(|record| record.node(node.address, None));
+            match self.ask(node, &mut connection, upload, buffers).await {
                 Err(Fault::StaleConnection) if plan.is_replayable() => {
                     metrics.checkout(Checkout::Stale);
                     metrics.retry();
@@ -263,9 +265,9 @@ impl Forward<'_> {
             }
         }
         metrics.checkout(Checkout::New);
-        let stream = exchange::dial(cx, plan.upstream, node).await?;
-        let mut connection = PlainConnection::new(stream, node, plan.upstream);
-        let reply = self.ask(&mut connection, upload, buffers).await?;
+        let stream = exchange::dial(cx, plan.upstream, node.address).await?;
+        let mut connection = PlainConnection::new(stream, node.address, plan.upstream);
+        let reply = self.ask(node, &mut connection, upload, buffers).await?;
         Ok((connection, reply))
     }
 
@@ -273,6 +275,7 @@ impl Forward<'_> {
     /// the whole response to have gone past us.
     async fn ask(
         &self,
+        node: &Node,
         connection: &mut PlainConnection,
         upload: &mut Upload,
         buffers: &mut Buffers,
@@ -286,7 +289,7 @@ impl Forward<'_> {
         input.clear();
         gate.restart();
         request.clear();
-        request_head::write(request, self.head, self.plan, &cx.forwarding, connection.node);
+        request_head::write(request, self.head, self.plan, &cx.forwarding, node);
         let method = Method::of(self.plan.method()).as_str();
         let response = poll_fn(|task| {
             advance(upload, cx, connection, request, task)?;

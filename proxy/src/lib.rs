@@ -10,6 +10,7 @@ pub mod app;
 pub mod kernel;
 pub mod worker;
 
+pub mod dns;
 pub mod drain;
 pub mod guard;
 pub mod listener;

@@ -7,12 +7,18 @@
 use std::io::{self, IsTerminal};
 
 use anyhow::anyhow;
+use tracing::{Level, level_filters::LevelFilter};
 use tracing_subscriber::{
+    filter::Targets,
     fmt::{MakeWriter, format::FmtSpan},
+    layer::SubscriberExt,
     util::SubscriberInitExt,
 };
 
 use crate::config::{Log, LogFormat};
+
+/// These warn of every forged datagram; what came of a lookup, `reload` says once.
+const RESOLVER_TARGETS: [&str; 3] = ["hickory_net", "hickory_proto", "hickory_resolver"];
 
 /// Installs the subscriber for the whole process. Fails if one is installed already.
 pub fn init(config: &Log) -> anyhow::Result<()> {
@@ -42,9 +48,12 @@ where
         // It would say so on stderr, and panic where nobody reads that.
         .log_internal_errors(false)
         .with_writer(writer);
+    let resolver = if config.level > Level::INFO { config.level.into() } else { LevelFilter::OFF };
+    let targets = RESOLVER_TARGETS.map(|target| (target, resolver));
+    let targets = Targets::new().with_default(config.level).with_targets(targets);
     match config.format {
-        LogFormat::Text => builder.finish().into(),
-        LogFormat::Json => builder.json().flatten_event(true).finish().into(),
+        LogFormat::Text => builder.finish().with(targets).into(),
+        LogFormat::Json => builder.json().flatten_event(true).finish().with(targets).into(),
     }
 }
 
@@ -52,7 +61,7 @@ where
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use tracing::{Level, debug, dispatcher, info, warn};
+    use tracing::{debug, dispatcher, info, warn};
 
     use super::*;
 

@@ -90,6 +90,7 @@ struct Families {
     faults: Family<FaultLabels, Counter>,
     lanes: Family<LaneLabels, Counter>,
     calls: Family<CallLabels, Counter>,
+    lookups: Family<LookupLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     reloaded: Gauge,
 }
@@ -173,6 +174,34 @@ struct LaneLabels {
 struct CallLabels {
     purpose: &'static str,
     result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LookupLabels {
+    result: &'static str,
+}
+
+/// What came of asking what a name resolves to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lookup {
+    Answered,
+    /// Counted beside `Answered`: more addresses than are taken.
+    Cut,
+    NoRecords,
+    Refused,
+    TimedOut,
+}
+
+impl Lookup {
+    const fn label(self) -> &'static str {
+        match self {
+            Lookup::Answered => "answered",
+            Lookup::Cut => "cut",
+            Lookup::NoRecords => "no_records",
+            Lookup::Refused => "refused",
+            Lookup::TimedOut => "timeout",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -285,6 +314,11 @@ impl Metrics {
         resolve(&self.healths, Name::from(id), |id| {
             HealthMetrics::new(&self.families, Arc::clone(id))
         })
+    }
+
+    pub fn looked_up(&self, lookup: Lookup) {
+        let labels = LookupLabels { result: lookup.label() };
+        self.families.lookups.get_or_create_owned(&labels).inc();
     }
 
     pub fn reloaded(&self, reload: Reload) {
@@ -406,6 +440,7 @@ impl Families {
         names::FAULTS.register(registry, &self.faults);
         names::LANE_REQUESTS.register(registry, &self.lanes);
         names::CALLS.register(registry, &self.calls);
+        names::LOOKUPS.register(registry, &self.lookups);
         names::RELOADS.register(registry, &self.reloads);
         names::RELOADED.register(registry, &self.reloaded);
     }

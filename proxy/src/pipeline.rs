@@ -115,9 +115,11 @@ pub struct Plan<'a> {
 }
 
 impl Pipeline {
-    /// What `config` says, with what has not changed since `before` as it is there.
+    /// What `config` says, with what has not changed since `before` as it is there; `upstreams` are
+    /// its own, with what their names resolve to.
     pub fn new(
         config: &Config,
+        upstreams: &[Arc<config::Upstream>],
         before: Option<&Pipeline>,
         metrics: &Metrics,
         pseudonym: Pseudonym,
@@ -125,8 +127,7 @@ impl Pipeline {
         let mut sets = PluginSets { before, kept: HashMap::new() };
         let consumers = Consumers::new(&config.consumers, |consumer| sets.of_consumer(consumer));
         let global: Vec<PluginSet> = config.global_rules.iter().map(|set| sets.keep(set)).collect();
-        let upstreams: HashMap<_, _> = config
-            .upstreams
+        let upstreams: HashMap<_, _> = upstreams
             .iter()
             .map(|upstream| (Arc::clone(&upstream.id), kept_or_new(upstream, before, metrics)))
             .collect();
@@ -262,7 +263,7 @@ impl PluginSets<'_> {
     }
 }
 
-/// The state of an upstream outlives every reload that does not change it.
+/// The state of an upstream outlives every change that is none of its own.
 fn kept_or_new(
     upstream: &Arc<config::Upstream>,
     before: Option<&Pipeline>,

@@ -1,13 +1,15 @@
 //! New rules without a restart: a changed file, or SIGHUP, is read, checked whole and published whole.
+//! So is what the names of its nodes resolve to, whenever that changes.
 //!
 //! What the new file does not change keeps its state: upstreams, plugins, connections, pools. A file
 //! that is wrong, or that changes what is read at start only, changes nothing, and the log says why.
 
+mod names;
 mod watch;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -17,9 +19,13 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use self::watch::Watch;
+use self::{
+    names::{Signals, if_named, questions},
+    watch::Watch,
+};
 use crate::{
     config::{Config, ConfigErrors},
+    dns::Book,
     metrics::{Metrics, Reload},
     pipeline::Pipeline,
     snapshot::Publisher,
@@ -30,12 +36,23 @@ const QUIET: Duration = Duration::from_millis(50);
 /// … or when as much time has passed since something did.
 const UNQUIET_MAX: Duration = Duration::from_secs(1);
 
-/// Publishes new rules in place of the running ones.
+/// Publishes new rules in place of the running ones; nobody else does.
 pub struct Reloader {
     /// With which the process was started; of its rules nothing is held.
     start: Config,
     rules: Publisher,
     metrics: Arc<Metrics>,
+    /// Held from the first look at a new file until it is published.
+    applying: Mutex<()>,
+    running: Mutex<Running>,
+    names: Signals,
+}
+
+/// What the published rules are made of.
+struct Running {
+    /// `None`: it has no names, so nobody needs it again.
+    config: Option<Config>,
+    names: Book,
 }
 
 /// Why a valid configuration was not applied.
@@ -55,19 +72,30 @@ impl std::fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 impl Reloader {
-    pub(crate) fn new(running: Config, rules: Publisher, metrics: Arc<Metrics>) -> Self {
+    /// `rules` are those of `config`, with no name resolved yet.
+    pub(crate) fn new(config: &Config, rules: Publisher, metrics: Arc<Metrics>) -> Self {
+        let mut names = Book::new(&config.resolver);
+        names.add(questions(config), Instant::now().into_std());
         let start = Config {
             routes: Vec::new(),
             global_rules: Vec::new(),
             upstreams: Vec::new(),
             consumers: Vec::new(),
             stream_routes: Vec::new(),
-            ..running
+            ..config.clone()
         };
-        Self { start, rules, metrics }
+        Self {
+            start,
+            rules,
+            metrics,
+            applying: Mutex::default(),
+            running: Mutex::new(Running { config: if_named(config), names }),
+            names: Signals::default(),
+        }
     }
 
-    /// Every request that begins from now on sees what `config` says.
+    /// Every request that begins from now on sees what `config` says. Names that are new are resolved
+    /// before, for as long as a lookup may take.
     ///
     /// # Errors
     /// It differs in what only a start reads; nothing has changed then.
@@ -77,13 +105,29 @@ impl Reloader {
             self.metrics.reloaded(Reload::Refused);
             return Err(Refused { sections });
         }
-        let before = self.rules.latest();
-        let pseudonym = before.pseudonym().clone();
-        let rules = Pipeline::new(config, Some(&before), &self.metrics, pseudonym);
-        self.rules.publish(Arc::new(rules));
+        let _alone = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        self.resolve_new(config);
+        let mut running = self.running();
+        running.names.keep(questions(config));
+        self.publish(config, &running.names);
+        running.config = if_named(config);
+        drop(running);
         self.metrics.forget_all_but(config);
         self.metrics.reloaded(Reload::Applied);
         Ok(())
+    }
+
+    fn publish(&self, config: &Config, names: &Book) {
+        let upstreams = self.resolved(config, names);
+        let before = self.rules.latest();
+        let pseudonym = before.pseudonym().clone();
+        let rules = Pipeline::new(config, &upstreams, Some(&before), &self.metrics, pseudonym);
+        self.rules.publish(Arc::new(rules));
+    }
+
+    /// A panic elsewhere cannot have left it half changed: what is published comes first.
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the file and applies it, if it is valid.
@@ -130,8 +174,7 @@ enum Cause {
 }
 
 /// Reloads `file` on every SIGHUP, and whenever it holds something else, until dropped.
-pub(crate) async fn follow(reloader: Reloader, mut file: File, mut hangups: Signal) {
-    let reloader = Arc::new(reloader);
+pub(crate) async fn follow(reloader: Arc<Reloader>, mut file: File, mut hangups: Signal) {
     let mut watch = Watch::new(&file.path)
         .inspect_err(|error| {
             tracing::warn!(%error, "the configuration file is not watched; send SIGHUP to reload");

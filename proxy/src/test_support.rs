@@ -3,6 +3,8 @@
 //! Everything blocks, with [`PATIENCE`] on every read, so a test that waits for something that never
 //! comes fails instead of hanging.
 
+mod name_server;
+
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -18,6 +20,7 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+pub use self::name_server::{NameServer, Says};
 pub use crate::express::relay::dry;
 use crate::{
     app::App,
@@ -40,7 +43,7 @@ pub struct TestProxy {
     listeners: Vec<(Arc<str>, SocketAddr)>,
     admin: Option<SocketAddr>,
     shutdown: Shutdown,
-    reloader: Reloader,
+    reloader: Arc<Reloader>,
     running: Option<thread::JoinHandle<anyhow::Result<()>>>,
     access_log: PathBuf,
     _directory: tempfile::TempDir,
@@ -64,7 +67,7 @@ impl TestProxy {
             listeners: app.listeners.clone(),
             admin: app.admin,
             shutdown: app.shutdown(),
-            reloader: app.reloader(config),
+            reloader: app.reloader(),
             running: Some(thread::spawn(move || app.wait())),
             access_log,
             _directory: directory,

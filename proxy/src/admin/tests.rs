@@ -5,6 +5,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::{config::Config, http::fields::Pseudonym, pipeline::Pipeline, snapshot::Publisher};
 
 struct Running {
     address: SocketAddr,
@@ -26,6 +27,7 @@ async fn start() -> Running {
         metrics: Arc::new(Metrics::new()),
         kernel: Arc::new(KernelPlane::off()),
         access_log_dropped: None,
+        reloader: Arc::new(reloader()),
         shutdown: shutdown.clone(),
         rules: Publisher::new(Arc::new(rules())),
     };
@@ -34,6 +36,16 @@ async fn start() -> Running {
     let mut server = JoinSet::new();
     server.spawn(Admin { listener, address }.serve(sources));
     Running { address, shutdown, _server: server }
+}
+
+fn reloader() -> Reloader {
+    let yaml = "listeners: [{ name: web, address: \"127.0.0.1:0\" }]\n\
+                routes: [{ id: r, uri: /, upstream: { nodes: { app.internal: 1 } } }]\n";
+    let config = Config::parse(yaml, "t.yaml").unwrap();
+    let metrics = Arc::new(Metrics::new());
+    let pseudonym = Pseudonym::new("tandem-test");
+    let rules = Pipeline::new(&config, &config.upstreams, None, &metrics, pseudonym);
+    Reloader::new(&config, Publisher::new(Arc::new(rules)), metrics)
 }
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -62,6 +74,11 @@ async fn pages_have_exact_lengths_and_types() {
         ("/ready", "application/json", "\"running\":\"userspace\""),
         ("/bpf/status", "application/json", "\"programs\":[]"),
         ("/health", "application/json", "[]"),
+        (
+            "/dns",
+            "application/json",
+            r#"[{"name":"app.internal","found":[],"failure":"not asked yet"}]"#,
+        ),
         ("/metrics", "application/openmetrics-text", "tandem_kernel_info{mode=\"userspace\""),
     ] {
         let (head, body) = ask(&running, "GET", path).await;

@@ -28,6 +28,14 @@ pub(super) const RING_POINTS_MAX: u64 = 1 << 20;
 pub(super) const WEIGHT: RangeInclusive<u32> = 0..=65_535;
 /// Characters of a host name, RFC 1035 section 2.3.4.
 pub(super) const HOST_CHARS_MAX: usize = 253;
+/// Names of one file that are resolved, each asked about by itself.
+pub(super) const NAMES_MAX: usize = 1024;
+pub(super) const NAMESERVERS_MAX: usize = 8;
+/// How long an answer counts, and one lookup may take.
+pub(super) const TTL: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(86_400);
+pub(super) const LOOKUP_WAIT: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(60);
 /// Ids that a dangling reference is compared with for a suggestion; among more none is made.
 pub(super) const SUGGESTED_FROM_MAX: usize = 1000;
 

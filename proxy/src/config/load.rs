@@ -19,6 +19,7 @@ use super::{
     plugins::Scope,
     process,
     reader::{Section, Value},
+    resolver,
     routes::{self, Shared},
     shared, tree,
     upstream::Upstreams,
@@ -107,6 +108,7 @@ fn read_config(mut root: Section<'_>) -> Config {
     let timeouts = process::timeouts(&mut root);
     let limits = process::limits(&mut root);
     let drain = process::drain(&mut root);
+    let resolver = resolver::resolver(&mut root);
     let mut upstreams = Upstreams::read(&mut root);
     let names = consumers::names(&root);
     let (known, referred) = (upstreams.known(), RefCell::default());
@@ -130,6 +132,7 @@ fn read_config(mut root: Section<'_>) -> Config {
         timeouts,
         limits,
         drain,
+        resolver,
         routes,
         global_rules,
         upstreams: upstreams.finish(),
@@ -138,6 +141,7 @@ fn read_config(mut root: Section<'_>) -> Config {
         warnings: Findings::default(),
     };
     refuse_unsteered_workers(&root, &config);
+    refuse_too_many_names(&root, &config);
     warn_of_idle_listeners(&root, &config);
     root.finish(Kind::Root);
     config
@@ -151,6 +155,13 @@ fn refuse_unsteered_workers(root: &Section<'_>, config: &Config) {
             "`workers: {count}` with `kernel.mode: require`; the kernel half steers {}",
             limits::WORKERS_MAX
         ));
+    }
+}
+
+fn refuse_too_many_names(root: &Section<'_>, config: &Config) {
+    let count: usize = config.upstreams.iter().map(|upstream| upstream.names.len()).sum();
+    if count > bounds::NAMES_MAX {
+        root.error(format!("{count} nodes with names; at most {}", bounds::NAMES_MAX));
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) enum Kind {
     Timeouts,
     Limits,
     Drain,
+    Resolver,
     Route,
     Upstream,
     Node,
@@ -73,7 +74,6 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
             "plugin_metadata",
             "plugins",
             "protos",
-            "resolver",
             "secrets",
             "ssl",
             "ssls",
@@ -86,7 +86,7 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         Kind::AccessLog => &["fields", "sampling"],
         Kind::Route => &["enable_websocket"],
         Kind::Service => &["enable_websocket"],
-        Kind::Upstream => &["discovery_args", "discovery_type", "service_name", "tls"],
+        Kind::Upstream => &["discovery_args", "tls"],
         Kind::Node => &["metadata"],
         Kind::StreamRoute => &["plugins", "protocol", "service_id", "sni"],
         Kind::Plugins => PLUGINS,
@@ -108,6 +108,7 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         | Kind::OutlierDetection
         | Kind::Limits
         | Kind::Drain
+        | Kind::Resolver
         | Kind::Consumer
         | Kind::PluginSet
         | Kind::Meta => &[],

@@ -2,22 +2,22 @@
 
 mod balancing;
 pub(super) mod checks;
+mod names;
+mod nodes;
 pub(super) mod passing;
 mod retrying;
 
 use std::{
     collections::{HashMap, HashSet},
-    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use super::{
-    Balancing, Node, Upstream, bounds,
+    Upstream, bounds,
     leaf::Id,
     planned::Kind,
     reader::{self, Place, Section, Value},
     resource,
-    tree::shown,
 };
 use crate::upstream::hash_key::HashKey;
 
@@ -257,24 +257,20 @@ fn fields(mut section: Section<'_>) -> Option<Fields<'_>> {
     let is_same_host = section.leaf_or("same_host", true);
     let checks = checks::checks(&mut section);
     let outlier_detection = checks::outlier_detection(&mut section);
-    let nodes = section.require("nodes").and_then(|value| nodes(&value, balancing));
+    let listed = nodes::listed(&mut section, balancing);
     section.finish(Kind::Upstream);
-    let nodes = nodes?;
-    // Each node is tried at most once.
-    let others = nodes.len().saturating_sub(1);
-    let retries = match retries {
-        Some(retries) => usize::from(retries?).min(others),
-        None => others,
-    };
+    let listed = listed?;
     let upstream = Upstream {
         id: Arc::default(),
-        nodes,
+        nodes: Vec::new(),
+        names: listed.names,
         balancing,
         hash_key,
         pass_host: pass_host?,
-        retries,
         retry_on: retry_on?,
         retry_budget,
+        retries: 0,
+        retries_asked: retries.map_or(Some(None), |retries| retries.map(Some))?,
         retry_timeout,
         timeout,
         keepalive_pool,
@@ -282,96 +278,11 @@ fn fields(mut section: Section<'_>) -> Option<Fields<'_>> {
         checks,
         outlier_detection,
     };
-    Some(Fields { upstream, scheme })
+    Some(Fields { upstream: upstream.with_nodes(listed.nodes), scheme })
 }
 
 fn scheme<'t>(value: &Value<'t>) -> Option<(Scheme, Place<'t>)> {
     let words = [Scheme::Http, Scheme::Tcp].map(|scheme| (scheme.word(), scheme));
     let planned = ["grpc", "grpcs", "h2c", "https", "kafka", "tls", "udp"];
     Some((value.one_of(&words, &planned)?, value.place.clone()))
-}
-
-/// `{"127.0.0.1:80": 1}` or `[{host: 127.0.0.1, port: 80, weight: 1, priority: 0}]`.
-fn nodes(value: &Value<'_>, balancing: Balancing) -> Option<Vec<Node>> {
-    let read: Vec<(Place<'_>, Option<Node>)> = if value.is_mapping() {
-        value.pairs()?.into_iter().map(node_of_pair).collect()
-    } else {
-        value.items()?.into_iter().map(|item| (item.place.clone(), node_of_item(&item))).collect()
-    };
-    if read.is_empty() {
-        value.error("is empty; an upstream needs at least one node");
-        return None;
-    }
-    let mut lines = HashMap::with_capacity(read.len());
-    let mut nodes = Vec::with_capacity(read.len());
-    let mut is_whole = true;
-    for (place, node) in read {
-        let Some(node) = node else {
-            is_whole = false;
-            continue;
-        };
-        if let Some(line) = lines.insert(node.address, place.line()) {
-            place.error(format!("node {} is in line {line} already", node.address));
-        }
-        nodes.push(node);
-    }
-    if is_whole {
-        balancing::check_size(value, &nodes, balancing);
-    }
-    is_whole.then_some(nodes)
-}
-
-fn node_of_pair<'t>(
-    (place, key, weight): (Place<'t>, &str, Value<'t>),
-) -> (Place<'t>, Option<Node>) {
-    let address = address(&place, key);
-    let weight = weight.within(&bounds::WEIGHT);
-    let node = address.zip(weight).map(|(address, weight)| Node { address, weight, priority: 0 });
-    (place, node)
-}
-
-/// The list form. As in APISIX, an IPv6 address stands in brackets.
-fn node_of_item(item: &Value<'_>) -> Option<Node> {
-    let mut section = item.section()?;
-    let host = section.require("host").and_then(|value| value.leaf::<String>());
-    let port = section.require("port").and_then(|value| value.within(&(1..=u16::MAX)));
-    let weight = section.require("weight").and_then(|value| value.within(&bounds::WEIGHT));
-    let priority = section.leaf_or("priority", 0);
-    section.finish(Kind::Node);
-    let (host, port) = (host?, port?);
-    let address = match host.parse::<IpAddr>() {
-        Ok(IpAddr::V6(v6)) => {
-            item.error(format!("an IPv6 address stands in brackets; write `[{v6}]`"));
-            None
-        }
-        Ok(IpAddr::V4(_)) | Err(_) => address(&item.place, &format!("{host}:{port}")),
-    };
-    Some(Node { address: address?, weight: weight?, priority })
-}
-
-fn address(place: &Place<'_>, text: &str) -> Option<SocketAddr> {
-    match text.parse::<SocketAddr>() {
-        Ok(address) if address.port() == 0 => place.error("port 0 cannot be dialled"),
-        Ok(address) if address.ip().is_unspecified() => {
-            place.error(format!("`{}` is no address of a node", address.ip()));
-        }
-        Ok(address) => {
-            bounds::check_address(place, address.ip());
-            return Some(address);
-        }
-        Err(_) => place.error(not_an_address(text)),
-    }
-    None
-}
-
-fn not_an_address(text: &str) -> String {
-    let text = shown(text);
-    let bare = text.trim_start_matches('[').trim_end_matches(']');
-    match bare.parse::<IpAddr>() {
-        Ok(IpAddr::V4(v4)) => format!("`{text}` has no port; write `{v4}:80`"),
-        Ok(IpAddr::V6(v6)) => format!("`{text}` has no port; write `[{v6}]:80`"),
-        Err(_) => {
-            format!("`{text}` is not `IP:port`; host names are not resolved yet, write the address")
-        }
-    }
 }

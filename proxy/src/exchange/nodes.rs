@@ -1,10 +1,11 @@
 //! A request's way over the nodes of its upstream: which is next, and whether there is to be a next one.
 
-use std::{borrow::Cow, net::SocketAddr};
+use std::borrow::Cow;
 
 use tokio::time::Instant;
 
 use crate::{
+    config::Node,
     connection::ConnectionCx,
     error::{Fault, Retry},
     pipeline::Plan,
@@ -27,7 +28,7 @@ pub(crate) trait Answered {
 pub(crate) async fn over_nodes<T: Answered>(
     cx: &ConnectionCx,
     plan: &Plan<'_>,
-    mut attempt: impl AsyncFnMut(SocketAddr) -> Result<T, Fault>,
+    mut attempt: impl AsyncFnMut(&Node) -> Result<T, Fault>,
 ) -> Result<(T, Picked), Fault> {
     let upstream = &plan.upstream;
     let key = hash_key(plan);
@@ -36,7 +37,7 @@ pub(crate) async fn over_nodes<T: Answered>(
     let mut tried = Tried::default();
     let mut picked = cx.worker.pick(upstream, &tried, &key).ok_or(Fault::NoNode)?;
     loop {
-        let result = attempt(upstream.balancer.node(picked.index()).address).await;
+        let result = attempt(upstream.balancer.node(picked.index())).await;
         observe(plan, &picked, &result);
         let Some(price) = price_of_another(plan, &result) else {
             return result.map(|answer| (answer, picked));

@@ -5,7 +5,7 @@ use std::{borrow::Cow, net::SocketAddr};
 
 use super::response_head::{GAINED, push};
 use crate::{
-    config::PassHost,
+    config::{Node, PassHost},
     http::{
         fields::{self, ForwardedField, Forwarding, Name},
         head::RequestHead,
@@ -23,7 +23,7 @@ pub(crate) fn write(
     head: &RequestHead,
     plan: &Plan<'_>,
     forwarding: &Forwarding,
-    node: SocketAddr,
+    node: &Node,
 ) {
     out.reserve(head.bytes().len() + GAINED);
     push(out, &[plan.method(), b" ", plan.target.as_bytes(), b" HTTP/1.1\r\n"]);
@@ -40,7 +40,7 @@ pub(crate) fn write(
 }
 
 /// What plugins say, then the upstream, then the downstream.
-fn host<'a>(head: &'a RequestHead, plan: &'a Plan<'_>, node: SocketAddr) -> Cow<'a, [u8]> {
+fn host<'a>(head: &'a RequestHead, plan: &'a Plan<'_>, node: &'a Node) -> Cow<'a, [u8]> {
     let received = || head.host_bytes().map(Cow::Borrowed);
     match (&plan.rewrite.host, &plan.upstream.config.pass_host) {
         (Some(host), _) | (None, PassHost::Rewrite(host)) => Cow::Borrowed(host.as_bytes()),
@@ -49,12 +49,15 @@ fn host<'a>(head: &'a RequestHead, plan: &'a Plan<'_>, node: SocketAddr) -> Cow<
     }
 }
 
-/// The port is said if it is not the scheme's.
-fn own_host<'a>(node: SocketAddr) -> Cow<'a, [u8]> {
-    let host = match node {
+/// A node's name, or else its address. The port is said if it is not the scheme's.
+fn own_host(node: &Node) -> Cow<'_, [u8]> {
+    if let Some(host) = &node.host {
+        return Cow::Borrowed(host.as_bytes());
+    }
+    let host = match node.address {
         SocketAddr::V4(v4) if v4.port() == HTTP_PORT => v4.ip().to_string(),
         SocketAddr::V6(v6) if v6.port() == HTTP_PORT => format!("[{}]", v6.ip()),
-        SocketAddr::V4(_) | SocketAddr::V6(_) => node.to_string(),
+        SocketAddr::V4(_) | SocketAddr::V6(_) => node.address.to_string(),
     };
     Cow::Owned(host.into_bytes())
 }

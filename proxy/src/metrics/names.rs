@@ -108,6 +108,8 @@ metrics! {
         "Packets and connections seen by a BPF program, by reason of its verdict";
     ACCESS_LOG_DROPPED = "tandem_access_log_dropped_total", Counter, [], Stable,
         "Access-log lines that were not written because the queue was full or the target failed";
+    LOOKUPS = "tandem_dns_lookups_total", Counter, ["result"], Stable,
+        "Lookups of what a name resolves to; cut: answered, with more addresses than are taken";
     RELOADS = "tandem_config_reloads_total", Counter, ["result"], Stable,
         "Configurations that were read while running: applied, invalid, or refused because only a start reads what they change";
     RELOADED = "tandem_config_last_reload_successful", Gauge, [], Stable,

@@ -45,6 +45,7 @@ fn exercised() -> Metrics {
     metrics.health("app").check(CheckResult::Success);
     metrics.forward_fallback(Fallback::NoPipe);
     drop(metrics.pipes().busy());
+    metrics.looked_up(Lookup::Answered);
     metrics.reloaded(Reload::Applied);
     metrics
 }

@@ -173,7 +173,7 @@ impl Balancer {
             .filter(|(_, (_, weight))| *weight > 0)
             .map(|(index, (node, weight))| Member {
                 index: NodeIndex(index),
-                node: *node,
+                node: node.clone(),
                 weight,
                 load: load(node),
             })

@@ -17,7 +17,7 @@ pub struct Upstream {
     /// What it was made of.
     pub config: Arc<config::Upstream>,
     pub balancer: Balancer,
-    retries: Retries,
+    retries: Arc<Retries>,
     /// `None`: its nodes always count as up.
     pub health: Option<Arc<Health>>,
     pub metrics: Arc<UpstreamMetrics>,
@@ -32,6 +32,8 @@ impl Upstream {
     ) -> Self {
         let known = before.and_then(|before| before.health.as_deref());
         let (now, counts) = (Instant::now(), metrics.upstream(&config.id));
+        let new_retries =
+            || Arc::new(Retries::new(config.retry_budget, counts.requests(), now));
         Self {
             balancer: Balancer::new(
                 &config.nodes,
@@ -39,7 +41,9 @@ impl Upstream {
                 before.map(|before| &before.balancer),
             ),
             health: Health::new(config, known, metrics, now).map(Arc::new),
-            retries: Retries::new(config.retry_budget, counts.requests(), now),
+            retries: before
+                .filter(|before| before.config.retry_budget == config.retry_budget)
+                .map_or_else(new_retries, |before| Arc::clone(&before.retries)),
             metrics: counts,
             config: Arc::clone(config),
         }

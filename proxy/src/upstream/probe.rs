@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     client::{Client, Failure, Purpose, Request, Url},
-    config::{ActiveCheck, CheckKind, Checks, Limits, PassHost},
+    config::{ActiveCheck, CheckKind, Checks, Limits, Node, PassHost},
     error::Fault,
     metrics::Metrics,
     pipeline::Pipeline,
@@ -128,9 +128,10 @@ impl Prober {
                 (Arc::new(Semaphore::new(concurrency)), HashMap::new())
             }
         };
-        let probing = health.nodes().iter().filter_map(|node| {
+        let nodes = health.nodes().iter().zip(&upstream.config.nodes);
+        let probing = nodes.filter_map(|(node, config)| {
             let check = &node.checks()?.active;
-            let question = Question::of(check, &upstream.config.pass_host, node.address());
+            let question = Question::of(check, &upstream.config.pass_host, config);
             let same = known
                 .remove(&node.address())
                 .filter(|known| Arc::ptr_eq(&known.node, node) && *known.question == question);
@@ -249,20 +250,22 @@ enum Question {
 }
 
 impl Question {
-    fn of(check: &ActiveCheck, pass_host: &PassHost, node: SocketAddr) -> Question {
-        let address = SocketAddr::new(node.ip(), check.port.unwrap_or(node.port()));
+    fn of(check: &ActiveCheck, pass_host: &PassHost, node: &Node) -> Question {
+        let ip = node.address.ip();
+        let address = SocketAddr::new(ip, check.port.unwrap_or(node.address.port()));
         let timeout = check.timeout;
         let is_tls = match check.kind {
             CheckKind::Tcp => return Question::Tcp { address, timeout },
             CheckKind::Http => false,
             CheckKind::Https => true,
         };
+        let own = node.host.as_deref().and_then(|host| HeaderValue::try_from(host).ok());
         let host = match (&check.host, pass_host) {
             (Some(host), _) | (None, PassHost::Rewrite(host)) => Some(host),
-            (None, PassHost::Pass | PassHost::Node) => None,
+            (None, PassHost::Pass | PassHost::Node) => own.as_ref(),
         };
         let name = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
-        let name = name.map_or(node.ip().to_string(), |name| name.host().to_owned());
+        let name = name.map_or(ip.to_string(), |name| name.host().to_owned());
         Question::Http(Box::new(Request {
             purpose: Purpose::HealthCheck,
             method: check.method.clone(),

@@ -8,6 +8,7 @@ mod heads;
 mod health;
 mod lanes;
 mod limits;
+mod names;
 mod object;
 mod plugins;
 mod policy;

@@ -1,6 +1,6 @@
 //! `type`, `hash_on` and `key` of an upstream, and what each type asks of its nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::super::{
     Balancing, Node, bounds,
@@ -118,40 +118,87 @@ fn combination(value: &Value<'_>, text: &str) -> Option<HashKey> {
     }
 }
 
-/// Refuses weights for which the type would lay out too much.
-pub(super) fn check_size(value: &Value<'_>, nodes: &[Node], balancing: Balancing) {
+/// Refuses weights, each with its priority, for which the type would lay out too much.
+pub(super) fn check_size(value: &Value<'_>, weights: &[(i32, u32)], balancing: Balancing) {
     let mut levels: BTreeMap<i32, Vec<u32>> = BTreeMap::new();
-    for node in nodes {
-        levels.entry(node.priority).or_default().push(node.weight);
+    for (priority, weight) in weights {
+        levels.entry(*priority).or_default().push(*weight);
     }
     for weights in levels.values() {
-        let divisor = weights.iter().copied().fold(0, gcd);
-        let sum: u64 = weights.iter().copied().map(u64::from).sum();
-        // All weights 0: each node counts once.
-        let units = sum.checked_div(divisor.into()).unwrap_or(weights.len() as u64);
-        let (what, size, max) = match balancing {
-            Balancing::RoundRobin => ("cycle of {} slots", units, bounds::CYCLE_SLOTS_MAX),
-            Balancing::Chash => {
-                let points = units * u64::from(RING_POINTS_PER_WEIGHT);
-                ("ring of {} points", points, bounds::RING_POINTS_MAX)
-            }
+        let Layout { size, max } = Layout::of(weights, balancing);
+        if size <= max {
+            continue;
+        }
+        let what = match balancing {
             Balancing::Maglev => {
-                let nodes = weights.len() as u64;
-                if nodes > MAGLEV_NODES_MAX {
-                    value.error(format!(
-                        "{nodes} nodes of one priority; `maglev` has room for {MAGLEV_NODES_MAX}"
-                    ));
-                }
+                value.error(format!("{size} nodes of one priority; `maglev` has room for {max}"));
                 continue;
             }
+            Balancing::RoundRobin => format!("cycle of {size} slots"),
+            Balancing::Chash => format!("ring of {size} points"),
             Balancing::LeastConn | Balancing::Ewma => continue,
         };
-        if size > max {
-            let what = what.replace("{}", &size.to_string());
-            value.error(format!(
-                "the weights make a {what}, at most {max}; use smaller weights or weights with a \
-                 common divisor"
-            ));
+        value.error(format!(
+            "the weights make a {what}, at most {max}; use smaller weights or weights with a \
+             common divisor"
+        ));
+    }
+}
+
+/// What a type lays out for the nodes of one priority, and how much of it there may be.
+struct Layout {
+    size: u64,
+    max: u64,
+}
+
+impl Layout {
+    fn of(weights: &[u32], balancing: Balancing) -> Layout {
+        let divisor = weights.iter().copied().fold(0, gcd);
+        let sum: u64 = weights.iter().copied().map(u64::from).sum();
+        let count = weights.len() as u64;
+        // All weights 0: each node counts once.
+        let units = sum.checked_div(divisor.into()).unwrap_or(count);
+        let (size, max) = match balancing {
+            Balancing::RoundRobin => (units, bounds::CYCLE_SLOTS_MAX),
+            Balancing::Chash => {
+                (units * u64::from(RING_POINTS_PER_WEIGHT), bounds::RING_POINTS_MAX)
+            }
+            Balancing::Maglev => (count, MAGLEV_NODES_MAX),
+            Balancing::LeastConn | Balancing::Ewma => (0, 0),
+        };
+        Layout { size, max }
+    }
+}
+
+/// Makes nodes that nobody has checked fit their type: the weights of a priority are halved until it
+/// has room for them (none becomes 0), and nodes that it has no room for at all are left out. Says how
+/// many those are.
+pub(super) fn fit(nodes: &mut Vec<Node>, balancing: Balancing) -> usize {
+    let mut levels: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
+    for (index, node) in nodes.iter().enumerate() {
+        levels.entry(node.priority).or_default().push(index);
+    }
+    let mut left_out = HashSet::new();
+    for indices in levels.values_mut() {
+        if balancing == Balancing::Maglev {
+            let room = usize::try_from(MAGLEV_NODES_MAX).unwrap_or(usize::MAX);
+            left_out.extend(indices.drain(room.min(indices.len())..));
+        }
+        let weights = |nodes: &[Node]| -> Vec<u32> {
+            indices.iter().map(|index| nodes[*index].weight).collect()
+        };
+        let is_too_large = |nodes: &[Node]| {
+            let Layout { size, max } = Layout::of(&weights(nodes), balancing);
+            size > max
+        };
+        while is_too_large(nodes) && weights(nodes).iter().any(|weight| *weight > 1) {
+            for index in indices.iter() {
+                let weight = nodes[*index].weight;
+                nodes[*index].weight = weight.div_ceil(2);
+            }
         }
     }
+    let mut index = 0..;
+    nodes.retain(|_| index.next().is_none_or(|index| !left_out.contains(&index)));
+    left_out.len()
 }

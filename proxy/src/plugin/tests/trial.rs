@@ -9,7 +9,7 @@ use bytes::BytesMut;
 
 use crate::plugin::{Call, Now, Origin, Reply};
 use crate::{
-    config::{Config, ConfigErrors},
+    config::{Config, ConfigErrors, Node},
     exchange::request_head,
     http::{
         fields::{Forwarding, Pseudonym, Scheme},
@@ -63,7 +63,13 @@ impl Trial {
 
     pub(crate) fn of(text: &str) -> Self {
         let config = Config::parse(text, "t.yaml").unwrap_or_else(|errors| panic!("{errors}"));
-        let pipeline = Pipeline::new(&config, None, &Metrics::new(), Pseudonym::new("tandem-test"));
+        let pipeline = Pipeline::new(
+            &config,
+            &config.upstreams,
+            None,
+            &Metrics::new(),
+            Pseudonym::new("tandem-test"),
+        );
         let peer = [192, 0, 2, 1].into();
         Self { pipeline, peer, begun: Instant::now(), after: Duration::ZERO }
     }
@@ -122,7 +128,8 @@ impl Trial {
                         self.pipeline.pseudonym().clone(),
                     );
                     let mut out = Vec::new();
-                    request_head::write(&mut out, &head, &plan, &forwarding, local);
+                    let node = Node { address: local, host: None, weight: 1, priority: 0 };
+                    request_head::write(&mut out, &head, &plan, &forwarding, &node);
                     return Seen::Forwarded {
                         head: String::from_utf8(out).expect("UTF-8"),
                         response: lines(plan.response.made(|_| false)),

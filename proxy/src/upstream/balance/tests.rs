@@ -13,8 +13,12 @@ const KEYS: u32 = 20_000;
 
 /// Weights; all of one priority.
 fn nodes(weights: &[u32]) -> Vec<Node> {
-    let node =
-        |(port, &weight)| Node { address: ([127, 0, 0, 1], port).into(), weight, priority: 0 };
+    let node = |(port, &weight)| Node {
+        address: ([127, 0, 0, 1], port).into(),
+        host: None,
+        weight,
+        priority: 0,
+    };
     (1..).zip(weights).map(node).collect()
 }
 
@@ -276,7 +280,7 @@ fn hashing_spreads_keys_by_weight() {
 fn hashing_is_the_same_in_every_process_and_order() {
     for balancing in HASHING {
         let forward = nodes(&[1, 2, 3, 1]);
-        let backward: Vec<_> = forward.iter().rev().copied().collect();
+        let backward: Vec<_> = forward.iter().rev().cloned().collect();
         let (one, other) = (Bench::new(balancing, &forward), Bench::new(balancing, &backward));
         for key in 0..KEYS {
             assert_eq!(one.address_of(key), other.address_of(key), "{balancing:?}, key {key}");

@@ -1,0 +1,135 @@
+//! What names resolve to, as a part of the rules.
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::BuildHasher as _,
+    sync::{Arc, Condvar, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+use super::{Reloader, Running};
+use crate::{
+    config::{self, Config, Upstream},
+    dns::{Book, Failure, News, Outcome, Question, Shown},
+    metrics::Lookup,
+};
+
+/// What a lookup may take beyond its time until it is published.
+const PUBLISHING: Duration = Duration::from_millis(500);
+
+/// Between those who need names and those who ask about them.
+#[derive(Default)]
+pub(super) struct Signals {
+    new_names: Notify,
+    answered: Condvar,
+}
+
+/// All that there is to be asked about.
+pub(super) fn questions(config: &Config) -> impl Iterator<Item = &Question> {
+    config.upstreams.iter().flat_map(|upstream| &upstream.names).map(|name| &name.question)
+}
+
+pub(super) fn if_named(config: &Config) -> Option<Config> {
+    questions(config).next().is_some().then(|| config.clone())
+}
+
+impl Reloader {
+    /// Waits until every name has been asked about once, for as long as a lookup may take.
+    pub(crate) fn wait_for_names(&self) {
+        let wait = self.start.resolver.timeout + PUBLISHING;
+        let is_waiting = |running: &mut Running| running.names.is_waiting();
+        let waited = self.names.answered.wait_timeout_while(self.running(), wait, is_waiting);
+        let (_running, result) = waited.unwrap_or_else(PoisonError::into_inner);
+        if result.timed_out() {
+            tracing::warn!("not all names are resolved yet; going on without");
+        }
+    }
+
+    pub(super) fn resolve_new(&self, config: &Config) {
+        if self.running().names.add(questions(config), Instant::now()) {
+            self.names.new_names.notify_one();
+            self.wait_for_names();
+        }
+    }
+
+    pub(crate) async fn has_new_names(&self) {
+        self.names.new_names.notified().await;
+    }
+
+    /// [`Book::take_due`].
+    pub(crate) fn take_due(&self, now: Instant, room: usize) -> (Vec<Question>, Option<Instant>) {
+        self.running().names.take_due(now, room)
+    }
+
+    /// Notes what came of lookups, and publishes it if it changes anything.
+    pub(crate) fn answered(&self, outcomes: Vec<(Question, Outcome)>) {
+        let mut running = self.running();
+        let mut is_changed = false;
+        for (question, outcome) in outcomes {
+            self.count(&outcome);
+            let random = RandomState::new().hash_one(()) as u32;
+            let news = running.names.record(&question, outcome, Instant::now(), random);
+            tell(&question, news, running.names.found(&question).len());
+            is_changed |= news == News::Changed;
+        }
+        if let Some(config) = running.config.as_ref().filter(|_| is_changed) {
+            self.publish(config, &running.names);
+        }
+        drop(running);
+        self.names.answered.notify_all();
+    }
+
+    fn count(&self, outcome: &Outcome) {
+        self.metrics.looked_up(match outcome {
+            Ok(answer) => {
+                if answer.is_cut {
+                    self.metrics.looked_up(Lookup::Cut);
+                }
+                Lookup::Answered
+            }
+            Err(Failure::NoRecords) => Lookup::NoRecords,
+            Err(Failure::Refused) => Lookup::Refused,
+            Err(Failure::TimedOut) => Lookup::TimedOut,
+        });
+    }
+
+    /// The upstreams of `config` with what their names resolve to.
+    pub(super) fn resolved(&self, config: &Config, names: &Book) -> Vec<Arc<Upstream>> {
+        let resolve = |upstream: &Arc<config::Upstream>| {
+            let (resolved, left_out) = upstream.resolved(|question| names.found(question));
+            if left_out > 0 {
+                let upstream = &*upstream.id;
+                tracing::warn!(upstream, left_out, "more addresses than an upstream has room for");
+                self.metrics.looked_up(Lookup::Cut);
+            }
+            resolved
+        };
+        config.upstreams.iter().map(resolve).collect()
+    }
+
+    /// Every name and what it resolves to.
+    pub(crate) fn names(&self) -> Vec<Shown> {
+        self.running().names.shown()
+    }
+}
+
+fn tell(question: &Question, news: News, addresses: usize) {
+    let name = &*question.name;
+    match news {
+        News::None => {}
+        News::Changed => tracing::info!(name, addresses, "name resolves to other addresses"),
+        News::Failing { why, has_answer: true } => {
+            tracing::warn!(name, reason = why.reason(), "name not resolved; keeping what it was");
+        }
+        News::Failing { why, has_answer: false } => {
+            tracing::warn!(
+                name,
+                reason = why.reason(),
+                "name not resolved; it is no node until it is"
+            );
+        }
+        News::Recovered => tracing::info!(name, addresses, "name resolved again"),
+    }
+}

@@ -1,0 +1,397 @@
+//! Names as nodes: what they resolve to, and what becomes of requests when that changes or fails.
+
+mod dnsmasq;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use proxy::test_support::{
+    Client, NameServer, Node, Reply, Says, TestProxy, eventually, unused_address,
+};
+
+/// Listeners, one for each lane.
+const LANES: [&str; 2] = ["web", "hyper"];
+const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+/// Answers count that long, so that tests need not wait for more.
+const SOON: &str = "valid: 20ms, timeout: 500ms";
+
+/// One listener for each lane, one for TCP, and one route for everything to an upstream.
+fn yaml(resolver: &str, upstream: &str) -> String {
+    format!(
+        "listeners:\n\
+         - {{ name: web, address: \"127.0.0.1:0\" }}\n\
+         - {{ name: hyper, address: \"127.0.0.1:0\", express_lane: false }}\n\
+         - {{ name: l4, address: \"127.0.0.1:0\", protocol: tcp }}\n\
+         routes: [{{ id: all, uri: /*, upstream_id: app }}]\n\
+         stream_routes: [{{ id: l4, upstream_id: app }}]\n\
+         upstreams: [{{ id: app, {upstream} }}]\n{resolver}"
+    )
+}
+
+fn proxy(names: &NameServer, upstream: &str) -> TestProxy {
+    TestProxy::start(&yaml(&names.section(SOON), upstream))
+}
+
+/// A node on each of these addresses of this host that says the address's last byte, and their port.
+fn nodes<const N: usize>(addresses: [u8; N]) -> ([Node; N], u16) {
+    let bind = |port: u16| {
+        let sockets: Vec<_> = addresses
+            .iter()
+            .map(|last| TcpListener::bind((Ipv4Addr::new(127, 0, 0, *last), port)))
+            .collect::<Result<_, _>>()
+            .ok()?;
+        <[TcpListener; N]>::try_from(sockets).ok()
+    };
+    let sockets = (0..100).find_map(|_| bind(unused_address().port())).expect("a free port");
+    let port = sockets[0].local_addr().expect("an address").port();
+    let nodes = sockets.map(|socket| {
+        let SocketAddr::V4(own) = socket.local_addr().expect("an address") else { panic!("IPv4") };
+        let last = own.ip().octets()[3].to_string();
+        Node::on(socket, move |_| Reply::ok(&last))
+    });
+    (nodes, port)
+}
+
+fn local(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 0, last)
+}
+
+fn says(addresses: impl IntoIterator<Item = u8>) -> Says {
+    Says::addresses(60, addresses.into_iter().map(local))
+}
+
+/// Asks until the answer is `expected`; nothing else than a good answer may come before.
+#[track_caller]
+fn check_becomes(client: &mut Client, expected: &str) {
+    eventually(expected, || {
+        let response = client.ask(GET);
+        assert_eq!(response.status, 200);
+        (response.text() == expected).then_some(())
+    });
+}
+
+fn lookups(proxy: &TestProxy, result: &str) -> f64 {
+    proxy.metric(&format!("tandem_dns_lookups_total{{result=\"{result}\"}}"))
+}
+
+#[test]
+fn a_name_is_as_many_nodes_as_it_has_addresses() {
+    let ([one, two], port) = nodes([1, 2]);
+    let names = NameServer::start();
+    names.say("app.internal", says([2, 1]));
+    let proxy = proxy(
+        &names,
+        &format!("pass_host: node, nodes: [{{ host: App.internal, port: {port}, weight: 1 }}]"),
+    );
+    for lane in LANES {
+        let mut client = Client::connect(proxy.address(lane));
+        let mut seen: Vec<_> = (0..6).map(|_| client.ask(GET).text()).collect();
+        seen.sort();
+        assert_eq!(seen, ["1", "1", "1", "2", "2", "2"], "{lane}");
+        let host = format!("app.internal:{port}");
+        assert!(one.take().iter().all(|seen| seen.field("host") == Some(&host)), "{lane}");
+        assert_eq!(two.take().len(), 3);
+    }
+    let lines = proxy.access_log(12);
+    let has =
+        |last: u8| lines.iter().filter(|line| line.contains(&format!("{}:{port}", local(last))));
+    assert_eq!((has(1).count(), has(2).count()), (6, 6), "{lines:?}");
+}
+
+#[test]
+fn a_changed_answer_costs_no_request_and_no_connection_to_what_stays() {
+    let ([one, _two, _three], port) = nodes([1, 2, 3]);
+    let names = NameServer::start();
+    names.say("app.internal", says([1, 2]));
+    let proxy = proxy(&names, &format!("nodes: {{ \"app.internal:{port}\": 1 }}"));
+    let (is_over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for lane in LANES {
+            scope.spawn({
+                let (proxy, is_over, answered) = (&proxy, &is_over, &answered);
+                move || {
+                    let mut client = Client::connect(proxy.address(lane));
+                    while !is_over.load(Ordering::Relaxed) {
+                        assert_eq!(client.ask(GET).status, 200);
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        let mut client = proxy.client();
+        for round in 0..6 {
+            names.say("app.internal", says([1, 3 - round % 2]));
+            let wanted = (3 - round % 2).to_string();
+            check_becomes(&mut client, &wanted);
+            check_becomes(&mut client, "1");
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert!(answered.load(Ordering::Relaxed) > 0);
+    let connections = one.seen().iter().map(|seen| seen.connection).max();
+    assert!(connections.is_some_and(|last| last < 3), "{connections:?}");
+}
+
+#[test]
+fn the_last_good_answer_stays_whatever_a_server_says() {
+    let (_nodes, port) = nodes([1, 2]);
+    let names = NameServer::start();
+    let lie = || vec![IpAddr::from(local(9)).into()];
+    let none = Says::addresses(0, [Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST]);
+    names.say("app.internal", says([1]));
+    let proxy = TestProxy::start(&yaml(
+        &names.section("valid: 20ms, timeout: 60ms"),
+        &format!("nodes: {{ \"app.internal:{port}\": 1 }}"),
+    ));
+    let mut client = proxy.client();
+    let mut good = 1;
+    for (bad, result) in [
+        (Says::NoSuchName, "no_records"),
+        (Says::addresses(0, [Ipv4Addr::LOCALHOST; 0]), "no_records"),
+        (none, "no_records"),
+        (Says::OfAnotherName(lie()), "no_records"),
+        (Says::Failure, "refused"),
+        (Says::Nothing, "timeout"),
+        (Says::WrongId(lie()), "timeout"),
+        (Says::ToAnotherQuestion(lie()), "timeout"),
+    ] {
+        let before = lookups(&proxy, result);
+        names.say("app.internal", bad);
+        eventually(result, || {
+            assert_eq!(client.ask(GET).text(), good.to_string());
+            (lookups(&proxy, result) >= before + 2.0).then_some(())
+        });
+        good = 3 - good;
+        names.say("app.internal", says([good]));
+        check_becomes(&mut client, &good.to_string());
+    }
+}
+
+#[test]
+fn a_server_that_never_answers_delays_the_start_and_no_more() {
+    let (_nodes, port) = nodes([1]);
+    let names = NameServer::start();
+    names.say("app.internal", Says::Nothing);
+    let start = Instant::now();
+    let proxy = TestProxy::start(&yaml(
+        &names.section("valid: 20ms, timeout: 100ms"),
+        &format!("nodes: {{ \"app.internal:{port}\": 1 }}"),
+    ));
+    assert!(start.elapsed() >= Duration::from_millis(100));
+    for lane in LANES {
+        let response = Client::connect(proxy.address(lane)).ask(GET);
+        assert_eq!(response.text(), r#"{"error_msg":"503 Service Unavailable"}"#, "{lane}");
+    }
+    Client::connect(proxy.address("l4")).closed();
+    proxy.check_metric("tandem_faults_total{fault=\"no_node\"}", 3.0);
+    let shown = proxy.admin("/dns").text();
+    assert!(shown.contains(r#"{"name":"app.internal","found":[],"failure":"no answer in time"}"#));
+    names.say("app.internal", says([1]));
+    let mut client = proxy.client();
+    eventually("a node", || (client.ask(GET).status == 200).then_some(()));
+    let shown = proxy.admin("/dns").text();
+    assert!(shown.contains(r#"{"name":"app.internal","found":["127.0.0.1"],"failure":null}"#));
+}
+
+#[test]
+fn services_bring_their_ports_weights_and_ranks() {
+    let (_some, port) = nodes([1, 2]);
+    let (_others, other_port) = nodes([3]);
+    let dead = unused_address().port();
+    let names = NameServer::start();
+    for last in 1..=3 {
+        names.say(&format!("n{last}.internal"), says([last]));
+    }
+    names.say(
+        "_http._tcp.app.internal",
+        Says::services(
+            60,
+            &[
+                (10, 3, port, "n1.internal"),
+                (10, 1, port, "n2.internal"),
+                (20, 100, other_port, "n3.internal"),
+                (30, 1, other_port, "unknown.internal"),
+            ],
+        ),
+    );
+    let proxy = proxy(
+        &names,
+        "discovery_type: dns, service_name: _http._tcp.app.internal, pass_host: node",
+    );
+    let mut client = proxy.client();
+    let mut seen: Vec<_> = (0..8).map(|_| client.ask(GET).text()).collect();
+    seen.sort();
+    assert_eq!(seen.concat(), "11111122");
+    // The lower rank is for when the higher one cannot be reached.
+    names.say(
+        "_http._tcp.app.internal",
+        Says::services(60, &[(10, 1, dead, "n1.internal"), (20, 1, other_port, "n3.internal")]),
+    );
+    check_becomes(&mut client, "3");
+    let shown = proxy.admin("/dns").text();
+    assert!(shown.contains(&format!("\"127.0.0.1:{dead}\",\"127.0.0.3:{other_port}\"")), "{shown}");
+    // A part of it fails: what it was stays.
+    names.say("n3.internal", Says::Failure);
+    eventually("a failure", || {
+        proxy.admin("/dns").text().contains("does not answer").then_some(())
+    });
+    assert_eq!(client.ask(GET).text(), "3");
+}
+
+#[test]
+fn a_service_is_srv_records_or_else_addresses() {
+    let (_some, port) = nodes([1, 2]);
+    let names = NameServer::start();
+    names.say("app.internal", says([1]));
+    let with_port = format!("discovery_type: dns, service_name: \"app.internal:{port}\"");
+    let first = proxy(&names, &with_port);
+    assert_eq!(first.client().ask(GET).text(), "1");
+    let second = proxy(&names, "discovery_type: dns, service_name: app.internal");
+    let shown = second.admin("/dns").text();
+    assert!(shown.contains(r#""found":["127.0.0.1"]"#), "{shown}");
+    names.say("n2.internal", says([2]));
+    names.say("app.internal", Says::services(0, &[(0, 0, port, "n2.internal")]));
+    let mut client = second.client();
+    eventually("the service", || (client.ask(GET).text() == "2").then_some(()));
+}
+
+#[test]
+fn the_family_of_addresses_is_a_choice() {
+    let names = NameServer::start();
+    let v6 = Ipv6Addr::LOCALHOST;
+    let both: [IpAddr; 2] = [v6.into(), local(1).into()];
+    names.say("both.internal", Says::addresses(60, both));
+    names.say("six.internal", Says::addresses(60, [v6]));
+    names.say("alias.internal", Says::alias(60, "six.internal"));
+    let found = |family: &str, name: &str| {
+        let section = names.section(&format!("family: {family}, timeout: 500ms"));
+        let proxy = TestProxy::start(&yaml(&section, &format!("nodes: {{ {name}: 1 }}")));
+        let shown = proxy.admin("/dns").text();
+        let (_, found) = shown.split_once("\"found\":").expect("a list");
+        found.split_once(",\"failure\"").expect("a list").0.to_owned()
+    };
+    for (family, both, six) in [
+        ("prefer_ipv4", r#"["127.0.0.1"]"#, r#"["::1"]"#),
+        ("prefer_ipv6", r#"["::1"]"#, r#"["::1"]"#),
+        ("both", r#"["127.0.0.1","::1"]"#, r#"["::1"]"#),
+        ("ipv4", r#"["127.0.0.1"]"#, "[]"),
+        ("ipv6", r#"["::1"]"#, r#"["::1"]"#),
+    ] {
+        assert_eq!(found(family, "both.internal"), both, "{family}");
+        assert_eq!(found(family, "six.internal"), six, "{family}");
+    }
+    assert_eq!(found("prefer_ipv4", "alias.internal"), r#"["::1"]"#);
+    // Of this host's own files, whatever the server says.
+    names.say("localhost", says([9]));
+    assert_eq!(found("ipv4", "localhost"), r#"["127.0.0.1"]"#);
+}
+
+#[test]
+fn of_thousands_of_addresses_some_are_taken() {
+    let socket = TcpListener::bind("0.0.0.0:0").expect("a free port");
+    let port = socket.local_addr().expect("an address").port();
+    let _node = Node::on(socket, |_| Reply::ok("any"));
+    let names = NameServer::start();
+    // A message has room for no more.
+    let many = (0..4000_u16).map(|n| {
+        let [high, low] = n.to_be_bytes();
+        Ipv4Addr::new(127, 1, high, low)
+    });
+    names.say("app.internal", Says::addresses(60, many));
+    let proxy = proxy(&names, &format!("nodes: {{ \"app.internal:{port}\": 1 }}"));
+    assert_eq!(proxy.client().ask(GET).text(), "any");
+    assert!(lookups(&proxy, "cut") > 0.0);
+    assert_eq!(proxy.admin("/dns").text().matches("127.1.").count(), 256);
+}
+
+#[test]
+fn a_tunnel_goes_to_a_name_too() {
+    let (_nodes, port) = nodes([1, 2]);
+    let names = NameServer::start();
+    names.say("app.internal", says([1]));
+    let proxy = proxy(&names, &format!("nodes: {{ \"app.internal:{port}\": 1 }}"));
+    let ask = || Client::connect(proxy.address("l4")).ask(GET).text();
+    assert_eq!(ask(), "1");
+    names.say("app.internal", says([2]));
+    eventually("the other", || (ask() == "2").then_some(()));
+}
+
+#[test]
+fn names_of_new_rules_are_resolved_before_they_are_in_force() {
+    let (_nodes, port) = nodes([1, 2]);
+    let names = NameServer::start();
+    names.say("one.internal", says([1]));
+    names.say("two.internal", says([2]));
+    let to = |name: &str| {
+        yaml(&names.section(SOON), &format!("nodes: {{ \"{name}.internal:{port}\": 1 }}"))
+    };
+    let proxy = TestProxy::start(&to("one"));
+    let mut client = proxy.client();
+    for (name, expected) in [("two", "2"), ("one", "1"), ("two", "2")] {
+        proxy.reload(&to(name)).expect("applied");
+        assert_eq!(client.ask(GET).text(), expected);
+    }
+    let shown = proxy.admin("/dns").text();
+    assert!(!shown.contains("one.internal"), "forgotten: {shown}");
+    proxy.reload(&to("none")).expect("applied");
+    assert_eq!(client.ask(GET).status, 503);
+    let refused = proxy.reload(&to("one").replace("20ms", "30ms")).expect_err("refused");
+    assert_eq!(refused.sections, ["resolver"]);
+}
+
+/// Times between two lookups.
+#[test]
+fn an_answer_counts_for_its_ttl_within_the_bounds_that_are_set() {
+    let settings = [
+        ("", 1, 1000),
+        ("ttl_min: 300ms", 0, 300),
+        ("ttl_max: 300ms, ttl_min: 10ms", 3600, 300),
+        ("valid: 300ms", 3600, 300),
+    ];
+    thread::scope(|scope| {
+        for (setting, ttl, milliseconds) in settings {
+            scope.spawn(move || {
+                let names = NameServer::start();
+                names.say("app.internal", Says::addresses(ttl, [local(1)]));
+                let upstream = "nodes: { app.internal: 1 }";
+                let _proxy = TestProxy::start(&yaml(&names.section(setting), upstream));
+                let asked = eventually("a second lookup", || {
+                    Some(names.asked("app.internal")).filter(|asked| asked.len() > 1)
+                });
+                let between = asked[1] - asked[0];
+                assert!(between >= Duration::from_millis(milliseconds), "{setting}: {between:?}");
+            });
+        }
+    });
+}
+
+/// Answers that count for an hour: nothing is asked again but what was not answered.
+#[test]
+fn the_turn_of_what_does_not_change_stays() {
+    let (_nodes, port) = nodes([1, 2, 3]);
+    let names = NameServer::start();
+    names.say("still.internal", says([1, 2, 3]));
+    names.say("moving.internal", says([1]));
+    let proxy = TestProxy::start(&format!(
+        "listeners: [{{ name: web, address: \"127.0.0.1:0\" }}]\n\
+         routes: [{{ id: s, uri: /, upstream_id: still }}, {{ id: m, uri: /m, upstream_id: moving }}]\n\
+         upstreams:\n\
+         - {{ id: still, nodes: {{ \"still.internal:{port}\": 1 }} }}\n\
+         - {{ id: moving, nodes: {{ \"moving.internal:{port}\": 1 }} }}\n{}",
+        names.section(SOON)
+    ));
+    let mut client = proxy.client();
+    let mut seen: Vec<_> = (0..2).map(|_| client.ask(GET).text()).collect();
+    names.say("moving.internal", says([2]));
+    eventually("the other", || {
+        let moved = client.ask("GET /m HTTP/1.1\r\nhost: a\r\n\r\n").text();
+        (moved == "2").then_some(())
+    });
+    seen.push(client.ask(GET).text());
+    seen.sort();
+    assert_eq!(seen.concat(), "123");
+}
