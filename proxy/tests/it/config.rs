@@ -1016,7 +1016,7 @@ fn nodes_may_be_names_that_occur_once() {
          { host: APP, port: 80, weight: 2 }]\n",
         &[
             "6:13: upstreams[0].nodes[0]: `app:80` is neither an address nor a host name",
-            "6:82: upstreams[0].nodes[2]: node app:80 is in line 6 already",
+            "6:80: upstreams[0].nodes[2]: node app:80 is in line 6 already",
         ],
     );
     let config = valid(&with(
@@ -1036,18 +1036,21 @@ fn nodes_may_be_names_that_occur_once() {
 
 #[test]
 fn a_service_is_discovered_by_dns() {
-    let check = |keys: &str, expected: &[&str]| check_upstream(&format!("    {keys}\n"), expected);
+    let check = |keys: &str, expected: &[&str]| {
+        let route = "routes: [{ id: r, uri: /, upstream_id: u }]\n";
+        check_addition(&format!("upstreams: [{{ id: u, {keys} }}]\n{route}"), expected);
+    };
     check(
         "discovery_type: dns",
-        &["5:5: upstreams[0]: `service_name` is missing; `discovery_type` alone finds nothing"],
+        &["4:13: upstreams[0]: `service_name` is missing; `discovery_type` alone finds nothing"],
     );
     check(
         "service_name: app",
-        &["5:5: upstreams[0]: `discovery_type` is missing; write `discovery_type: dns`"],
+        &["4:13: upstreams[0]: `discovery_type` is missing; write `discovery_type: dns`"],
     );
     check(
-        "{ discovery_type: dns, service_name: app, nodes: { a: 1 } }",
-        &["5:5: upstreams[0]: `nodes` and a service to discover at once; keep one of them"],
+        "discovery_type: dns, service_name: app, nodes: { a: 1 }",
+        &["4:13: upstreams[0]: `nodes` and a service to discover at once; keep one of them"],
     );
     for (service, error) in [
         ("10.0.0.1:80", "is an address; write it in `nodes`"),
@@ -1055,15 +1058,15 @@ fn a_service_is_discovered_by_dns() {
         ("a/b", "`a/b` is neither an address nor a host name"),
     ] {
         check(
-            &format!("{{ discovery_type: dns, service_name: \"{service}\" }}"),
-            &[&format!("6:42: upstreams[0].service_name: {error}")],
+            &format!("discovery_type: dns, service_name: \"{service}\""),
+            &[&format!("4:57: upstreams[0].service_name: {error}")],
         );
     }
     check(
-        "{ discovery_type: nacos, service_name: app, discovery_args: {} }",
+        "discovery_type: nacos, service_name: app, discovery_args: {}",
         &[
-            "6:23: upstreams[0].discovery_type: `nacos` is not built yet; use `dns`",
-            "6:49: upstreams[0].discovery_args: not built yet; remove it",
+            "4:38: upstreams[0].discovery_type: `nacos` is not built yet; use `dns`",
+            "4:64: upstreams[0].discovery_args: not built yet; remove it",
         ],
     );
     for (service, port, records) in [
@@ -1103,12 +1106,12 @@ fn the_resolver_has_servers_and_times() {
          \x20 family: ipv5\n\
          \x20 search: [x]\n",
         &[
-            "5:30: resolver.nameservers[1]: is in the list already",
-            "5:55: resolver.nameservers[3]: `[::1]:0` is no address of a name server",
-            "5:66: resolver.nameservers[4]: `0.0.0.0:53` is no address of a name server",
-            "5:75: resolver.nameservers[5]: expected the address of a name server, such as \
+            "5:28: resolver.nameservers[1]: is in the list already",
+            "5:53: resolver.nameservers[3]: `[::1]:0` is no address of a name server",
+            "5:64: resolver.nameservers[4]: `0.0.0.0:53` is no address of a name server",
+            "5:73: resolver.nameservers[5]: expected the address of a name server, such as \
              `10.0.0.53` or `[2001:db8::53]:5353`",
-            "5:89: resolver.nameservers[6]: `239.1.1.1` is a multicast or broadcast address; write \
+            "5:87: resolver.nameservers[6]: `239.1.1.1` is a multicast or broadcast address; write \
              the address of one host",
             "6:12: resolver.timeout: expected a time with its unit (`250ms`, `5s`, `10m`, `1h`) from \
              10ms to 1m, found `1ms`",

@@ -17,7 +17,7 @@ use proxy::test_support::{
 const LANES: [&str; 2] = ["web", "hyper"];
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 /// Answers count that long, so that tests need not wait for more.
-const SOON: &str = "valid: 20ms, timeout: 500ms";
+const SOON: &str = "valid: 20ms";
 
 /// One listener for each lane, one for TCP, and one route for everything to an upstream.
 fn yaml(resolver: &str, upstream: &str) -> String {
@@ -97,9 +97,11 @@ fn a_name_is_as_many_nodes_as_it_has_addresses() {
         assert_eq!(two.take().len(), 3);
     }
     let lines = proxy.access_log(12);
-    let has =
-        |last: u8| lines.iter().filter(|line| line.contains(&format!("{}:{port}", local(last))));
-    assert_eq!((has(1).count(), has(2).count()), (6, 6), "{lines:?}");
+    let has = |last: u8| {
+        let node = format!("{}:{port}", local(last));
+        lines.iter().filter(|line| line.contains(&node)).count()
+    };
+    assert_eq!((has(1), has(2)), (6, 6), "{lines:?}");
 }
 
 #[test]
@@ -144,10 +146,11 @@ fn the_last_good_answer_stays_whatever_a_server_says() {
     let none = Says::addresses(0, [Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST]);
     names.say("app.internal", says([1]));
     let proxy = TestProxy::start(&yaml(
-        &names.section("valid: 20ms, timeout: 60ms"),
+        &names.section("valid: 20ms, timeout: 150ms"),
         &format!("nodes: {{ \"app.internal:{port}\": 1 }}"),
     ));
     let mut client = proxy.client();
+    eventually("an answer in time", || (client.ask(GET).status == 200).then_some(()));
     let mut good = 1;
     for (bad, result) in [
         (Says::NoSuchName, "no_records"),
@@ -268,7 +271,7 @@ fn the_family_of_addresses_is_a_choice() {
     names.say("six.internal", Says::addresses(60, [v6]));
     names.say("alias.internal", Says::alias(60, "six.internal"));
     let found = |family: &str, name: &str| {
-        let section = names.section(&format!("family: {family}, timeout: 500ms"));
+        let section = names.section(&format!("family: {family}"));
         let proxy = TestProxy::start(&yaml(&section, &format!("nodes: {{ {name}: 1 }}")));
         let shown = proxy.admin("/dns").text();
         let (_, found) = shown.split_once("\"found\":").expect("a list");
@@ -291,13 +294,13 @@ fn the_family_of_addresses_is_a_choice() {
 }
 
 #[test]
-fn of_thousands_of_addresses_some_are_taken() {
+fn of_very_many_addresses_some_are_taken() {
     let socket = TcpListener::bind("0.0.0.0:0").expect("a free port");
     let port = socket.local_addr().expect("an address").port();
     let _node = Node::on(socket, |_| Reply::ok("any"));
     let names = NameServer::start();
     // A message has room for no more.
-    let many = (0..4000_u16).map(|n| {
+    let many = (0..2000_u16).map(|n| {
         let [high, low] = n.to_be_bytes();
         Ipv4Addr::new(127, 1, high, low)
     });
