@@ -234,9 +234,12 @@ fn share(
     }
 }
 
-/// Has every name asked about from now on, and waits for the first answers, if there is any name.
+/// Has every name asked about from now on, and waits for the first answers.
 fn resolve_names(control: &runtime::Runtime, reloader: &Arc<Reloader>, config: &Config) {
     control.spawn(dns::follow(Arc::clone(reloader), config.resolver.clone()));
+    if config.upstreams.iter().all(|upstream| upstream.names.is_empty()) {
+        return;
+    }
     let waiting = Arc::clone(reloader);
     let waited = control.spawn_blocking(move || waiting.wait_for_names());
     if let Err(error) = control.block_on(waited) {

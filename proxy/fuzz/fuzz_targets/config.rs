@@ -52,7 +52,8 @@ fn check_config(config: &Config) {
 }
 
 fn check_upstream(upstream: &Upstream) {
-    assert!(!upstream.nodes.is_empty() && upstream.retries < upstream.nodes.len());
+    assert!(!upstream.nodes.is_empty() || !upstream.names.is_empty());
+    assert!(upstream.retries <= upstream.nodes.len().saturating_sub(1));
     let addresses: HashSet<_> = upstream.nodes.iter().map(|node| node.address).collect();
     assert_eq!(addresses.len(), upstream.nodes.len());
     assert!(upstream.nodes.iter().all(|node| node.weight <= 65_535 && node.address.port() != 0));

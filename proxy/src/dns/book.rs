@@ -137,7 +137,7 @@ impl Book {
             }
         };
         // A part of `wait / JITTER` in 2^32.
-        let jitter = (wait / JITTER).as_nanos() * u128::from(random) >> 32;
+        let jitter = ((wait / JITTER).as_nanos() * u128::from(random)) >> 32;
         let jitter = Duration::from_nanos(u64::try_from(jitter).unwrap_or(0));
         entry.due = Some(now + wait + jitter);
         news

@@ -10,7 +10,8 @@ use std::{
 };
 
 use proxy::test_support::{
-    Client, NameServer, Node, Reply, Says, TestProxy, eventually, unused_address,
+    Client, NameServer, Node, Reply, Says, TestProxy, eventually, gives_up_connections,
+    unused_address,
 };
 
 /// Listeners, one for each lane.
@@ -104,6 +105,15 @@ fn a_name_is_as_many_nodes_as_it_has_addresses() {
     assert_eq!((has(1), has(2)), (6, 6), "{lines:?}");
 }
 
+/// Ends what runs beside a test, also when that fails.
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_changed_answer_costs_no_request_and_no_connection_to_what_stays() {
     let ([one, _two, _three], port) = nodes([1, 2, 3]);
@@ -124,6 +134,7 @@ fn a_changed_answer_costs_no_request_and_no_connection_to_what_stays() {
                 }
             });
         }
+        let _end = SetWhenDropped(&is_over);
         let mut client = proxy.client();
         for round in 0..6 {
             names.say("app.internal", says([1, 3 - round % 2]));
@@ -131,9 +142,11 @@ fn a_changed_answer_costs_no_request_and_no_connection_to_what_stays() {
             check_becomes(&mut client, &wanted);
             check_becomes(&mut client, "1");
         }
-        is_over.store(true, Ordering::Relaxed);
     });
     assert!(answered.load(Ordering::Relaxed) > 0);
+    if gives_up_connections() {
+        return;
+    }
     let connections = one.seen().iter().map(|seen| seen.connection).max();
     assert!(connections.is_some_and(|last| last < 3), "{connections:?}");
 }
@@ -204,9 +217,8 @@ fn a_server_that_never_answers_delays_the_start_and_no_more() {
 fn services_bring_their_ports_weights_and_ranks() {
     let (_some, port) = nodes([1, 2]);
     let (_others, other_port) = nodes([3]);
-    let dead = unused_address().port();
     let names = NameServer::start();
-    for last in 1..=3 {
+    for last in [1, 2, 3, 9] {
         names.say(&format!("n{last}.internal"), says([last]));
     }
     names.say(
@@ -232,11 +244,11 @@ fn services_bring_their_ports_weights_and_ranks() {
     // The lower rank is for when the higher one cannot be reached.
     names.say(
         "_http._tcp.app.internal",
-        Says::services(60, &[(10, 1, dead, "n1.internal"), (20, 1, other_port, "n3.internal")]),
+        Says::services(60, &[(10, 1, port, "n9.internal"), (20, 1, other_port, "n3.internal")]),
     );
     check_becomes(&mut client, "3");
     let shown = proxy.admin("/dns").text();
-    assert!(shown.contains(&format!("\"127.0.0.1:{dead}\",\"127.0.0.3:{other_port}\"")), "{shown}");
+    assert!(shown.contains(&format!("\"127.0.0.9:{port}\",\"127.0.0.3:{other_port}\"")), "{shown}");
     // A part of it fails: what it was stays.
     names.say("n3.internal", Says::Failure);
     eventually("a failure", || {

@@ -66,7 +66,7 @@ fn names_follow_dnsmasq_and_outlive_it() {
     let start = || Dnsmasq::start(server, &hosts, &format!("app.internal,{port},0,10"));
     let dnsmasq = start();
     let section = format!(
-        "resolver: {{ nameservers: [\"127.0.0.1:{server}\"], ttl_min: 50ms }}\nkernel: {{ mode: off }}\n\
+        "resolver: {{ nameservers: [\"127.0.0.1:{server}\"], ttl_min: 50ms, timeout: 500ms }}\nkernel: {{ mode: off }}\n\
          workers: 1\n"
     );
     let by_srv = "discovery_type: dns, service_name: _http._tcp.app.internal";
