@@ -41,7 +41,6 @@ use crate::{
     metrics::{KernelSample, Metrics, NodeSample},
     pipeline::Pipeline,
     reload::Reloader,
-    snapshot::Publisher,
     sys::socket,
     upstream::health::{Health, View},
 };
@@ -74,7 +73,6 @@ pub struct Sources {
     pub access_log_dropped: Option<access_log::Dropped>,
     pub reloader: Arc<Reloader>,
     pub shutdown: Shutdown,
-    pub(crate) rules: Publisher,
 }
 
 /// Binds the admin address, to be served on `control`.
@@ -232,7 +230,7 @@ impl Sources {
 
     fn metrics(&self) -> Response<Full<Bytes>> {
         let dropped = self.access_log_dropped.as_ref().map_or(0, access_log::Dropped::lines);
-        let rules = self.rules.latest();
+        let rules = self.reloader.rules();
         let sample = |view: View<'_>| NodeSample {
             upstream: view.upstream.into(),
             node: view.node,
@@ -244,7 +242,7 @@ impl Sources {
     }
 
     fn health(&self) -> Response<Full<Bytes>> {
-        let rules = self.rules.latest();
+        let rules = self.reloader.rules();
         let mut nodes: Vec<_> = views(&rules).map(NodeStatus::of).collect();
         nodes.sort_by(|one, other| (one.upstream, one.node).cmp(&(other.upstream, other.node)));
         json(StatusCode::OK, &nodes)

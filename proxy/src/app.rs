@@ -116,7 +116,6 @@ impl App {
                 access_log_dropped,
                 reloader: Arc::clone(&reloader),
                 shutdown: shutdown.clone(),
-                rules: rules.clone(),
             };
             control.spawn(admin.serve(sources));
         }

@@ -129,9 +129,8 @@ async fn exchange(
     };
     let mut upload = Upload::new(head);
     let forward = Forward { cx, head, plan };
-    let asked = over_nodes(cx, plan, async |node: &Node| {
-        forward.attempt(node, &mut upload, buffers).await
-    });
+    let asked =
+        over_nodes(cx, plan, async |node: &Node| forward.attempt(node, &mut upload, buffers).await);
     match asked.await {
         Ok(((connection, Reply::Head(response)), picked)) => {
             let _busy = picked;

@@ -117,6 +117,11 @@ impl Reloader {
         Ok(())
     }
 
+    /// Those in force.
+    pub fn rules(&self) -> Arc<Pipeline> {
+        self.rules.latest()
+    }
+
     fn publish(&self, config: &Config, names: &Book) {
         let upstreams = self.resolved(config, names);
         let before = self.rules.latest();

@@ -14,13 +14,6 @@ struct Running {
     _server: JoinSet<()>,
 }
 
-fn rules() -> Pipeline {
-    let yaml = "listeners: [{ name: web, address: \"127.0.0.1:0\" }]";
-    let config = crate::config::Config::parse(yaml, "t.yaml").unwrap();
-    let pseudonym = crate::http::fields::Pseudonym::new("tandem-0");
-    Pipeline::new(&config, None, &Metrics::new(), pseudonym)
-}
-
 async fn start() -> Running {
     let shutdown = Shutdown::new();
     let sources = Sources {
@@ -29,7 +22,6 @@ async fn start() -> Running {
         access_log_dropped: None,
         reloader: Arc::new(reloader()),
         shutdown: shutdown.clone(),
-        rules: Publisher::new(Arc::new(rules())),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

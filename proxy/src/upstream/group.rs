@@ -32,8 +32,7 @@ impl Upstream {
     ) -> Self {
         let known = before.and_then(|before| before.health.as_deref());
         let (now, counts) = (Instant::now(), metrics.upstream(&config.id));
-        let new_retries =
-            || Arc::new(Retries::new(config.retry_budget, counts.requests(), now));
+        let new_retries = || Arc::new(Retries::new(config.retry_budget, counts.requests(), now));
         Self {
             balancer: Balancer::new(
                 &config.nodes,
