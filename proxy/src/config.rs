@@ -460,8 +460,7 @@ pub struct Service {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     pub id: Arc<str>,
-    /// In a file that was read, those with an address; then also what `names` resolve to
-    /// ([`Upstream::resolved`]).
+    /// In a file that was read, those with an address; in rules, also what `names` resolve to.
     pub nodes: Vec<Node>,
     /// `nodes` with a name, or `service_name`.
     pub names: Vec<NamedNode>,

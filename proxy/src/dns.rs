@@ -1,9 +1,9 @@
 //! What names resolve to: asked again and again, and the last good answer kept.
 //!
-//! [`Book`] knows what every name resolves to and when it is to be asked about next; it is pure, and
-//! time comes in as an argument. [`Client`] asks, and [`follow`] is the task on the control runtime
-//! that has it ask. What comes of it is published as changed rules are (`reload`), so no request
-//! ever waits for a name.
+//! `book` knows what every name resolves to and when it is to be asked about next; it is pure, and
+//! time comes in as an argument. `client` asks, and `follow` is the task on the control runtime that
+//! has it ask. What comes of it is published as changed rules are (`reload`), so no request ever waits
+//! for a name.
 
 mod book;
 mod client;

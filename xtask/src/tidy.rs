@@ -26,6 +26,7 @@ const PURE: [&str; 12] = [
     "proxy/src/upstream/balance",
     "proxy/src/upstream/health",
     "proxy/src/upstream/hash_key",
+    "proxy/src/dns/book",
     "proxy/src/error",
     "proxy/src/guard",
 ];
