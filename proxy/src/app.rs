@@ -20,12 +20,14 @@ use tokio::{
 use crate::{
     access_log::{AccessLog, AccessLogGuard},
     admin,
+    client::Client,
     config::{Config, Datapath, Listener, Workers},
     dns,
     drain::{self, Shutdown, Signals},
     guard::Guard,
     http::fields::Pseudonym,
     kernel::KernelPlane,
+    key_source,
     listener::{self, Group},
     metrics::Metrics,
     pipeline::Pipeline,
@@ -119,7 +121,9 @@ impl App {
             };
             control.spawn(admin.serve(sources));
         }
-        control.spawn(probe::follow(rules.subscribe(), config.limits, Arc::clone(&metrics)));
+        let client = Arc::new(Client::new(Arc::clone(&metrics)));
+        control.spawn(key_source::keep_fresh(rules.clone(), Arc::clone(&client)));
+        control.spawn(probe::follow(rules.subscribe(), config.limits, client));
         Ok(App {
             listeners,
             admin: admin_address,

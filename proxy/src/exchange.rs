@@ -190,11 +190,16 @@ pub(crate) async fn perform<'a>(
     rules: &'a Snapshot,
     paused: Box<Paused<'a>>,
 ) -> Decision<'a> {
-    let reply = match paused.call {
-        // Nothing is left behind when the downstream does not wait.
+    // Nothing is left behind when the downstream does not wait.
+    let reply = match &paused.call {
         Call::Delay(time) => {
-            tokio::time::sleep(time).await;
+            tokio::time::sleep(*time).await;
             plugin::Reply::Delayed
+        }
+        Call::Http(request) => plugin::Reply::Http(Box::pin(cx.worker.client.call(request)).await),
+        Call::Keys(source) => {
+            source.refresh(&cx.worker.client).await;
+            plugin::Reply::Refreshed
         }
     };
     let mut decision = paused.resume(reply);

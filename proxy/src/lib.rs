@@ -35,6 +35,7 @@ pub mod variable;
 
 pub mod client;
 pub mod forward;
+pub mod key_source;
 mod stream;
 pub mod sys;
 

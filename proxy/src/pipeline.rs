@@ -17,6 +17,7 @@ use crate::{
         name::Known,
         path::{self, ForwardPath},
     },
+    key_source::KeySets,
     metrics::{ByListener, Metrics},
     plugin::{
         self, Call, Chain, Consumer, Consumers, FieldEdits, Kept, Origin, PluginSet, Progress,
@@ -39,6 +40,7 @@ pub struct Pipeline {
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     /// By owner, for the next configuration to keep what it does not change.
     plugin_sets: HashMap<Arc<str>, PluginSet>,
+    key_sets: KeySets,
     /// This process in `Via` and in loop detection.
     pseudonym: Pseudonym,
     body_size_max: Option<u64>,
@@ -141,6 +143,8 @@ impl Pipeline {
             metrics: ByListener::new(listeners),
         });
         let routes = routes.collect();
+        let credentials = config.consumers.iter().flat_map(|consumer| &consumer.credentials);
+        let sources = credentials.filter_map(|credential| credential.keys.as_ref());
         let stream_routes = config.stream_routes.iter().map(|route| {
             Arc::new(StreamRoute {
                 config: route.clone(),
@@ -156,6 +160,7 @@ impl Pipeline {
             consumers,
             upstreams,
             plugin_sets: sets.kept,
+            key_sets: KeySets::new(sources, before.map(|before| &before.key_sets)),
             pseudonym,
             body_size_max: config.limits.body_size_max,
         }
@@ -175,6 +180,10 @@ impl Pipeline {
 
     pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.upstreams.values()
+    }
+
+    pub(crate) fn key_sets(&self) -> &KeySets {
+        &self.key_sets
     }
 
     pub fn pseudonym(&self) -> &Pseudonym {
@@ -360,11 +369,6 @@ fn amend(answer: &mut Answer, edits: &FieldEdits<'_>) {
     answer.fields.extend(made);
 }
 
-/// Fields that tell the node who was authenticated: what the downstream sends under these names
-/// never reaches it.
-const IDENTITY_FIELDS: [&[u8]; 3] =
-    [b"x-consumer-username", b"x-consumer-custom-id", b"x-credential-identifier"];
-
 /// RFC 9110 section 9.2.2.
 const IDEMPOTENT_METHODS: [&[u8]; 6] = [b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"];
 
@@ -395,8 +399,7 @@ impl<'a> Plan<'a> {
 
     /// Whether the node must not see this field of the downstream.
     pub fn replaces(&self, field: &ForwardedField<'_>) -> bool {
-        let is_identity = |name| IDENTITY_FIELDS.iter().any(|field| plugin::is_alike(field, name));
-        field.known.is_editable() && is_identity(field.name.as_bytes())
+        field.known.is_editable() && plugin::is_identity(field.name.as_bytes())
             || self.edits.replaces(field)
     }
 

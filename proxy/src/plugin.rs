@@ -26,7 +26,6 @@ use std::{sync::Arc, time::Duration};
 #[cfg(test)]
 pub(crate) use self::tests::trial;
 
-pub(crate) use self::edits::is_alike;
 pub use self::{
     body::{BodyFilter, BodyFilters},
     chain::{Chain, Meta, PluginConfig, PluginSet, Progress, Run},
@@ -34,9 +33,12 @@ pub use self::{
     edits::{FieldEdits, FieldName, Rewrite, is_editable},
     request::{Finished, Kept, Now, Origin, Request, RequestContext, RequestEdits, RouteNames},
 };
+pub(crate) use self::{edits::is_alike, request::is_identity};
 use crate::{
+    client,
     config::plugins::{CredentialAt, Scope, Section},
     http::{answer::Answer, head::ResponseHead},
+    key_source::KeySource,
 };
 
 /// Every plugin there is: the file `plugin/NAME.rs` has a `KIND`.
@@ -56,6 +58,7 @@ plugins! {
     cors
     csrf
     fault_injection
+    forward_auth
     hmac_auth
     ip_restriction
     jwt_auth
@@ -71,6 +74,10 @@ plugins! {
     traffic_split
     ua_restriction
 }
+
+#[cfg(test)]
+pub(crate) use self::jwt_auth::p256;
+pub(crate) use self::jwt_auth::{KeySet, Use};
 
 /// A plugin as the configuration knows it.
 #[derive(Debug)]
@@ -123,16 +130,23 @@ pub enum Outcome {
 }
 
 /// Something a plugin needs done and cannot do itself, because hooks do no IO.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
     /// Nothing but time to pass.
     Delay(Duration),
+    /// Somebody to be asked.
+    Http(Box<client::Request>),
+    /// Keys to be fetched, if they have not been just now.
+    Keys(Arc<KeySource>),
 }
 
 /// What a [`Call`] came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     Delayed,
+    Http(Result<client::Response, client::Failure>),
+    /// Whether anything has come of it or not.
+    Refreshed,
 }
 
 /// The hooks of a plugin; each does nothing by default.

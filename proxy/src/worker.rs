@@ -22,6 +22,7 @@ use tokio::{
 
 use crate::{
     access_log::AccessLog,
+    client::Client,
     config::{Limits, Protocol, Timeouts},
     drain::{self, Live, Order, Shutdown},
     express::bypass::Passages,
@@ -85,6 +86,7 @@ pub(crate) struct Worker {
     pub(crate) plain_pool: RefCell<Pool<PlainConnection>>,
     /// Of hyper's lane.
     pub(crate) pool: RefCell<Pool<UpstreamConnection>>,
+    pub(crate) client: Arc<Client>,
     date: RefCell<Date>,
     pub(crate) clock: Clock,
     pub(crate) tunnels: TunnelContext,
@@ -172,6 +174,7 @@ async fn run(index: usize, shared: Shared, sockets: Vec<Socket>) -> anyhow::Resu
     sweeping.abort();
     worker.pool.borrow_mut().clear();
     worker.plain_pool.borrow_mut().clear();
+    worker.client.clear();
     tokio::select! {
         () = worker.live.emptied() => {}
         () = drain::ordered(&mut orders, Order::End) => {
@@ -197,6 +200,7 @@ async fn sweep(worker: Rc<Worker>) {
         drop(worker.rules.now());
         worker.pool.borrow_mut().sweep();
         worker.plain_pool.borrow_mut().sweep();
+        worker.client.sweep();
     }
 }
 
@@ -206,6 +210,7 @@ impl Worker {
         Self {
             plain_pool: RefCell::new(Pool::new(idle_max, pool_idle)),
             pool: RefCell::new(Pool::new(idle_max, pool_idle)),
+            client: Arc::new(Client::new(Arc::clone(&shared.metrics))),
             date: RefCell::default(),
             clock: Clock::default(),
             tunnels: TunnelContext::new(

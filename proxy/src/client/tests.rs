@@ -23,8 +23,8 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 
 /// Somebody on loopback who can be asked.
-struct Host {
-    address: SocketAddr,
+pub(crate) struct Host {
+    pub(crate) address: SocketAddr,
     connections: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -37,7 +37,7 @@ impl Drop for Host {
 
 impl Host {
     /// `serve` gets each connection and its number.
-    async fn new<F: Future<Output = ()> + Send + 'static>(
+    pub(crate) async fn new<F: Future<Output = ()> + Send + 'static>(
         serve: impl Fn(TcpStream, usize) -> F + Send + 'static,
     ) -> Host {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -88,7 +88,7 @@ async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, answers: &[&s
     }
 }
 
-async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
+pub(crate) async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
@@ -96,7 +96,7 @@ async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     String::from_utf8(head).ok()
 }
 
-fn client() -> Client {
+pub(crate) fn client() -> Client {
     Client::new(Arc::new(Metrics::new()))
 }
 

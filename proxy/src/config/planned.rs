@@ -122,7 +122,6 @@ const PLUGINS: &[&str] = &[
     "echo",
     "error-log-logger",
     "file-logger",
-    "forward-auth",
     "grpc-transcode",
     "grpc-web",
     "gzip",

@@ -3,6 +3,8 @@
 use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
+    fs::File,
+    io::{self, Read as _},
     sync::Arc,
 };
 
@@ -17,6 +19,7 @@ use super::{
     upstream::Known,
 };
 use crate::{
+    client::Url,
     http::name::is_token_byte,
     plugin::{self, Credential, Kind, Meta, PluginConfig, PluginSet},
     template::{Groups, Template},
@@ -145,6 +148,34 @@ impl Owners {
             ));
         }
     }
+}
+
+/// The content of a file of at most `size_max` bytes.
+pub(crate) fn file(value: &Value<'_>, size_max: usize) -> Option<Vec<u8>> {
+    let path = value.leaf::<String>()?;
+    let read = || {
+        let file = File::open(&path)?;
+        // Whatever else there is may never end.
+        if !file.metadata()?.is_file() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut content = Vec::new();
+        file.take(size_max as u64 + 1).read_to_end(&mut content)?;
+        Ok(content)
+    };
+    let content = read().map_err(|error: io::Error| value.error(format!("not read: {error}"))).ok();
+    let content = content?;
+    if content.len() > size_max {
+        value.error(format!("is a file of more than {size_max} bytes"));
+        return None;
+    }
+    Some(content)
+}
+
+/// Whom to ask for something.
+pub(crate) fn url(value: &Value<'_>) -> Option<Url> {
+    let parsed = Url::parse(&value.leaf::<String>()?);
+    parsed.map_err(|error| value.error(error.to_string())).ok()
 }
 
 /// The name of a request field that plugins may change, RFC 9110 section 5.6.2, in lower case.

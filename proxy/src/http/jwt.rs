@@ -20,6 +20,8 @@ pub struct Token<'t> {
     pub signature: Vec<u8>,
     /// What the token says it is signed with.
     pub algorithm: String,
+    /// What it calls the key that it is signed with.
+    pub key_id: Option<String>,
     pub claims: Claims,
 }
 
@@ -35,6 +37,7 @@ pub struct Claims {
 #[derive(Deserialize)]
 struct Header {
     alg: String,
+    kid: Option<Value>,
     /// Extensions that must be understood (RFC 7515 section 4.1.11); none is.
     crit: Option<IgnoredAny>,
 }
@@ -54,7 +57,9 @@ pub fn parse<'t>(token: &'t [u8], key_claim: &str) -> Option<Token<'t>> {
     let claims = ClaimsWith(key_claim).deserialize(&mut json).ok()?;
     json.end().ok()?;
     let signed = signed.as_bytes();
-    Some(Token { signed, signature: decode(signature)?, algorithm: header.alg, claims })
+    let key_id = header.kid.as_ref().and_then(Value::as_str).map(str::to_owned);
+    let (signature, algorithm) = (decode(signature)?, header.alg);
+    Some(Token { signed, signature, algorithm, key_id, claims })
 }
 
 fn decode(part: &str) -> Option<Vec<u8>> {
@@ -123,9 +128,15 @@ mod tests {
             signed: signed.as_bytes(),
             signature: vec![0, 1, 2],
             algorithm: "HS256".into(),
+            key_id: None,
             claims,
         };
         assert_eq!(parse(text.as_bytes(), "iss"), Some(expected));
+        for (kid, id) in [("\"k\"", Some("k")), ("\"\"", Some("")), ("1", None), ("null", None)] {
+            let header = format!("{{\"alg\":\"ES256\",\"kid\":{kid}}}");
+            let text = token(&header, "{}");
+            assert_eq!(parse(text.as_bytes(), "key").unwrap().key_id.as_deref(), id, "{kid}");
+        }
         assert_eq!(parse(token(HEADER, "{}").as_bytes(), "key").unwrap().claims, Claims::default());
     }
 

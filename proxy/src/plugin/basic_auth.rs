@@ -84,7 +84,7 @@ fn credential<'t>(section: &mut Section<'t>) -> Option<CredentialAt<'t>> {
             && !name.contains(|c: char| c == ':' || c.is_control())
     });
     let detail = Arc::new(password(section, secret?.as_bytes())?);
-    let credential = Credential { kind: KIND.name, id: name?.into_bytes().into(), detail };
+    let credential = Credential { kind: KIND.name, id: name?.into_bytes().into(), detail, keys: None };
     Some(CredentialAt { credential, place: username.place })
 }
 

@@ -12,7 +12,7 @@ use http::HeaderValue;
 use subtle::ConstantTimeEq;
 
 use super::chain::Chain;
-use crate::config;
+use crate::{config, key_source::KeySource};
 
 /// What a consumer is known by to one plugin that authenticates.
 #[derive(Clone)]
@@ -23,6 +23,8 @@ pub struct Credential {
     pub id: Arc<[u8]>,
     /// What only that plugin understands: a password, a public key.
     pub detail: Arc<dyn Any + Send + Sync>,
+    /// Where it comes from, if not from the configuration.
+    pub keys: Option<Arc<KeySource>>,
 }
 
 /// Without what is secret.

@@ -116,12 +116,16 @@ impl<'a, const N: usize> FieldEdits<'a, N> {
     /// Whether a field that was received stays behind. Nodes that read fields as CGI variables
     /// cannot tell `_` from `-`, so neither is told here.
     pub fn replaces(&self, field: &ForwardedField<'_>) -> bool {
-        field.known.is_editable()
-            && self.0.iter().any(|edit| match edit {
-                Edit::Remove(name) => is_alike(name.as_bytes(), field.name.as_bytes()),
-                Edit::Set(name, _) => is_alike(name.as_str().as_bytes(), field.name.as_bytes()),
-                Edit::Add(..) | Edit::Default(..) => false,
-            })
+        field.known.is_editable() && self.hides(field.name.as_bytes())
+    }
+
+    /// The same for the name of a field that plugins may change.
+    pub(crate) fn hides(&self, name: &[u8]) -> bool {
+        self.0.iter().any(|edit| match edit {
+            Edit::Remove(removed) => is_alike(removed.as_bytes(), name),
+            Edit::Set(set, _) => is_alike(set.as_str().as_bytes(), name),
+            Edit::Add(..) | Edit::Default(..) => false,
+        })
     }
 
     /// Whether what somebody else has made under `name` gives way.

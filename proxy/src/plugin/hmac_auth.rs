@@ -138,7 +138,7 @@ fn credential<'t>(section: &mut Section<'t>) -> Option<CredentialAt<'t>> {
             && !id.contains(|c: char| matches!(c, '"' | '\\') || c.is_control())
     });
     let detail = Arc::new(Secret::new(secret?.as_bytes()));
-    let credential = Credential { kind: KIND.name, id: id?.into_bytes().into(), detail };
+    let credential = Credential { kind: KIND.name, id: id?.into_bytes().into(), detail, keys: None };
     Some(CredentialAt { credential, place: key_id.place })
 }
 

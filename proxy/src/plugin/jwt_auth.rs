@@ -5,14 +5,19 @@
 //! then in the query, then among the cookies. `exp` and `nbf` are checked wherever they are.
 
 mod key;
+mod key_set;
+mod published;
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use serde_json::Value as Json;
 
-use self::key::VerifyingKey;
+use self::{key::Verifier, key_set::Verified};
+#[cfg(test)]
+pub(crate) use self::key::p256;
+pub(crate) use self::key_set::{KeySet, Use};
 use super::{
-    Consumer, Credential, Kind, Outcome, Phase, Plugin, RequestContext,
+    Call, Consumer, Credential, Kind, Outcome, Phase, Plugin, Reply, RequestContext,
     authentication::{Authentication, hide_argument, hide_cookie, only},
 };
 use crate::{
@@ -26,6 +31,7 @@ use crate::{
         jwt::{self, Claims},
         query::arguments,
     },
+    key_source::KeySource,
 };
 
 pub(super) static KIND: Kind = Kind {
@@ -65,7 +71,7 @@ enum Time {
 #[derive(Debug)]
 struct Signer {
     algorithm: &'static str,
-    key: VerifyingKey,
+    verifier: Verifier,
     grace: Duration,
 }
 
@@ -106,26 +112,51 @@ fn credential<'t>(section: &mut Section<'t>) -> Option<CredentialAt<'t>> {
     let signing = key::read(section);
     let value = value?;
     let id = value.text("needs 1 to 1024 bytes", |key| (1..=NAME_SIZE_MAX).contains(&key.len()))?;
-    let (algorithm, key) = signing?;
-    let detail = Arc::new(Signer { algorithm, key, grace: Duration::from_secs(grace) });
-    let credential = Credential { kind: KIND.name, id: id.into_bytes().into(), detail };
+    let (algorithm, verifier) = signing?;
+    let keys = match &verifier {
+        Verifier::Source(source) => Some(Arc::clone(source)),
+        Verifier::Key(_) | Verifier::Set(_) => None,
+    };
+    let detail = Arc::new(Signer { algorithm, verifier, grace: Duration::from_secs(grace) });
+    let credential = Credential { kind: KIND.name, id: id.into_bytes().into(), detail, keys };
     Some(CredentialAt { credential, place: value.place })
 }
 
 impl Plugin for JwtAuth {
     fn request(&self, cx: &mut RequestContext<'_>) -> Outcome {
-        let found = self.owner(cx);
-        self.authentication.conclude(cx, found, |cx| {
-            cx.edits.remove(&self.header);
-            hide_argument(cx, &self.query);
-            hide_cookie(cx, &self.cookie);
-        })
+        match self.owner(cx) {
+            Ok(consumer) => self.conclude(cx, Ok(consumer)),
+            Err(Refusal::UnknownKey(source)) => Outcome::Call(Call::Keys(source)),
+            Err(Refusal::Because(message)) => self.conclude(cx, Err(message)),
+        }
+    }
+
+    /// Behind a look whether the key is known by now.
+    fn resume(&self, cx: &mut RequestContext<'_>, _reply: Reply) -> Outcome {
+        let found = self.owner(cx).map_err(|refusal| match refusal {
+            Refusal::Because(message) => message,
+            Refusal::UnknownKey(_) => FAILED,
+        });
+        self.conclude(cx, found)
+    }
+}
+
+/// Why nobody was found.
+enum Refusal {
+    Because(&'static str),
+    /// The token is signed with a key that this may have by now.
+    UnknownKey(Arc<KeySource>),
+}
+
+impl From<&'static str> for Refusal {
+    fn from(message: &'static str) -> Refusal {
+        Refusal::Because(message)
     }
 }
 
 impl JwtAuth {
     /// Who has signed the token of the request, or what is wrong with it.
-    fn owner<'a>(&self, cx: &RequestContext<'a>) -> Result<&'a Consumer, &'static str> {
+    fn owner<'a>(&self, cx: &RequestContext<'a>) -> Result<&'a Consumer, Refusal> {
         let text = self.token(cx)?;
         let token = jwt::parse(&text, &self.key_claim).ok_or("JWT token invalid")?;
         let key = token.claims.key.as_ref().and_then(Json::as_str);
@@ -134,11 +165,31 @@ impl JwtAuth {
             .consumers
             .owner::<Signer>(KIND.name, key.as_bytes())
             .ok_or("Invalid user key in JWT token")?;
-        let is_signed = token.algorithm == signer.algorithm
-            && signer.key.verifies(token.signed, &token.signature);
         let now = cx.request.origin.now.unix();
-        let is_valid = is_signed && self.is_valid(&token.claims, now, signer.grace);
-        if is_valid { Ok(consumer) } else { Err(FAILED) }
+        // What is of no use in any case is no reason to fetch keys.
+        if token.algorithm != signer.algorithm || !self.is_valid(&token.claims, now, signer.grace) {
+            return Err(FAILED.into());
+        }
+        let id = token.key_id.as_deref();
+        match (signer.verifier.verifies(id, token.signed, &token.signature), &signer.verifier) {
+            (Verified::Yes, _) => Ok(consumer),
+            (Verified::Unknown, Verifier::Source(source)) => {
+                Err(Refusal::UnknownKey(Arc::clone(source)))
+            }
+            (Verified::No | Verified::Unknown, _) => Err(FAILED.into()),
+        }
+    }
+
+    fn conclude<'a>(
+        &self,
+        cx: &mut RequestContext<'a>,
+        found: Result<&'a Consumer, &'static str>,
+    ) -> Outcome {
+        self.authentication.conclude(cx, found, |cx| {
+            cx.edits.remove(&self.header);
+            hide_argument(cx, &self.query);
+            hide_cookie(cx, &self.cookie);
+        })
     }
 
     fn token<'c>(&self, cx: &'c RequestContext<'_>) -> Result<Cow<'c, [u8]>, &'static str> {

@@ -51,7 +51,7 @@ fn credential<'t>(section: &mut Section<'t>) -> Option<CredentialAt<'t>> {
             && !key.contains(char::is_control)
     })?;
     let credential =
-        Credential { kind: KIND.name, id: key.into_bytes().into(), detail: Arc::new(()) };
+        Credential { kind: KIND.name, id: key.into_bytes().into(), detail: Arc::new(()), keys: None };
     Some(CredentialAt { credential, place: value.place })
 }
 

@@ -10,12 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::HeaderName;
+
 use super::{
     consumers::{Consumer, Consumers},
-    edits::{FieldEdits, Rewrite},
+    edits::{FieldEdits, Rewrite, is_alike},
 };
 use crate::{
-    http::{fields::Scheme, head::RequestHead},
+    http::{
+        fields::Scheme,
+        head::{Field, RequestHead},
+    },
     route::Pattern,
     upstream::group::Upstream,
     variable::{Ends, Facts, Named},
@@ -174,6 +179,22 @@ impl<'a> RequestContext<'a> {
         self.upstream.is_some()
     }
 
+    /// What the node would see under `name`, which plugins may change.
+    pub fn forwarded_values<'s>(&'s self, name: &'s HeaderName) -> impl Iterator<Item = &'s [u8]> {
+        let head = self.request.head;
+        let is_meant = |field: &Field<'_>| {
+            field.name.eq_ignore_ascii_case(name.as_str().as_bytes())
+                && field.known.is_editable()
+                && !field.is_connection_option
+                && !is_identity(field.name)
+                && !self.edits.hides(field.name)
+        };
+        let received = head.fields().filter(is_meant).map(|field| field.value);
+        let made = self.edits.made(|name| head.field(name).is_some());
+        let made = made.filter(move |(made, _)| *made == name).map(|(_, value)| value.as_bytes());
+        received.chain(made)
+    }
+
     /// The request is `consumer`'s; the node is told.
     pub fn attach(&mut self, consumer: &'a Consumer) {
         self.edits.set(USERNAME.clone(), consumer.username_value.clone());
@@ -189,6 +210,15 @@ impl<'a> RequestContext<'a> {
 
 static USERNAME: http::HeaderName = http::HeaderName::from_static("x-consumer-username");
 static CUSTOM_ID: http::HeaderName = http::HeaderName::from_static("x-consumer-custom-id");
+
+/// Fields that tell the node who was authenticated: what the downstream sends under these names
+/// never reaches it.
+const IDENTITY_FIELDS: [&[u8]; 3] =
+    [b"x-consumer-username", b"x-consumer-custom-id", b"x-credential-identifier"];
+
+pub(crate) fn is_identity(name: &[u8]) -> bool {
+    IDENTITY_FIELDS.iter().any(|field| is_alike(field, name))
+}
 
 /// Most requests have two at most: a credential that is hidden, and whose it was.
 pub type RequestEdits<'a> = FieldEdits<'a, 2>;

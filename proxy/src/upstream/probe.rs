@@ -26,7 +26,6 @@ use crate::{
     client::{Client, Failure, Purpose, Request, Url},
     config::{ActiveCheck, CheckKind, Checks, Limits, Node, PassHost},
     error::Fault,
-    metrics::Metrics,
     pipeline::Pipeline,
 };
 
@@ -42,11 +41,11 @@ const USER_AGENT: HeaderValue =
 pub(crate) async fn follow(
     mut rules: watch::Receiver<Arc<Pipeline>>,
     limits: Limits,
-    metrics: Arc<Metrics>,
+    client: Arc<Client>,
 ) {
     let mut prober = Prober {
         limits,
-        client: Arc::new(Client::new(metrics)),
+        client,
         permits: Arc::new(Semaphore::new(PROBES_MAX)),
         watched: HashMap::new(),
     };

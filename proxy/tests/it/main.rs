@@ -3,6 +3,7 @@
 mod aborts;
 mod balancing;
 mod bodies;
+mod calls;
 mod config;
 mod heads;
 mod health;

@@ -1,5 +1,7 @@
 //! What signatures are verified with (RFC 7518 section 3, RFC 8037).
 
+use std::sync::Arc;
+
 use base64ct::{Base64, Encoding};
 use ring::{
     hmac,
@@ -10,7 +12,34 @@ use spki::{
     der::{Decode, Document, Reader, SliceReader, asn1::UintRef},
 };
 
-use crate::config::plugins::{Section, Value};
+use super::{
+    key_set::{KeySet, Use, Verified},
+    published,
+};
+use crate::{
+    config::plugins::{Section, Value},
+    key_source::KeySource,
+};
+
+/// What a consumer's tokens are verified with.
+#[derive(Debug)]
+pub(super) enum Verifier {
+    Key(VerifyingKey),
+    Set(KeySet),
+    Source(Arc<KeySource>),
+}
+
+impl Verifier {
+    /// `id` is what the token calls the key that it was signed with.
+    pub(super) fn verifies(&self, id: Option<&str>, signed: &[u8], signature: &[u8]) -> Verified {
+        match self {
+            Verifier::Key(key) if key.verifies(signed, signature) => Verified::Yes,
+            Verifier::Key(_) => Verified::No,
+            Verifier::Set(set) => set.verifies(id, signed, signature),
+            Verifier::Source(source) => source.keys().verifies(id, signed, signature),
+        }
+    }
+}
 
 #[derive(Debug)]
 pub(super) enum VerifyingKey {
@@ -20,7 +49,7 @@ pub(super) enum VerifyingKey {
 
 impl VerifyingKey {
     /// A secret in constant time.
-    pub(super) fn verifies(&self, signed: &[u8], signature: &[u8]) -> bool {
+    fn verifies(&self, signed: &[u8], signature: &[u8]) -> bool {
         match self {
             VerifyingKey::Secret(key) => hmac::verify(key, signed, signature).is_ok(),
             VerifyingKey::Public(key) => key.verify(signed, signature).is_ok(),
@@ -41,7 +70,7 @@ enum Family {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum KeyForm {
+pub(super) enum KeyForm {
     Rsa,
     P256,
     P384,
@@ -75,37 +104,99 @@ const ALGORITHMS: [(&str, Algorithm); 12] = [
     public("EdDSA", &signature::ED25519, KeyForm::Ed25519),
 ];
 
-/// The name of the algorithm, and the key.
-pub(super) fn read(section: &mut Section<'_>) -> Option<(&'static str, VerifyingKey)> {
+#[cfg(test)]
+pub(crate) fn p256() -> Use {
+    let verification = &signature::ECDSA_P256_SHA256_FIXED;
+    Use { algorithm: "ES256", verification, form: KeyForm::P256 }
+}
+
+/// What a consumer says of its keys.
+enum Material<'t> {
+    Secret(Value<'t>),
+    PublicKey(Value<'t>),
+    File(Value<'t>),
+    Url(Value<'t>),
+}
+
+impl<'t> Material<'t> {
+    /// What is public to one algorithm must never become the secret of another, so there is one at
+    /// most.
+    fn take(section: &mut Section<'t>) -> Option<Option<Material<'t>>> {
+        let given = [
+            section.take("secret").map(Material::Secret),
+            section.take("public_key").map(Material::PublicKey),
+            section.take("jwks_file").map(Material::File),
+            section.take("jwks_url").map(Material::Url),
+        ];
+        let mut given = given.into_iter().flatten();
+        let first = given.next();
+        if given.next().is_some() {
+            section.error(
+                "has several of `secret`, `public_key`, `jwks_file` and `jwks_url`; keep the one of \
+                 its algorithm",
+            );
+            return None;
+        }
+        Some(first)
+    }
+}
+
+/// The name of the algorithm, and what verifies.
+pub(super) fn read(section: &mut Section<'_>) -> Option<(&'static str, Verifier)> {
     let algorithm = match section.take("algorithm") {
         Some(value) => value.one_of(&ALGORITHMS, &["ES512"]),
         None => Some(ALGORITHMS[0].1),
     };
-    let (secret, public_key) = (section.take("secret"), section.take("public_key"));
+    let material = Material::take(section);
     let is_base64 = section.leaf_or("base64_secret", false);
-    let algorithm = algorithm?;
-    let key = match (algorithm.family, secret, public_key) {
-        (Family::Secret(algorithm), Some(value), None) => {
-            VerifyingKey::Secret(hmac::Key::new(*algorithm, &secret_bytes(&value, is_base64)?))
-        }
-        (Family::Public(algorithm, form), None, Some(value)) => {
-            VerifyingKey::Public(UnparsedPublicKey::new(algorithm, public_key_bytes(&value, form)?))
-        }
-        (Family::Secret(_), None, _) => {
-            section.error("property \"secret\" is required when using HS based algorithms");
-            return None;
-        }
-        (Family::Public(..), _, None) => {
-            section.error("missing valid public key");
-            return None;
-        }
-        // What is public to one algorithm must never become the secret of another.
-        (_, Some(_), Some(_)) => {
-            section.error("has a `secret` and a `public_key`; keep the one of its algorithm");
-            return None;
+    let Algorithm { name, family } = algorithm?;
+    let verifier = match family {
+        Family::Secret(algorithm) => secret_key(algorithm, material?, section, is_base64),
+        Family::Public(verification, form) => {
+            public_keys(Use { algorithm: name, verification, form }, material?, section)
         }
     };
-    Some((algorithm.name, key))
+    Some((name, verifier?))
+}
+
+fn secret_key(
+    algorithm: &hmac::Algorithm,
+    material: Option<Material<'_>>,
+    section: &Section<'_>,
+    is_base64: bool,
+) -> Option<Verifier> {
+    match material {
+        Some(Material::Secret(value)) => {
+            let key = hmac::Key::new(*algorithm, &secret_bytes(&value, is_base64)?);
+            Some(Verifier::Key(VerifyingKey::Secret(key)))
+        }
+        None | Some(Material::PublicKey(_) | Material::File(_) | Material::Url(_)) => {
+            section.error("property \"secret\" is required when using HS based algorithms");
+            None
+        }
+    }
+}
+
+fn public_keys(
+    usage: Use,
+    material: Option<Material<'_>>,
+    section: &mut Section<'_>,
+) -> Option<Verifier> {
+    match material {
+        Some(Material::PublicKey(value)) => {
+            let bytes = public_key_bytes(&value, usage.form)?;
+            let key = UnparsedPublicKey::new(usage.verification, bytes);
+            Some(Verifier::Key(VerifyingKey::Public(key)))
+        }
+        Some(Material::File(value)) => published::in_file(&value, usage).map(Verifier::Set),
+        Some(Material::Url(value)) => {
+            published::at_url(&value, section, usage).map(Verifier::Source)
+        }
+        None | Some(Material::Secret(_)) => {
+            section.error("missing valid public key");
+            None
+        }
+    }
 }
 
 fn secret_bytes(value: &Value<'_>, is_base64: bool) -> Option<Vec<u8>> {
@@ -142,9 +233,9 @@ const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7
 const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
 const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 /// Bytes of the modulus of an RSA key; what `ring` verifies with.
-const MODULUS_SIZE: std::ops::RangeInclusive<usize> = 256..=1024;
+pub(super) const MODULUS_SIZE: std::ops::RangeInclusive<usize> = 256..=1024;
 /// SEC 1 section 2.3.3: an uncompressed point.
-const UNCOMPRESSED: u8 = 4;
+pub(super) const UNCOMPRESSED: u8 = 4;
 
 /// The key within a `SubjectPublicKeyInfo` (RFC 5280 section 4.1.2.7).
 fn decode(pem: &str, form: KeyForm) -> Option<Vec<u8>> {

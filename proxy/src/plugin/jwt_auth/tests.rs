@@ -1,4 +1,4 @@
-mod rsa;
+pub(super) mod rsa;
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use super::super::trial::{self, BEGIN, Seen, Trial, findings};
 const SECRET: &str = "a secret of 32 bytes, or of more";
 
 /// The consumer `alice` with this credential, and a guest.
-fn consumers(credential: &str) -> String {
+pub(super) fn consumers(credential: &str) -> String {
     format!(
         "consumers: [{{ username: alice, plugins: {{ jwt-auth: {{ {credential} }} }} }}, {{ \
          username: guest }}]"
     )
 }
 
-fn trial_of(settings: &str, credential: &str) -> Trial {
+pub(super) fn trial_of(settings: &str, credential: &str) -> Trial {
     Trial::new(&format!("{{ jwt-auth: {{ {settings} }} }}"), &consumers(credential))
 }
 
@@ -29,11 +29,11 @@ fn trial(settings: &str) -> Trial {
     trial_of(settings, &format!("key: alice-key, secret: '{SECRET}'"))
 }
 
-fn encode(bytes: impl AsRef<[u8]>) -> String {
+pub(super) fn encode(bytes: impl AsRef<[u8]>) -> String {
     Base64UrlUnpadded::encode_string(bytes.as_ref())
 }
 
-fn token(header: &str, claims: &str, sign: impl Fn(&[u8]) -> Vec<u8>) -> String {
+pub(super) fn token(header: &str, claims: &str, sign: impl Fn(&[u8]) -> Vec<u8>) -> String {
     let signed = format!("{}.{}", encode(header), encode(claims));
     let signature = encode(sign(signed.as_bytes()));
     format!("{signed}.{signature}")
@@ -53,17 +53,17 @@ fn right() -> String {
     hs256("{\"key\":\"alice-key\"}")
 }
 
-fn field(token: &str) -> String {
+pub(super) fn field(token: &str) -> String {
     format!("authorization: Bearer {token}\r\n")
 }
 
 #[track_caller]
-fn check_attached(trial: &Trial, line: &str, fields: &str) -> Seen {
+pub(super) fn check_attached(trial: &Trial, line: &str, fields: &str) -> Seen {
     trial::check_attached(trial, line, fields, "alice")
 }
 
 #[track_caller]
-fn check_refused(trial: &Trial, line: &str, fields: &str, message: &str) {
+pub(super) fn check_refused(trial: &Trial, line: &str, fields: &str, message: &str) {
     trial::check_challenged(trial, (line, fields), "Bearer realm=\"jwt\"", message);
 }
 
@@ -381,7 +381,7 @@ fn what_cannot_be_meant_is_a_configuration_error_that_shows_no_secret() {
         (
             &format!("key: k, algorithm: ES256, secret: s3cret, {p256}"),
             "",
-            "has a `secret` and a `public_key`; keep the one of its algorithm",
+            "has several of `secret`, `public_key`, `jwks_file` and `jwks_url`; keep the one of its algorithm",
         ),
         (&format!("key: k, algorithm: RS256, {p256}"), ".public_key", rsa),
         (&format!("key: k, algorithm: RS256, {small}"), ".public_key", rsa),

@@ -12,7 +12,8 @@ fn trial(settings: &str) -> Trial {
 /// Milliseconds of delay; `None`: refused.
 fn delay(trial: &Trial) -> Option<u128> {
     let mut delay = Duration::ZERO;
-    let seen = trial.ask_with("GET /", "", &mut |Call::Delay(time)| {
+    let seen = trial.ask_with("GET /", "", &mut |call| {
+        let Call::Delay(time) = call else { panic!("{call:?}") };
         delay += *time;
         Some(Reply::Delayed)
     });

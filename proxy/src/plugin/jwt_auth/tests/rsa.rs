@@ -1,7 +1,7 @@
 //! Made by OpenSSL: `{"alg":ALG}` and `{"key":"rsa","exp":1893456000}`, signed with a key of 2048 bits that
 //! was thrown away.
 
-pub(super) const PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
+pub(in crate::plugin::jwt_auth) const PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
 MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEApD6HU3LgOlhh4+QWphSQ\n\
 vIalZMw0flIuj9c3AP2KP1ycv6K3O2cph8+51CpfCgBeeqVhkOujk90/x8sy3A4U\n\
 2pOu3SgeUugAtI22Vm780OqQzCnNRUSodP64JCIb3naKGLtzUOrVlWJNf5t8ZevE\n\
@@ -11,7 +11,7 @@ KhSFR8nSS0kDjJTGartsCxtLyKKpjwyAu5cpiqisIAmefpmsHhEMrFDcJzF/05KS\n\
 lwIDAQAB\n\
 -----END PUBLIC KEY-----";
 
-pub(super) const TOKENS: [(&str, &str); 6] = [
+pub(in crate::plugin::jwt_auth) const TOKENS: [(&str, &str); 6] = [
     (
         "RS256",
         "eyJhbGciOiJSUzI1NiJ9.eyJrZXkiOiJyc2EiLCJleHAiOjE4OTM0NTYwMDB9.OmJHP_CU1pXBc15IZVmQWxQtRZj-\

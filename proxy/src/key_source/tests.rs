@@ -1,0 +1,165 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use tokio::{io::AsyncWriteExt as _, sync::Semaphore};
+
+use super::*;
+use crate::{
+    client::{
+        Purpose, Trust, Url,
+        tests::{Host, client, read_head},
+    },
+    plugin::p256,
+};
+
+/// Somebody who publishes sets, one after the other; each waits to be let go.
+struct Idp {
+    host: Host,
+    go: Arc<Semaphore>,
+    asked: Arc<AtomicUsize>,
+}
+
+/// One key, whose name is `id`.
+fn set(id: &str) -> String {
+    // The generator of P-256.
+    let x = "axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY";
+    let y = "T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU";
+    let key = format!(r#"{{"kty":"EC","crv":"P-256","x":"{x}","y":"{y}","kid":"{id}"}}"#);
+    format!(r#"{{"keys":[{key}]}}"#)
+}
+
+fn ok(body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+}
+
+impl Idp {
+    async fn new(answers: Vec<String>) -> Idp {
+        let (go, asked) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (gate, count, answers) = (Arc::clone(&go), Arc::clone(&asked), Arc::new(answers));
+        let host = Host::new(move |mut stream, number| {
+            let (gate, count, answers) =
+                (Arc::clone(&gate), Arc::clone(&count), Arc::clone(&answers));
+            async move {
+                drop(read_head(&mut stream).await);
+                count.fetch_add(1, Ordering::Relaxed);
+                gate.acquire().await.expect("open").forget();
+                drop(stream.write_all(answers[number].as_bytes()).await);
+            }
+        })
+        .await;
+        Idp { host, go, asked }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    fn source(&self, ttl: Duration, interval: Duration) -> Arc<KeySource> {
+        let request = Request {
+            purpose: Purpose::Jwks,
+            method: Method::GET,
+            url: Url::parse(&format!("http://{}/", self.host.address)).expect("a URL"),
+            address: None,
+            fields: HeaderMap::new(),
+            body: Bytes::new(),
+            timeout: Duration::from_secs(10),
+            body_size_max: 4096,
+            trust: Trust::System,
+            keep_alive: None,
+        };
+        Arc::new(KeySource::new(Settings { request, usage: p256(), ttl, interval }))
+    }
+}
+
+const LONG: Duration = Duration::from_secs(3600);
+
+fn has(source: &KeySource, id: &str) -> bool {
+    source.keys().has(id)
+}
+
+#[tokio::test]
+async fn those_who_need_a_set_at_once_wait_for_one_fetch() {
+    let idp = Idp::new(vec![ok(&set("1"))]).await;
+    let (source, client) = (idp.source(LONG, LONG), Arc::new(client()));
+    // Nobody has published rules with it.
+    source.refresh(&client).await;
+    assert_eq!(idp.asked(), 0);
+    let _sets = KeySets::new([&source].into_iter(), None);
+    let waiting = |_| {
+        let (source, client) = (Arc::clone(&source), Arc::clone(&client));
+        tokio::spawn(async move { source.refresh(&client).await })
+    };
+    let waiting: Vec<_> = (0..5).map(waiting).collect();
+    while idp.asked() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Whoever leaves does not take the fetch along.
+    waiting[0].abort();
+    assert!(!has(&source, "1"));
+    idp.go.add_permits(1);
+    for waiting in waiting.into_iter().skip(1) {
+        waiting.await.expect("no panic");
+    }
+    assert!(has(&source, "1"));
+    // Not again so soon, whatever a token says.
+    source.refresh(&client).await;
+    assert_eq!(idp.asked(), 1);
+}
+
+#[tokio::test]
+async fn the_last_good_set_stays_until_there_is_a_better_one() {
+    let bad = [
+        "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".to_owned(),
+        ok("{\"keys\":[]}"),
+        ok("<html>"),
+        String::new(),
+        format!("HTTP/1.1 200 OK\r\ncontent-length: 9000\r\n\r\n{}", set("x")),
+    ];
+    let count = bad.len();
+    let answers = [vec![ok(&set("1"))], bad.to_vec(), vec![ok(&set("2"))]].concat();
+    let idp = Idp::new(answers).await;
+    idp.go.add_permits(count + 2);
+    let (source, client) = (idp.source(LONG, Duration::ZERO), Arc::new(client()));
+    let _sets = KeySets::new([&source].into_iter(), None);
+    for asked in 1..count + 2 {
+        source.refresh(&client).await;
+        assert!(has(&source, "1"), "{asked}");
+        assert_eq!(idp.asked(), asked);
+    }
+    source.refresh(&client).await;
+    assert!(has(&source, "2") && !has(&source, "1"));
+}
+
+#[tokio::test]
+async fn a_set_is_fetched_when_its_time_is_over() {
+    let idp = Idp::new(vec![ok(&set("1")), ok(&set("2"))]).await;
+    idp.go.add_permits(2);
+    let client = Arc::new(client());
+    let (ttl, interval) = (Duration::from_millis(20), Duration::ZERO);
+    let source = idp.source(ttl, interval);
+    let sets = KeySets::new([&source].into_iter(), None);
+    let mut ended = sets.0[0].ended.subscribe();
+    for id in ["1", "2"] {
+        while !sets.0[0].begin(&client, Cause::Time) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        ended.changed().await.expect("a sender");
+        assert!(has(&source, id));
+    }
+}
+
+#[tokio::test]
+async fn sources_that_are_configured_alike_share_a_set_through_reloads() {
+    let idp = Idp::new(vec![ok(&set("1"))]).await;
+    idp.go.add_permits(1);
+    let client = Arc::new(client());
+    let [one, two, after, other] = [LONG, LONG, LONG, LONG / 2].map(|ttl| idp.source(ttl, LONG));
+    let before = KeySets::new([&one, &two].into_iter(), None);
+    assert_eq!(before.0.len(), 1);
+    one.refresh(&client).await;
+    assert!(has(&two, "1"));
+    let sets = KeySets::new([&after, &other].into_iter(), Some(&before));
+    assert_eq!(sets.0.len(), 2);
+    assert!(has(&after, "1") && !has(&other, "1"));
+}
