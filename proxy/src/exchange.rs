@@ -13,7 +13,7 @@ pub(crate) mod nodes;
 pub(crate) mod request_head;
 pub(crate) mod response_head;
 
-use std::{net::SocketAddr, os::fd::BorrowedFd, rc::Rc, sync::Arc};
+use std::{mem, net::SocketAddr, os::fd::BorrowedFd, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -23,7 +23,7 @@ use hyper::body::Incoming;
 use tokio::{net::TcpStream, time::Instant};
 
 use self::{
-    body::{Aborted, RequestBody, ResponseBody, Stage, Upload},
+    body::{Aborted, RequestBody, ResponseBody, Stage, Unsent, Upload},
     nodes::{Answered, over_nodes},
     response_head::Leaving,
 };
@@ -38,6 +38,7 @@ use crate::{
         head::{RequestHead, ResponseHead},
     },
     metrics::Checkout,
+    mirror,
     pipeline::{Decision, Paused, Plan, Refusal, Route},
     plugin::{self, BodyFilters, Call, Consumer, Kept, Origin},
     record::Routed,
@@ -82,7 +83,8 @@ pub(crate) async fn serve(
             }
         }
     };
-    let mut body = Some(body);
+    let tap = mirror::copy(&cx, &head, plan);
+    let mut body = Unsent { incoming: Some(body), tap };
     let answer =
         over_nodes(&cx, plan, async |node: &Node| attempt(&cx, &head, plan, node, &mut body).await);
     match answer.await {
@@ -91,7 +93,7 @@ pub(crate) async fn serve(
             reply.body.keep_busy(picked);
             Ok(reply.into_response(&cx))
         }
-        Err(fault) => Box::pin(give_up(&cx, plan, fault, body)).await,
+        Err(fault) => Box::pin(give_up(&cx, plan, fault, body.incoming)).await,
     }
 }
 
@@ -210,7 +212,7 @@ pub(crate) async fn perform<'a>(
 fn note<'a>(cx: &ConnectionCx, rules: &Snapshot, decision: &mut Decision<'a>) {
     match decision {
         Decision::Forward(plan) => {
-            let kept = std::mem::take(&mut plan.kept);
+            let kept = mem::take(&mut plan.kept);
             note_route(cx, rules, Some(plan.route), plan.request.consumer, kept);
             if plan.is_diverted() {
                 cx.record(|record| record.diverted(plan.upstream.id()));
@@ -222,7 +224,7 @@ fn note<'a>(cx: &ConnectionCx, rules: &Snapshot, decision: &mut Decision<'a>) {
             }
         }
         Decision::Answer(refusal) => {
-            let kept = std::mem::take(&mut refusal.kept);
+            let kept = mem::take(&mut refusal.kept);
             note_route(cx, rules, refusal.route, refusal.consumer, kept);
         }
         Decision::Call(paused) => note_route(cx, rules, paused.route(), None, Kept::default()),
@@ -330,14 +332,14 @@ async fn attempt(
     head: &RequestHead,
     plan: &Plan<'_>,
     node: &Node,
-    body: &mut Option<Incoming>,
+    body: &mut Unsent,
 ) -> Result<Heard, Fault> {
     let metrics = &plan.upstream.metrics;
     let pooled = cx.worker.pool.borrow_mut().checkout(plan.upstream, node.address);
     if let Some(connection) = pooled {
         metrics.checkout(Checkout::Reused);
         cx.record(|record| record.node(node.address, None));
-        match send(cx, head, plan, node, connection, body.take()).await {
+        match send(cx, head, plan, node, connection, mem::take(body)).await {
             Err(Fault::StaleConnection) if plan.is_replayable() => {
                 metrics.checkout(Checkout::Stale);
                 metrics.retry();
@@ -347,7 +349,7 @@ async fn attempt(
     }
     metrics.checkout(Checkout::New);
     let connection = Box::pin(connect(cx, plan.upstream, node.address)).await?;
-    send(cx, head, plan, node, connection, body.take()).await
+    send(cx, head, plan, node, connection, mem::take(body)).await
 }
 
 async fn connect(
@@ -390,7 +392,7 @@ async fn send(
     plan: &Plan<'_>,
     node: &Node,
     mut connection: UpstreamConnection,
-    body: Option<Incoming>,
+    body: Unsent,
 ) -> Result<Heard, Fault> {
     let upload = Upload::default();
     let body = RequestBody::new(body, &upload, cx);

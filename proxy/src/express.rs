@@ -53,6 +53,7 @@ use crate::{
     inlet::{self, BodySource, head_limits},
     kernel::{LegWatch, Passed},
     metrics::{Checkout, Direction},
+    mirror,
     pipeline::{Decision, Plan, Refusal},
     plugin::BodyFilters,
     record::RequestRecord,
@@ -127,7 +128,7 @@ async fn exchange(
             }
         }
     };
-    let mut upload = Upload::new(head);
+    let mut upload = Upload::new(head, mirror::copy(cx, head, plan));
     let forward = Forward { cx, head, plan };
     let asked =
         over_nodes(cx, plan, async |node: &Node| forward.attempt(node, &mut upload, buffers).await);

@@ -113,6 +113,14 @@ impl KeySets {
         }
         KeySets(sets)
     }
+
+    /// Begins to fetch what is due; whether there is anything that ever is.
+    fn begin_due(&self, client: &Arc<Client>) -> bool {
+        for set in &self.0 {
+            set.begin(client, Cause::Time);
+        }
+        !self.0.is_empty()
+    }
 }
 
 /// Why a set is fetched.
@@ -200,12 +208,9 @@ pub(crate) async fn keep_fresh(rules: Publisher, client: Arc<Client>) {
     let mut ticks = interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        for set in &rules.latest().key_sets().0 {
-            set.begin(&client, Cause::Time);
-        }
-        client.sweep();
+        let has_sets = rules.latest().key_sets().begin_due(&client);
         tokio::select! {
-            _ = ticks.tick() => {}
+            _ = ticks.tick(), if has_sets => {}
             changed = published.changed() => {
                 if changed.is_err() {
                     return;

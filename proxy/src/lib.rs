@@ -36,6 +36,7 @@ pub mod variable;
 pub mod client;
 pub mod forward;
 pub mod key_source;
+pub mod mirror;
 mod stream;
 pub mod sys;
 

@@ -44,6 +44,7 @@ use crate::{
     error::Fault,
     forward::Fallback,
     kernel::{self, KernelPlane},
+    mirror::Dropped,
 };
 
 /// `route` label of a request that matched none.
@@ -85,12 +86,13 @@ struct Families {
     ejections: Family<UpstreamResultLabels, Counter>,
     all_down: Family<UpstreamLabels, Counter>,
     bytes: Family<BytesLabels, Counter>,
-    fallbacks: Family<FallbackLabels, Counter>,
+    fallbacks: Family<ReasonLabels, Counter>,
     pipes: Family<PipeLabels, Gauge>,
     faults: Family<FaultLabels, Counter>,
     lanes: Family<LaneLabels, Counter>,
     calls: Family<CallLabels, Counter>,
     lookups: Family<LookupLabels, Counter>,
+    mirror_dropped: Family<ReasonLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     reloaded: Gauge,
 }
@@ -151,7 +153,7 @@ struct BytesLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FallbackLabels {
+struct ReasonLabels {
     reason: &'static str,
 }
 
@@ -388,7 +390,13 @@ impl Metrics {
     /// series is looked up by a hash.
     pub fn forward_fallback(&self, fallback: Fallback) {
         let reason = fallback.label();
-        self.families.fallbacks.get_or_create(&FallbackLabels { reason }).inc();
+        self.families.fallbacks.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// Counts a copy of a request that was not sent. Not for every request, as above.
+    pub fn mirror_dropped(&self, dropped: Dropped) {
+        let reason = dropped.label();
+        self.families.mirror_dropped.get_or_create(&ReasonLabels { reason }).inc();
     }
 
     /// One page in the OpenMetrics text format, with what is only known when somebody asks.
@@ -441,6 +449,7 @@ impl Families {
         names::LANE_REQUESTS.register(registry, &self.lanes);
         names::CALLS.register(registry, &self.calls);
         names::LOOKUPS.register(registry, &self.lookups);
+        names::MIRROR_DROPPED.register(registry, &self.mirror_dropped);
         names::RELOADS.register(registry, &self.reloads);
         names::RELOADED.register(registry, &self.reloaded);
     }

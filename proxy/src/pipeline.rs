@@ -20,8 +20,9 @@ use crate::{
     key_source::KeySets,
     metrics::{ByListener, Metrics},
     plugin::{
-        self, Call, Chain, Consumer, Consumers, FieldEdits, Kept, Origin, PluginSet, Progress,
-        Reply, Request, RequestContext, RequestEdits, ResponseEdits, Rewrite, RouteNames, Run,
+        self, Call, Chain, Consumer, Consumers, FieldEdits, Kept, Mirror, Origin, PluginSet,
+        Progress, Reply, Request, RequestContext, RequestEdits, ResponseEdits, Rewrite, RouteNames,
+        Run,
     },
     route::{Router, stream::StreamRoute},
     upstream::group::Upstream,
@@ -113,6 +114,8 @@ pub struct Plan<'a> {
     pub response: FieldEdits<'a>,
     /// Bytes of content that the request may have, if fewer than everywhere.
     pub body_size_max: Option<u64>,
+    /// Who gets a copy.
+    pub mirrors: Vec<Arc<Mirror>>,
     pub kept: Kept,
 }
 
@@ -341,6 +344,7 @@ impl<'a> Undecided<'a> {
             edits: cx.edits,
             response: cx.response,
             body_size_max: cx.body_size_max,
+            mirrors: cx.mirrors,
             kept: cx.kept,
         })
     }

@@ -66,6 +66,7 @@ plugins! {
     limit_conn
     limit_count
     limit_req
+    proxy_mirror
     proxy_rewrite
     real_ip
     redirect
@@ -78,6 +79,7 @@ plugins! {
 #[cfg(test)]
 pub(crate) use self::jwt_auth::p256;
 pub(crate) use self::jwt_auth::{KeySet, Use};
+pub use self::proxy_mirror::Mirror;
 
 /// A plugin as the configuration knows it.
 #[derive(Debug)]

@@ -31,6 +31,7 @@ use crate::{
     kernel::KernelPlane,
     listener,
     metrics::{ListenerMetrics, Metrics, RouteMetrics},
+    mirror::Mirrors,
     plugin::Now,
     snapshot::{Publisher, Rules},
     sys::affinity,
@@ -87,6 +88,7 @@ pub(crate) struct Worker {
     /// Of hyper's lane.
     pub(crate) pool: RefCell<Pool<UpstreamConnection>>,
     pub(crate) client: Arc<Client>,
+    pub(crate) mirrors: Mirrors,
     date: RefCell<Date>,
     pub(crate) clock: Clock,
     pub(crate) tunnels: TunnelContext,
@@ -139,7 +141,10 @@ pub(crate) fn spawn(
             .enable_all()
             .build_local(LocalOptions::default())
             .context("worker runtime")?;
-        runtime.block_on(run(index, shared, sockets))
+        let ended = runtime.block_on(run(index, shared, sockets));
+        // A name that is being looked up cannot be called back, and nobody waits for it any more.
+        runtime.shutdown_background();
+        ended
     })
 }
 
@@ -211,6 +216,7 @@ impl Worker {
             plain_pool: RefCell::new(Pool::new(idle_max, pool_idle)),
             pool: RefCell::new(Pool::new(idle_max, pool_idle)),
             client: Arc::new(Client::new(Arc::clone(&shared.metrics))),
+            mirrors: Mirrors::default(),
             date: RefCell::default(),
             clock: Clock::default(),
             tunnels: TunnelContext::new(

@@ -136,7 +136,6 @@ const PLUGINS: &[&str] = &[
     "prometheus",
     "proxy-cache",
     "proxy-control",
-    "proxy-mirror",
     "public-api",
     "referer-restriction",
     "request-validation",

@@ -18,6 +18,7 @@ use crate::{
     connection::ConnectionCx,
     deadlines::Wait,
     error::Fault,
+    mirror::Tap,
     plugin::BodyFilters,
     upstream::{
         balance::Picked,
@@ -83,15 +84,28 @@ impl Upload {
 #[derive(Debug)]
 pub(crate) struct RequestBody {
     incoming: Option<Incoming>,
+    /// Gets a copy.
+    tap: Option<Tap>,
     upload: Upload,
     cx: Weak<ConnectionCx>,
 }
 
+/// A request body that nobody has begun to read, and what is left of its copies.
+#[derive(Debug, Default)]
+pub(crate) struct Unsent {
+    pub(crate) incoming: Option<Incoming>,
+    pub(crate) tap: Option<Tap>,
+}
+
 impl RequestBody {
-    pub(crate) fn new(incoming: Option<Incoming>, upload: &Upload, cx: &Rc<ConnectionCx>) -> Self {
+    pub(crate) fn new(unsent: Unsent, upload: &Upload, cx: &Rc<ConnectionCx>) -> Self {
+        let Unsent { incoming, mut tap } = unsent;
         let incoming = incoming.filter(|incoming| !incoming.is_end_stream());
         upload.0.stage.set(if incoming.is_none() { Stage::Complete } else { Stage::Downstream });
-        Self { incoming, upload: upload.clone(), cx: Rc::downgrade(cx) }
+        if incoming.is_none() {
+            tap.as_mut().map(Tap::complete);
+        }
+        Self { incoming, tap, upload: upload.clone(), cx: Rc::downgrade(cx) }
     }
 }
 
@@ -103,7 +117,7 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         task: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self { incoming: Some(incoming), upload, cx } = &mut *self else {
+        let Self { incoming: Some(incoming), tap, upload, cx } = &mut *self else {
             return Poll::Ready(None);
         };
         if upload.0.is_abandoned.get() {
@@ -118,6 +132,14 @@ impl Body for RequestBody {
             return Poll::Pending;
         }
         let is_last = frame.is_none() || incoming.is_end_stream();
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            tap.take_if(|tap| !tap.piece(data));
+        }
+        if is_last && let Some(mut tap) = tap.take() {
+            tap.complete();
+        }
         upload.moved_to(if is_last { Stage::Complete } else { Stage::Node });
         Poll::Ready(frame)
     }

@@ -27,7 +27,7 @@ pub(crate) fn write(
 ) {
     out.reserve(head.bytes().len() + GAINED);
     push(out, &[plan.method(), b" ", plan.target.as_bytes(), b" HTTP/1.1\r\n"]);
-    let host = host(head, plan, node);
+    let host = host(head, plan).unwrap_or_else(|| own_host(node));
     for field in fields::forwarded_request_fields(head, forwarding, &host) {
         if !plan.replaces(&field) {
             push_field(out, &field);
@@ -39,13 +39,12 @@ pub(crate) fn write(
     out.extend_from_slice(b"\r\n");
 }
 
-/// What plugins say, then the upstream, then the downstream.
-fn host<'a>(head: &'a RequestHead, plan: &'a Plan<'_>, node: &'a Node) -> Cow<'a, [u8]> {
-    let received = || head.host_bytes().map(Cow::Borrowed);
+/// What plugins say, then the upstream, then the downstream; `None`: it is the node's own.
+pub(crate) fn host<'a>(head: &'a RequestHead, plan: &'a Plan<'_>) -> Option<Cow<'a, [u8]>> {
     match (&plan.rewrite.host, &plan.upstream.config.pass_host) {
-        (Some(host), _) | (None, PassHost::Rewrite(host)) => Cow::Borrowed(host.as_bytes()),
-        (None, PassHost::Node) => own_host(node),
-        (None, PassHost::Pass) => received().unwrap_or_else(|| own_host(node)),
+        (Some(host), _) | (None, PassHost::Rewrite(host)) => Some(Cow::Borrowed(host.as_bytes())),
+        (None, PassHost::Node) => None,
+        (None, PassHost::Pass) => head.host_bytes().map(Cow::Borrowed),
     }
 }
 

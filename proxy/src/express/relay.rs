@@ -23,6 +23,7 @@ use crate::{
     forward::{PipePool, PooledPipe},
     http::framing::{BodyReader, FramingError},
     inlet::{self, BodySource},
+    mirror::Tap,
     plugin::BodyFilters,
     sys::socket,
 };
@@ -48,6 +49,8 @@ pub(super) struct Relay {
     /// Whether it leaves in chunks.
     is_chunked: bool,
     filters: BodyFilters,
+    /// Gets a copy of what is read.
+    tap: Option<Tap>,
     /// How long the body, or the chunk that is being read, said that it is. What came of it with the
     /// head does not make it shorter.
     announced: Option<u64>,
@@ -91,6 +94,7 @@ impl Relay {
         Self {
             is_chunked,
             filters,
+            tap: None,
             announced: None,
             out_written: 0,
             data: 0,
@@ -106,6 +110,11 @@ impl Relay {
     /// Whoever says so closes the target's connection behind it: its last bytes leave with that.
     pub(super) fn last(self) -> Self {
         Self { is_last: true, ..self }
+    }
+
+    /// A body that is copied is not spliced.
+    pub(super) fn tapped(self, tap: Option<Tap>) -> Self {
+        Self { tap, ..self }
     }
 
     pub(super) fn take_news(&mut self) -> News {
@@ -183,6 +192,7 @@ impl Relay {
     }
 
     fn data(&mut self, count: usize, input: &mut BytesMut, out: &mut Vec<u8>) {
+        self.tap.take_if(|tap| !tap.piece(&input[..count]));
         if !self.filters.is_empty() {
             let piece = self.filters.piece(input.split_to(count).freeze());
             self.news.copied += piece.len() as u64;
@@ -210,6 +220,9 @@ impl Relay {
 
     fn end(&mut self, out: &mut Vec<u8>) {
         self.is_ended = true;
+        if let Some(mut tap) = self.tap.take() {
+            tap.complete();
+        }
         let rest = self.filters.end();
         self.news.copied += rest.len() as u64;
         push_chunk(out, &rest);
@@ -228,7 +241,8 @@ impl Relay {
     ) -> Poll<io::Result<usize>> {
         let due = source.reader.opaque_remaining().unwrap_or(0);
         let is_much = due > 0 && self.announced.is_some_and(|size| size >= splicing.min);
-        if is_much && self.filters.is_empty() && !self.lacks_pipe {
+        let is_seen = !self.filters.is_empty() || self.tap.is_some();
+        if is_much && !is_seen && !self.lacks_pipe {
             loop {
                 ready!(source.stream.poll_read_ready(task))?;
                 let Some(pipe) = splicing.pipes.checkout() else {

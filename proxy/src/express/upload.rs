@@ -22,6 +22,7 @@ use crate::{
     },
     inlet::{self, BodySource},
     metrics::Direction,
+    mirror::Tap,
     plugin::BodyFilters,
     upstream::connection::AFTERMATH_MAX,
 };
@@ -48,16 +49,17 @@ enum Stage {
 }
 
 impl Upload {
-    pub(super) fn new(head: &RequestHead) -> Upload {
+    /// What is left of copies goes along.
+    pub(super) fn new(head: &RequestHead, tap: Option<Tap>) -> Upload {
         let is_chunked = head.body_length() == BodyLength::Chunked;
-        let relay = Relay::new(is_chunked, BodyFilters::default());
+        let relay = Relay::new(is_chunked, BodyFilters::default()).tapped(tap);
         Upload { relay, stage: Stage::Untouched, is_answered: false }
     }
 
     /// It is to be sent once more, having no body or none that was touched.
     pub(super) fn restart(&mut self, head: &RequestHead) {
         if !self.is_untouched() {
-            *self = Upload::new(head);
+            *self = Upload::new(head, None);
         }
     }
 

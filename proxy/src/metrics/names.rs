@@ -102,6 +102,8 @@ metrics! {
         "Requests by who carried them";
     CALLS = "tandem_calls_total", Counter, ["purpose", "result"], Unstable,
         "Requests of the proxy's own, by what they were for and what came of them";
+    MIRROR_DROPPED = "tandem_mirror_dropped_total", Counter, ["reason"], Unstable,
+        "Copies of requests that were not sent";
     KERNEL_INFO = "tandem_kernel_info", Gauge, ["mode", "xdp_mode", "abi"], Unstable,
         "The mode in which the kernel plane runs";
     KERNEL_PACKETS = "tandem_kernel_packets_total", Counter, ["program", "reason"], Unstable,

@@ -46,6 +46,7 @@ fn exercised() -> Metrics {
     metrics.forward_fallback(Fallback::NoPipe);
     drop(metrics.pipes().busy());
     metrics.looked_up(Lookup::Answered);
+    metrics.mirror_dropped(Dropped::TooMany);
     metrics.reloaded(Reload::Applied);
     metrics
 }

@@ -15,6 +15,7 @@ use http::HeaderName;
 use super::{
     consumers::{Consumer, Consumers},
     edits::{FieldEdits, Rewrite, is_alike},
+    proxy_mirror::Mirror,
 };
 use crate::{
     http::{
@@ -120,6 +121,8 @@ pub struct RequestContext<'a> {
     pub response: FieldEdits<'a>,
     /// Bytes of content that the request may have, if fewer than everywhere.
     pub body_size_max: Option<u64>,
+    /// Who gets a copy if it is forwarded.
+    pub mirrors: Vec<Arc<Mirror>>,
     /// Where the request goes, if not where the route leads to.
     pub upstream: Option<&'a Arc<Upstream>>,
     upstreams: &'a HashMap<Arc<str>, Arc<Upstream>>,
@@ -158,6 +161,7 @@ impl<'a> RequestContext<'a> {
             rewrite: Rewrite::default(),
             response: FieldEdits::default(),
             body_size_max: None,
+            mirrors: Vec::new(),
             upstream: None,
             kept: Kept::default(),
         }

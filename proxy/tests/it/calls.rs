@@ -2,6 +2,7 @@
 
 mod forward_auth;
 mod key_sets;
+mod mirror;
 mod secure;
 
 use std::{

@@ -15,11 +15,13 @@ use crate::plugin::{
 const CLAIMS: &str = "{\"key\":\"alice-key\"}";
 const FAILED: &str = "failed to verify jwt";
 
+type Sign = dyn Fn(&[u8]) -> Vec<u8>;
+
 /// Somebody who signs, and what he publishes: members of a key, without braces.
 struct Signer {
     algorithm: &'static str,
     published: String,
-    sign: Box<dyn Fn(&[u8]) -> Vec<u8>>,
+    sign: Box<Sign>,
 }
 
 impl Signer {
@@ -157,7 +159,7 @@ fn keys_for_something_else_are_left_out() {
         ("ES256", r#"{"kty":"oct","k":"AAAA"}"#.to_owned()),
         ("ES256", "7".to_owned()),
     ] {
-        let (credential, _file) = file(algorithm, &set(&[key.clone()]));
+        let (credential, _file) = file(algorithm, &set(std::slice::from_ref(&key)));
         let problem = format!("has no key for {algorithm}");
         let place = "consumers[0].plugins.jwt-auth.jwks_file";
         assert_eq!(findings("{}", &consumers(&credential)), [format!("{place}: {problem}")], "{key}");
@@ -172,7 +174,8 @@ fn keys_for_something_else_are_left_out() {
 #[test]
 fn what_is_no_set_is_a_configuration_error() {
     let key = Signer::ecdsa("ES256").key("");
-    let large = format!("{}{}", set(&[key.clone()]), " ".repeat(super::SET_SIZE_MAX));
+    let one = set(std::slice::from_ref(&key));
+    let large = format!("{one}{}", " ".repeat(super::SET_SIZE_MAX));
     for (content, problem) in [
         ("", "is no JSON Web Key Set"),
         ("{}", "is no JSON Web Key Set"),
