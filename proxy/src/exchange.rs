@@ -203,6 +203,7 @@ pub(crate) async fn perform<'a>(
             source.refresh(&cx.worker.client).await;
             plugin::Reply::Refreshed
         }
+        Call::Redis(question) => plugin::Reply::Redis(cx.worker.redis.ask(question).await),
     };
     let mut decision = paused.resume(reply);
     note(cx, rules, &mut decision);

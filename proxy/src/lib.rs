@@ -27,6 +27,7 @@ mod express;
 pub mod expression;
 pub mod pipeline;
 pub mod plugin;
+mod redis;
 pub mod route;
 mod snapshot;
 pub mod template;

@@ -45,6 +45,7 @@ use crate::{
     forward::Fallback,
     kernel::{self, KernelPlane},
     mirror::Dropped,
+    plugin,
 };
 
 /// `route` label of a request that matched none.
@@ -93,6 +94,7 @@ struct Families {
     calls: Family<CallLabels, Counter>,
     lookups: Family<LookupLabels, Counter>,
     mirror_dropped: Family<ReasonLabels, Counter>,
+    limit_errors: Family<LimitErrorLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     reloaded: Gauge,
 }
@@ -204,6 +206,12 @@ impl Lookup {
             Lookup::TimedOut => "timeout",
         }
     }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitErrorLabels {
+    plugin: &'static str,
+    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -399,6 +407,12 @@ impl Metrics {
         self.families.mirror_dropped.get_or_create(&ReasonLabels { reason }).inc();
     }
 
+    /// A request whose plugin has asked a Redis in vain.
+    pub fn limit_error(&self, plugin: &'static str, failure: plugin::Failure) {
+        let labels = LimitErrorLabels { plugin, reason: failure.label() };
+        self.families.limit_errors.get_or_create(&labels).inc();
+    }
+
     /// One page in the OpenMetrics text format, with what is only known when somebody asks.
     pub fn encode(
         &self,
@@ -450,6 +464,7 @@ impl Families {
         names::CALLS.register(registry, &self.calls);
         names::LOOKUPS.register(registry, &self.lookups);
         names::MIRROR_DROPPED.register(registry, &self.mirror_dropped);
+        names::LIMIT_ERRORS.register(registry, &self.limit_errors);
         names::RELOADS.register(registry, &self.reloads);
         names::RELOADED.register(registry, &self.reloaded);
     }

@@ -13,8 +13,10 @@ mod chain;
 mod consumers;
 mod edits;
 mod few;
+mod hex;
 mod limit;
 mod request;
+mod script;
 mod table;
 #[cfg(test)]
 mod tests {
@@ -32,6 +34,7 @@ pub use self::{
     consumers::{Consumer, Consumers, Credential},
     edits::{FieldEdits, FieldName, Rewrite, is_editable},
     request::{Finished, Kept, Now, Origin, Request, RequestContext, RequestEdits, RouteNames},
+    script::{Failure, Question, Replied, Script, Server, Step, Undo},
 };
 pub(crate) use self::{edits::is_alike, request::is_identity};
 use crate::{
@@ -140,15 +143,18 @@ pub enum Call {
     Http(Box<client::Request>),
     /// Keys to be fetched, if they have not been just now.
     Keys(Arc<KeySource>),
+    /// A script to be run by a Redis.
+    Redis(Arc<Question>),
 }
 
 /// What a [`Call`] came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Reply {
     Delayed,
     Http(Result<client::Response, client::Failure>),
     /// Whether anything has come of it or not.
     Refreshed,
+    Redis(Replied),
 }
 
 /// The hooks of a plugin; each does nothing by default.

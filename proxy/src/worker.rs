@@ -33,6 +33,7 @@ use crate::{
     metrics::{ListenerMetrics, Metrics, RouteMetrics},
     mirror::Mirrors,
     plugin::Now,
+    redis::Links,
     snapshot::{Publisher, Rules},
     sys::affinity,
     upstream::{
@@ -93,6 +94,7 @@ pub(crate) struct Worker {
     pub(crate) clock: Clock,
     pub(crate) tunnels: TunnelContext,
     pub(crate) passages: Passages,
+    pub(crate) redis: Links,
     pub(crate) live: Live,
     random: Cell<u64>,
 }
@@ -189,6 +191,7 @@ async fn run(index: usize, shared: Shared, sockets: Vec<Socket>) -> anyhow::Resu
         }
     }
     passing.abort();
+    worker.redis.settled().await;
     Ok(())
 }
 
@@ -206,12 +209,14 @@ async fn sweep(worker: Rc<Worker>) {
         worker.pool.borrow_mut().sweep();
         worker.plain_pool.borrow_mut().sweep();
         worker.client.sweep();
+        worker.redis.sweep();
     }
 }
 
 impl Worker {
     fn new(shared: Shared) -> Self {
         let (idle_max, pool_idle) = (shared.limits.pool_idle_max, shared.timeouts.pool_idle);
+        let redis = Links::new(Arc::clone(&shared.metrics));
         Self {
             plain_pool: RefCell::new(Pool::new(idle_max, pool_idle)),
             pool: RefCell::new(Pool::new(idle_max, pool_idle)),
@@ -233,6 +238,7 @@ impl Worker {
             access_log: shared.access_log,
             kernel: shared.kernel,
             passages: Passages::new(&shared.limits),
+            redis,
             live: Live::default(),
             // Any number but 0.
             random: Cell::new(RandomState::new().hash_one(()) | 1),

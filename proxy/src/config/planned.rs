@@ -90,7 +90,14 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         Kind::Node => &["metadata"],
         Kind::StreamRoute => &["plugins", "protocol", "service_id", "sni"],
         Kind::Plugins => PLUGINS,
-        Kind::Plugin => &["max_req_body_size"],
+        Kind::Plugin => &[
+            "max_req_body_size",
+            "redis_cluster_name",
+            "redis_cluster_nodes",
+            "redis_cluster_ssl",
+            "redis_cluster_ssl_verify",
+            "redis_sentinels",
+        ],
         Kind::Workers
         | Kind::Xdp
         | Kind::SameHost

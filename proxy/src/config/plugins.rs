@@ -26,7 +26,11 @@ use crate::{
 };
 
 /// What a plugin's settings may refer to.
+#[derive(Clone, Copy)]
 pub(crate) struct Scope<'s> {
+    /// The resource that has the plugin, the same in every file that names it so; `None`: it has no
+    /// name yet, or none that is right.
+    pub(crate) owner: Option<&'s str>,
     pub(super) consumers: &'s Names,
     pub(super) upstreams: &'s Known,
     /// Those that plugins refer to.

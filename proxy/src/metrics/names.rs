@@ -104,6 +104,8 @@ metrics! {
         "Requests of the proxy's own, by what they were for and what came of them";
     MIRROR_DROPPED = "tandem_mirror_dropped_total", Counter, ["reason"], Unstable,
         "Copies of requests that were not sent";
+    LIMIT_ERRORS = "tandem_limit_errors_total", Counter, ["plugin", "reason"], Stable,
+        "Requests that a Redis could not count, and those it was not told of that they are over";
     KERNEL_INFO = "tandem_kernel_info", Gauge, ["mode", "xdp_mode", "abi"], Unstable,
         "The mode in which the kernel plane runs";
     KERNEL_PACKETS = "tandem_kernel_packets_total", Counter, ["program", "reason"], Unstable,

@@ -47,6 +47,7 @@ fn exercised() -> Metrics {
     drop(metrics.pipes().busy());
     metrics.looked_up(Lookup::Answered);
     metrics.mirror_dropped(Dropped::TooMany);
+    metrics.limit_error("limit-count", crate::plugin::Failure::TimedOut);
     metrics.reloaded(Reload::Applied);
     metrics
 }

@@ -21,7 +21,7 @@ use ring::digest;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
-use super::{Kind, Outcome, Phase, Plugin, RequestContext, authentication::only};
+use super::{Kind, Outcome, Phase, Plugin, RequestContext, authentication::only, hex::hex};
 use crate::{
     config::plugins::{Scope, Section, cookie_name, field_name},
     http::{answer::Answer, cookie},
@@ -139,9 +139,7 @@ impl Csrf {
     /// SHA-256, in hexadecimal.
     fn sign(&self, random: u64, expires: u64) -> String {
         let text = format!("{{expires:{expires},random:{random},key:{}}}", self.key);
-        let digest = digest::digest(&digest::SHA256, text.as_bytes());
-        let digits = digest.as_ref().iter().flat_map(|byte| [byte >> 4, byte & 15]);
-        digits.map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])).collect()
+        hex(digest::digest(&digest::SHA256, text.as_bytes()))
     }
 }
 

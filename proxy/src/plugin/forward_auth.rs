@@ -116,7 +116,7 @@ impl Plugin for ForwardAuth {
                 self.tell_node(cx, &HeaderMap::new());
                 Outcome::Continue
             }
-            Reply::Http(Err(_)) | Reply::Delayed | Reply::Refreshed => {
+            Reply::Http(Err(_)) | Reply::Delayed | Reply::Refreshed | Reply::Redis(_) => {
                 Outcome::Answer(Answer::of(self.status_on_error))
             }
         }

@@ -1,6 +1,8 @@
 //! What the plugins that limit have in common: what they count by, what they say, and how they
 //! answer when they cannot count.
 
+mod policy;
+
 use std::{
     borrow::Cow,
     sync::{
@@ -12,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::StatusCode;
 
+pub(super) use self::policy::{KEY_TTL, Policy, Shared};
 use super::Outcome;
 use crate::{
     config::plugins::{Section, Value, template},
@@ -69,6 +72,59 @@ impl CountedBy {
     }
 }
 
+/// What a rule counts by: where one is all there is, every request; else those that have a value.
+#[derive(Debug)]
+pub(super) enum RuleKey {
+    Always(CountedBy),
+    IfAny(Template),
+}
+
+impl RuleKey {
+    /// Empty: the rule does not apply.
+    pub(super) fn value<'f>(&'f self, facts: &Facts<'f>) -> Cow<'f, [u8]> {
+        match self {
+            RuleKey::Always(key) => key.value(facts),
+            RuleKey::IfAny(template) => {
+                let mut value = Vec::new();
+                template.expand(facts, &[], &mut value);
+                value.into()
+            }
+        }
+    }
+}
+
+/// Rules that may stand in one list.
+const RULES_MAX: usize = 32;
+
+/// What `read` makes of each item of `rules` with its index and its key; no two keys are the same.
+pub(super) fn rules<T>(
+    rules: &Value<'_>,
+    read: impl Fn(&mut Section<'_>, usize, RuleKey) -> Option<T>,
+) -> Option<Box<[T]>> {
+    let items = rules.items()?;
+    if items.is_empty() || items.len() > RULES_MAX {
+        rules.error(format!("needs 1 to {RULES_MAX} rules"));
+        return None;
+    }
+    let mut keys: Vec<String> = Vec::new();
+    let mut made = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let mut section = item.section()?;
+        let key = section.require("key");
+        if let Some(text) = key.as_ref().and_then(Value::quiet_leaf::<String>) {
+            if keys.contains(&text) {
+                item.error(format!("duplicate key '{text}' in rules"));
+            }
+            keys.push(text);
+        }
+        let key = key.and_then(|key| template(&key)).map(RuleKey::IfAny);
+        let rule = key.and_then(|key| read(&mut section, index, key));
+        section.finish_plugin();
+        made.push(rule);
+    }
+    made.into_iter().collect()
+}
+
 fn variable(value: &Value<'_>) -> Option<Variable> {
     let name = value.leaf::<String>()?;
     Variable::parse(&name).map_err(|unknown| value.error(unknown.to_string())).ok()
@@ -86,11 +142,8 @@ pub(super) struct Rejection {
 }
 
 impl Rejection {
-    /// `rejected_code`, `rejected_msg`, `allow_degradation`, and `policy`, of which there is one.
+    /// `rejected_code`, `rejected_msg` and `allow_degradation`.
     pub(super) fn read(section: &mut Section<'_>, name: &'static str) -> Option<Rejection> {
-        if let Some(policy) = section.take("policy") {
-            policy.one_of(&[("local", ())], &["redis", "redis-cluster", "redis-sentinel"])?;
-        }
         let code = section.within_or("rejected_code", 200..=599_u16, 503);
         let message = section.take("rejected_msg").and_then(|value| value.leaf::<String>());
         let body = message.map_or_else(Bytes::new, |message| {
@@ -128,7 +181,8 @@ impl Rejection {
         }
     }
 
-    /// What has been configured as a text with variables is no number for this request.
+    /// What has been configured as a text with variables is no number for this request, or whoever
+    /// counts does not answer.
     pub(super) fn unclear(&self, message: &'static str) -> Outcome {
         if self.allow_degradation {
             return Outcome::Continue;

@@ -2,7 +2,8 @@
 //!
 //! A `fixed` window begins with the first request of a key. A `sliding` one estimates the requests of
 //! the last `time_window` seconds: those of the window under way, and of the one before it the share
-//! that still reaches into them. Counting is exact across workers. There are
+//! that still reaches into them. Counting is exact across workers, and with `policy: redis` across
+//! whoever shares the Redis, by its clock, as clocks of several hosts differ. Here there are
 //! [`ENTRIES_MAX`](super::table::ENTRIES_MAX) keys at a time; a request of one more is refused, or
 //! passes with `allow_degradation: true`.
 
@@ -14,13 +15,12 @@ use std::{
 use http::{HeaderName, HeaderValue};
 
 use super::{
-    FieldEdits, Kind, Outcome, Phase, Plugin, RequestContext,
-    limit::{Amount, CountedBy, Rejection},
+    Call, FieldEdits, Kind, Outcome, Phase, Plugin, Reply, RequestContext, Script, Step,
+    limit::{Amount, CountedBy, Policy, Rejection, RuleKey, Shared, rules},
     table::Table,
 };
 use crate::{
-    config::plugins::{Scope, Section, Value, template},
-    template::Template,
+    config::plugins::{Scope, Section},
     variable::Facts,
 };
 
@@ -31,7 +31,6 @@ pub(super) static KIND: Kind =
 const COUNT_MAX: u64 = u32::MAX as u64;
 /// Seconds of a window: a year.
 const WINDOW_MAX: u64 = 366 * 86_400;
-const RULES_MAX: usize = 32;
 const UNCLEAR: &str = "failed to limit count";
 
 #[derive(Debug)]
@@ -40,8 +39,17 @@ struct LimitCount {
     window: Window,
     rejection: Rejection,
     show_limit_quota_header: bool,
-    table: Table<Counted>,
+    windows: Windows,
 }
+
+/// Where the windows are.
+#[derive(Debug)]
+enum Windows {
+    Here(Table<Counted>),
+    Redis(Shared),
+}
+
+static HIT: Script = Script::new(include_str!("limit_count/hit.lua"), is_standings);
 
 #[derive(Debug)]
 struct Rule {
@@ -50,13 +58,6 @@ struct Rule {
     /// Seconds.
     time_window: Amount,
     fields: [HeaderName; 3],
-}
-
-#[derive(Debug)]
-enum RuleKey {
-    Always(CountedBy),
-    /// A rule whose key is empty does not apply.
-    IfAny(Template),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,17 +84,18 @@ struct Standing {
     reset: Duration,
 }
 
-fn read(section: &mut Section<'_>, _scope: &Scope<'_>) -> Option<Arc<dyn Plugin>> {
+fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>> {
     let rules = match section.take("rules") {
         Some(_) if section.has("count") || section.has("time_window") => {
             section.error("count/time_window and rules cannot be specified at the same time");
             return None;
         }
-        Some(rules) => many(&rules),
-        None => Rule::only(section).map(|rule| vec![rule]),
+        Some(list) => rules(&list, Rule::listed),
+        None => Rule::only(section).map(|rule| [rule].into()),
     };
     let windows = [("fixed", Window::Fixed), ("sliding", Window::Sliding)];
     let window = section.take("window_type").map(|value| value.one_of(&windows, &[]));
+    let policy = Policy::read(section, scope, KIND.name);
     let rejection = Rejection::read(section, KIND.name);
     let show_limit_quota_header = section.leaf_or("show_limit_quota_header", true);
     for key in ["group", "sync_interval"] {
@@ -102,41 +104,15 @@ fn read(section: &mut Section<'_>, _scope: &Scope<'_>) -> Option<Arc<dyn Plugin>
         }
     }
     Some(Arc::new(LimitCount {
-        rules: rules?.into(),
+        rules: rules?,
         window: window.unwrap_or(Some(Window::Fixed))?,
         rejection: rejection?,
         show_limit_quota_header,
-        table: Table::new(),
+        windows: match policy? {
+            Policy::Local => Windows::Here(Table::new()),
+            Policy::Redis(shared) => Windows::Redis(shared),
+        },
     }))
-}
-
-fn many(rules: &Value<'_>) -> Option<Vec<Rule>> {
-    let items = rules.items()?;
-    if items.is_empty() || items.len() > RULES_MAX {
-        rules.error(format!("needs 1 to {RULES_MAX} rules"));
-        return None;
-    }
-    let mut keys: Vec<String> = Vec::new();
-    let mut read = Vec::new();
-    for (index, item) in items.iter().enumerate() {
-        let mut section = item.section()?;
-        let key = section.require("key");
-        if let Some(text) = key.as_ref().and_then(Value::quiet_leaf::<String>) {
-            if keys.contains(&text) {
-                item.error(format!("duplicate key '{text}' in rules"));
-            }
-            keys.push(text);
-        }
-        let prefix = section.take("header_prefix").map(|value| value.leaf::<String>());
-        let prefix = prefix.unwrap_or_else(|| Some((index + 1).to_string()));
-        let amounts = amounts(&mut section);
-        let names = prefix.and_then(|prefix| names(&section, &format!("x-{prefix}-")));
-        section.finish_plugin();
-        let (count, time_window) = amounts?;
-        let key = RuleKey::IfAny(template(&key?)?);
-        read.push(Rule { key, count, time_window, fields: names? });
-    }
-    Some(read)
 }
 
 fn amounts(section: &mut Section<'_>) -> Option<(Amount, Amount)> {
@@ -158,6 +134,16 @@ fn names(section: &Section<'_>, prefix: &str) -> Option<[HeaderName; 3]> {
 }
 
 impl Rule {
+    /// One of `rules`.
+    fn listed(section: &mut Section<'_>, index: usize, key: RuleKey) -> Option<Rule> {
+        let prefix = section.take("header_prefix").map(|value| value.leaf::<String>());
+        let prefix = prefix.unwrap_or_else(|| Some((index + 1).to_string()));
+        let amounts = amounts(section);
+        let fields = prefix.and_then(|prefix| names(section, &format!("x-{prefix}-")));
+        let (count, time_window) = amounts?;
+        Some(Rule { key, count, time_window, fields: fields? })
+    }
+
     /// The one rule of settings without `rules`.
     fn only(section: &mut Section<'_>) -> Option<Rule> {
         let key = CountedBy::read(section, Some("remote_addr"));
@@ -167,22 +153,67 @@ impl Rule {
     }
 }
 
+/// A rule as it applies to one request.
+struct Applied<'r> {
+    index: usize,
+    rule: &'r Rule,
+    value: Vec<u8>,
+    limit: u64,
+    seconds: u64,
+}
+
 impl Plugin for LimitCount {
     fn request(&self, cx: &mut RequestContext<'_>) -> Outcome {
+        match &self.windows {
+            Windows::Here(table) => self.count(table, cx),
+            Windows::Redis(shared) => match self.applied(&cx.facts()) {
+                Ok(applied) => Outcome::Call(Call::Redis(shared.ask(self.hit(shared, &applied), None))),
+                Err(outcome) => outcome,
+            },
+        }
+    }
+
+    fn resume(&self, cx: &mut RequestContext<'_>, reply: Reply) -> Outcome {
+        let Reply::Redis(replied) = reply else { return self.rejection.unclear(UNCLEAR) };
+        let (Ok(numbers), Ok(applied)) = (replied.numbers, self.applied(&cx.facts())) else {
+            return self.rejection.unclear(UNCLEAR);
+        };
+        for (standing, applied) in numbers.as_chunks().0.iter().zip(&applied) {
+            let standing = Standing::of(*standing, applied.limit);
+            if let Some(outcome) = self.judge(&standing, applied.rule, &mut cx.response) {
+                return outcome;
+            }
+        }
+        Outcome::Continue
+    }
+}
+
+impl LimitCount {
+    /// Counts here, rule by rule.
+    fn count(&self, table: &Table<Counted>, cx: &mut RequestContext<'_>) -> Outcome {
+        let now = cx.request.origin.now.instant;
         let mut has_counted = false;
         for (index, rule) in self.rules.iter().enumerate() {
-            let counted = self.count(index, rule, &cx.facts(), cx.request.origin.now.instant);
-            let standing = match counted {
-                Ok(Some(standing)) => standing,
+            let Applied { value, limit, seconds, .. } = match self.apply(index, rule, &cx.facts()) {
+                Ok(Some(applied)) => applied,
                 Ok(None) => continue,
                 Err(outcome) => return outcome,
             };
             has_counted = true;
-            if self.show_limit_quota_header {
-                standing.tell(&rule.fields, &mut cx.response);
-            }
-            if !standing.is_allowed {
-                return Outcome::Answer(self.rejection.answer());
+            // Amounts that depend on the request have a window each.
+            let key = table.key(&[
+                &index.to_ne_bytes(),
+                &limit.to_ne_bytes(),
+                &seconds.to_ne_bytes(),
+                &value,
+            ]);
+            let time = Duration::from_secs(seconds);
+            let hit = |counted: &mut Counted| counted.hit(self.window, limit, time, now);
+            let Ok(standing) = table.amend(key, now, hit) else {
+                return self.rejection.uncounted();
+            };
+            if let Some(outcome) = self.judge(&standing, rule, &mut cx.response) {
+                return outcome;
             }
         }
         match has_counted {
@@ -190,25 +221,41 @@ impl Plugin for LimitCount {
             false => self.rejection.unclear(UNCLEAR),
         }
     }
-}
 
-impl LimitCount {
+    /// Has Redis count, by all rules at once.
+    fn hit(&self, shared: &Shared, applied: &[Applied<'_>]) -> Step {
+        let window = match self.window {
+            Window::Fixed => "fixed",
+            Window::Sliding => "sliding",
+        };
+        let (mut keys, mut arguments) = (Vec::new(), vec![window.into()]);
+        for Applied { index, value, limit, seconds, .. } in applied {
+            keys.push(shared.key(format_args!("{index}:{limit}:{seconds}"), value));
+            arguments.push(limit.to_string().into());
+            arguments.push((seconds * 1000).to_string().into());
+        }
+        Step { script: &HIT, keys, arguments }
+    }
+
+    /// The rules that apply; there is one at least.
+    fn applied(&self, facts: &Facts<'_>) -> Result<Vec<Applied<'_>>, Outcome> {
+        let rules = self.rules.iter().enumerate();
+        let applied = rules.filter_map(|(index, rule)| self.apply(index, rule, facts).transpose());
+        let applied: Vec<_> = applied.collect::<Result<_, _>>()?;
+        match applied.is_empty() {
+            true => Err(self.rejection.unclear(UNCLEAR)),
+            false => Ok(applied),
+        }
+    }
+
     /// `None`: the rule does not apply.
-    fn count(
+    fn apply<'r>(
         &self,
         index: usize,
-        rule: &Rule,
+        rule: &'r Rule,
         facts: &Facts<'_>,
-        now: Instant,
-    ) -> Result<Option<Standing>, Outcome> {
-        let value = match &rule.key {
-            RuleKey::Always(key) => key.value(facts).into_owned(),
-            RuleKey::IfAny(template) => {
-                let mut value = Vec::new();
-                template.expand(facts, &[], &mut value);
-                value
-            }
-        };
+    ) -> Result<Option<Applied<'r>>, Outcome> {
+        let value = rule.key.value(facts).into_owned();
         if value.is_empty() {
             return Ok(None);
         }
@@ -217,17 +264,32 @@ impl LimitCount {
         let (Some(limit), Some(seconds)) = (limit, seconds) else {
             return Err(self.rejection.unclear(UNCLEAR));
         };
-        let time = Duration::from_secs(seconds);
-        // Amounts that depend on the request have a window each.
-        let key = self.table.key(&[
-            &index.to_ne_bytes(),
-            &limit.to_ne_bytes(),
-            &seconds.to_ne_bytes(),
-            &value,
-        ]);
-        let hit = |counted: &mut Counted| counted.hit(self.window, limit, time, now);
-        self.table.amend(key, now, hit).map(Some).map_err(|_full| self.rejection.uncounted())
+        Ok(Some(Applied { index, rule, value, limit, seconds }))
     }
+
+    /// Tells how the request stands to `rule`, and refuses it if it is one too many.
+    fn judge(
+        &self,
+        standing: &Standing,
+        rule: &Rule,
+        response: &mut FieldEdits<'_>,
+    ) -> Option<Outcome> {
+        if self.show_limit_quota_header {
+            standing.tell(&rule.fields, response);
+        }
+        (!standing.is_allowed).then(|| Outcome::Answer(self.rejection.answer()))
+    }
+}
+
+/// Three numbers of each rule, up to the first that refuses.
+fn is_standings(rules: usize, numbers: &[i64]) -> bool {
+    let (standings, rest) = numbers.as_chunks::<3>();
+    let asked = standings.iter().position(|[is_allowed, ..]| *is_allowed == 0);
+    let asked = asked.map_or(rules, |refused| refused + 1);
+    let is_valid = |[is_allowed, remaining, left]: &[i64; 3]| {
+        matches!(is_allowed, 0 | 1) && *remaining >= 0 && *left >= 0
+    };
+    rest.is_empty() && standings.len() == asked.min(rules) && standings.iter().all(is_valid)
 }
 
 impl Counted {
@@ -256,6 +318,12 @@ impl Counted {
 }
 
 impl Standing {
+    /// As the script tells it.
+    fn of([is_allowed, remaining, left]: [i64; 3], limit: u64) -> Standing {
+        let [remaining, left] = [remaining, left].map(|number| number.try_into().unwrap_or(0));
+        Standing { is_allowed: is_allowed == 1, limit, remaining, reset: Duration::from_millis(left) }
+    }
+
     fn tell(&self, [limit, remaining, reset]: &[HeaderName; 3], response: &mut FieldEdits<'_>) {
         response.set(limit.clone(), self.limit.into());
         response.set(remaining.clone(), self.remaining.into());

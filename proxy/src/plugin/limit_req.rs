@@ -1,7 +1,8 @@
 //! `limit-req`: so many requests a second of each key, as a leaky bucket.
 //!
 //! What comes faster than `rate` waits for its turn, up to `burst` requests, and what is more is
-//! refused. With `nodelay` nobody waits. Counting is exact across workers. There are
+//! refused. With `nodelay` nobody waits. Counting is exact across workers, and with `policy: redis`
+//! across whoever shares the Redis, by its clock. Here there are
 //! [`ENTRIES_MAX`](super::table::ENTRIES_MAX) keys at a time; a request of one more is refused, or
 //! passes with `allow_degradation: true`.
 
@@ -11,8 +12,8 @@ use std::{
 };
 
 use super::{
-    Call, Kind, Outcome, Phase, Plugin, RequestContext,
-    limit::{CountedBy, Rejection},
+    Call, Kind, Outcome, Phase, Plugin, Reply, RequestContext, Script, Step,
+    limit::{CountedBy, Policy, Rejection, Shared},
     table::Table,
 };
 use crate::config::plugins::{Scope, Section};
@@ -27,6 +28,7 @@ const RATE_MAX: f64 = 1e9;
 const DELAY_MAX: Duration = Duration::from_secs(3600);
 /// What is shorter is not worth a timer, as in APISIX.
 const DELAY_MIN: Duration = Duration::from_millis(1);
+const UNCLEAR: &str = "failed to limit req";
 
 #[derive(Debug)]
 struct LimitReq {
@@ -37,8 +39,17 @@ struct LimitReq {
     key: CountedBy,
     nodelay: bool,
     rejection: Rejection,
-    table: Table<Bucket>,
+    buckets: Buckets,
 }
+
+/// Where the buckets are.
+#[derive(Debug)]
+enum Buckets {
+    Here(Table<Bucket>),
+    Redis(Shared),
+}
+
+static POUR: Script = Script::new(include_str!("limit_req/pour.lua"), is_turn);
 
 /// What is remembered of a key.
 #[derive(Debug, Default)]
@@ -48,11 +59,12 @@ struct Bucket {
     last: Option<Instant>,
 }
 
-fn read(section: &mut Section<'_>, _scope: &Scope<'_>) -> Option<Arc<dyn Plugin>> {
+fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>> {
     let rate = section.require("rate").and_then(|value| value.within(&(RATE_MIN..=RATE_MAX)));
     let burst = section.require("burst").and_then(|value| value.within(&(0.0..=RATE_MAX)));
     let key = CountedBy::read(section, None);
     let nodelay = section.leaf_or("nodelay", false);
+    let policy = Policy::read(section, scope, KIND.name);
     let rejection = Rejection::read(section, KIND.name);
     let (rate, burst) = (rate?, burst?);
     if !nodelay && burst / rate > DELAY_MAX.as_secs_f64() {
@@ -65,23 +77,69 @@ fn read(section: &mut Section<'_>, _scope: &Scope<'_>) -> Option<Arc<dyn Plugin>
         key: key?,
         nodelay,
         rejection: rejection?,
-        table: Table::new(),
+        buckets: match policy? {
+            Policy::Local => Buckets::Here(Table::new()),
+            Policy::Redis(shared) => Buckets::Redis(shared),
+        },
     }))
 }
 
 impl Plugin for LimitReq {
     fn request(&self, cx: &mut RequestContext<'_>) -> Outcome {
         let now = cx.request.origin.now.instant;
-        let key = self.table.key(&[&self.key.value(&cx.facts())]);
-        let pour = |bucket: &mut Bucket| bucket.pour(self.rate, self.burst, now);
-        match self.table.amend(key, now, pour) {
-            Err(_full) => self.rejection.uncounted(),
-            Ok(None) => Outcome::Answer(self.rejection.answer()),
-            Ok(Some(delay)) if delay >= DELAY_MIN && !self.nodelay => {
-                Outcome::Call(Call::Delay(delay))
+        let facts = cx.facts();
+        let value = self.key.value(&facts);
+        let table = match &self.buckets {
+            Buckets::Here(table) => table,
+            Buckets::Redis(shared) => {
+                return Outcome::Call(Call::Redis(shared.ask(self.pour(shared, &value), None)));
             }
-            Ok(Some(_short)) => Outcome::Continue,
+        };
+        let pour = |bucket: &mut Bucket| bucket.pour(self.rate, self.burst, now);
+        match table.amend(table.key(&[&value]), now, pour) {
+            Err(_full) => self.rejection.uncounted(),
+            Ok(turn) => self.judge(turn),
         }
+    }
+
+    fn resume(&self, _cx: &mut RequestContext<'_>, reply: Reply) -> Outcome {
+        let replied = match reply {
+            Reply::Delayed => return Outcome::Continue,
+            Reply::Redis(replied) => replied,
+            Reply::Http(_) | Reply::Refreshed => return self.rejection.unclear(UNCLEAR),
+        };
+        match replied.numbers.as_deref() {
+            Ok(&[_allowed, delay]) => {
+                self.judge(Some(Duration::from_micros(delay.try_into().unwrap_or(0))))
+            }
+            Ok(_) => self.judge(None),
+            Err(_) => self.rejection.unclear(UNCLEAR),
+        }
+    }
+}
+
+impl LimitReq {
+    fn pour(&self, shared: &Shared, value: &[u8]) -> Step {
+        let arguments = [self.rate, self.burst].map(|number| number.to_string().into());
+        Step { script: &POUR, keys: vec![shared.key(0, value)], arguments: arguments.into() }
+    }
+
+    /// Holds a request back until its turn comes; refuses it if there is none.
+    fn judge(&self, turn: Option<Duration>) -> Outcome {
+        match turn {
+            None => Outcome::Answer(self.rejection.answer()),
+            Some(delay) if delay >= DELAY_MIN && !self.nodelay => Outcome::Call(Call::Delay(delay)),
+            Some(_short) => Outcome::Continue,
+        }
+    }
+}
+
+/// Whether a request may pass, and then after how long (µs).
+fn is_turn(_buckets: usize, numbers: &[i64]) -> bool {
+    match numbers {
+        [0] => true,
+        [1, delay] => *delay >= 0,
+        _ => false,
     }
 }
 

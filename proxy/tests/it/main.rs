@@ -19,6 +19,7 @@ mod reload;
 mod retries;
 mod routing;
 mod seeded;
+mod shared_limits;
 mod smuggling;
 mod system_calls;
 mod traffic;

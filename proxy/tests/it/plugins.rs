@@ -35,7 +35,7 @@ impl Plugin for Probe {
     }
 
     fn resume(&self, cx: &mut RequestContext<'_>, reply: Reply) -> Outcome {
-        assert_eq!(reply, Reply::Delayed);
+        assert!(matches!(reply, Reply::Delayed));
         match cx.request.head.path_and_query().0 {
             "/refused" => Outcome::Answer(Answer::of(StatusCode::IM_A_TEAPOT)),
             _ => Outcome::Continue,

@@ -5,34 +5,16 @@ use super::{
         Call,
         trial::{Seen, Trial, refused},
     },
-    Entered, State,
+    Unit,
 };
-
-fn state() -> State {
-    State { keys: Default::default(), shards: Default::default(), unit: 1_000_000.into() }
-}
-
-#[test]
-fn requests_are_in_flight_until_they_are_not() {
-    let state = state();
-    let (a, b) = (state.keys.key(&[b"a"]), state.keys.key(&[b"b"]));
-    assert!(matches!(state.enter(a, 2), Entered::As(1)));
-    assert!(matches!(state.enter(a, 2), Entered::As(2)));
-    assert!(matches!(state.enter(a, 2), Entered::TooMany));
-    assert!(matches!(state.enter(b, 2), Entered::As(1)));
-    state.leave(a);
-    assert!(matches!(state.enter(a, 2), Entered::As(2)));
-    [a, a, b].into_iter().for_each(|key| state.leave(key));
-    assert!(state.shards.iter().all(|shard| shard.lock().expect("no panic").is_empty()));
-}
 
 #[test]
 fn a_unit_of_delay_follows_what_requests_take() {
-    let state = state();
-    assert_eq!(state.delay(3), Duration::from_millis(3));
-    state.took(Duration::from_millis(9));
-    assert_eq!(state.delay(1), Duration::from_millis(5));
-    assert_eq!(state.delay(u64::MAX), super::DELAY_MAX);
+    let unit = Unit(1_000_000.into());
+    assert_eq!(unit.delay(3), Duration::from_millis(3));
+    unit.took(Duration::from_millis(9));
+    assert_eq!(unit.delay(1), Duration::from_millis(5));
+    assert_eq!(unit.delay(u64::MAX), super::DELAY_MAX);
 }
 
 #[test]
@@ -44,6 +26,47 @@ fn a_request_that_is_over_makes_room() {
     for _ in 0..3 {
         assert!(matches!(trial.ask("GET /", ""), Seen::Forwarded { .. }));
     }
+}
+
+/// A request that is held back while another one comes, and what becomes of that.
+fn second(rules: &str, (first, second): (&str, &str)) -> Seen {
+    let trial = Trial::new(
+        &format!(
+            "{{ limit-conn: {{ default_conn_delay: 1, rules: [{rules}] }}, \
+             limit-req: {{ rate: 1, burst: 10, key: host }} }}"
+        ),
+        "",
+    );
+    assert!(matches!(trial.ask("GET /", first), Seen::Forwarded { .. }));
+    let mut beside = None;
+    trial.ask_with("GET /", first, &mut |_| {
+        beside = Some(trial.ask("GET /", second));
+        None
+    });
+    beside.expect("the other one waits")
+}
+
+#[test]
+fn rules_hold_one_beside_the_other() {
+    const A: &str = "a: a\r\n";
+    const B: &str = "a: b\r\n";
+    let (fields, body) = (String::new(), String::new());
+    let refused = Seen::Answered { status: 503, fields, body };
+    let both = "{ conn: 9, burst: 0, key: all }, { conn: 1, burst: 0, key: $http_a }";
+    assert_eq!(second(both, (A, A)), refused);
+    let held_back = second(both, (A, B));
+    assert!(matches!(held_back, Seen::Called(Call::Delay(_))), "{held_back:?}");
+    let all = "{ conn: 1, burst: 0, key: all }, { conn: 9, burst: 0, key: $http_a }";
+    assert_eq!(second(all, (A, B)), refused);
+    // The longest delay.
+    let burst = "{ conn: 1, burst: 1, key: all }, { conn: 9, burst: 0, key: $http_a }";
+    assert_eq!(second(burst, (A, A)), Seen::Called(Call::Delay(Duration::from_secs(1))));
+    // None applies.
+    let trial = Trial::new(
+        "{ limit-conn: { default_conn_delay: 1, rules: [{ conn: 1, burst: 0, key: $http_a }] } }",
+        "",
+    );
+    assert_eq!(trial.ask("GET /", "").status(), Some(500));
 }
 
 /// What becomes of a request while another one is in flight, which `limit-req` holds back.
@@ -78,8 +101,15 @@ fn what_makes_no_sense_is_refused() {
         ("burst: 0, default_conn_delay: 0.1, key: uri", "`conn` is missing"),
         ("conn: 0, burst: 0, default_conn_delay: 0.1, key: uri", "from 1 to"),
         ("conn: 1, burst: 0, default_conn_delay: 0, key: uri", "from 0.000001 to 60"),
-        ("conn: 1, burst: 0, default_conn_delay: 1, key: uri, policy: redis", "not built yet"),
-        ("default_conn_delay: 1, rules: []", "not built yet"),
+        ("default_conn_delay: 1, rules: []", "needs 1 to 32"),
+        ("default_conn_delay: 1, rules: [{ conn: 1, burst: 0 }]", "`key` is missing"),
+        ("default_conn_delay: 1, rules: [{ conn: 1, key: a }]", "`burst` is missing"),
+        ("conn: 1, default_conn_delay: 1, rules: []", "cannot be specified at the same time"),
+        (
+            "default_conn_delay: 1, rules: [{ conn: 1, burst: 0, key: a }, \
+             { conn: 2, burst: 0, key: a }]",
+            "duplicate key 'a' in rules",
+        ),
     ] {
         refused("limit-conn", settings, message);
     }

@@ -122,7 +122,6 @@ fn what_makes_no_sense_is_refused() {
             "rules: [{ count: 1, time_window: 1, key: a }, { count: 2, time_window: 1, key: a }]",
             "duplicate key 'a' in rules",
         ),
-        ("count: 1, time_window: 1, policy: redis", "`redis` is not built yet"),
         ("count: 1, time_window: 1, group: g", "not built yet"),
         ("count: 1, time_window: 1, rejected_code: 600", "from 200 to 599"),
         ("count: 1, time_window: 1, window_type: round", "expected"),

@@ -1,0 +1,141 @@
+//! One connection to a Redis: how it is opened, and what a script that goes over it comes to.
+
+use std::{fmt, io};
+
+use ::redis::{
+    AsyncConnectionConfig, Cmd, ErrorKind, RedisConnectionInfo, RedisError, ServerErrorKind, Value,
+    aio::MultiplexedConnection,
+};
+use tokio::{
+    net::TcpStream,
+    task::{self, AbortHandle},
+};
+
+use super::bounded::Bounded;
+use crate::plugin::{Failure, Server, Step};
+
+/// Open until it is closed; clones are the same connection.
+#[derive(Clone)]
+pub(super) struct Connection {
+    redis: MultiplexedConnection,
+    /// Writes and reads.
+    driver: AbortHandle,
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub(super) enum NotOpened {
+    Io(io::Error),
+    /// What it says may repeat what it was told: the password.
+    Refused(ErrorKind),
+    TimedOut,
+}
+
+impl Connection {
+    /// Connects, and waits for the answer to a first question: a process that hangs accepts too.
+    pub(super) async fn open(server: &Server) -> Result<Connection, NotOpened> {
+        let stream = TcpStream::connect((&*server.host, server.port)).await;
+        let stream = stream.map_err(NotOpened::Io)?;
+        stream.set_nodelay(true).map_err(NotOpened::Io)?;
+        let mut login =
+            RedisConnectionInfo::default().set_db(server.database.into()).set_skip_set_lib_name();
+        if let Some(username) = &server.username {
+            login = login.set_username(username);
+        }
+        if let Some(password) = &server.password {
+            login = login.set_password(password);
+        }
+        // Whoever calls has a timeout of its own.
+        let config =
+            AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+        let opened = MultiplexedConnection::new_with_config(&login, Bounded::new(stream), config);
+        let (mut redis, driver) = opened.await.map_err(NotOpened::from)?;
+        let driver = task::spawn_local(driver).abort_handle();
+        let connection = Connection { redis: redis.clone(), driver };
+        match ::redis::cmd("PING").query_async::<Value>(&mut redis).await {
+            Ok(Value::SimpleString(pong)) if pong == "PONG" => Ok(connection),
+            Ok(_) => Err(connection.not_opened(NotOpened::Refused(ErrorKind::UnexpectedReturnType))),
+            Err(error) => Err(connection.not_opened(error.into())),
+        }
+    }
+
+    fn not_opened(&self, why: NotOpened) -> NotOpened {
+        self.close();
+        why
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !self.driver.is_finished()
+    }
+
+    pub(super) fn is_same(&self, other: &Connection) -> bool {
+        self.driver.id() == other.driver.id()
+    }
+
+    /// Ends what is under way, too.
+    pub(super) fn close(&self) {
+        self.driver.abort();
+    }
+
+    /// Runs a script that the server knows by its hash, unless it has forgotten.
+    pub(super) async fn run(&self, step: &Step) -> Result<Vec<i64>, Failure> {
+        let mut redis = self.redis.clone();
+        let known = command("EVALSHA", step.script.hash(), step);
+        let value = match known.query_async::<Value>(&mut redis).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                command("EVAL", step.script.text, step).query_async(&mut redis).await
+            }
+            result => result,
+        };
+        let value = value.map_err(|error| failure(error.kind()))?;
+        numbers(value, step).ok_or(Failure::Unexpected)
+    }
+}
+
+fn command(name: &str, script: &str, step: &Step) -> Cmd {
+    let mut command = ::redis::cmd(name);
+    command.arg(script).arg(step.keys.len());
+    step.keys.iter().chain(&step.arguments).for_each(|bytes| {
+        command.arg(&bytes[..]);
+    });
+    command
+}
+
+fn numbers(value: Value, step: &Step) -> Option<Vec<i64>> {
+    let Value::Array(values) = value else { return None };
+    let number = |value| if let Value::Int(number) = value { Some(number) } else { None };
+    let numbers: Vec<i64> = values.into_iter().map(number).collect::<Option<_>>()?;
+    (step.script.is_answer)(step.keys.len(), &numbers).then_some(numbers)
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the crate may add kinds")]
+fn failure(kind: ErrorKind) -> Failure {
+    match kind {
+        ErrorKind::Io | ErrorKind::Parse => Failure::Broken,
+        ErrorKind::Server(
+            ServerErrorKind::BusyLoading
+            | ServerErrorKind::ReadOnly
+            | ServerErrorKind::MasterDown
+            | ServerErrorKind::ClusterDown
+            | ServerErrorKind::TryAgain,
+        ) => Failure::NotReady,
+        ErrorKind::Server(_) | ErrorKind::Extension => Failure::Refused,
+        _ => Failure::Unexpected,
+    }
+}
+
+impl fmt::Display for NotOpened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotOpened::Io(error) => error.fmt(f),
+            NotOpened::Refused(kind) => write!(f, "{kind:?}"),
+            NotOpened::TimedOut => f.write_str("timed out"),
+        }
+    }
+}
+
+impl From<RedisError> for NotOpened {
+    fn from(error: RedisError) -> NotOpened {
+        NotOpened::Refused(error.kind())
+    }
+}

@@ -1,0 +1,305 @@
+//! What leads to one Redis: its connection, made on first use and again after it broke, and what is
+//! still to be undone there.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    task,
+    time::{self, Instant},
+};
+
+use super::connection::{Connection, NotOpened};
+use crate::{
+    metrics::Metrics,
+    plugin::{Failure, Question, Replied, Server, Step, Undo},
+};
+
+/// Calls of a worker that may be under way to one server.
+const CALLS_MAX: usize = 1024;
+/// What may wait to be undone, some 200 bytes each; of more each is left to expire.
+const OWED_MAX: usize = 1 << 14;
+/// Undone in one call.
+const UNDONE_AT_ONCE: usize = 64;
+/// Between failures: doubled with each, up to the second of these.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How long a call waits for a connection when the last one failed: long enough for a server that is
+/// back.
+const RETRY_PATIENCE: Duration = Duration::from_millis(50);
+/// Between two lines in the log.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+pub(super) struct Link {
+    server: Arc<Server>,
+    metrics: Arc<Metrics>,
+    state: RefCell<State>,
+    /// Told when dialling has ended.
+    dialled: Notify,
+    calls: Cell<usize>,
+    owed: RefCell<VecDeque<Owed>>,
+    /// Told when something is owed.
+    owes: Notify,
+    /// Told when a call is over, or something that was owed is done.
+    moved: Notify,
+    /// Of the last failure that was logged, unless it is over.
+    logged: Cell<Option<Instant>>,
+}
+
+struct State {
+    connection: Option<Connection>,
+    is_dialling: bool,
+    /// In a row.
+    failures: u32,
+    /// When the next connection may be dialled.
+    not_before: Instant,
+    used: Instant,
+}
+
+/// What is still to be undone.
+struct Owed {
+    plugin: &'static str,
+    step: Step,
+}
+
+/// A call that is under way.
+pub(super) struct Turn(Rc<Link>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.calls.set(self.0.calls.get() - 1);
+        self.0.moved.notify_waiters();
+    }
+}
+
+impl Link {
+    pub(super) fn new(server: Arc<Server>, metrics: Arc<Metrics>) -> Link {
+        let now = Instant::now();
+        let state = State {
+            connection: None,
+            is_dialling: false,
+            failures: 0,
+            not_before: now,
+            used: now,
+        };
+        Link {
+            server,
+            metrics,
+            state: RefCell::new(state),
+            dialled: Notify::new(),
+            calls: Cell::new(0),
+            owed: RefCell::default(),
+            owes: Notify::new(),
+            moved: Notify::new(),
+            logged: Cell::new(None),
+        }
+    }
+
+    /// Leave to call, unless too many do.
+    pub(super) fn turn(self: &Rc<Self>) -> Option<Turn> {
+        let calls = self.calls.get();
+        (calls < CALLS_MAX).then(|| {
+            self.calls.set(calls + 1);
+            Turn(Rc::clone(self))
+        })
+    }
+
+    pub(super) async fn answer(self: &Rc<Self>, question: &Question) -> Replied {
+        let numbers = self.call(&question.step).await;
+        let failure = numbers.as_ref().err().copied();
+        if let Some(failure) = failure {
+            self.metrics.limit_error(question.plugin, failure);
+        }
+        let undo = match &question.undoing {
+            Some(step) if failure.is_none_or(Failure::may_have_run) => {
+                let owed = Owed { plugin: question.plugin, step: step.clone() };
+                let link = Rc::clone(self);
+                Undo::new(move || link.owe(owed))
+            }
+            Some(_) | None => Undo::default(),
+        };
+        Replied { numbers, undo }
+    }
+
+    async fn call(self: &Rc<Self>, step: &Step) -> Result<Vec<i64>, Failure> {
+        let end = Instant::now() + self.server.timeout;
+        let connection = self.connection(end).await.ok_or(Failure::Unreachable)?;
+        let result = time::timeout_at(end, connection.run(step)).await;
+        let result = result.unwrap_or(Err(Failure::TimedOut));
+        match result {
+            Ok(_) => self.succeeded(),
+            Err(failure) => self.failed(&connection, failure),
+        }
+        result
+    }
+
+    fn succeeded(&self) {
+        let mut state = self.state.borrow_mut();
+        (state.failures, state.used) = (0, Instant::now());
+        drop(state);
+        if self.logged.take().is_some() {
+            tracing::info!(server = ?self.server, "redis answers again");
+        }
+    }
+
+    /// Whether the connection can be used again depends on what went wrong.
+    fn failed(&self, connection: &Connection, failure: Failure) {
+        self.log(failure.label(), None);
+        match failure {
+            // Who comes next would wait for the same, or get the answer to something else.
+            Failure::TimedOut | Failure::Broken | Failure::Unexpected | Failure::NotReady => {
+                connection.close();
+                let mut state = self.state.borrow_mut();
+                // Only the first of those that were under way counts.
+                if state.connection.as_ref().is_some_and(|own| own.is_same(connection)) {
+                    state.connection = None;
+                    state.fail();
+                }
+            }
+            Failure::Refused | Failure::Unreachable | Failure::Busy | Failure::UndoLost => {}
+        }
+    }
+
+    /// The connection; if there is none, the one that is dialled, if that is worth waiting for.
+    async fn connection(self: &Rc<Self>, end: Instant) -> Option<Connection> {
+        if let Some(open) = self.open() {
+            return Some(open);
+        }
+        let patience = match self.state.borrow().failures {
+            0 => end,
+            _ => end.min(Instant::now() + RETRY_PATIENCE),
+        };
+        let dialled = self.dialled.notified();
+        if !self.is_dialling() {
+            return None;
+        }
+        time::timeout_at(patience, dialled).await.ok()?;
+        self.open()
+    }
+
+    fn open(&self) -> Option<Connection> {
+        self.state.borrow().connection.clone().filter(Connection::is_open)
+    }
+
+    /// Whether somebody dials; begins to if it is time.
+    fn is_dialling(self: &Rc<Self>) -> bool {
+        let mut state = self.state.borrow_mut();
+        if !state.is_dialling && Instant::now() >= state.not_before {
+            state.is_dialling = true;
+            // Not a part of the call that needs it first: others wait for it too.
+            task::spawn_local(Rc::clone(self).dial());
+        }
+        state.is_dialling
+    }
+
+    async fn dial(self: Rc<Self>) {
+        let opened = Box::pin(time::timeout(self.server.timeout, Connection::open(&self.server)));
+        let opened = opened.await.unwrap_or(Err(NotOpened::TimedOut));
+        let mut state = self.state.borrow_mut();
+        state.is_dialling = false;
+        match opened {
+            Ok(connection) => state.connection = Some(connection),
+            Err(why) => {
+                state.fail();
+                self.log("not connected", Some(&why));
+            }
+        }
+        drop(state);
+        self.dialled.notify_waiters();
+    }
+
+    fn log(&self, failure: &str, why: Option<&NotOpened>) {
+        let now = Instant::now();
+        if self.logged.get().is_none_or(|last| now - last >= LOG_INTERVAL) {
+            self.logged.set(Some(now));
+            let why = why.map(tracing::field::display);
+            tracing::warn!(server = ?self.server, failure, why, "redis does not answer");
+        }
+    }
+
+    /// Has something undone, soon.
+    fn owe(&self, owed: Owed) {
+        let mut all = self.owed.borrow_mut();
+        if all.len() < OWED_MAX {
+            all.push_back(owed);
+            self.owes.notify_one();
+        } else {
+            self.metrics.limit_error(owed.plugin, Failure::UndoLost);
+        }
+    }
+
+    /// Undoes what is owed, for as long as it takes.
+    pub(super) async fn settle(self: Rc<Self>) {
+        loop {
+            let Some((step, count)) = self.next_owed() else {
+                self.owes.notified().await;
+                continue;
+            };
+            match self.call(&step).await {
+                Ok(_) => drop(self.owed.borrow_mut().drain(..count)),
+                // It will be no other the next time.
+                Err(Failure::Refused) => self.lose(count),
+                Err(_) => time::sleep(BACK_OFF.0).await,
+            }
+            self.moved.notify_waiters();
+        }
+    }
+
+    /// The first that are owed and can be undone in one call, and how many these are.
+    fn next_owed(&self) -> Option<(Step, usize)> {
+        let owed = self.owed.borrow();
+        let mut step = owed.front()?.step.clone();
+        let alike = owed.iter().take(UNDONE_AT_ONCE);
+        let alike = alike.take_while(|next| next.step.script == step.script).count();
+        for Owed { step: next, .. } in owed.iter().take(alike).skip(1) {
+            step.keys.extend_from_slice(&next.keys);
+            step.arguments.extend_from_slice(&next.arguments);
+        }
+        Some((step, alike))
+    }
+
+    fn lose(&self, count: usize) {
+        for Owed { plugin, .. } in self.owed.borrow_mut().drain(..count) {
+            self.metrics.limit_error(plugin, Failure::UndoLost);
+        }
+    }
+
+    /// Waits until nothing is under way and nothing owed.
+    pub(super) async fn settled(&self) {
+        while self.calls.get() > 0 || !self.owed.borrow().is_empty() {
+            self.moved.notified().await;
+        }
+    }
+
+    pub(super) fn give_up_settling(&self) {
+        let count = self.owed.borrow().len();
+        self.lose(count);
+    }
+
+    /// Whether nothing has happened for long; the connection is closed then.
+    pub(super) fn rests(&self) -> bool {
+        let mut state = self.state.borrow_mut();
+        let is_resting = self.calls.get() == 0
+            && self.owed.borrow().is_empty()
+            && !state.is_dialling
+            && state.used.elapsed() >= self.server.idle_timeout;
+        if is_resting && let Some(connection) = state.connection.take() {
+            connection.close();
+        }
+        is_resting
+    }
+}
+
+impl State {
+    fn fail(&mut self) {
+        let (first, longest) = BACK_OFF;
+        let back_off = first.saturating_mul(1 << self.failures.min(16)).min(longest);
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = Instant::now() + back_off;
+    }
+}

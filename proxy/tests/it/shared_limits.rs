@@ -1,0 +1,483 @@
+//! Limits that several proxies share through a Redis, seen from outside: against a real one that is
+//! killed and stopped, and against one that talks nonsense.
+
+use std::{
+    collections::BTreeSet,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use proxy::test_support::{Client, Node, PATIENCE, TestProxy, eventually, unused_address};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::process::Tandem;
+
+const LANES: [&str; 2] = ["express", "hyper"];
+const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+const HALF: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nx";
+
+/// A Redis of the test's own; killed when dropped.
+struct Redis {
+    child: Child,
+    address: SocketAddr,
+    password: &'static str,
+    directory: tempfile::TempDir,
+}
+
+impl Redis {
+    /// `None`: there is no Redis on this machine.
+    fn start() -> Option<Redis> {
+        Redis::start_with("")
+    }
+
+    #[expect(clippy::print_stdout, reason = "the test runner counts the lines `skipped: …`")]
+    fn start_with(password: &'static str) -> Option<Redis> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let address = unused_address();
+        match Redis::spawn(address, password, &directory) {
+            Ok(child) => {
+                let redis = Redis { child, address, password, directory };
+                redis.is_up();
+                Some(redis)
+            }
+            Err(_) => {
+                let reason = "needs redis-server (sudo apt-get install redis-server)";
+                let asked = std::env::var("KERNEL_TESTS").unwrap_or_default();
+                assert_ne!(asked, "require", "KERNEL_TESTS=require, but this test {reason}");
+                println!("skipped: {reason}");
+                None
+            }
+        }
+    }
+
+    fn spawn(
+        address: SocketAddr,
+        password: &str,
+        directory: &tempfile::TempDir,
+    ) -> std::io::Result<Child> {
+        let port = address.port().to_string();
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--port", &port, "--save", "", "--dir"]);
+        command.arg(directory.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        if !password.is_empty() {
+            command.args(["--requirepass", password]);
+        }
+        command.spawn()
+    }
+
+    fn is_up(&self) {
+        eventually("redis", || {
+            let mut stream = TcpStream::connect(self.address).ok()?;
+            let mut answer = [0; 1];
+            stream.write_all(b"PING\r\n").ok()?;
+            stream.read_exact(&mut answer).ok()
+        });
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("our child");
+    }
+
+    fn restart(&mut self) {
+        let child = Redis::spawn(self.address, self.password, &self.directory);
+        self.child = child.expect("it ran before");
+        self.is_up();
+    }
+
+    /// What each of some commands is answered, a line or more of its protocol.
+    fn ask(&self, commands: &[&str]) -> Vec<String> {
+        let mut stream = TcpStream::connect(self.address).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let login = match self.password {
+            "" => String::new(),
+            password => format!("AUTH {password}\r\n"),
+        };
+        write!(stream, "{login}{}\r\nQUIT\r\n", commands.join("\r\n")).expect("it reads");
+        let lines = BufReader::new(stream).lines().map(|line| line.expect("an answer"));
+        lines.skip(usize::from(!login.is_empty())).collect()
+    }
+
+    /// The settings that lead to it.
+    fn settings(&self) -> String {
+        settings(self.address)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        // It may have been killed already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn settings(address: SocketAddr) -> String {
+    format!("policy: redis, redis_host: {}, redis_port: {}", address.ip(), address.port())
+}
+
+/// A listener for each lane, two workers, and one route for everything to `node`.
+fn yaml(node: SocketAddr, plugins: &str) -> String {
+    format!(
+        "workers: 2\nlisteners:\n  - {{ name: express, address: \"127.0.0.1:0\" }}\n  \
+         - {{ name: hyper, address: \"127.0.0.1:0\", express_lane: false }}\n\
+         routes: [{{ id: all, uri: /*, upstream_id: app, plugins: {plugins} }}]\n\
+         upstreams: [{{ id: app, nodes: {{ \"{node}\": 1 }} }}]\n"
+    )
+}
+
+fn start(node: SocketAddr, plugins: &str) -> TestProxy {
+    TestProxy::start(&yaml(node, plugins))
+}
+
+fn ask(proxy: &TestProxy, lane: &str) -> u16 {
+    Client::connect(proxy.address(lane)).ask(GET).status
+}
+
+/// Requests that were answered `status` within patience.
+fn becomes(proxy: &TestProxy, status: u16) {
+    for lane in LANES {
+        eventually("that status", || (ask(proxy, lane) == status).then_some(()));
+    }
+}
+
+fn errors(proxy: &TestProxy, plugin: &str, reason: &str) -> f64 {
+    let labels = format!("plugin=\"{plugin}\",reason=\"{reason}\"");
+    proxy.metric(&format!("tandem_limit_errors_total{{{labels}}}"))
+}
+
+#[test]
+fn a_count_is_exact_across_proxies_workers_and_lanes() {
+    const COUNT: usize = 40;
+    let Some(redis) = Redis::start() else { return };
+    for window in ["fixed", "sliding"] {
+        let node = Node::always("x");
+        let plugins = format!(
+            "{{ limit-count: {{ count: {COUNT}, time_window: 600, window_type: {window}, {} }} }}",
+            redis.settings()
+        );
+        redis.ask(&["FLUSHALL", "SCRIPT FLUSH"]);
+        let proxies = [(); 2].map(|()| start(node.address, &plugins));
+        let left: Vec<(u16, usize)> = thread::scope(|scope| {
+            let ask = |address| {
+                move || {
+                    let answers = (0..COUNT / 2).map(|_| {
+                        let response = Client::connect(address).ask(GET);
+                        assert_eq!(response.field("x-ratelimit-limit"), Some("40"));
+                        let left = response.field("x-ratelimit-remaining").expect("what is left");
+                        (response.status, left.parse().expect("a number"))
+                    });
+                    answers.collect::<Vec<_>>()
+                }
+            };
+            let lanes = proxies.iter().flat_map(|proxy| LANES.map(|lane| proxy.address(lane)));
+            let asking: Vec<_> = lanes.map(|address| scope.spawn(ask(address))).collect();
+            asking.into_iter().flat_map(|asking| asking.join().expect("no panic")).collect()
+        });
+        let allowed = left.iter().filter(|(status, _)| *status == 200).map(|(_, left)| *left);
+        assert_eq!(allowed.clone().count(), COUNT, "{window}");
+        assert_eq!(allowed.collect::<BTreeSet<_>>(), (0..COUNT).collect());
+        assert!(left.iter().all(|answer| matches!(answer, (200, _) | (503, 0))));
+        assert_eq!(node.take().len(), COUNT);
+        let keys = redis.ask(&["KEYS *"]);
+        assert!(keys[2].starts_with("tandem:limit-count:route:all:0:40:600:127.0.0.1"), "{keys:?}");
+    }
+}
+
+#[test]
+fn a_window_is_over_after_its_time() {
+    let Some(redis) = Redis::start() else { return };
+    let node = Node::always("x");
+    let plugins =
+        format!("{{ limit-count: {{ count: 1, time_window: 1, {} }} }}", redis.settings());
+    let proxies = [(); 2].map(|()| start(node.address, &plugins));
+    let began = Instant::now();
+    assert_eq!(ask(&proxies[0], "express"), 200);
+    assert_eq!(ask(&proxies[1], "hyper"), 503);
+    eventually("a new window", || (ask(&proxies[1], "express") == 200).then_some(()));
+    assert!(began.elapsed() >= Duration::from_millis(950), "{:?}", began.elapsed());
+    eventually("nothing is left", || redis.ask(&["DBSIZE"]).contains(&":0".into()).then_some(()));
+}
+
+#[test]
+fn a_bucket_is_one_for_all_and_holds_back() {
+    let Some(redis) = Redis::start() else { return };
+    let node = Node::always("x");
+    let limit = |rest: &str| {
+        format!("{{ limit-req: {{ key: remote_addr, {rest}, {} }} }}", redis.settings())
+    };
+    let full = limit("rate: 0.001, burst: 1, nodelay: true");
+    let proxies = [(); 2].map(|()| start(node.address, &full));
+    let statuses = proxies.each_ref().map(|proxy| LANES.map(|lane| ask(proxy, lane)));
+    assert_eq!(statuses, [[200, 200], [503, 503]]);
+    redis.ask(&["FLUSHALL"]);
+    let slow = start(node.address, &limit("rate: 5, burst: 1"));
+    let began = Instant::now();
+    assert_eq!(LANES.map(|lane| ask(&slow, lane)), [200, 200]);
+    assert!(began.elapsed() >= Duration::from_millis(190), "{:?}", began.elapsed());
+}
+
+fn conn(redis: &Redis, rest: &str) -> String {
+    format!(
+        "{{ limit-conn: {{ conn: 1, burst: 0, default_conn_delay: 0.1, key: remote_addr, {rest} {} }} }}",
+        redis.settings()
+    )
+}
+
+#[test]
+fn requests_in_flight_count_until_they_are_over_however_they_end() {
+    let Some(redis) = Redis::start() else { return };
+    let node = Node::always("x");
+    let proxies = [(); 2].map(|()| start(node.address, &conn(&redis, "")));
+    let half = |node: &Node| {
+        eventually("half of a body", || node.heard().ends_with('x').then_some(()));
+        node.take();
+    };
+    for lane in LANES {
+        let mut slow = Client::connect(proxies[0].address(lane));
+        slow.send(HALF);
+        half(&node);
+        for proxy in &proxies {
+            assert_eq!(LANES.map(|lane| ask(proxy, lane)), [503, 503]);
+        }
+        assert_eq!(slow.ask("y").status, 200);
+        becomes(&proxies[1], 200);
+        // One that goes away, or is cut off, is over as well.
+        let mut gone = Client::connect(proxies[1].address(lane));
+        gone.send(HALF);
+        half(&node);
+        assert_eq!(ask(&proxies[0], lane), 503);
+        socket2::SockRef::from(gone.stream()).set_linger(Some(Duration::ZERO)).expect("a socket");
+        drop(gone);
+        becomes(&proxies[0], 200);
+    }
+    // What still runs at the end of a proxy does not count any more.
+    let mut slow = Client::connect(proxies[0].address("express"));
+    slow.send(HALF);
+    half(&node);
+    let [first, second] = proxies;
+    assert_eq!(ask(&second, "express"), 503);
+    drop(first);
+    assert_eq!(ask(&second, "express"), 200);
+    eventually("nothing is left", || redis.ask(&["DBSIZE"]).contains(&":0".into()).then_some(()));
+}
+
+#[test]
+fn what_a_killed_proxy_counted_expires() {
+    let Some(redis) = Redis::start() else { return };
+    let node = Node::always("x");
+    let plugins = conn(&redis, "key_ttl: 1,");
+    let other = start(node.address, &plugins);
+    let rest = "kernel: { mode: off }\n";
+    let killed = Tandem::start(&format!("{}{rest}", yaml(node.address, &plugins)));
+    let mut slow = Client::connect(killed.address(&["listening", "express"]));
+    let began = Instant::now();
+    slow.send(HALF);
+    eventually("half of a body", || node.heard().ends_with('x').then_some(()));
+    assert_eq!(ask(&other, "express"), 503);
+    drop(killed);
+    becomes(&other, 200);
+    assert!(began.elapsed() >= Duration::from_millis(950), "{:?}", began.elapsed());
+}
+
+/// A limit that nobody reaches, which closes or opens when it cannot be asked.
+fn degrading(redis: &str, allow: bool, timeout: u64) -> String {
+    format!(
+        "{{ limit-count: {{ count: 1000000, time_window: 600, allow_degradation: {allow}, \
+         redis_timeout: {timeout}, {redis} }} }}"
+    )
+}
+
+#[test]
+fn a_redis_that_is_killed_under_load_fails_as_configured_and_comes_back() {
+    const TIMEOUT: u64 = 5000;
+    let Some(mut redis) = Redis::start() else { return };
+    let node = Node::always("x");
+    let [open, closed] = [true, false]
+        .map(|allow| start(node.address, &degrading(&redis.settings(), allow, TIMEOUT)));
+    thread::scope(|scope| {
+        let until = |proxy: &TestProxy, lane: &str, end: fn(&[u16]) -> bool| {
+            let mut client = Client::connect(proxy.address(lane));
+            let began = Instant::now();
+            let mut statuses = Vec::new();
+            while !end(&statuses) {
+                assert!(began.elapsed() < PATIENCE, "{statuses:?}");
+                statuses.push(client.ask(GET).status);
+            }
+            statuses
+        };
+        // Before, during, after.
+        let is_back = |statuses: &[u16]| {
+            statuses.ends_with(&[200]) && statuses.contains(&500) && statuses.len() > 50
+        };
+        let closing = LANES.map(|lane| scope.spawn(|| until(&closed, lane, is_back)));
+        let opening = LANES.map(|lane| scope.spawn(|| until(&open, lane, |all| all.len() >= 300)));
+        eventually("load", || (node.seen().len() > 20).then_some(()));
+        redis.kill();
+        for opening in opening {
+            assert!(opening.join().expect("no panic").iter().all(|status| *status == 200));
+        }
+        // That connecting is refused costs nobody the time that it could take.
+        let began = Instant::now();
+        for _ in 0..20 {
+            let answer = Client::connect(closed.address("express")).ask(GET);
+            assert_eq!(answer.text(), "{\"error_msg\":\"failed to limit count\"}\n");
+            assert_eq!(answer.status, 500);
+        }
+        assert!(began.elapsed() < Duration::from_millis(TIMEOUT), "{:?}", began.elapsed());
+        assert!(errors(&closed, "limit-count", "unreachable") > 0.0);
+        assert_eq!(errors(&closed, "limit-count", "timeout"), 0.0);
+        redis.restart();
+        for closing in closing {
+            let statuses = closing.join().expect("no panic");
+            assert!(statuses.iter().all(|status| matches!(status, 200 | 500)));
+        }
+    });
+    assert_eq!(LANES.map(|lane| ask(&open, lane)), [200, 200]);
+}
+
+#[test]
+fn a_redis_that_hangs_holds_nobody_up_for_longer_than_its_timeout() {
+    let Some(redis) = Redis::start() else { return };
+    let node = Node::always("x");
+    let proxy = start(node.address, &conn(&redis, "redis_timeout: 300,"));
+    becomes(&proxy, 200);
+    node.take();
+    redis.signal(Signal::STOP);
+    for lane in LANES {
+        let began = Instant::now();
+        assert_eq!(ask(&proxy, lane), 500);
+        assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
+    }
+    // Somebody waited for it, and nobody does now that it is known.
+    assert!(errors(&proxy, "limit-conn", "timeout") > 0.0);
+    eventually("known", || {
+        let began = Instant::now();
+        assert_eq!(ask(&proxy, "express"), 500);
+        (began.elapsed() < Duration::from_millis(200)).then_some(())
+    });
+    assert_eq!(node.take().len(), 0);
+    redis.signal(Signal::CONT);
+    // What was asked for in vain has been heard meanwhile, and does not count.
+    becomes(&proxy, 200);
+    becomes(&proxy, 200);
+    eventually("nobody is in", || {
+        let keys = redis.ask(&["KEYS tandem:limit-conn:route:all:0:*"]);
+        keys.contains(&"*0".into()).then_some(())
+    });
+}
+
+#[test]
+fn passwords_and_databases_are_told_and_never_logged() {
+    let Some(redis) = Redis::start_with("opensesame") else { return };
+    let node = Node::always("x");
+    let limit = |password: &str| {
+        let redis = format!("{password} redis_database: 3, {}", redis.settings());
+        degrading(&redis, false, 1000)
+    };
+    let proxy = start(node.address, &limit("redis_password: opensesame,"));
+    assert_eq!(LANES.map(|lane| ask(&proxy, lane)), [200, 200]);
+    assert_eq!(redis.ask(&["DBSIZE", "SELECT 3", "DBSIZE"])[..3], [":0", "+OK", ":1"]);
+    let named = limit("redis_username: default, redis_password: opensesame,");
+    assert_eq!(ask(&start(node.address, &named), "express"), 200);
+    for wrong in ["", "redis_password: closesesame,", "redis_username: x, redis_password: sesame,"] {
+        let rest = "kernel: { mode: off }\n";
+        let tandem = Tandem::start(&format!("{}{rest}", yaml(node.address, &limit(wrong))));
+        let mut client = Client::connect(tandem.address(&["listening", "express"]));
+        assert_eq!(client.ask(GET).status, 500, "{wrong}");
+        tandem.line(&["WARN", "redis does not answer"]);
+        assert!(tandem.log().iter().all(|line| !line.contains("sesame")), "{:?}", tandem.log());
+    }
+}
+
+#[test]
+fn a_connection_that_nobody_uses_is_closed() {
+    let Some(redis) = Redis::start() else { return };
+    let node = Node::always("x");
+    let idle = format!("redis_keepalive_timeout: 1, {}", redis.settings());
+    let proxy = start(node.address, &degrading(&idle, false, 1000));
+    assert_eq!(ask(&proxy, "express"), 200);
+    eventually("closed", || {
+        let clients = redis.ask(&["INFO clients"]);
+        clients.contains(&"connected_clients:1".into()).then_some(())
+    });
+    assert_eq!(ask(&proxy, "express"), 200);
+}
+
+#[test]
+fn keys_of_another_kind_are_an_error_and_no_count() {
+    let Some(redis) = Redis::start() else { return };
+    let node = Node::always("x");
+    let proxy = start(node.address, &degrading(&redis.settings(), false, 1000));
+    let key = "tandem:limit-count:route:all:0:1000000:600:127.0.0.1";
+    for foreign in [format!("RPUSH {key} x"), format!("SET {key} x")] {
+        redis.ask(&["FLUSHALL", &foreign]);
+        assert_eq!(LANES.map(|lane| ask(&proxy, lane)), [500, 500]);
+    }
+    assert_eq!(errors(&proxy, "limit-count", "refused"), 4.0);
+    redis.ask(&["FLUSHALL"]);
+    assert_eq!(LANES.map(|lane| ask(&proxy, lane)), [200, 200]);
+    assert_eq!(node.take().len(), 2);
+}
+
+/// A server that is no Redis beyond the first question, and answers every further one like this.
+fn nonsense(answer: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            thread::spawn(move || {
+                let mut heard = [0; 4096];
+                while let Ok(count @ 1..) = stream.read(&mut heard) {
+                    let is_first = heard[..count].windows(4).any(|word| word == b"PING");
+                    let said = if is_first { "+PONG\r\n" } else { answer };
+                    if said.is_empty() || stream.write_all(said.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn answers_that_make_no_sense_are_no_answers() {
+    let node = Node::always("x");
+    for (answer, reason) in [
+        ("+OK\r\n", "unexpected"),
+        (":1\r\n", "unexpected"),
+        ("$-1\r\n", "unexpected"),
+        ("*0\r\n", "unexpected"),
+        ("*-1\r\n", "unexpected"),
+        ("*3\r\n:1\r\n:-1\r\n:0\r\n", "unexpected"),
+        ("*3\r\n:1\r\n:1\r\n$1\r\nx\r\n", "unexpected"),
+        ("*6\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n", "unexpected"),
+        ("-ERR no\r\n", "refused"),
+        ("-NOSCRIPT no\r\n", "refused"),
+        ("-READONLY no\r\n", "not_ready"),
+        ("-LOADING wait\r\n", "not_ready"),
+        ("HTTP/1.1 400 Bad Request\r\n\r\n", "broken"),
+        ("\0\0\0", "broken"),
+        ("", "broken"),
+        ("*1000000000\r\n", "timeout"),
+        ("$1000000000\r\nx", "timeout"),
+    ] {
+        let settings = settings(nonsense(answer));
+        let closed = start(node.address, &degrading(&settings, false, 150));
+        let open = start(node.address, &degrading(&settings, true, 150));
+        assert_eq!(ask(&closed, "express"), 500, "{answer:?}");
+        assert_eq!(node.take().len(), 0);
+        assert_eq!(LANES.map(|lane| ask(&open, lane)), [200, 200], "{answer:?}");
+        assert_eq!(node.take().len(), 2);
+        assert_eq!(errors(&closed, "limit-count", reason), 1.0, "{answer:?}");
+    }
+}
