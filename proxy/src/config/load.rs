@@ -112,8 +112,7 @@ fn read_config(mut root: Section<'_>) -> Config {
     let mut upstreams = Upstreams::read(&mut root);
     let names = consumers::names(&root);
     let (known, referred) = (upstreams.known(), RefCell::default());
-    let scope =
-        Scope { owner: None, consumers: &names, upstreams: &known, referred: &referred };
+    let scope = Scope { owner: None, consumers: &names, upstreams: &known, referred: &referred };
     let groups = shared::sets(&mut root, "consumer_groups", &scope);
     let consumers = consumers::read(&mut root, &groups, &scope);
     let global_rules = shared::global_rules(&mut root, &scope);

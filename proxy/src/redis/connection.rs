@@ -54,7 +54,9 @@ impl Connection {
         let connection = Connection { redis: redis.clone(), driver };
         match ::redis::cmd("PING").query_async::<Value>(&mut redis).await {
             Ok(Value::SimpleString(pong)) if pong == "PONG" => Ok(connection),
-            Ok(_) => Err(connection.not_opened(NotOpened::Refused(ErrorKind::UnexpectedReturnType))),
+            Ok(_) => {
+                Err(connection.not_opened(NotOpened::Refused(ErrorKind::UnexpectedReturnType)))
+            }
             Err(error) => Err(connection.not_opened(error.into())),
         }
     }

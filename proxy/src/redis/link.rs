@@ -80,13 +80,8 @@ impl Drop for Turn {
 impl Link {
     pub(super) fn new(server: Arc<Server>, metrics: Arc<Metrics>) -> Link {
         let now = Instant::now();
-        let state = State {
-            connection: None,
-            is_dialling: false,
-            failures: 0,
-            not_before: now,
-            used: now,
-        };
+        let state =
+            State { connection: None, is_dialling: false, failures: 0, not_before: now, used: now };
         Link {
             server,
             metrics,
@@ -297,9 +292,16 @@ impl Link {
 
 impl State {
     fn fail(&mut self) {
-        let (first, longest) = BACK_OFF;
-        let back_off = first.saturating_mul(1 << self.failures.min(16)).min(longest);
+        self.not_before = Instant::now() + back_off(self.failures);
         self.failures = self.failures.saturating_add(1);
-        self.not_before = Instant::now() + back_off;
     }
 }
+
+/// How long nobody dials after so many failures and one more.
+fn back_off(failures: u32) -> Duration {
+    let (first, longest) = BACK_OFF;
+    first.saturating_mul(1 << failures.min(16)).min(longest)
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -287,12 +288,45 @@ fn what_a_killed_proxy_counted_expires() {
     assert!(began.elapsed() >= Duration::from_millis(950), "{:?}", began.elapsed());
 }
 
+/// A call may be held up on a connection that was given up, and come after what undoes it.
+#[test]
+fn who_left_before_entering_does_not_enter() {
+    const ENTER: &str = include_str!("../../src/plugin/limit_conn/enter.lua");
+    const LEAVE: &str = include_str!("../../src/plugin/limit_conn/leave.lua");
+    let Some(redis) = Redis::start() else { return };
+    let run = |script: &str, numbers: &str, words: &str| {
+        let escaped = script.replace('\n', "\\n");
+        assert!(!escaped.contains('"'));
+        redis.ask(&[&format!("EVAL \"{escaped}\" {numbers} {words}")])
+    };
+    let enter = |name: &str| run(ENTER, "2", &format!("in over:{name} {name} 60000 1"));
+    let leave = |name: &str| run(LEAVE, "2", &format!("in over:{name} {name} 60000"));
+    assert_eq!(leave("a")[0], "*0");
+    assert_eq!(enter("a")[..2], ["*1", ":0"]);
+    assert_eq!(enter("b")[..3], ["*2", ":1", ":1"]);
+    assert_eq!(enter("c")[..2], ["*1", ":0"]);
+    assert_eq!(leave("b")[0], "*0");
+    assert_eq!(redis.ask(&["KEYS *"])[..3], ["*1", "$6", "over:a"]);
+}
+
 /// A limit that nobody reaches, which closes or opens when it cannot be asked.
 fn degrading(redis: &str, allow: bool, timeout: u64) -> String {
     format!(
         "{{ limit-count: {{ count: 1000000, time_window: 600, allow_degradation: {allow}, \
          redis_timeout: {timeout}, {redis} }} }}"
     )
+}
+
+/// What a connection is answered, until that is enough.
+fn load(address: SocketAddr, is_enough: impl Fn(&[u16]) -> bool) -> Vec<u16> {
+    let mut client = Client::connect(address);
+    let began = Instant::now();
+    let mut statuses = Vec::new();
+    while !is_enough(&statuses) {
+        assert!(began.elapsed() < PATIENCE, "{statuses:?}");
+        statuses.push(client.ask(GET).status);
+    }
+    statuses
 }
 
 #[test]
@@ -302,29 +336,23 @@ fn a_redis_that_is_killed_under_load_fails_as_configured_and_comes_back() {
     let node = Node::always("x");
     let [open, closed] = [true, false]
         .map(|allow| start(node.address, &degrading(&redis.settings(), allow, TIMEOUT)));
+    let is_back = AtomicBool::new(false);
+    let (is_back, closed) = (&is_back, &closed);
     thread::scope(|scope| {
-        let until = |proxy: &TestProxy, lane: &str, end: fn(&[u16]) -> bool| {
-            let mut client = Client::connect(proxy.address(lane));
-            let began = Instant::now();
-            let mut statuses = Vec::new();
-            while !end(&statuses) {
-                assert!(began.elapsed() < PATIENCE, "{statuses:?}");
-                statuses.push(client.ask(GET).status);
-            }
-            statuses
+        let on_both = |proxy: &TestProxy| {
+            LANES.map(|lane| {
+                let address = proxy.address(lane);
+                let is_enough = |statuses: &[u16]| {
+                    is_back.load(Ordering::Relaxed) && statuses.ends_with(&[200])
+                };
+                scope.spawn(move || load(address, is_enough))
+            })
         };
-        // Before, during, after.
-        let is_back = |statuses: &[u16]| {
-            statuses.ends_with(&[200]) && statuses.contains(&500) && statuses.len() > 50
-        };
-        let closing = LANES.map(|lane| scope.spawn(|| until(&closed, lane, is_back)));
-        let opening = LANES.map(|lane| scope.spawn(|| until(&open, lane, |all| all.len() >= 300)));
+        let (opening, closing) = (on_both(&open), on_both(closed));
         eventually("load", || (node.seen().len() > 20).then_some(()));
         redis.kill();
-        for opening in opening {
-            assert!(opening.join().expect("no panic").iter().all(|status| *status == 200));
-        }
         // That connecting is refused costs nobody the time that it could take.
+        eventually("known", || (ask(closed, "hyper") == 500).then_some(()));
         let began = Instant::now();
         for _ in 0..20 {
             let answer = Client::connect(closed.address("express")).ask(GET);
@@ -332,15 +360,18 @@ fn a_redis_that_is_killed_under_load_fails_as_configured_and_comes_back() {
             assert_eq!(answer.status, 500);
         }
         assert!(began.elapsed() < Duration::from_millis(TIMEOUT), "{:?}", began.elapsed());
-        assert!(errors(&closed, "limit-count", "unreachable") > 0.0);
-        assert_eq!(errors(&closed, "limit-count", "timeout"), 0.0);
+        assert!(errors(closed, "limit-count", "unreachable") > 0.0);
+        assert!(errors(&open, "limit-count", "unreachable") > 0.0);
+        assert_eq!(errors(closed, "limit-count", "timeout"), 0.0);
         redis.restart();
-        for closing in closing {
-            let statuses = closing.join().expect("no panic");
+        is_back.store(true, Ordering::Relaxed);
+        for statuses in opening.map(|load| load.join().expect("no panic")) {
+            assert!(statuses.iter().all(|status| *status == 200));
+        }
+        for statuses in closing.map(|load| load.join().expect("no panic")) {
             assert!(statuses.iter().all(|status| matches!(status, 200 | 500)));
         }
     });
-    assert_eq!(LANES.map(|lane| ask(&open, lane)), [200, 200]);
 }
 
 #[test]
@@ -367,6 +398,11 @@ fn a_redis_that_hangs_holds_nobody_up_for_longer_than_its_timeout() {
     redis.signal(Signal::CONT);
     // What was asked for in vain has been heard meanwhile, and does not count.
     becomes(&proxy, 200);
+    redis.signal(Signal::STOP);
+    for lane in LANES {
+        Client::connect(proxy.address(lane)).send(GET);
+    }
+    redis.signal(Signal::CONT);
     becomes(&proxy, 200);
     eventually("nobody is in", || {
         let keys = redis.ask(&["KEYS tandem:limit-conn:route:all:0:*"]);
@@ -387,7 +423,8 @@ fn passwords_and_databases_are_told_and_never_logged() {
     assert_eq!(redis.ask(&["DBSIZE", "SELECT 3", "DBSIZE"])[..3], [":0", "+OK", ":1"]);
     let named = limit("redis_username: default, redis_password: opensesame,");
     assert_eq!(ask(&start(node.address, &named), "express"), 200);
-    for wrong in ["", "redis_password: closesesame,", "redis_username: x, redis_password: sesame,"] {
+    for wrong in ["", "redis_password: closesesame,", "redis_username: x, redis_password: sesame,"]
+    {
         let rest = "kernel: { mode: off }\n";
         let tandem = Tandem::start(&format!("{}{rest}", yaml(node.address, &limit(wrong))));
         let mut client = Client::connect(tandem.address(&["listening", "express"]));

@@ -107,7 +107,8 @@ fn server(section: &mut Section<'_>) -> Option<Server> {
 }
 
 fn host(value: &Value<'_>) -> Option<Box<str>> {
-    let is_host = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
+    let is_host =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
     let host = value.text("is neither a name nor an address", |text| {
         (1..=HOST_SIZE_MAX).contains(&text.len()) && text.bytes().all(is_host)
     });

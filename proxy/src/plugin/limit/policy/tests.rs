@@ -30,7 +30,8 @@ fn replied(trial: &Trial, numbers: Result<&[i64], Failure>) -> (Seen, Duration) 
         Call::Redis(question) => {
             let numbers = numbers.map(<[i64]>::to_vec);
             let script = question.step.script;
-            let is_answer = |numbers: &Vec<i64>| (script.is_answer)(question.step.keys.len(), numbers);
+            let is_answer =
+                |numbers: &Vec<i64>| (script.is_answer)(question.step.keys.len(), numbers);
             assert!(numbers.as_ref().map_or(true, is_answer), "{numbers:?}");
             Some(Reply::Redis(Replied { numbers, undo: Undo::default() }))
         }
@@ -136,7 +137,8 @@ fn answers_are_recognised() {
         let step = &asked(&trial(plugin, settings), "GET /", "").step;
         (step.script.is_answer)(step.keys.len(), numbers)
     };
-    let rules = "rules: [{ count: 2, time_window: 1, key: a }, { count: 3, time_window: 2, key: c }]";
+    let rules =
+        "rules: [{ count: 2, time_window: 1, key: a }, { count: 3, time_window: 2, key: c }]";
     for (numbers, expected) in [
         (&[1, 1, 1, 1, 2, 2][..], true),
         (&[1, 1, 1, 0, 0, 2], true),
@@ -170,7 +172,11 @@ fn without_an_answer_requests_are_refused_or_pass_uncounted() {
     for (plugin, settings, message) in [
         ("limit-count", "count: 1, time_window: 60", "failed to limit count"),
         ("limit-req", "rate: 1, burst: 0, key: uri", "failed to limit req"),
-        ("limit-conn", "conn: 1, burst: 0, default_conn_delay: 1, key: uri", "failed to limit conn"),
+        (
+            "limit-conn",
+            "conn: 1, burst: 0, default_conn_delay: 1, key: uri",
+            "failed to limit conn",
+        ),
     ] {
         let closed = trial(plugin, settings);
         let open = trial(plugin, &format!("{settings}, allow_degradation: true"));
@@ -255,7 +261,8 @@ fn what_makes_no_sense_is_refused() {
     let conn = "conn: 1, burst: 0, default_conn_delay: 1, key: uri";
     refused("limit-conn", &format!("{conn}, key_ttl: 1"), "needs `policy: redis`");
     refused("limit-conn", &format!("{conn}, {REDIS}, key_ttl: 0"), "from 1 to");
-    let password = "count: 1, time_window: 1, policy: redis, redis_host: a, redis_password: [hidden]";
+    let password =
+        "count: 1, time_window: 1, policy: redis, redis_host: a, redis_password: [hidden]";
     let told = crate::plugin::trial::findings(&format!("{{ limit-count: {{ {password} }} }}"), "");
     assert!(!told.is_empty() && told.iter().all(|line| !line.contains("hidden")), "{told:?}");
 }
