@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use proxy::test_support::{Client, Node, PATIENCE, TestProxy, eventually, unused_address};
@@ -104,6 +104,21 @@ impl Redis {
         write!(stream, "{login}{}\r\nQUIT\r\n", commands.join("\r\n")).expect("it reads");
         let lines = BufReader::new(stream).lines().map(|line| line.expect("an answer"));
         lines.skip(usize::from(!login.is_empty())).collect()
+    }
+
+    /// Waits until no request is in flight that `conn` counts: they leave behind their responses.
+    fn nobody_is_in(&self) {
+        eventually("nobody is in", || {
+            let keys = self.ask(&["KEYS tandem:limit-conn:route:all:0:*"]);
+            keys.contains(&"*0".into()).then_some(())
+        });
+    }
+
+    fn nobody_is_connected(&self) {
+        eventually("nobody is connected", || {
+            let clients = self.ask(&["INFO clients"]);
+            clients.contains(&"connected_clients:1".into()).then_some(())
+        });
     }
 
     /// The settings that lead to it.
@@ -207,6 +222,45 @@ fn a_window_is_over_after_its_time() {
     eventually("nothing is left", || redis.ask(&["DBSIZE"]).contains(&":0".into()).then_some(()));
 }
 
+/// Milliseconds since the Unix epoch.
+fn now() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("a later time").as_millis()
+}
+
+#[test]
+fn a_sliding_window_keeps_the_share_of_the_last_one() {
+    let Some(redis) = Redis::start() else { return };
+    let node = Node::always("x");
+    let plugins = format!(
+        "{{ limit-count: {{ count: 10, time_window: 600, window_type: sliding, {} }} }}",
+        redis.settings()
+    );
+    let proxy = start(node.address, &plugins);
+    // Seconds since the window began, requests in it and in the one before, what is left and for how
+    // long.
+    for (since, current, previous, expected) in [
+        (1, 4, 0, Some(("5", 599))),
+        (900, 10, 10, Some(("4", 300))),
+        (300, 2, 10, Some(("2", 300))),
+        (600, 10, 0, None),
+        (1200, 10, 10, Some(("9", 600))),
+    ] {
+        let key = "tandem:limit-count:route:all:0:10:600:127.0.0.1";
+        let began = now() - since * 1000;
+        redis.ask(&[&format!("SET {key} \"{began} {current} {previous}\"")]);
+        let answer = Client::connect(proxy.address("express")).ask(GET);
+        let left = answer.field("x-ratelimit-remaining").expect("what is left");
+        let reset: f64 = answer.field("x-ratelimit-reset").expect("a time").parse().expect("one");
+        match expected {
+            Some((remaining, seconds)) => {
+                assert_eq!((answer.status, left), (200, remaining), "{since}");
+                assert!((reset - f64::from(seconds)).abs() < 60.0, "{since}: {reset}");
+            }
+            None => assert_eq!((answer.status, left), (503, "0"), "{since}"),
+        }
+    }
+}
+
 #[test]
 fn a_bucket_is_one_for_all_and_holds_back() {
     let Some(redis) = Redis::start() else { return };
@@ -232,42 +286,47 @@ fn conn(redis: &Redis, rest: &str) -> String {
     )
 }
 
+/// A request that the node has half of.
+fn held(proxy: &TestProxy, lane: &str, node: &Node) -> Client {
+    let mut client = Client::connect(proxy.address(lane));
+    client.send(HALF);
+    eventually("half of a body", || node.heard().ends_with('x').then_some(()));
+    client
+}
+
 #[test]
 fn requests_in_flight_count_until_they_are_over_however_they_end() {
     let Some(redis) = Redis::start() else { return };
     let node = Node::always("x");
     let proxies = [(); 2].map(|()| start(node.address, &conn(&redis, "")));
-    let half = |node: &Node| {
-        eventually("half of a body", || node.heard().ends_with('x').then_some(()));
-        node.take();
-    };
     for lane in LANES {
-        let mut slow = Client::connect(proxies[0].address(lane));
-        slow.send(HALF);
-        half(&node);
+        let mut slow = held(&proxies[0], lane, &node);
         for proxy in &proxies {
             assert_eq!(LANES.map(|lane| ask(proxy, lane)), [503, 503]);
         }
         assert_eq!(slow.ask("y").status, 200);
         becomes(&proxies[1], 200);
+        redis.nobody_is_in();
         // One that goes away, or is cut off, is over as well.
-        let mut gone = Client::connect(proxies[1].address(lane));
-        gone.send(HALF);
-        half(&node);
+        let gone = held(&proxies[1], lane, &node);
         assert_eq!(ask(&proxies[0], lane), 503);
         socket2::SockRef::from(gone.stream()).set_linger(Some(Duration::ZERO)).expect("a socket");
         drop(gone);
         becomes(&proxies[0], 200);
+        redis.nobody_is_in();
     }
-    // What still runs at the end of a proxy does not count any more.
-    let mut slow = Client::connect(proxies[0].address("express"));
-    slow.send(HALF);
-    half(&node);
-    let [first, second] = proxies;
-    assert_eq!(ask(&second, "express"), 503);
-    drop(first);
-    assert_eq!(ask(&second, "express"), 200);
-    eventually("nothing is left", || redis.ask(&["DBSIZE"]).contains(&":0".into()).then_some(()));
+}
+
+#[test]
+fn what_still_runs_at_the_end_of_a_proxy_does_not_count_any_more() {
+    let Some(redis) = Redis::start() else { return };
+    let node = Node::always("x");
+    let proxy = start(node.address, &conn(&redis, "redis_keepalive_timeout: 1,"));
+    let _slow = held(&proxy, "express", &node);
+    // Then it takes a new connection to say so.
+    redis.nobody_is_connected();
+    drop(proxy);
+    assert_eq!(redis.ask(&["DBSIZE"])[0], ":0");
 }
 
 #[test]
@@ -378,8 +437,11 @@ fn a_redis_that_is_killed_under_load_fails_as_configured_and_comes_back() {
 fn a_redis_that_hangs_holds_nobody_up_for_longer_than_its_timeout() {
     let Some(redis) = Redis::start() else { return };
     let node = Node::always("x");
-    let proxy = start(node.address, &conn(&redis, "redis_timeout: 300,"));
+    // With one connection to Redis.
+    let text = yaml(node.address, &conn(&redis, "redis_timeout: 300,"));
+    let proxy = TestProxy::start(&text.replace("workers: 2", "workers: 1"));
     becomes(&proxy, 200);
+    redis.nobody_is_in();
     node.take();
     redis.signal(Signal::STOP);
     for lane in LANES {
@@ -404,10 +466,7 @@ fn a_redis_that_hangs_holds_nobody_up_for_longer_than_its_timeout() {
     }
     redis.signal(Signal::CONT);
     becomes(&proxy, 200);
-    eventually("nobody is in", || {
-        let keys = redis.ask(&["KEYS tandem:limit-conn:route:all:0:*"]);
-        keys.contains(&"*0".into()).then_some(())
-    });
+    redis.nobody_is_in();
 }
 
 #[test]
@@ -441,10 +500,7 @@ fn a_connection_that_nobody_uses_is_closed() {
     let idle = format!("redis_keepalive_timeout: 1, {}", redis.settings());
     let proxy = start(node.address, &degrading(&idle, false, 1000));
     assert_eq!(ask(&proxy, "express"), 200);
-    eventually("closed", || {
-        let clients = redis.ask(&["INFO clients"]);
-        clients.contains(&"connected_clients:1".into()).then_some(())
-    });
+    redis.nobody_is_connected();
     assert_eq!(ask(&proxy, "express"), 200);
 }
 
