@@ -2,10 +2,7 @@
 
 use std::{fmt, io};
 
-use ::redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, RedisConnectionInfo, RedisError, ServerErrorKind, Value,
-    aio::MultiplexedConnection,
-};
+use ::redis::{Cmd, ErrorKind, RedisConnectionInfo, RedisError, Value, aio::MultiplexedConnection};
 use tokio::{
     net::TcpStream,
     task::{self, AbortHandle},
@@ -37,26 +34,19 @@ impl Connection {
         let stream = TcpStream::connect((&*server.host, server.port)).await;
         let stream = stream.map_err(NotOpened::Io)?;
         stream.set_nodelay(true).map_err(NotOpened::Io)?;
-        let mut login =
-            RedisConnectionInfo::default().set_db(server.database.into()).set_skip_set_lib_name();
-        if let Some(username) = &server.username {
-            login = login.set_username(username);
-        }
-        if let Some(password) = &server.password {
-            login = login.set_password(password);
-        }
-        // Whoever calls has a timeout of its own.
-        let config =
-            AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
-        let opened = MultiplexedConnection::new_with_config(&login, Bounded::new(stream), config);
+        let login = RedisConnectionInfo {
+            db: server.database.into(),
+            username: server.username.as_deref().map(str::to_owned),
+            password: server.password.as_deref().map(str::to_owned),
+            ..RedisConnectionInfo::default()
+        };
+        let opened = MultiplexedConnection::new(&login, Bounded::new(stream));
         let (mut redis, driver) = opened.await.map_err(NotOpened::from)?;
         let driver = task::spawn_local(driver).abort_handle();
         let connection = Connection { redis: redis.clone(), driver };
         match ::redis::cmd("PING").query_async::<Value>(&mut redis).await {
             Ok(Value::SimpleString(pong)) if pong == "PONG" => Ok(connection),
-            Ok(_) => {
-                Err(connection.not_opened(NotOpened::Refused(ErrorKind::UnexpectedReturnType)))
-            }
+            Ok(_) => Err(connection.not_opened(NotOpened::Refused(ErrorKind::TypeError))),
             Err(error) => Err(connection.not_opened(error.into())),
         }
     }
@@ -84,7 +74,7 @@ impl Connection {
         let mut redis = self.redis.clone();
         let known = command("EVALSHA", step.script.hash(), step);
         let value = match known.query_async::<Value>(&mut redis).await {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            Err(error) if error.kind() == ErrorKind::NoScriptError => {
                 command("EVAL", step.script.text, step).query_async(&mut redis).await
             }
             result => result,
@@ -113,15 +103,16 @@ fn numbers(value: Value, step: &Step) -> Option<Vec<i64>> {
 #[expect(clippy::wildcard_enum_match_arm, reason = "the crate may add kinds")]
 fn failure(kind: ErrorKind) -> Failure {
     match kind {
-        ErrorKind::Io | ErrorKind::Parse => Failure::Broken,
-        ErrorKind::Server(
-            ServerErrorKind::BusyLoading
-            | ServerErrorKind::ReadOnly
-            | ServerErrorKind::MasterDown
-            | ServerErrorKind::ClusterDown
-            | ServerErrorKind::TryAgain,
-        ) => Failure::NotReady,
-        ErrorKind::Server(_) | ErrorKind::Extension => Failure::Refused,
+        ErrorKind::IoError | ErrorKind::ParseError => Failure::Broken,
+        ErrorKind::BusyLoadingError
+        | ErrorKind::ReadOnly
+        | ErrorKind::MasterDown
+        | ErrorKind::ClusterDown
+        | ErrorKind::TryAgain => Failure::NotReady,
+        ErrorKind::ResponseError
+        | ErrorKind::NoScriptError
+        | ErrorKind::AuthenticationFailed
+        | ErrorKind::ExtensionError => Failure::Refused,
         _ => Failure::Unexpected,
     }
 }

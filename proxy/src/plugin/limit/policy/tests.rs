@@ -15,7 +15,9 @@ fn trial(plugin: &str, settings: &str) -> Trial {
 fn asked(trial: &Trial, line: &str, fields: &str) -> Arc<Question> {
     match trial.ask(line, fields) {
         Seen::Called(Call::Redis(question)) => question,
-        other => panic!("{other:?}"),
+        other @ (Seen::Forwarded { .. } | Seen::Answered { .. } | Seen::Called(_)) => {
+            panic!("{other:?}")
+        }
     }
 }
 
