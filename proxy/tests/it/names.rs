@@ -158,10 +158,9 @@ fn the_last_good_answer_stays_whatever_a_server_says() {
     let lie = || vec![IpAddr::from(local(9)).into()];
     let none = Says::addresses(0, [Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST]);
     names.say("app.internal", says([1]));
-    let proxy = TestProxy::start(&yaml(
-        &names.section("valid: 20ms, timeout: 150ms"),
-        &format!("nodes: {{ \"app.internal:{port}\": 1 }}"),
-    ));
+    let section = names.section("valid: 20ms, timeout: 150ms");
+    let yaml = yaml(&section, &format!("nodes: {{ \"app.internal:{port}\": 1 }}"));
+    let proxy = TestProxy::start(&yaml);
     let mut client = proxy.client();
     eventually("an answer in time", || (client.ask(GET).status == 200).then_some(()));
     let mut good = 1;
@@ -181,6 +180,9 @@ fn the_last_good_answer_stays_whatever_a_server_says() {
             assert_eq!(client.ask(GET).text(), good.to_string());
             (lookups(&proxy, result) >= before + 2.0).then_some(())
         });
+        // Rules that are made anew are made of it too.
+        proxy.reload(&yaml).expect("applied");
+        assert_eq!(client.ask(GET).text(), good.to_string(), "{result}");
         good = 3 - good;
         names.say("app.internal", says([good]));
         check_becomes(&mut client, &good.to_string());
