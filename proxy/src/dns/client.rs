@@ -339,3 +339,6 @@ fn of_nameservers(addresses: &[SocketAddr]) -> ResolverConfig {
     };
     ResolverConfig::from_name_servers(addresses.iter().map(nameserver).collect())
 }
+
+#[cfg(test)]
+mod tests;
