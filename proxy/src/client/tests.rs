@@ -403,7 +403,7 @@ async fn what_is_known_of_a_response_outlives_its_body() {
         })
         .await;
         let client = client();
-        let request = Request { timeout: Duration::from_millis(50), ..host.request() };
+        let request = Request { timeout: Duration::from_secs(1), ..host.request() };
         let response = client.call(&request).await.expect("a head");
         assert_eq!((response.status.as_u16(), response.body), (403, Err(failure)), "{answer}");
         assert!(client.idle().is_empty(), "{answer}");

@@ -104,6 +104,15 @@ fn a_client_cannot_say_what_we_say() {
 }
 
 #[test]
+fn what_the_node_would_not_see_is_no_part_of_the_question() {
+    let trial = trial("request_headers: [x-consumer-username, x-hop, x-a]");
+    let fields = "x-consumer-username: root\r\nx-hop: 1\r\nconnection: X-Hop\r\nx-a: 1\r\n";
+    let request = question(&trial, "GET /", fields);
+    let asked = ["x-consumer-username", "x-hop", "x-a"].map(|name| request.fields.contains_key(name));
+    assert_eq!(asked, [false, false, true]);
+}
+
+#[test]
 fn what_no_field_can_hold_is_refused() {
     let trial = trial("extra_headers: { x-a: $arg_a }, status_on_error: 400, allow_degradation: true");
     assert_eq!(trial.ask("GET /?a=x%0d%0ax-b:+c", "").status(), Some(400));
