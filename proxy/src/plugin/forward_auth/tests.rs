@@ -47,8 +47,9 @@ fn answer(status: u16, fields: &[(&str, &str)], body: &'static str) -> Reply {
 }
 
 /// What comes of a request about which this is answered.
-fn judged(trial: &Trial, fields: &str, reply: &Reply) -> Seen {
-    trial.ask_with("GET /a", fields, &mut |_| Some(reply.clone()))
+fn judged(trial: &Trial, fields: &str, reply: Reply) -> Seen {
+    let mut reply = Some(reply);
+    trial.ask_with("GET /a", fields, &mut |_| reply.take())
 }
 
 #[test]
@@ -124,7 +125,7 @@ fn fields_of_the_answer_stand_in_place_of_the_clients() {
     let trial = trial("upstream_headers: [X-User, x-role]");
     let forged = "x-user: root\r\nX_User: root\r\nx-role: admin\r\nx-other: o\r\n";
     let given = [("x-user", "alice"), ("x-user", "al"), ("x-secret", "s")];
-    let seen = judged(&trial, forged, &answer(200, &given, "ignored"));
+    let seen = judged(&trial, forged, answer(200, &given, "ignored"));
     let Seen::Forwarded { head, .. } = &seen else { panic!("{seen:?}") };
     let about_user: Vec<_> = head.lines().filter(|line| line.contains("user")).collect();
     assert_eq!(about_user, ["x-user: alice", "x-user: al"]);
@@ -132,7 +133,7 @@ fn fields_of_the_answer_stand_in_place_of_the_clients() {
     assert_eq!(seen.field("x-other"), Some("o"));
     // What is for this connection alone is not passed on, whatever it is called.
     let given = [("x-user", "alice"), ("connection", "close, X-User")];
-    let seen = judged(&trial, forged, &answer(204, &given, ""));
+    let seen = judged(&trial, forged, answer(204, &given, ""));
     assert_eq!(seen.field("x-user"), None);
     assert!(seen.line().is_some());
 }
@@ -148,14 +149,14 @@ fn a_refusal_is_passed_on_with_the_fields_that_are_named() {
         ("content-type", "text/html"),
     ];
     for status in [300, 302, 401, 403, 500, 999] {
-        let seen = judged(&trial, "", &answer(status, &given, "<p>"));
+        let seen = judged(&trial, "", answer(status, &given, "<p>"));
         let Seen::Answered { status: seen, fields, body } = seen else { panic!("{seen:?}") };
         let expected = "content-type: text/html\nlocation: /login\nset-cookie: a=1\nset-cookie: b=2\n";
         assert_eq!((seen, fields.as_str(), body.as_str()), (status, expected, "<p>"));
     }
-    let seen = judged(&trial, "", &answer(403, &[], "no"));
+    let seen = judged(&trial, "", answer(403, &[], "no"));
     assert_eq!(seen.field("content-type"), Some("text/plain; charset=utf-8"));
-    assert_eq!(judged(&trial, "", &answer(401, &[], "")).field("content-type"), None);
+    assert_eq!(judged(&trial, "", answer(401, &[], "")).field("content-type"), None);
     // The verdict has come, if not its body.
     let broken = Reply::Http(Ok(Response {
         status: StatusCode::FORBIDDEN,
@@ -163,17 +164,17 @@ fn a_refusal_is_passed_on_with_the_fields_that_are_named() {
         body: Err(Failure::TooLarge),
     }));
     let degrading = self::trial("allow_degradation: true");
-    assert_eq!(judged(&degrading, "", &broken).status(), Some(403));
+    assert_eq!(judged(&degrading, "", broken).status(), Some(403));
 }
 
 #[test]
 fn without_an_answer_a_request_is_refused_unless_told_otherwise() {
     for failure in Failure::ALL {
-        let reply = Reply::Http(Err(failure));
-        assert_eq!(judged(&trial(""), "", &reply).status(), Some(403));
-        assert_eq!(judged(&trial("status_on_error: 503"), "", &reply).status(), Some(503));
+        let reply = || Reply::Http(Err(failure));
+        assert_eq!(judged(&trial(""), "", reply()).status(), Some(403));
+        assert_eq!(judged(&trial("status_on_error: 503"), "", reply()).status(), Some(503));
         let degrading = trial("allow_degradation: true, upstream_headers: [x-user]");
-        let seen = judged(&degrading, "x-user: root\r\n", &reply);
+        let seen = judged(&degrading, "x-user: root\r\n", reply());
         assert!(seen.line().is_some(), "{seen:?}");
         assert_eq!(seen.field("x-user"), None, "{failure:?}");
     }

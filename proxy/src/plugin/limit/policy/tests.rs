@@ -41,6 +41,7 @@ fn replied(trial: &Trial, numbers: Result<&[i64], Failure>) -> (Seen, Duration) 
             delay = *time;
             Some(Reply::Delayed)
         }
+        Call::Http(_) | Call::Keys(_) => None,
     });
     (seen, delay)
 }
