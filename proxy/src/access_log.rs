@@ -6,12 +6,11 @@
 //! never gets here.
 
 mod line;
-mod queue;
 
 use std::{
     cell::RefCell,
-    fs::{File, OpenOptions},
-    io::{self, Write},
+    fs::File,
+    io,
     net::SocketAddr,
     os::fd::{AsFd as _, BorrowedFd},
     sync::Arc,
@@ -20,12 +19,12 @@ use std::{
 
 use anyhow::Context;
 
-use self::queue::Queue;
-pub use self::queue::{AccessLogGuard, Dropped};
+pub(crate) use self::line::DateTime;
 use crate::{
     config::{self, LogFormat, LogTarget},
     connection::Lane,
     forward::Via,
+    log_queue::{self, AppendedFile, Dropped, Queue, QueueGuard, Target},
 };
 
 /// Bytes of lines that may wait for the writer thread, all workers together; beyond it lines are
@@ -33,6 +32,8 @@ use crate::{
 // A usual line is about 200 bytes, so 10 000 of them. There are two such buffers, of which only what
 // was ever used is resident.
 const QUEUE_SIZE_MAX: usize = 2 << 20;
+/// Of a file that is made; the umask takes from it.
+const FILE_MODE: u32 = 0o666;
 
 /// What is known of a request or tunnel when it has ended; `None` where it did not get that far.
 #[derive(Debug, Clone)]
@@ -79,24 +80,27 @@ pub struct AccessLog {
 
 impl AccessLog {
     /// Opens the target and starts the writer thread. A file is appended to and, if missing, made.
-    pub fn open(config: &config::AccessLog) -> anyhow::Result<(AccessLog, AccessLogGuard)> {
-        let target = match &config.target {
-            LogTarget::Stdout => unbuffered(io::stdout().as_fd()).context("access log")?,
-            LogTarget::Stderr => unbuffered(io::stderr().as_fd()).context("access log")?,
+    pub fn open(config: &config::AccessLog) -> anyhow::Result<(AccessLog, QueueGuard)> {
+        let stream = |fd| unbuffered(fd).context("access log");
+        let target: Box<dyn Target> = match &config.target {
+            LogTarget::Stdout => Box::new(stream(io::stdout().as_fd())?),
+            LogTarget::Stderr => Box::new(stream(io::stderr().as_fd())?),
             LogTarget::File(path) => {
-                let file = OpenOptions::new().append(true).create(true).open(path);
-                file.with_context(|| format!("open access log `{}`", path.display()))?
+                let file = AppendedFile::open(path.clone(), FILE_MODE);
+                Box::new(file.with_context(|| format!("open access log `{}`", path.display()))?)
             }
         };
-        AccessLog::to(Box::new(target), config.format, QUEUE_SIZE_MAX)
+        AccessLog::to(target, config.format, QUEUE_SIZE_MAX)
     }
 
     fn to(
-        target: Box<dyn Write + Send>,
+        target: Box<dyn Target>,
         format: LogFormat,
         size_max: usize,
-    ) -> anyhow::Result<(AccessLog, AccessLogGuard)> {
-        let (queue, guard) = queue::start(target, size_max).context("access-log thread")?;
+    ) -> anyhow::Result<(AccessLog, QueueGuard)> {
+        let started = log_queue::start(target, size_max, Dropped::default());
+        let (queue, writing) = started.context("access-log thread")?;
+        let guard = QueueGuard::new(&queue, writing);
         let line = RefCell::new(String::with_capacity(LINE_SIZE_HINT));
         Ok((AccessLog { queue, format, line }, guard))
     }
@@ -110,6 +114,11 @@ impl AccessLog {
             LogFormat::Json => line::json(&mut line, entry),
         }
         self.queue.push(line.as_bytes());
+    }
+
+    /// Has the file opened again that lines go to.
+    pub fn reopen(&self) {
+        self.queue.reopen();
     }
 
     pub fn dropped(&self) -> Dropped {

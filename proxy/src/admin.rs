@@ -35,11 +35,13 @@ use tokio::{
 };
 
 use crate::{
-    access_log,
     drain::{Order, Shutdown},
     kernel::{KernelPlane, Status},
-    metrics::{KernelSample, Metrics, NodeSample},
+    log_files::LogFiles,
+    log_queue::Dropped,
+    metrics::{KernelSample, LogSample, Metrics, NodeSample, Sample},
     pipeline::Pipeline,
+    plugin::EncoderMemory,
     reload::Reloader,
     sys::socket,
     upstream::health::{Health, View},
@@ -70,8 +72,10 @@ pub struct Sources {
     pub metrics: Arc<Metrics>,
     pub kernel: Arc<KernelPlane>,
     /// `None`: no access log is written.
-    pub access_log_dropped: Option<access_log::Dropped>,
+    pub access_log_dropped: Option<Dropped>,
     pub reloader: Arc<Reloader>,
+    pub log_files: Arc<LogFiles>,
+    pub encoders: Arc<EncoderMemory>,
     pub shutdown: Shutdown,
 }
 
@@ -229,15 +233,21 @@ impl Sources {
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
-        let dropped = self.access_log_dropped.as_ref().map_or(0, access_log::Dropped::lines);
         let rules = self.reloader.rules();
-        let sample = |view: View<'_>| NodeSample {
+        let node = |view: View<'_>| NodeSample {
             upstream: view.upstream.into(),
             node: view.node,
             is_up: view.is_up,
         };
-        let nodes: Vec<_> = views(&rules).map(sample).collect();
-        let page = self.metrics.encode(&KernelSample::of(&self.kernel), dropped, &nodes);
+        let page = self.metrics.encode(&Sample {
+            kernel: KernelSample::of(&self.kernel),
+            logs: LogSample {
+                access_log: self.access_log_dropped.as_ref().map_or(0, Dropped::lines),
+                files: self.log_files.dropped(),
+            },
+            nodes: views(&rules).map(node).collect(),
+            encodings_skipped: self.encoders.refused(),
+        });
         response(StatusCode::OK, OPEN_METRICS, page)
     }
 

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    access_log::{AccessLog, AccessLogGuard},
+    access_log::AccessLog,
     admin,
     client::Client,
     config::{Config, Datapath, Listener, Workers},
@@ -29,8 +29,11 @@ use crate::{
     kernel::KernelPlane,
     key_source,
     listener::{self, Group},
+    log_files::LogFiles,
+    log_queue::QueueGuard,
     metrics::Metrics,
     pipeline::Pipeline,
+    plugin::EncoderMemory,
     reload::{self, File, Reloader},
     snapshot::Publisher,
     sys::{affinity, cpu_quota, limits},
@@ -56,10 +59,11 @@ pub struct App {
     signals: Signals,
     hangups: Option<Signal>,
     reloader: Arc<Reloader>,
+    log_files: Arc<LogFiles>,
     control: runtime::Runtime,
     workers: Vec<thread::JoinHandle<anyhow::Result<()>>>,
     /// Flushes the access log when everything else is gone.
-    _access_log: Option<AccessLogGuard>,
+    _access_log: Option<QueueGuard>,
 }
 
 impl App {
@@ -74,10 +78,11 @@ impl App {
         let workers = worker_count(config.workers, cpus.len());
         // Before anybody can see that it is there: who does may send a signal at once.
         let control = runtime::Builder::new_current_thread().enable_all().build()?;
-        let (signals, hangups) = {
+        let (signals, [hangups, rotations]) = {
             let _within = control.enter();
-            let hangups = signal(SignalKind::hangup()).context("signal handlers")?;
-            (Signals::install().context("signal handlers")?, Some(hangups))
+            let others = [SignalKind::hangup(), SignalKind::user_defined1()].map(signal);
+            let [hangups, rotations] = others.map(|it| it.context("signal handlers"));
+            (Signals::install().context("signal handlers")?, [hangups?, rotations?])
         };
         let groups = config
             .listeners
@@ -92,7 +97,8 @@ impl App {
 
         let shutdown = Shutdown::new();
         let permits = connection_limit(config.limits.connections, open_files);
-        let shared = share(config, &kernel, access_log, permits, &shutdown);
+        let log_files = Arc::<LogFiles>::default();
+        let shared = share(config, &kernel, access_log, &log_files, permits, &shutdown);
         let admin = config
             .admin
             .address
@@ -106,10 +112,12 @@ impl App {
             .map(|(listener, group)| (Arc::clone(&listener.name), group.address))
             .collect();
         let (metrics, rules) = (Arc::clone(&shared.metrics), shared.rules.clone());
-        let reloader = Reloader::new(config, rules.clone(), Arc::clone(&metrics));
+        let files = Arc::clone(&log_files);
+        let reloader = Reloader::new(config, rules.clone(), Arc::clone(&metrics), files);
         let reloader = Arc::new(reloader);
         resolve_names(&control, &reloader, config);
         let access_log_dropped = shared.access_log.as_ref().map(AccessLog::dropped);
+        control.spawn(reopen_logs(rotations, shared.access_log.clone(), Arc::clone(&log_files)));
         let workers = start_workers(config, &cpus, groups, &shared, workers, &shutdown)?;
         if let Some(admin) = admin {
             let sources = admin::Sources {
@@ -117,6 +125,8 @@ impl App {
                 kernel: Arc::clone(&kernel),
                 access_log_dropped,
                 reloader: Arc::clone(&reloader),
+                log_files: Arc::clone(&log_files),
+                encoders: Arc::clone(&shared.encoders),
                 shutdown: shutdown.clone(),
             };
             control.spawn(admin.serve(sources));
@@ -131,8 +141,9 @@ impl App {
             shutdown,
             drain_timeout: config.drain.timeout,
             signals,
-            hangups,
+            hangups: Some(hangups),
             reloader,
+            log_files,
             control,
             workers,
             _access_log: access_log_guard,
@@ -164,12 +175,13 @@ impl App {
     /// # Errors
     /// A worker broke down; the others are drained first.
     pub fn wait(self) -> anyhow::Result<()> {
-        let Self { shutdown, drain_timeout, signals, control, workers, .. } = self;
+        let Self { shutdown, drain_timeout, signals, control, workers, log_files, .. } = self;
         let signals = control.spawn(drain::on_signals(signals, shutdown.clone(), drain_timeout));
         let finished =
             control.block_on(async { tokio::task::spawn_blocking(move || join(workers)).await });
         signals.abort();
         control.shutdown_background();
+        log_files.close();
         finished.context("waiting for workers")?
     }
 }
@@ -219,11 +231,12 @@ fn share(
     config: &Config,
     kernel: &Arc<KernelPlane>,
     access_log: Option<AccessLog>,
+    log_files: &LogFiles,
     permits: usize,
     shutdown: &Shutdown,
 ) -> Shared {
     let metrics = Arc::new(Metrics::new());
-    let rules = Pipeline::new(config, &config.upstreams, None, &metrics, pseudonym());
+    let rules = Pipeline::new(config, &config.upstreams, None, &metrics, log_files, pseudonym());
     Shared {
         timeouts: config.timeouts,
         limits: config.limits,
@@ -231,6 +244,7 @@ fn share(
         guard: Arc::new(Guard::new(&config.kernel.guard)),
         metrics,
         access_log,
+        encoders: Arc::new(EncoderMemory::new(config.limits.encoder_memory)),
         kernel: Arc::clone(kernel),
         permits: Arc::new(Semaphore::new(permits)),
         orders: shutdown.watch(),
@@ -247,6 +261,19 @@ fn resolve_names(control: &runtime::Runtime, reloader: &Arc<Reloader>, config: &
     let waited = control.spawn_blocking(move || waiting.wait_for_names());
     if let Err(error) = control.block_on(waited) {
         tracing::error!(%error, "waiting for names");
+    }
+}
+
+/// Opens every log file again on SIGUSR1: whoever rotates them has given them other names.
+async fn reopen_logs(
+    mut rotations: Signal,
+    access_log: Option<AccessLog>,
+    log_files: Arc<LogFiles>,
+) {
+    while rotations.recv().await.is_some() {
+        tracing::info!("opening the logs again");
+        access_log.iter().for_each(AccessLog::reopen);
+        log_files.reopen();
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) mod expression;
 mod finding;
 mod leaf;
 mod load;
+mod metadata;
 mod pattern;
 mod planned;
 pub(crate) mod plugins;
@@ -351,6 +352,9 @@ pub struct Limits {
     pub unsent_max: usize,
     /// Tunnels that the kernel may move at a time (capacity of its maps); beyond it `splice`.
     pub sockmap_tunnels: u32,
+    /// What the encoders of responses may hold, bytes, all together; a response for which there is no
+    /// room leaves as it is.
+    pub encoder_memory: usize,
 }
 
 impl Default for Limits {
@@ -369,6 +373,7 @@ impl Default for Limits {
             receive_buffer: Some(1 << 20),
             unsent_max: 512 << 10,
             sockmap_tunnels: 4096,
+            encoder_memory: 256 << 20,
         }
     }
 }

@@ -13,7 +13,13 @@ pub(crate) mod nodes;
 pub(crate) mod request_head;
 pub(crate) mod response_head;
 
-use std::{mem, net::SocketAddr, os::fd::BorrowedFd, rc::Rc, sync::Arc};
+use std::{
+    mem,
+    net::{IpAddr, SocketAddr},
+    os::fd::BorrowedFd,
+    rc::Rc,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -40,7 +46,7 @@ use crate::{
     metrics::Checkout,
     mirror,
     pipeline::{Decision, Paused, Plan, Refusal, Route},
-    plugin::{self, BodyFilters, Call, Consumer, Kept, Origin},
+    plugin::{self, Call, Consumer, Origin, Shape},
     record::Routed,
     snapshot::Snapshot,
     upstream::{
@@ -214,7 +220,9 @@ fn note<'a>(cx: &ConnectionCx, rules: &Snapshot, decision: &mut Decision<'a>) {
     match decision {
         Decision::Forward(plan) => {
             let kept = mem::take(&mut plan.kept);
-            note_route(cx, rules, Some(plan.route), plan.request.consumer, kept);
+            let client = Some(plan.request.client);
+            note_route(cx, rules, Some(plan.route), plan.request.consumer, client);
+            cx.record(|record| record.keep(kept));
             if plan.is_diverted() {
                 cx.record(|record| record.diverted(plan.upstream.id()));
             }
@@ -226,9 +234,10 @@ fn note<'a>(cx: &ConnectionCx, rules: &Snapshot, decision: &mut Decision<'a>) {
         }
         Decision::Answer(refusal) => {
             let kept = mem::take(&mut refusal.kept);
-            note_route(cx, rules, refusal.route, refusal.consumer, kept);
+            note_route(cx, rules, refusal.route, refusal.consumer, refusal.client);
+            cx.record(|record| record.keep(kept));
         }
-        Decision::Call(paused) => note_route(cx, rules, paused.route(), None, Kept::default()),
+        Decision::Call(paused) => note_route(cx, rules, paused.route(), None, None),
     }
 }
 
@@ -237,14 +246,11 @@ fn note_route(
     rules: &Snapshot,
     route: Option<&Route>,
     consumer: Option<&Consumer>,
-    kept: Kept,
+    client: Option<IpAddr>,
 ) {
     cx.record(|record| {
-        if let Some(route) = route {
-            record.route(Routed::Http(rules.clone(), route.index));
-        }
-        record.consumer(consumer);
-        record.keep(kept);
+        record.route(Routed::Http(rules.clone(), route.map(|route| route.index)));
+        record.asked_by(consumer, client);
     });
 }
 
@@ -312,7 +318,7 @@ fn own_answer(
 ) -> Response<ResponseBody> {
     cx.record(|record| {
         record.fault(fault);
-        record.status(answer.status.as_u16());
+        record.answer(&answer);
     });
     let fields: HeaderMap = answer.all_fields().collect();
     let body = match method {
@@ -410,23 +416,19 @@ async fn send(
 /// Makes of it what the downstream gets.
 fn respond(cx: &Rc<ConnectionCx>, head: &RequestHead, plan: &Plan<'_>, heard: Heard) -> Reply {
     let Heard { connection, upload, head: response_head, coming } = heard;
-    let filters = plan.run.response_body(&plan.request, &response_head);
-    let edits = plan.response_edits(&response_head);
+    let Shape { edits, filters, is_filtered } = plan.shape(&response_head, &cx.worker.encoders);
     let status = response_head.status();
     cx.record(|record| record.answered(status.as_u16(), edits.status));
-    let leaving =
-        Leaving::new(head, &response_head, edits.status, !filters.is_empty(), after(cx, head));
+    let leaving = Leaving::new(head, &response_head, edits.status, is_filtered, after(cx, head));
     let mut bytes = Vec::new();
     response_head::write(&mut bytes, &response_head, plan, &edits, &cx.worker, leaving);
+    cx.record(|record| record.sends(&bytes));
     let body = match coming {
         Coming::Whole(whole) => {
             bytes.extend_from_slice(&whole);
             ResponseBody::whole(cx, connection, whole.len())
         }
         Coming::Streaming(incoming) => {
-            // What a bodiless response would be filtered to is nothing.
-            let is_bodiless = response_head.body_length() == BodyLength::Empty;
-            let filters = if is_bodiless { BodyFilters::default() } else { filters };
             ResponseBody::upstream(cx, connection, &upload, incoming, filters)
         }
     };

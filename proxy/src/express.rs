@@ -55,7 +55,7 @@ use crate::{
     metrics::{Checkout, Direction},
     mirror,
     pipeline::{Decision, Plan, Refusal},
-    plugin::BodyFilters,
+    plugin::Shape,
     record::RequestRecord,
     upstream::{connection::Method, group::Upstream, plain::PlainConnection},
 };
@@ -185,7 +185,7 @@ async fn own_answer(
 ) -> Result<After, Fault> {
     cx.record(|record| {
         record.fault(fault);
-        record.status(answer.status.as_u16());
+        record.answer(&answer);
     });
     let after = if cx.is_body_owed() { After::Close } else { after };
     let bytes = answer.to_bytes(Some(head.method()), after, &cx.worker.date());
@@ -342,6 +342,7 @@ impl Forward<'_> {
             && Method::of(self.plan.method()) == Method::Other
             && !hooks.response_head
             && !hooks.response_body
+            && !hooks.log_detail
             && self.plan.response.is_empty()
             && self.plan.upstream.config.retry_on.statuses.is_empty()
             && after(self.cx, self.head) == After::KeepAlive
@@ -399,13 +400,10 @@ impl Forward<'_> {
         let Forward { cx, head, plan } = self;
         let Buffers { response: out, input, .. } = buffers;
         let length = response.body_length();
-        let filters = plan.run.response_body(&plan.request, &response);
-        let edits = plan.response_edits(&response);
-        let leaving = Leaving::new(head, &response, edits.status, !filters.is_empty(), after);
+        let Shape { edits, filters, is_filtered } = plan.shape(&response, &cx.worker.encoders);
+        let leaving = Leaving::new(head, &response, edits.status, is_filtered, after);
         out.clear();
         response_head::write(out, &response, plan, &edits, &cx.worker, leaving);
-        // What a bodiless response would be filtered to is nothing.
-        let filters = if length == BodyLength::Empty { BodyFilters::default() } else { filters };
         let mut relay = Relay::new(leaving.framing == Framing::Chunked, filters);
         // To one who may send nothing more (RFC 9112 section 9.6): what came in between would turn the
         // end into a reset, which takes along what has not left.
@@ -414,7 +412,10 @@ impl Forward<'_> {
         }
         let mut reader = BodyReader::new(length);
         relay.frame(&mut reader, input, out).map_err(FramingError::response_fault)?;
-        cx.record(|record| record.answered(response.status().as_u16(), edits.status));
+        cx.record(|record| {
+            record.answered(response.status().as_u16(), edits.status);
+            record.sends(out);
+        });
         let keeps_alive = response.keeps_alive() && length != BodyLength::UntilClose;
         Ok(Carried { relay, reader, keeps_alive })
     }

@@ -44,6 +44,8 @@ pub mod sys;
 pub mod access_log;
 pub mod admin;
 pub mod error;
+pub mod log_files;
+pub mod log_queue;
 pub mod metrics;
 mod record;
 

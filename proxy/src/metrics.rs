@@ -252,6 +252,11 @@ struct KernelLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PathLabels {
+    path: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabels {
     version: &'static str,
 }
@@ -414,14 +419,9 @@ impl Metrics {
     }
 
     /// One page in the OpenMetrics text format, with what is only known when somebody asks.
-    pub fn encode(
-        &self,
-        kernel: &KernelSample,
-        access_log_dropped: u64,
-        nodes: &[NodeSample],
-    ) -> String {
+    pub fn encode(&self, sample: &Sample) -> String {
         let mut page = String::with_capacity(PAGE_SIZE_HINT);
-        let sampled = sampled(kernel, access_log_dropped, nodes);
+        let sampled = sampled(sample);
         text::encode_registry(&mut page, &self.registry)
             .and_then(|()| text::encode_registry(&mut page, &sampled))
             .and_then(|()| text::encode_eof(&mut page))
@@ -501,8 +501,18 @@ fn forget<K: Eq + std::hash::Hash, V>(
     });
 }
 
-/// What only exists when somebody asks: read from the kernel, the access log and the rules in force.
-fn sampled(kernel: &KernelSample, access_log_dropped: u64, nodes: &[NodeSample]) -> Registry {
+/// What only exists when somebody asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    pub kernel: KernelSample,
+    pub logs: LogSample,
+    /// Of upstreams whose nodes are judged.
+    pub nodes: Vec<NodeSample>,
+    /// Responses for whose encoding there was no memory.
+    pub encodings_skipped: u64,
+}
+
+fn sampled(Sample { kernel, logs, nodes, encodings_skipped }: &Sample) -> Registry {
     let mut registry = Registry::default();
     let info = Family::<KernelLabels, Gauge>::default();
     let KernelSample { mode, xdp_mode, abi, ref counters } = *kernel;
@@ -524,9 +534,27 @@ fn sampled(kernel: &KernelSample, access_log_dropped: u64, nodes: &[NodeSample])
     names::NODE_UP.register(&mut registry, &up);
 
     let dropped = Counter::<u64>::default();
-    dropped.inc_by(access_log_dropped);
+    dropped.inc_by(logs.access_log);
     names::ACCESS_LOG_DROPPED.register(&mut registry, &dropped);
+
+    let dropped = Family::<PathLabels, Counter>::default();
+    for (path, lines) in &logs.files {
+        dropped.get_or_create(&PathLabels { path: path.clone() }).inc_by(*lines);
+    }
+    names::LOG_FILE_DROPPED.register(&mut registry, &dropped);
+
+    let encodings = Counter::<u64>::default();
+    encodings.inc_by(*encodings_skipped);
+    names::ENCODINGS_SKIPPED.register(&mut registry, &encodings);
     registry
+}
+
+/// How many lines were lost.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogSample {
+    pub access_log: u64,
+    /// Of loggers, by path.
+    pub files: Vec<(String, u64)>,
 }
 
 /// What the kernel plane says of itself when a page is made.

@@ -2,7 +2,7 @@
 //!
 //! Pure, and the only one: every lane asks it, and what differs between lanes is who moves bytes.
 
-use std::{borrow::Cow, collections::HashMap, ptr, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, net::IpAddr, ptr, sync::Arc};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
@@ -18,11 +18,12 @@ use crate::{
         path::{self, ForwardPath},
     },
     key_source::KeySets,
+    log_files::LogFiles,
     metrics::{ByListener, Metrics},
     plugin::{
-        self, Call, Chain, Consumer, Consumers, FieldEdits, Kept, Mirror, Origin, PluginSet,
-        Progress, Reply, Request, RequestContext, RequestEdits, ResponseEdits, Rewrite, RouteNames,
-        Run,
+        self, Call, Chain, Consumer, Consumers, EncoderMemory, FieldEdits, Kept, Mirror, Origin,
+        PluginSet, Progress, Reply, Request, RequestContext, RequestEdits, Rewrite, RouteNames,
+        Run, Shape,
     },
     route::{Router, stream::StreamRoute},
     upstream::group::Upstream,
@@ -75,6 +76,8 @@ pub enum Decision<'a> {
 pub struct Refusal<'a> {
     pub route: Option<&'a Route>,
     pub consumer: Option<&'a Consumer>,
+    /// Who has asked, if that was found out.
+    pub client: Option<IpAddr>,
     pub answer: Answer,
     pub fault: Fault,
     pub kept: Kept,
@@ -127,6 +130,7 @@ impl Pipeline {
         upstreams: &[Arc<config::Upstream>],
         before: Option<&Pipeline>,
         metrics: &Metrics,
+        log_files: &LogFiles,
         pseudonym: Pseudonym,
     ) -> Self {
         let mut sets = PluginSets { before, kept: HashMap::new() };
@@ -148,6 +152,8 @@ impl Pipeline {
         let routes = routes.collect();
         let credentials = config.consumers.iter().flat_map(|consumer| &consumer.credentials);
         let sources = credentials.filter_map(|credential| credential.keys.as_ref());
+        let plugins = sets.kept.values().flat_map(|set| &set.plugins);
+        plugins.for_each(|config| config.plugin.open(log_files));
         let stream_routes = config.stream_routes.iter().map(|route| {
             Arc::new(StreamRoute {
                 config: route.clone(),
@@ -171,6 +177,15 @@ impl Pipeline {
 
     pub fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// What a request passes that no route takes.
+    pub fn unrouted(&self) -> &Chain {
+        &self.unrouted
+    }
+
+    pub fn router(&self) -> &Router {
+        &self.router
     }
 
     pub fn stream_routes(&self) -> &[Arc<StreamRoute>] {
@@ -354,6 +369,7 @@ impl<'a> Undecided<'a> {
         Decision::Answer(Refusal {
             route: self.route,
             consumer: self.cx.request.consumer,
+            client: Some(self.cx.request.client),
             answer,
             fault,
             kept: self.cx.kept,
@@ -394,11 +410,9 @@ impl<'a> Plan<'a> {
             && IDEMPOTENT_METHODS.contains(&self.method())
     }
 
-    /// What the plugins change about the head of the node's response.
-    pub fn response_edits(&self, head: &ResponseHead) -> ResponseEdits<'_> {
-        let mut edits = ResponseEdits::default();
-        self.run.response_head(&self.request, head, &mut edits);
-        edits
+    /// What the plugins make of the node's response.
+    pub fn shape(&self, head: &ResponseHead, memory: &Arc<EncoderMemory>) -> Shape<'_> {
+        self.run.shape(&self.request, head, &self.response, memory)
     }
 
     /// Whether the node must not see this field of the downstream.
@@ -424,6 +438,7 @@ impl<'a> Plan<'a> {
         Refusal {
             route: Some(self.route),
             consumer: self.request.consumer,
+            client: Some(self.request.client),
             answer: self.answer(fault.status()),
             fault,
             kept: Kept::default(),
@@ -436,6 +451,7 @@ impl<'a> Decision<'a> {
         Decision::Answer(Refusal {
             route: None,
             consumer: None,
+            client: None,
             answer: Answer::of(fault.status()),
             fault,
             kept: Kept::default(),

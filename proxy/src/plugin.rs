@@ -12,9 +12,11 @@ mod body;
 mod chain;
 mod consumers;
 mod edits;
+mod encoding;
 mod few;
 mod hex;
 mod limit;
+mod log_entry;
 mod request;
 mod script;
 mod table;
@@ -33,15 +35,19 @@ pub use self::{
     chain::{Chain, Meta, PluginConfig, PluginSet, Progress, Run},
     consumers::{Consumer, Consumers, Credential},
     edits::{FieldEdits, FieldName, Rewrite, is_editable},
-    request::{Finished, Kept, Now, Origin, Request, RequestContext, RequestEdits, RouteNames},
+    encoding::{EncoderMemory, Encoding},
+    request::{
+        Detail, Finished, Kept, Now, Origin, Request, RequestContext, RequestEdits, RouteNames,
+    },
     script::{Failure, Question, Replied, Script, Server, Step, Undo},
 };
-pub(crate) use self::{edits::is_alike, request::is_identity};
+pub(crate) use self::{edits::is_alike, log_entry::Layout, request::is_identity};
 use crate::{
     client,
     config::plugins::{CredentialAt, Scope, Section},
     http::{answer::Answer, head::ResponseHead},
     key_source::KeySource,
+    log_files::LogFiles,
 };
 
 /// Every plugin there is: the file `plugin/NAME.rs` has a `KIND`.
@@ -56,12 +62,15 @@ macro_rules! plugins {
 plugins! {
     api_breaker
     basic_auth
+    brotli
     client_control
     consumer_restriction
     cors
     csrf
     fault_injection
+    file_logger
     forward_auth
+    gzip
     hmac_auth
     ip_restriction
     jwt_auth
@@ -77,6 +86,7 @@ plugins! {
     response_rewrite
     traffic_split
     ua_restriction
+    zstd
 }
 
 #[cfg(test)]
@@ -168,6 +178,9 @@ pub trait Plugin: std::fmt::Debug + Send + Sync {
         Outcome::Continue
     }
 
+    /// Opens what it writes to, once it is in force; again and again, as long as it is.
+    fn open(&self, _files: &LogFiles) {}
+
     /// Hooks that a plugin does not have cost nothing: they are not called.
     fn hooks(&self) -> Hooks {
         Hooks::default()
@@ -192,6 +205,12 @@ pub trait Plugin: std::fmt::Debug + Send + Sync {
         None
     }
 
+    /// How it encodes bodies, if it does; of all offers the best is taken, behind all filters. Such a
+    /// plugin says in [`hooks`](Self::hooks) that it sees bodies.
+    fn encoding(&self) -> Option<&Encoding> {
+        None
+    }
+
     /// Amends an answer that a plugin has made, this one or another.
     fn answer(&self, _request: &Request<'_>, _answer: &mut Answer) {}
 
@@ -206,6 +225,16 @@ pub struct ResponseEdits<'a> {
     pub fields: FieldEdits<'a>,
 }
 
+/// What the plugins make of a node's response.
+#[derive(Debug, Default)]
+pub struct Shape<'a> {
+    pub edits: ResponseEdits<'a>,
+    /// What the body passes through, if there is one.
+    pub filters: BodyFilters,
+    /// Whether its length is not what the node says.
+    pub is_filtered: bool,
+}
+
 /// Which of the later hooks are worth calling.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Hooks {
@@ -213,6 +242,8 @@ pub struct Hooks {
     pub response_body: bool,
     pub answer: bool,
     pub log: bool,
+    /// Whether the log hook wants [`Finished::detail`].
+    pub log_detail: bool,
 }
 
 impl Hooks {
@@ -222,6 +253,7 @@ impl Hooks {
             response_body: self.response_body || other.response_body,
             answer: self.answer || other.answer,
             log: self.log || other.log,
+            log_detail: self.log_detail || other.log_detail,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A record that is dropped unfinished was cancelled by the downstream, and says so.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -16,12 +16,13 @@ use crate::{
     connection::Lane,
     error::Fault,
     forward::{Moved, Transfer, Via},
-    http::head::RequestHead,
+    http::{answer::Answer, fields::Scheme, head::RequestHead},
     kernel::Passed,
     metrics::{Direction, NORMAL_END, RouteMetrics},
-    plugin::{Consumer, Finished, Kept},
+    plugin::{Chain, Consumer, Detail, Finished, Kept},
     route::stream::StreamRoute,
     snapshot::Snapshot,
+    variable::Ends,
     worker::{ListenerCx, Worker},
 };
 
@@ -36,6 +37,10 @@ pub(crate) struct RequestRecord {
     route: Option<Routed>,
     /// Position among the consumers.
     consumer: Option<usize>,
+    /// Whom the downstream speaks for.
+    client: Option<IpAddr>,
+    /// Only where a log hook asks for it; boxed, as few do.
+    detail: Option<Box<Detail>>,
     /// What plugins have asked to be kept until the end.
     kept: Kept,
     /// Where the request went, if not where its route leads to.
@@ -61,8 +66,8 @@ pub(crate) struct RequestRecord {
 /// The configured route that the record belongs to.
 #[derive(Clone)]
 pub(crate) enum Routed {
-    /// By its position in these rules.
-    Http(Snapshot, usize),
+    /// By its position in these rules; `None`: none of them took the request.
+    Http(Snapshot, Option<usize>),
     Stream(Arc<StreamRoute>),
 }
 
@@ -82,6 +87,8 @@ impl RequestRecord {
             lane: None,
             route: None,
             consumer: None,
+            client: None,
+            detail: None,
             kept: Kept::default(),
             upstream: None,
             node: None,
@@ -116,9 +123,37 @@ impl RequestRecord {
         self.route = Some(route);
     }
 
-    /// Who was authenticated.
-    pub(crate) fn consumer(&mut self, consumer: Option<&Consumer>) {
+    /// Who was authenticated, and whom the downstream speaks for; the route is known.
+    pub(crate) fn asked_by(&mut self, consumer: Option<&Consumer>, client: Option<IpAddr>) {
         self.consumer = consumer.map(|consumer| consumer.index);
+        self.client = client;
+        if self.chain().is_some_and(|chain| chain.hooks(consumer).log_detail) {
+            self.detail.get_or_insert_default();
+        }
+    }
+
+    /// The plugins that the request passes.
+    fn chain(&self) -> Option<&Chain> {
+        match self.route.as_ref()? {
+            Routed::Http(rules, Some(index)) => Some(&rules.routes()[*index].chain),
+            Routed::Http(rules, None) => Some(rules.unrouted()),
+            Routed::Stream(_) => None,
+        }
+    }
+
+    /// This head leaves, and whatever is behind it.
+    pub(crate) fn sends(&mut self, head: &[u8]) {
+        if let Some(detail) = &mut self.detail {
+            detail.send(head);
+        }
+    }
+
+    /// This leaves, in place of a node's response.
+    pub(crate) fn answer(&mut self, answer: &Answer) {
+        self.status(answer.status.as_u16());
+        if let Some(detail) = &mut self.detail {
+            detail.answer(answer);
+        }
     }
 
     pub(crate) fn diverted(&mut self, upstream: &Arc<str>) {
@@ -144,6 +179,10 @@ impl RequestRecord {
     pub(crate) fn node(&mut self, node: SocketAddr, connect: Option<Duration>) {
         self.node = Some(node);
         self.is_reused = connect.is_none();
+        if let Some(detail) = &mut self.detail {
+            let now = self.started.elapsed();
+            detail.ask(now.saturating_sub(connect.unwrap_or_default()));
+        }
         if let Some(connect) = connect {
             self.connect = Some(self.connect.unwrap_or_default() + connect);
         }
@@ -268,13 +307,27 @@ impl RequestRecord {
     }
 
     fn log_hooks(&self, sent_bytes: u64, recv_bytes: u64, total: Duration) {
-        let (Some(Routed::Http(rules, index)), Some(head)) = (&self.route, &self.head) else {
+        let (Some(Routed::Http(rules, index)), Some(chain), Some(head)) =
+            (&self.route, self.chain(), &self.head)
+        else {
             return;
         };
         let consumer = self.consumer.and_then(|index| rules.consumers().get(index));
-        let status = self.status;
+        if !chain.hooks(consumer).log {
+            return;
+        }
+        let (peer, local, status) = (self.downstream, self.listener.address, self.status);
+        let client = self.client.unwrap_or(peer.ip());
         let finished = Finished {
             head,
+            ends: Ends { peer, client, local, scheme: Scheme::Http },
+            router: rules.router(),
+            route: index.map(|index| &rules.routes()[index].names),
+            node: self.node,
+            connect: self.connect,
+            first_byte: self.first_byte,
+            begun: self.worker.clock.at(self.started.into_std()).unix(),
+            detail: self.detail.as_deref(),
             consumer,
             status,
             upstream_status: self.upstream_status.or(status.filter(|_| self.node.is_some())),
@@ -283,13 +336,13 @@ impl RequestRecord {
             recv_bytes,
             total,
         };
-        rules.routes()[*index].chain.log(&finished);
+        chain.log(&finished);
     }
 
     fn route_metrics(&self) -> &RouteMetrics {
         let (listener, metrics) = (&self.listener, &self.worker.metrics);
         match &self.route {
-            Some(Routed::Http(rules, index)) => {
+            Some(Routed::Http(rules, Some(index))) => {
                 let route = &rules.routes()[*index];
                 route
                     .metrics
@@ -299,19 +352,19 @@ impl RequestRecord {
                 let id = &route.config.id;
                 route.metrics.get(listener.number, || metrics.route(&listener.name, id))
             }
-            None => &listener.no_route,
+            Some(Routed::Http(_, None)) | None => &listener.no_route,
         }
     }
 
     fn names(&self) -> (Option<&str>, Option<&str>) {
         match &self.route {
-            Some(Routed::Http(rules, index)) => {
+            Some(Routed::Http(rules, Some(index))) => {
                 let route = &rules.routes()[*index];
                 let upstream = route.upstream.as_ref().map(|upstream| &**upstream.id());
                 (Some(&route.names.id), self.upstream.as_deref().or(upstream))
             }
             Some(Routed::Stream(route)) => (Some(&route.config.id), Some(route.upstream.id())),
-            None => (None, None),
+            Some(Routed::Http(_, None)) | None => (None, None),
         }
     }
 }

@@ -26,6 +26,7 @@ use self::{
 use crate::{
     config::{Config, ConfigErrors},
     dns::Book,
+    log_files::LogFiles,
     metrics::{Metrics, Reload},
     pipeline::Pipeline,
     snapshot::Publisher,
@@ -42,6 +43,7 @@ pub struct Reloader {
     start: Config,
     rules: Publisher,
     metrics: Arc<Metrics>,
+    log_files: Arc<LogFiles>,
     /// Held from the first look at a new file until it is published.
     applying: Mutex<()>,
     running: Mutex<Running>,
@@ -73,7 +75,12 @@ impl std::error::Error for Refused {}
 
 impl Reloader {
     /// `rules` are those of `config`, with no name resolved yet.
-    pub(crate) fn new(config: &Config, rules: Publisher, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        rules: Publisher,
+        metrics: Arc<Metrics>,
+        log_files: Arc<LogFiles>,
+    ) -> Self {
         let mut names = Book::new(&config.resolver);
         names.add(questions(config), Instant::now().into_std());
         let start = Config {
@@ -88,6 +95,7 @@ impl Reloader {
             start,
             rules,
             metrics,
+            log_files,
             applying: Mutex::default(),
             running: Mutex::new(Running { config: if_named(config), names }),
             names: Signals::default(),
@@ -126,7 +134,14 @@ impl Reloader {
         let upstreams = self.resolved(config, names);
         let before = self.rules.latest();
         let pseudonym = before.pseudonym().clone();
-        let rules = Pipeline::new(config, &upstreams, Some(&before), &self.metrics, pseudonym);
+        let rules = Pipeline::new(
+            config,
+            &upstreams,
+            Some(&before),
+            &self.metrics,
+            &self.log_files,
+            pseudonym,
+        );
         self.rules.publish(Arc::new(rules));
     }
 

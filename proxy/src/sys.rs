@@ -4,6 +4,7 @@
 
 pub mod affinity;
 pub mod cpu_quota;
+pub mod host;
 pub(crate) mod inotify;
 pub mod limits;
 pub mod mapped;

@@ -4,12 +4,15 @@
 //! means nothing here is an error there, never an empty value later. A variable that this request
 //! has no value for (a field that was not sent, a consumer nobody authenticated) is absent.
 
+mod logged;
+
 use std::{
     borrow::Cow,
     fmt,
     net::{IpAddr, SocketAddr},
 };
 
+pub use self::logged::Logged;
 use crate::{
     config::{nearest, shown},
     http::{
@@ -18,8 +21,9 @@ use crate::{
         head::{RequestHead, Version},
         query,
     },
-    plugin::is_alike,
+    plugin::{Finished, is_alike},
     route::Pattern,
+    sys::host,
 };
 
 /// The name of one value of a request.
@@ -73,23 +77,34 @@ pub enum Variable {
     Cookie(Box<str>),
     /// `uri_param_NAME`: what `:NAME` or `*NAME` of the route's pattern stands for.
     Parameter(Box<str>),
+    /// `hostname`: this host's.
+    Hostname,
+    /// Of an exchange that is over.
+    Logged(Logged),
 }
 
 /// Names that are whole.
 const NAMES: &[(&str, Variable)] = &[
     ("args", Variable::Args),
+    ("balancer_ip", Variable::Logged(Logged::NodeAddress)),
+    ("balancer_port", Variable::Logged(Logged::NodePort)),
+    ("body_bytes_sent", Variable::Logged(Logged::BodyBytesSent)),
     ("consumer_group_id", Variable::ConsumerGroupId),
     ("consumer_name", Variable::ConsumerName),
     ("host", Variable::Host),
+    ("hostname", Variable::Hostname),
     ("http_host", Variable::HttpHost),
     ("is_args", Variable::IsArgs),
     ("method", Variable::Method),
+    ("msec", Variable::Logged(Logged::Msec)),
     ("query_string", Variable::Args),
     ("real_request_uri", Variable::RealRequestUri),
     ("realip_remote_addr", Variable::RealipRemoteAddr),
     ("remote_addr", Variable::RemoteAddr),
     ("remote_port", Variable::RemotePort),
+    ("request_length", Variable::Logged(Logged::RequestLength)),
     ("request_method", Variable::Method),
+    ("request_time", Variable::Logged(Logged::RequestTime)),
     ("request_uri", Variable::RequestUri),
     ("route_id", Variable::RouteId),
     ("route_name", Variable::RouteName),
@@ -100,6 +115,12 @@ const NAMES: &[(&str, Variable)] = &[
     ("service_id", Variable::ServiceId),
     ("service_name", Variable::ServiceName),
     ("status", Variable::Status),
+    ("time_iso8601", Variable::Logged(Logged::TimeIso8601)),
+    ("time_local", Variable::Logged(Logged::TimeLocal)),
+    ("upstream_addr", Variable::Logged(Logged::Node)),
+    ("upstream_connect_time", Variable::Logged(Logged::ConnectTime)),
+    ("upstream_header_time", Variable::Logged(Logged::HeaderTime)),
+    ("upstream_response_time", Variable::Logged(Logged::ResponseTime)),
     ("upstream_status", Variable::UpstreamStatus),
     ("uri", Variable::Uri),
 ];
@@ -112,6 +133,7 @@ const PREFIXES: &[(&str, OfName)] = &[
     ("arg_", Variable::Argument),
     ("cookie_", Variable::Cookie),
     ("uri_param_", Variable::Parameter),
+    ("sent_http_", |name| Variable::Logged(Logged::SentField(name))),
 ];
 
 /// A name that means nothing here.
@@ -164,6 +186,8 @@ pub struct Facts<'a> {
     /// Of the response that the downstream gets.
     pub status: Option<u16>,
     pub upstream_status: Option<u16>,
+    /// What is known once the exchange is over.
+    pub finished: Option<&'a Finished<'a>>,
 }
 
 /// The two ends of a downstream connection.
@@ -200,6 +224,7 @@ impl<'a> Facts<'a> {
             consumer_group_id: None,
             status: None,
             upstream_status: None,
+            finished: None,
         }
     }
 
@@ -238,6 +263,8 @@ impl<'a> Facts<'a> {
             Variable::Field(name) => self.fields(name).next().map(Cow::Borrowed),
             Variable::Argument(name) => self.arguments(name).next(),
             Variable::Cookie(name) => cookie::values(self.head, name).next().map(Cow::Borrowed),
+            Variable::Hostname => Some(text(host::name())),
+            Variable::Logged(logged) => logged.value(self.finished?),
             Variable::Parameter(name) => self.pattern?.parameter(self.path, name).map(text),
         }
     }

@@ -32,7 +32,7 @@ use crate::{
     listener,
     metrics::{ListenerMetrics, Metrics, RouteMetrics},
     mirror::Mirrors,
-    plugin::Now,
+    plugin::{EncoderMemory, Now},
     redis::Links,
     snapshot::{Publisher, Rules},
     sys::affinity,
@@ -59,6 +59,7 @@ pub(crate) struct Shared {
     pub(crate) guard: Arc<Guard>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Option<AccessLog>,
+    pub(crate) encoders: Arc<EncoderMemory>,
     pub(crate) kernel: Arc<KernelPlane>,
     /// One for each downstream connection there may be.
     pub(crate) permits: Arc<Semaphore>,
@@ -83,6 +84,7 @@ pub(crate) struct Worker {
     pub(crate) guard: Arc<Guard>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Option<AccessLog>,
+    pub(crate) encoders: Arc<EncoderMemory>,
     pub(crate) kernel: Arc<KernelPlane>,
     /// Of the express lane.
     pub(crate) plain_pool: RefCell<Pool<PlainConnection>>,
@@ -236,6 +238,7 @@ impl Worker {
             guard: shared.guard,
             metrics: shared.metrics,
             access_log: shared.access_log,
+            encoders: shared.encoders,
             kernel: shared.kernel,
             passages: Passages::new(&shared.limits),
             redis,

@@ -165,10 +165,7 @@ impl std::fmt::Display for Milliseconds {
 /// RFC 3339, UTC, milliseconds. A clock before 1970 is written as 1970.
 fn push_time(line: &mut String, at: SystemTime) {
     let since_epoch = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seconds = since_epoch.as_secs();
-    let (year, month, day) = civil(seconds / SECONDS_PER_DAY);
-    let second = seconds % SECONDS_PER_DAY;
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    let DateTime { year, month, day, hour, minute, second } = DateTime::at(since_epoch);
     let milliseconds = since_epoch.subsec_millis();
     push(
         line,
@@ -179,6 +176,27 @@ fn push_time(line: &mut String, at: SystemTime) {
 }
 
 const SECONDS_PER_DAY: u64 = 86_400;
+
+/// A second of the proleptic Gregorian calendar, UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DateTime {
+    pub(crate) year: u64,
+    pub(crate) month: u64,
+    pub(crate) day: u64,
+    pub(crate) hour: u64,
+    pub(crate) minute: u64,
+    pub(crate) second: u64,
+}
+
+impl DateTime {
+    pub(crate) fn at(since_epoch: Duration) -> DateTime {
+        let seconds = since_epoch.as_secs();
+        let (year, month, day) = civil(seconds / SECONDS_PER_DAY);
+        let second = seconds % SECONDS_PER_DAY;
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        DateTime { year, month, day, hour, minute, second }
+    }
+}
 
 /// Year, month and day of a day counted from 1970-01-01, proleptic Gregorian.
 // Years begin in March here, so that the leap day is the last of its year and the months before it

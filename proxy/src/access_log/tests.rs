@@ -78,7 +78,9 @@ struct Stalled {
     go_on: Mutex<mpsc::Receiver<()>>,
 }
 
-impl Write for Stalled {
+impl Target for Stalled {}
+
+impl io::Write for Stalled {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let _ = self.begun.send(());
         let _ = self.go_on.lock().unwrap().recv();

@@ -21,6 +21,8 @@ async fn start() -> Running {
         kernel: Arc::new(KernelPlane::off()),
         access_log_dropped: None,
         reloader: Arc::new(reloader()),
+        log_files: Arc::default(),
+        encoders: Arc::new(EncoderMemory::new(0)),
         shutdown: shutdown.clone(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -35,9 +37,9 @@ fn reloader() -> Reloader {
                 routes: [{ id: r, uri: /, upstream: { nodes: { app.internal: 1 } } }]\n";
     let config = Config::parse(yaml, "t.yaml").unwrap();
     let metrics = Arc::new(Metrics::new());
-    let pseudonym = Pseudonym::new("tandem-test");
-    let rules = Pipeline::new(&config, &config.upstreams, None, &metrics, pseudonym);
-    Reloader::new(&config, Publisher::new(Arc::new(rules)), metrics)
+    let (files, pseudonym) = (Arc::default(), Pseudonym::new("tandem-test"));
+    let rules = Pipeline::new(&config, &config.upstreams, None, &metrics, &files, pseudonym);
+    Reloader::new(&config, Publisher::new(Arc::new(rules)), metrics, files)
 }
 
 const DEADLINE: Duration = Duration::from_secs(10);

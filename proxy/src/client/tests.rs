@@ -21,6 +21,10 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use crate::{
+    kernel::KernelPlane,
+    metrics::{KernelSample, LogSample, Sample},
+};
 
 /// Somebody on loopback who can be asked.
 pub(crate) struct Host {
@@ -333,11 +337,12 @@ async fn whoever_is_not_there_fails() {
     assert!(client.call(&local).await.is_ok());
     let addressed = Request { address: Some(host.address), ..to("http://a.invalid/") };
     assert!(client.call(&addressed).await.is_ok());
-    let page = metrics.encode(
-        &crate::metrics::KernelSample::of(&crate::kernel::KernelPlane::off()),
-        0,
-        &[],
-    );
+    let page = metrics.encode(&Sample {
+        kernel: KernelSample::of(&KernelPlane::off()),
+        logs: LogSample::default(),
+        nodes: Vec::new(),
+        encodings_skipped: 0,
+    });
     for (result, count) in [("answered", 2), ("unreachable", 1), ("unresolved", 1), ("tls", 0)] {
         let line =
             format!("tandem_calls_total{{purpose=\"forward_auth\",result=\"{result}\"}} {count}\n");

@@ -15,8 +15,9 @@ use super::{
     Config, ConfigErrors, Findings, KernelMode, Protocol, bounds, consumers,
     env::Lookup,
     finding::{Mark, Sink},
+    metadata,
     planned::Kind,
-    plugins::Scope,
+    plugins::{LogPaths, Scope},
     process,
     reader::{Section, Value},
     resolver,
@@ -112,7 +113,16 @@ fn read_config(mut root: Section<'_>) -> Config {
     let mut upstreams = Upstreams::read(&mut root);
     let names = consumers::names(&root);
     let (known, referred) = (upstreams.known(), RefCell::default());
-    let scope = Scope { owner: None, consumers: &names, upstreams: &known, referred: &referred };
+    let log_paths = LogPaths::default();
+    let metadata = metadata::read(&mut root, &log_paths);
+    let scope = Scope {
+        owner: None,
+        consumers: &names,
+        upstreams: &known,
+        referred: &referred,
+        metadata: &metadata,
+        log_paths: &log_paths,
+    };
     let groups = shared::sets(&mut root, "consumer_groups", &scope);
     let consumers = consumers::read(&mut root, &groups, &scope);
     let global_rules = shared::global_rules(&mut root, &scope);

@@ -41,6 +41,7 @@ pub(crate) enum Kind {
     Plugins,
     /// The settings of one plugin.
     Plugin,
+    PluginMetadata,
     Meta,
 }
 
@@ -71,7 +72,6 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
             "credentials",
             "discovery",
             "instance",
-            "plugin_metadata",
             "plugins",
             "protos",
             "secrets",
@@ -97,6 +97,11 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
             "redis_cluster_ssl",
             "redis_cluster_ssl_verify",
             "redis_sentinels",
+            "include_req_body_expr",
+            "include_resp_body_expr",
+            "max_req_body_bytes",
+            "max_req_body_size",
+            "max_resp_body_bytes",
         ],
         Kind::Workers
         | Kind::Xdp
@@ -118,6 +123,7 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         | Kind::Resolver
         | Kind::Consumer
         | Kind::PluginSet
+        | Kind::PluginMetadata
         | Kind::Meta => &[],
     }
 }
@@ -125,13 +131,11 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
 /// APISIX's plugins that are not built yet.
 const PLUGINS: &[&str] = &[
     "ai-proxy",
-    "brotli",
     "echo",
     "error-log-logger",
     "file-logger",
     "grpc-transcode",
     "grpc-web",
-    "gzip",
     "http-logger",
     "kafka-logger",
     "ldap-auth",

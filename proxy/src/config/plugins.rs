@@ -3,8 +3,9 @@
 use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -12,15 +13,18 @@ use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use regex::bytes::{Regex, RegexBuilder};
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use serde_json::Value as Json;
 
 pub(crate) use super::reader::{Place, Section, Value};
 use super::{
-    consumers::Names, expression::expression, leaf::Id, planned::Kind as In, reader, tree::shown,
-    upstream::Known,
+    consumers::Names, expression::expression, leaf::Id, metadata::Metadata, planned::Kind as In,
+    reader, tree::shown, upstream::Known,
 };
 use crate::{
     client::Url,
     http::name::is_token_byte,
+    log_files,
     plugin::{self, Credential, Kind, Meta, PluginConfig, PluginSet},
     template::{Groups, Template},
 };
@@ -35,7 +39,13 @@ pub(crate) struct Scope<'s> {
     pub(super) upstreams: &'s Known,
     /// Those that plugins refer to.
     pub(super) referred: &'s RefCell<HashSet<Arc<str>>>,
+    pub(crate) metadata: &'s Metadata,
+    /// Those that loggers write to.
+    pub(crate) log_paths: &'s LogPaths,
 }
+
+/// The files of loggers so far.
+pub(crate) type LogPaths = RefCell<HashSet<PathBuf>>;
 
 /// What a consumer is known by, and where that is written.
 pub(crate) struct CredentialAt<'t> {
@@ -64,16 +74,20 @@ fn one(at: &Place<'_>, name: &str, value: &Value<'_>, scope: &Scope<'_>) -> Opti
     if plugin.is_none() && at.errors() == errors {
         at.error("these settings cannot be read");
     }
-    Some(PluginConfig { kind, meta, plugin: plugin?, source: Arc::new(source(value)) })
+    let source = source(value, scope.metadata.source(kind.name));
+    Some(PluginConfig { kind, meta, plugin: plugin?, source: Arc::new(source) })
 }
 
-/// The settings, apart from what holds for every plugin.
-fn source(value: &Value<'_>) -> serde_json::Value {
+/// The settings, apart from what holds for every plugin, and what is set for all uses of this one.
+fn source(value: &Value<'_>, metadata: Option<&Json>) -> Json {
     let mut source = value.json();
     if let Some(settings) = source.as_object_mut() {
         settings.remove("_meta");
     }
-    source
+    match metadata {
+        Some(metadata) => Json::Array(vec![source, metadata.clone()]),
+        None => source,
+    }
 }
 
 /// The plugin of that name, or an error at its key.
@@ -393,4 +407,35 @@ pub(crate) fn message(value: &Value<'_>) -> Option<String> {
 /// Refuses the keys that nobody took of a mapping within a plugin's settings.
 pub(crate) fn nothing_else(section: Section<'_>) {
     section.finish(In::Plugin);
+}
+
+/// A file that a logger may append to, or may make. Nothing is opened: whoever only checks a
+/// configuration leaves no traces.
+pub(crate) fn log_path(value: &Value<'_>, known: &LogPaths) -> Option<PathBuf> {
+    let is_path = |text: &str| text.starts_with('/') && !text.contains('\0');
+    let path = PathBuf::from(value.text("expected a file as an absolute path", is_path)?);
+    if let Err(error) = check_appendable(&path) {
+        value.error(format!("cannot be written to: {error}"));
+        return None;
+    }
+    let mut known = known.borrow_mut();
+    known.insert(path.clone());
+    if known.len() > log_files::FILES_MAX {
+        value.error(format!("more than {} log files", log_files::FILES_MAX));
+        return None;
+    }
+    Some(path)
+}
+
+fn check_appendable(path: &Path) -> io::Result<()> {
+    let check = |path: &Path, access| Ok(accessat(CWD, path, access, AtFlags::EACCESS)?);
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(_) => check(path, Access::WRITE_OK),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let directory = path.parent().unwrap_or(path);
+            check(directory, Access::WRITE_OK | Access::EXEC_OK)
+        }
+        Err(error) => Err(error),
+    }
 }

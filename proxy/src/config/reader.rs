@@ -343,6 +343,11 @@ impl<'t> Section<'t> {
         self.at.error(message);
     }
 
+    /// The whole mapping, as [`Value::json`].
+    pub(crate) fn json(&self) -> Json {
+        self.at.json()
+    }
+
     /// Whether the file has a key that nobody took yet.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.open.iter().any(|entry| entry.key == key)

@@ -7,7 +7,7 @@ use std::{
     fmt,
     pin::Pin,
     rc::{Rc, Weak},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -252,7 +252,10 @@ impl NodeBody {
             }
             let piece = match self.is_complete {
                 true => None,
-                false => ready!(self.poll_data(cx, task)).transpose()?,
+                false => match self.poll_data(cx, task) {
+                    Poll::Pending => return self.poll_paused(),
+                    Poll::Ready(piece) => piece.transpose()?,
+                },
             };
             let piece = match piece.map(Frame::into_data) {
                 Some(Ok(data)) => self.filters.piece(data),
@@ -263,6 +266,12 @@ impl NodeBody {
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
         }
+    }
+
+    /// Nothing more has come: what is due so far is passed on, unless it is the end.
+    fn poll_paused(&mut self) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        let due = if self.is_breaking_off { Bytes::new() } else { self.filters.pause() };
+        if due.is_empty() { Poll::Pending } else { Poll::Ready(Some(Ok(Frame::data(due)))) }
     }
 
     fn poll_data(

@@ -143,7 +143,11 @@ impl Relay {
             if !source.input.is_empty() || source.reader.is_complete() {
                 continue;
             }
-            match ready!(self.poll_read(source, out, splicing, task)) {
+            let read = match self.poll_read(source, out, splicing, task) {
+                Poll::Pending if self.pause(out) => continue,
+                read => ready!(read),
+            };
+            match read {
                 Ok(0) => {
                     source.reader.finish_at_eof().map_err(Broken::Framing)?;
                     self.end(out);
@@ -216,6 +220,14 @@ impl Relay {
             push_chunk_size(out, size);
             self.tail = CRLF;
         }
+    }
+
+    /// Puts into `out` what is due before more is read; whether there is anything.
+    fn pause(&mut self, out: &mut Vec<u8>) -> bool {
+        let due = self.filters.pause();
+        self.news.copied += due.len() as u64;
+        push_chunk(out, &due);
+        !due.is_empty()
     }
 
     fn end(&mut self, out: &mut Vec<u8>) {

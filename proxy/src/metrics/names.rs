@@ -114,6 +114,10 @@ metrics! {
         "Access-log lines that were not written because the queue was full or the target failed";
     LOOKUPS = "tandem_dns_lookups_total", Counter, ["result"], Stable,
         "Lookups of what a name resolves to; cut: answered, with more addresses than are taken";
+    LOG_FILE_DROPPED = "tandem_log_file_dropped_total", Counter, ["path"], Stable,
+        "Lines of a logger that were not written because the queue was full, the line too long or the file not writable";
+    ENCODINGS_SKIPPED = "tandem_encodings_skipped_total", Counter, [], Stable,
+        "Responses that left as they were because encoders had all the memory they may have";
     RELOADS = "tandem_config_reloads_total", Counter, ["result"], Stable,
         "Configurations that were read while running: applied, invalid, or refused because only a start reads what they change";
     RELOADED = "tandem_config_last_reload_successful", Gauge, [], Stable,

@@ -15,7 +15,12 @@ fn page(metrics: &Metrics) -> String {
     let counters = vec![kernel::Counter { program: "ingress", reason: "blocked", packets: 7 }];
     let kernel = KernelSample { counters, ..KernelSample::of(&KernelPlane::off()) };
     let node = ([127, 0, 0, 1], 80).into();
-    metrics.encode(&kernel, 3, &[NodeSample { upstream: "sampled".into(), node, is_up: true }])
+    metrics.encode(&Sample {
+        kernel,
+        logs: LogSample { access_log: 3, files: vec![("/a.log".to_owned(), 5)] },
+        nodes: vec![NodeSample { upstream: "sampled".into(), node, is_up: true }],
+        encodings_skipped: 2,
+    })
 }
 
 /// The value of one series, spelled as the page spells it.
@@ -109,6 +114,8 @@ fn series_have_exactly_the_described_labels() {
     }
     assert!(page.contains(r#"tandem_kernel_packets_total{program="ingress",reason="blocked"} 7"#));
     assert!(page.contains("tandem_access_log_dropped_total 3\n"));
+    assert!(page.contains("tandem_log_file_dropped_total{path=\"/a.log\"} 5\n"));
+    assert!(page.contains("tandem_encodings_skipped_total 2\n"));
 }
 
 #[test]

@@ -7,6 +7,11 @@ pub trait BodyFilter: std::fmt::Debug {
     /// What is passed on for this piece; may be empty.
     fn piece(&mut self, piece: Bytes) -> Bytes;
 
+    /// What is due of the pieces so far, as the next one lets wait for itself.
+    fn pause(&mut self) -> Bytes {
+        Bytes::new()
+    }
+
     /// What is still to come behind the last piece.
     fn end(&mut self) -> Bytes;
 }
@@ -22,6 +27,20 @@ impl BodyFilters {
 
     pub fn piece(&mut self, piece: Bytes) -> Bytes {
         self.0.iter_mut().fold(piece, |piece, filter| filter.piece(piece))
+    }
+
+    /// What is due in all of them while the body pauses.
+    pub fn pause(&mut self) -> Bytes {
+        self.0.iter_mut().fold(Bytes::new(), |piece, filter| {
+            let mut passed = BytesMut::from(filter.piece(piece));
+            passed.extend_from_slice(&filter.pause());
+            passed.freeze()
+        })
+    }
+
+    /// Behind all others.
+    pub fn push(&mut self, filter: Box<dyn BodyFilter>) {
+        self.0.push(filter);
     }
 
     /// What is left in all of them; none is asked again.

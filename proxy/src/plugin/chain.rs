@@ -5,12 +5,16 @@ use std::{cmp::Reverse, fmt, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    BodyFilters, Call, Hooks, Kind, Outcome, Phase, Plugin, Reply, ResponseEdits,
+    BodyFilters, Call, EncoderMemory, FieldEdits, Hooks, Kind, Outcome, Phase, Plugin, Reply,
+    ResponseEdits, Shape,
+    consumers::Consumer,
+    encoding,
     request::{Finished, Request, RequestContext},
 };
 use crate::{
     expression::Expression,
-    http::{answer::Answer, head::ResponseHead},
+    http::{answer::Answer, framing::BodyLength, head::ResponseHead},
+    variable::Facts,
 };
 
 /// One configured plugin, parsed and checked.
@@ -129,6 +133,23 @@ impl Step {
         filter.is_none_or(|filter| filter.holds(&request.facts()))
     }
 
+    /// Whether the exchange is the plugin's business was settled by the request.
+    fn log(&self, exchange: &Finished<'_>) {
+        let is_meant = |filter: &Expression| {
+            exchange.with_facts(|facts| {
+                filter.holds(&Facts {
+                    status: None,
+                    upstream_status: None,
+                    finished: None,
+                    ..*facts
+                })
+            })
+        };
+        if self.config.meta.filter.as_ref().is_none_or(is_meant) {
+            self.config.plugin.log(exchange);
+        }
+    }
+
     fn dress(&self, mut answer: Answer) -> Answer {
         if let Some(body) = &self.config.meta.error_response
             && answer.status.as_u16() >= 400
@@ -197,17 +218,18 @@ impl Chain {
         Merged { hooks: hooks_of(steps.iter().copied()), steps, has_run }
     }
 
+    /// Which hooks there are once it is known who asks; some of them may be the route's that the
+    /// consumer's own plugins replace.
+    pub fn hooks(&self, consumer: Option<&Consumer>) -> Hooks {
+        let own = consumer.and_then(|consumer| consumer.chain.as_ref());
+        own.map_or(self.hooks, |own| self.hooks.or(own.hooks))
+    }
+
     /// Runs the log hooks.
     pub fn log(&self, exchange: &Finished<'_>) {
         match exchange.consumer.and_then(|consumer| consumer.chain.as_ref()) {
-            Some(own) => {
-                let merged = self.merged(own);
-                merged.steps.iter().for_each(|step| step.config.plugin.log(exchange));
-            }
-            None if self.hooks.log => {
-                self.steps.iter().for_each(|step| step.config.plugin.log(exchange));
-            }
-            None => {}
+            Some(own) => self.merged(own).steps.iter().for_each(|step| step.log(exchange)),
+            None => self.steps.iter().for_each(|step| step.log(exchange)),
         }
     }
 }
@@ -302,8 +324,32 @@ impl<'a> Run<'a> {
         self.merged.as_ref().map_or(self.chain.hooks, |merged| merged.hooks)
     }
 
+    /// What becomes of a node's response. `early` is what was to be changed about it before there was
+    /// one.
+    pub fn shape(
+        &self,
+        request: &Request<'_>,
+        head: &ResponseHead,
+        early: &FieldEdits<'_>,
+        memory: &Arc<EncoderMemory>,
+    ) -> Shape<'_> {
+        let filters = self.response_body(request, head);
+        let mut shape =
+            Shape { is_filtered: !filters.is_empty(), filters, edits: ResponseEdits::default() };
+        self.response_head(request, head, &mut shape.edits);
+        if self.hooks().response_body {
+            let encodings = self.plugins(request).filter_map(|plugin| plugin.encoding());
+            encoding::apply(encodings, request.head, head, early, memory, &mut shape);
+        }
+        // What a bodiless response would be filtered to is nothing.
+        if head.body_length() == BodyLength::Empty {
+            shape.filters = BodyFilters::default();
+        }
+        shape
+    }
+
     /// Runs the response-head hooks, in the order of the request hooks.
-    pub fn response_head(
+    fn response_head(
         &self,
         request: &Request<'_>,
         head: &ResponseHead,
@@ -315,7 +361,7 @@ impl<'a> Run<'a> {
     }
 
     /// What the body of this response passes through, in the order of the request hooks.
-    pub fn response_body(&self, request: &Request<'_>, head: &ResponseHead) -> BodyFilters {
+    fn response_body(&self, request: &Request<'_>, head: &ResponseHead) -> BodyFilters {
         if !self.hooks().response_body {
             return BodyFilters::default();
         }

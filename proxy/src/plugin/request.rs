@@ -19,10 +19,12 @@ use super::{
 };
 use crate::{
     http::{
+        answer::Answer,
         fields::Scheme,
         head::{Field, RequestHead},
+        path,
     },
-    route::Pattern,
+    route::{Pattern, Router},
     upstream::group::Upstream,
     variable::{Ends, Facts, Named},
 };
@@ -95,14 +97,7 @@ impl Request<'_> {
         let mut facts = Facts::new(self.head, &self.path, self.query, self.origin.ends());
         facts.ends.client = self.client;
         facts.pattern = self.pattern;
-        if let Some(RouteNames { id, name, service_id, service_name }) = self.route {
-            facts.route = Named { id: Some(id), name: name.as_deref() };
-            facts.service = Named { id: service_id.as_deref(), name: service_name.as_deref() };
-        }
-        if let Some(consumer) = self.consumer {
-            facts.consumer_name = Some(&consumer.username);
-            facts.consumer_group_id = consumer.group.as_deref();
-        }
+        facts.name(self.route, self.consumer);
         facts
     }
 }
@@ -231,12 +226,27 @@ pub type RequestEdits<'a> = FieldEdits<'a, 2>;
 #[derive(Debug)]
 pub struct Finished<'a> {
     pub head: &'a RequestHead,
+    pub ends: Ends,
+    /// By which its route was found.
+    pub router: &'a Router,
+    /// `None`: no route took it.
+    pub route: Option<&'a RouteNames>,
     /// Who was authenticated.
     pub consumer: Option<&'a Consumer>,
     /// `None` if no status was sent.
     pub status: Option<u16>,
     /// The node's; if nodes were tried in vain, what that was answered with.
     pub upstream_status: Option<u16>,
+    /// The last one tried.
+    pub node: Option<SocketAddr>,
+    /// Dialling, if anything was dialled.
+    pub connect: Option<Duration>,
+    /// From the first byte of the request to the head of the response.
+    pub first_byte: Option<Duration>,
+    /// When the request was let in, since the Unix epoch.
+    pub begun: Duration,
+    /// If a plugin wanted it ([`Hooks::log_detail`](super::Hooks::log_detail)).
+    pub detail: Option<&'a Detail>,
     /// What the request hooks have kept.
     pub kept: &'a Kept,
     /// Body bytes to and from the downstream.
@@ -244,4 +254,89 @@ pub struct Finished<'a> {
     pub recv_bytes: u64,
     /// From the first byte of the request to the last of the response.
     pub total: Duration,
+}
+
+impl Finished<'_> {
+    /// Lets `see` at what variables say of it.
+    pub fn with_facts<T>(&self, see: impl FnOnce(&Facts<'_>) -> T) -> T {
+        let (path, query) = self.head.path_and_query();
+        let normalised = path::normalise(path);
+        let path = normalised.as_ref().map_or(path, |normalised| &normalised.path);
+        let peer = self.ends.peer.ip();
+        let mut facts = Facts::new(self.head, path, query, Ends { client: peer, ..self.ends });
+        facts.pattern = self.router.select(&facts).map(|selected| selected.pattern);
+        facts.ends = self.ends;
+        facts.name(self.route, self.consumer);
+        (facts.status, facts.upstream_status) = (self.status, self.upstream_status);
+        facts.finished = Some(self);
+        see(&facts)
+    }
+
+    /// Bytes of the head as received and of the body.
+    pub fn request_length(&self) -> u64 {
+        self.head.bytes().len() as u64 + self.recv_bytes
+    }
+}
+
+impl<'a> Facts<'a> {
+    fn name(&mut self, route: Option<&'a RouteNames>, consumer: Option<&'a Consumer>) {
+        if let Some(RouteNames { id, name, service_id, service_name }) = route {
+            self.route = Named { id: Some(id), name: name.as_deref() };
+            self.service = Named { id: service_id.as_deref(), name: service_name.as_deref() };
+        }
+        if let Some(consumer) = consumer {
+            self.consumer_name = Some(&consumer.username);
+            self.consumer_group_id = consumer.group.as_deref();
+        }
+    }
+}
+
+/// What is noted of an exchange only where a log hook asks for it.
+#[derive(Default)]
+pub struct Detail {
+    /// Since the request was let in: when the first node was asked.
+    asked: Option<Duration>,
+    /// Fields of the response that the downstream got, a line each.
+    fields: Vec<u8>,
+}
+
+/// Without values: those may hold credentials.
+impl fmt::Debug for Detail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Detail").field("asked", &self.asked).finish_non_exhaustive()
+    }
+}
+
+impl Detail {
+    /// The first time counts.
+    pub(crate) fn ask(&mut self, after: Duration) {
+        self.asked.get_or_insert(after);
+    }
+
+    /// `head` leaves, with whatever is behind it.
+    pub(crate) fn send(&mut self, head: &[u8]) {
+        let lines = memchr::memchr(b'\n', head).map_or(head, |end| &head[end + 1..]);
+        let end = memchr::memmem::find(lines, b"\r\n\r\n").unwrap_or(lines.len());
+        self.fields = lines[..end].to_vec();
+    }
+
+    pub(crate) fn answer(&mut self, answer: &Answer) {
+        self.fields.clear();
+        for (name, value) in answer.all_fields() {
+            let parts = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"];
+            self.fields.extend_from_slice(&parts.concat());
+        }
+    }
+
+    pub fn asked(&self) -> Option<Duration> {
+        self.asked
+    }
+
+    /// Names and values, without the blanks around these.
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields.split(|byte| *byte == b'\n').filter_map(|line| {
+            let colon = memchr::memchr(b':', line)?;
+            Some((&line[..colon], line[colon + 1..].trim_ascii()))
+        })
+    }
 }

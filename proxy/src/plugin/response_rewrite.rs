@@ -197,7 +197,7 @@ impl Plugin for ResponseRewrite {
 
     fn hooks(&self) -> Hooks {
         let response_body = self.change.is_some();
-        Hooks { response_head: true, response_body, answer: true, log: false }
+        Hooks { response_head: true, response_body, answer: true, ..Hooks::default() }
     }
 
     fn response_head(

@@ -5,6 +5,8 @@ mod balancing;
 mod bodies;
 mod calls;
 mod config;
+mod encoding;
+mod file_logger;
 mod heads;
 mod health;
 mod lanes;

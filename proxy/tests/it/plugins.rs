@@ -43,7 +43,13 @@ impl Plugin for Probe {
     }
 
     fn hooks(&self) -> Hooks {
-        Hooks { response_head: true, response_body: true, answer: true, log: true }
+        Hooks {
+            response_head: true,
+            response_body: true,
+            answer: true,
+            log: true,
+            log_detail: true,
+        }
     }
 
     fn response_head(

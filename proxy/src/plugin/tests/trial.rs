@@ -16,6 +16,7 @@ use crate::{
         gate::RequestGate,
         head::{HeadLimits, RequestHead},
     },
+    log_files::LogFiles,
     metrics::Metrics,
     pipeline::{Decision, Pipeline},
 };
@@ -68,6 +69,7 @@ impl Trial {
             &config.upstreams,
             None,
             &Metrics::new(),
+            &LogFiles::default(),
             Pseudonym::new("tandem-test"),
         );
         let peer = [192, 0, 2, 1].into();

@@ -151,6 +151,7 @@ fn nothing_is_armed_where_the_configuration_forbids_it() {
     for (hooks, is_seen) in [
         (Hooks { response_head: true, ..none }, true),
         (Hooks { response_body: true, ..none }, true),
+        (Hooks { log_detail: true, ..none }, true),
         (Hooks { log: true, ..none }, false),
     ] {
         let yaml = yaml(LEGS, &[WEB], node.address, "");

@@ -1,0 +1,394 @@
+//! The bounded queue between workers and a thread that writes lines.
+//!
+//! Lines wait one behind the other in one buffer of fixed size, which the writer swaps for its own
+//! empty one: the lock is held for as long as it takes to copy a line, and nothing is allocated once
+//! the log is open. A file is closed and opened again when somebody asks for it, between two lines:
+//! whoever has renamed it finds a new one under the old name.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    mem,
+    os::unix::fs::OpenOptionsExt as _,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc,
+    },
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
+
+/// What the writer gets to write what still waits when the log is closed.
+const CLOSING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Where lines go.
+pub(crate) trait Target: Write + Send {
+    /// Opens what it writes to again, if it has a name.
+    ///
+    /// # Errors
+    /// It cannot be opened; what was open stays so.
+    fn reopen(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A standard stream, or whatever else has no name.
+impl Target for File {}
+
+/// A file that is appended to and, if missing, made.
+#[derive(Debug)]
+pub(crate) struct AppendedFile {
+    path: PathBuf,
+    /// Of one that is made.
+    mode: u32,
+    /// `None`: it could not be opened, which is tried again with the next lines.
+    file: Option<File>,
+    /// Whether it was told that it cannot be opened.
+    has_complained: bool,
+}
+
+impl AppendedFile {
+    /// It is opened when there is something to write.
+    pub(crate) fn new(path: PathBuf, mode: u32) -> Self {
+        Self { path, mode, file: None, has_complained: false }
+    }
+
+    /// # Errors
+    /// It cannot be opened.
+    pub(crate) fn open(path: PathBuf, mode: u32) -> io::Result<Self> {
+        let mut file = Self::new(path, mode);
+        file.reopen()?;
+        Ok(file)
+    }
+
+    fn opened(&mut self) -> io::Result<&mut File> {
+        if self.file.is_none()
+            && let Err(error) = self.reopen()
+        {
+            if !mem::replace(&mut self.has_complained, true) {
+                tracing::warn!(path = %self.path.display(), %error, "lines are lost: no log file");
+            }
+            return Err(error);
+        }
+        self.file.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Write for AppendedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.opened()?.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Target for AppendedFile {
+    fn reopen(&mut self) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        self.file = Some(options.append(true).create(true).mode(self.mode).open(&self.path)?);
+        self.has_complained = false;
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Queue {
+    waiting: Mutex<Waiting>,
+    size_max: usize,
+    /// Lines lost: there was no room for them, or the target failed.
+    dropped: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// Whole lines.
+    lines: Vec<u8>,
+    /// Woken when there are some and it sleeps.
+    writer: Option<Thread>,
+    /// The target is to be opened again, behind the lines that are there.
+    wants_reopening: bool,
+    is_closed: bool,
+}
+
+/// How many lines were lost since the start.
+#[derive(Debug, Clone, Default)]
+pub struct Dropped(Arc<AtomicU64>);
+
+/// Keeps the writer thread; dropping it writes what still waits, for about a second at most.
+#[derive(Debug)]
+#[must_use = "lines are lost when the guard is dropped before the last request has ended"]
+pub struct QueueGuard {
+    queue: Arc<Queue>,
+    writing: Writing,
+}
+
+/// Never says anything; ends with the writer.
+#[derive(Debug)]
+pub(crate) struct Writing(mpsc::Receiver<()>);
+
+/// Starts the writer thread.
+///
+/// # Errors
+/// The thread cannot be created.
+pub(crate) fn start(
+    target: Box<dyn Target>,
+    size_max: usize,
+    dropped: Dropped,
+) -> io::Result<(Arc<Queue>, Writing)> {
+    let waiting = Waiting {
+        lines: Vec::with_capacity(size_max),
+        writer: None,
+        wants_reopening: false,
+        is_closed: false,
+    };
+    let queue = Arc::new(Queue { waiting: Mutex::new(waiting), size_max, dropped: dropped.0 });
+    let (is_writing, writing) = mpsc::channel();
+    let writer = Writer { target, torn: Vec::new() };
+    let lines = Arc::clone(&queue);
+    thread::Builder::new().name("log-writer".to_owned()).spawn(move || {
+        write_all(&lines, writer);
+        drop(is_writing);
+    })?;
+    Ok((queue, Writing(writing)))
+}
+
+/// What a writer thread was asked to do, beside writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Write,
+    WriteAndReopen,
+}
+
+impl Queue {
+    /// Takes a line, or counts it as lost if there is no room.
+    pub(crate) fn push(&self, line: &[u8]) {
+        let mut waiting = self.lock();
+        if waiting.is_closed || line.len() > self.size_max - waiting.lines.len() {
+            drop(waiting);
+            self.dropped.fetch_add(1, Relaxed);
+            return;
+        }
+        waiting.lines.extend_from_slice(line);
+        wake(waiting);
+    }
+
+    /// Has the target opened again.
+    pub(crate) fn reopen(&self) {
+        let mut waiting = self.lock();
+        waiting.wants_reopening = true;
+        wake(waiting);
+    }
+
+    /// Takes no more lines. What waits is still written.
+    pub(crate) fn close(&self) {
+        let mut waiting = self.lock();
+        waiting.is_closed = true;
+        wake(waiting);
+    }
+
+    /// Swaps what waits for `empty`; waits for something to do if there is nothing. `None`: there
+    /// will be no more.
+    fn take(&self, empty: &mut Vec<u8>) -> Option<Turn> {
+        loop {
+            let mut waiting = self.lock();
+            let wants_reopening = mem::take(&mut waiting.wants_reopening);
+            if wants_reopening || !waiting.lines.is_empty() {
+                mem::swap(&mut waiting.lines, empty);
+                return Some(if wants_reopening { Turn::WriteAndReopen } else { Turn::Write });
+            }
+            if waiting.is_closed {
+                return None;
+            }
+            waiting.writer = Some(thread::current());
+            drop(waiting);
+            thread::park();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing that runs under the lock can leave half a line.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// It is woken without the lock, which it will want.
+fn wake(mut waiting: MutexGuard<'_, Waiting>) {
+    let sleeping = waiting.writer.take();
+    drop(waiting);
+    if let Some(writer) = sleeping {
+        writer.unpark();
+    }
+}
+
+impl Dropped {
+    pub(crate) fn of(queue: &Queue) -> Self {
+        Self(Arc::clone(&queue.dropped))
+    }
+
+    /// Counts a line that nobody will read.
+    pub(crate) fn lose(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    pub fn lines(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+impl Writing {
+    /// Whether the thread has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.0.try_recv(), Err(mpsc::TryRecvError::Disconnected))
+    }
+
+    /// Waits for the end of the thread, until `deadline`. One whose target does not answer is left to
+    /// the end of the process.
+    fn wait(&self, deadline: Instant) {
+        let _ = self.0.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// Closes all of them, and waits for what still waits to be written, for about a second at most.
+pub(crate) fn close<'q>(all: impl Iterator<Item = (&'q Queue, &'q Writing)>) {
+    let deadline = Instant::now() + CLOSING_TIMEOUT;
+    let closed = all.map(|(queue, writing)| {
+        queue.close();
+        writing
+    });
+    closed.collect::<Vec<_>>().into_iter().for_each(|writing| writing.wait(deadline));
+}
+
+impl QueueGuard {
+    pub(crate) fn new(queue: &Arc<Queue>, writing: Writing) -> Self {
+        Self { queue: Arc::clone(queue), writing }
+    }
+}
+
+impl Drop for QueueGuard {
+    fn drop(&mut self) {
+        close(std::iter::once((&*self.queue, &self.writing)));
+    }
+}
+
+/// Writes until the queue is closed and empty.
+fn write_all(queue: &Queue, mut writer: Writer<Box<dyn Target>>) {
+    let mut batch = Vec::with_capacity(queue.size_max);
+    while let Some(turn) = queue.take(&mut batch) {
+        let mut lost = writer.write(&batch);
+        batch.clear();
+        if turn == Turn::WriteAndReopen {
+            lost += writer.reopen();
+        }
+        queue.dropped.fetch_add(lost, Relaxed);
+    }
+}
+
+/// The target behind the queue. Lines are lost whole: of one that was begun the rest is tried again,
+/// in front of the next.
+struct Writer<W> {
+    target: W,
+    torn: Vec<u8>,
+}
+
+impl<W: Write> Writer<W> {
+    /// Writes whole lines; how many of them were lost.
+    fn write(&mut self, lines: &[u8]) -> u64 {
+        let torn = mem::take(&mut self.torn);
+        let written = write_some(&mut self.target, &torn);
+        if written < torn.len() {
+            self.torn = torn[written..].to_vec();
+            return count(lines);
+        }
+        let written = write_some(&mut self.target, lines);
+        let (before, after) = lines.split_at(written);
+        if before.last().is_none_or(|last| *last == b'\n') {
+            return count(after);
+        }
+        let end = memchr::memchr(b'\n', after).map_or(after.len(), |end| end + 1);
+        self.torn = after[..end].to_vec();
+        count(&after[end..])
+    }
+}
+
+impl Writer<Box<dyn Target>> {
+    /// Has the target opened again; how many lines were lost by that.
+    fn reopen(&mut self) -> u64 {
+        match self.target.reopen() {
+            // The rest of a line is nothing to begin with.
+            Ok(()) => u64::from(!mem::take(&mut self.torn).is_empty()),
+            Err(error) => {
+                tracing::warn!(%error, "a log is not opened again");
+                0
+            }
+        }
+    }
+}
+
+fn count(lines: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', lines).count() as u64
+}
+
+/// Writes until all is written or the target fails; how much was written.
+fn write_some(target: &mut impl Write, bytes: &[u8]) -> usize {
+    let mut written = 0;
+    while written < bytes.len() {
+        match target.write(&bytes[written..]) {
+            Ok(0) => break,
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes `room` bytes and fails from then on.
+    struct Filling {
+        room: usize,
+        taken: Vec<u8>,
+    }
+
+    impl Write for Filling {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = bytes.len().min(self.room);
+            if count == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.taken.extend_from_slice(&bytes[..count]);
+            self.room -= count;
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_target_that_fails_loses_whole_lines_and_counts_them() {
+        let target = Filling { room: 5, taken: Vec::new() };
+        let mut writer = Writer { target, torn: Vec::new() };
+        assert_eq!(writer.write(b"one\ntwo\nthree\n"), 1, "`two` is begun");
+        assert_eq!(writer.write(b"four\nfive\n"), 2);
+        writer.target.room = 1;
+        assert_eq!(writer.write(b"six\n"), 1);
+        writer.target.room = 6;
+        assert_eq!(writer.write(b"seven\n"), 0, "begun");
+        writer.target.room = 100;
+        assert_eq!(writer.write(b"eight\n"), 0);
+        assert_eq!(String::from_utf8_lossy(&writer.target.taken), "one\ntwo\nseven\neight\n");
+        writer.target.room = 0;
+        assert_eq!(writer.write(b"nine\nten\n"), 2);
+        writer.target.room = 100;
+        assert_eq!(writer.write(b"eleven\n"), 0);
+        assert!(writer.target.taken.ends_with(b"eight\neleven\n"));
+    }
+}
