@@ -37,6 +37,12 @@ pub(crate) trait Target: Write + Send {
 /// A standard stream, or whatever else has no name.
 impl Target for File {}
 
+impl Target for Box<dyn Target> {
+    fn reopen(&mut self) -> io::Result<()> {
+        (**self).reopen()
+    }
+}
+
 /// A file that is appended to and, if missing, made.
 #[derive(Debug)]
 pub(crate) struct AppendedFile {
@@ -275,7 +281,7 @@ impl Drop for QueueGuard {
 }
 
 /// Writes until the queue is closed and empty.
-fn write_all(queue: &Queue, mut writer: Writer<Box<dyn Target>>) {
+fn write_all(queue: &Queue, mut writer: Writer<impl Target>) {
     let mut batch = Vec::with_capacity(queue.size_max);
     while let Some(turn) = queue.take(&mut batch) {
         let mut lost = writer.write(&batch);
@@ -314,7 +320,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-impl Writer<Box<dyn Target>> {
+impl<W: Target> Writer<W> {
     /// Has the target opened again; how many lines were lost by that.
     fn reopen(&mut self) -> u64 {
         match self.target.reopen() {
@@ -370,6 +376,28 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    impl Target for Filling {
+        fn reopen(&mut self) -> io::Result<()> {
+            if self.taken.is_empty() {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            *self = Filling { room: 100, taken: Vec::new() };
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_begun_does_not_go_on_in_another_file() {
+        let mut writer =
+            Writer { target: Filling { room: 0, taken: Vec::new() }, torn: Vec::new() };
+        assert_eq!((writer.write(b"none\n"), writer.reopen()), (1, 0), "nothing is open");
+        writer.target.room = 5;
+        assert_eq!(writer.write(b"one\ntwo\n"), 0, "`two` is begun");
+        assert_eq!((writer.reopen(), writer.write(b"three\n"), writer.reopen()), (1, 0, 0));
+        assert_eq!(writer.write(b"four\n"), 0);
+        assert_eq!(writer.target.taken, b"four\n");
     }
 
     #[test]

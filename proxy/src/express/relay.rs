@@ -143,17 +143,15 @@ impl Relay {
             if !source.input.is_empty() || source.reader.is_complete() {
                 continue;
             }
-            let read = match self.poll_read(source, out, splicing, task) {
-                Poll::Pending if self.pause(out) => continue,
-                read => ready!(read),
-            };
-            match read {
-                Ok(0) => {
+            match self.poll_read(source, out, splicing, task) {
+                Poll::Pending if self.pause(out) => {}
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) => {
                     source.reader.finish_at_eof().map_err(Broken::Framing)?;
                     self.end(out);
                 }
-                Ok(_) => self.news.has_moved = true,
-                Err(_) => return Poll::Ready(Err(Broken::Source)),
+                Poll::Ready(Ok(_)) => self.news.has_moved = true,
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Source)),
             }
         }
     }

@@ -115,7 +115,7 @@ fn zstd_size(level: i32, length: Option<u64>) -> usize {
     let most = most.copied().unwrap_or(ZSTD_SIZES[ZSTD_SIZES.len() - 1]);
     let kib = match length {
         Some(..=0x4000) => most.min(640),
-        Some(..=0x2_0000) => most.min(3100),
+        Some(..=0x2_0000) => most.min(3300),
         Some(_) | None => most,
     };
     kib << 10

@@ -7,9 +7,9 @@ const CODERS: [Coder; 7] = [
     Coder::Gzip { level: 9 },
     Coder::Brotli { quality: 0, mode: BrotliMode::Font, lgwin: 10, lgblock: 16 },
     Coder::Brotli { quality: 6, mode: BrotliMode::Generic, lgwin: 19, lgblock: 0 },
-    Coder::Brotli { quality: 9, mode: BrotliMode::Text, lgwin: 16, lgblock: 0 },
+    Coder::Brotli { quality: 5, mode: BrotliMode::Text, lgwin: 18, lgblock: 0 },
     Coder::Zstd { level: 1 },
-    Coder::Zstd { level: 9 },
+    Coder::Zstd { level: 6 },
 ];
 
 /// What a decoder makes of it, up to where it ends; `false`: it is not whole.
@@ -55,7 +55,7 @@ fn encoded(coder: Coder, length: Option<u64>, pieces: &[&[u8]]) -> Vec<u8> {
 #[test]
 fn a_body_is_what_it_was_however_it_is_cut() {
     for coder in CODERS {
-        for size in [0, 1, 1000, 140_000] {
+        for size in [0, 1, 1000, 70_000] {
             let data = data(size);
             for length in [None, Some(size as u64)] {
                 let whole = encoded(coder, length, &[&data]);
@@ -144,8 +144,7 @@ fn an_encoder_of_zstd_is_not_larger_than_was_reckoned() {
             context.compress_stream(&mut output, &mut input).expect("compressed");
             let reckoned = Coder::Zstd { level }.size(length);
             assert!(context.sizeof() <= reckoned, "{level} {length:?}: {}", context.sizeof());
-            let is_short = length.is_some_and(|length| length < 1000);
-            assert!(is_short || reckoned <= 8 * context.sizeof(), "{level} {length:?}: {reckoned}");
+            assert!(length.is_some() || reckoned <= 2 * context.sizeof(), "{level}: {reckoned}");
         }
     }
 }
