@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::{
     peer::{self, Peer},
     placement::Placement,
-    process::{Program, Site},
+    process::{LISTEN_MAX, Program, Site},
     scenario::Carrier,
     tandem::{self, Mode},
     topology::{Role, Topology},
@@ -68,6 +68,8 @@ pub(crate) struct Started {
     pub(crate) since: Instant,
     /// Where Tandem's metrics are.
     pub(crate) admin: Option<SocketAddr>,
+    /// Tandem's configuration, where it is and what it said at first.
+    config: Option<(PathBuf, String)>,
     program: Option<Program>,
     _directory: TempDir,
 }
@@ -75,6 +77,14 @@ pub(crate) struct Started {
 impl Started {
     pub(crate) fn pid(&self) -> Option<u32> {
         self.program.as_ref().map(Program::pid)
+    }
+
+    /// Gives Tandem rules by which it does the same.
+    pub(crate) fn change_rules(&self, version: u32) -> anyhow::Result<()> {
+        let (file, text) = self.config.as_ref().context("only Tandem's rules are changed")?;
+        let aside = file.with_extension("aside");
+        std::fs::write(&aside, tandem::changed(text, version))?;
+        Ok(std::fs::rename(aside, file)?)
     }
 }
 
@@ -129,25 +139,27 @@ impl Contestant {
         let directory = tempfile::Builder::new().prefix("tandem-bench-").tempdir()?;
         let first = *service.nodes().first().context("a service has a node")?;
         let address = topology.free_address()?;
-        let (command, admin) = match self {
+        let (command, admin, config) = match self {
             Self::Direct => {
                 return Ok(Started {
                     target: first,
                     since: Instant::now(),
                     admin: None,
+                    config: None,
                     program: None,
                     _directory: directory,
                 });
             }
             Self::Peer(peer) => {
-                (binaries.peers.command(peer, service, address, directory.path())?, None)
+                (binaries.peers.command(peer, service, address, directory.path())?, None, None)
             }
             Self::Tandem(mode) => {
                 let admin = topology.free_address()?;
                 let file = directory.path().join("tandem.yaml");
                 let config = tandem::config(mode, topology.network, service, address, admin);
-                std::fs::write(&file, config)?;
-                (tandem::command(&binaries.tandem, &file), Some(admin))
+                std::fs::write(&file, &config)?;
+                let command = tandem::command(&binaries.tandem, &file);
+                (command, Some(admin), Some((file, config)))
             }
         };
         let log = directory.path().join("log");
@@ -155,13 +167,14 @@ impl Contestant {
         let namespace = topology.namespace(Role::Proxy);
         let site = Site { cpus: &placement.proxy, namespace: namespace.as_deref() };
         let mut program = Program::start(&command, site, &log)?;
-        program.wait_until_listening(address, since).with_context(|| {
+        program.wait_until_listening(address, since, LISTEN_MAX).with_context(|| {
             let log = std::fs::read_to_string(&log).unwrap_or_default();
             format!("{self}: {}", log.trim())
         })?;
         if let Some(admin) = admin {
-            program.wait_until_listening(admin, since)?;
+            program.wait_until_listening(admin, since, LISTEN_MAX)?;
         }
-        Ok(Started { target: address, since, admin, program: Some(program), _directory: directory })
+        let (target, program) = (address, Some(program));
+        Ok(Started { target, since, admin, config, program, _directory: directory })
     }
 }

@@ -1,22 +1,19 @@
-//! Instructions that a request costs in the proxy's own process, counted by callgrind: by stage, and
-//! the same on every machine with the same compiler.
+//! Instructions that a request costs in the proxy's own process, counted by callgrind, by stage.
 //!
-//! Two runs with the same start and end and a different number of requests; their difference is what
-//! the requests cost. What belongs to which stage is told by the source file of each instruction,
-//! inlined ones included, so the binary needs line tables (`--profile counted`).
+//! What belongs to which stage is told by the source file of each instruction, inlined ones included,
+//! so the binary needs line tables (`--profile counted`).
 
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write as _,
     net::Ipv4Addr,
     path::Path,
-    process::Command,
-    time::Instant,
 };
 
 use anyhow::{Context as _, bail, ensure};
 
 use crate::{
+    callgrind::Counted,
     contestant::{Auth, KEY, Service},
     placement::Placement,
     probe,
@@ -25,10 +22,9 @@ use crate::{
     topology::{Network, free_address},
 };
 
-/// Requests of the shorter run; everything that happens once has happened by then.
+/// Requests that are not counted; everything that happens once has happened by then.
 const REQUESTS_FIRST: u32 = 300;
-/// How many more the longer run makes.
-const REQUESTS_MORE: u32 = 1000;
+const REQUESTS: u32 = 1000;
 
 /// Stages by the files that they are in, the first that fits. `/src/` of a crate is part of the
 /// pattern where its name alone is not telling.
@@ -72,57 +68,29 @@ pub(crate) fn report(tandem: &Path, placement: &Placement) -> anyhow::Result<Str
 }
 
 fn per_request(tandem: &Path, placement: &Placement, auth: Auth) -> anyhow::Result<Counts> {
-    let less = counted(tandem, placement, auth, REQUESTS_FIRST)?;
-    let mut more = counted(tandem, placement, auth, REQUESTS_FIRST + REQUESTS_MORE)?;
-    for (stage, count) in &mut more {
-        let once = less.get(stage).copied().unwrap_or(0);
-        *count = count.saturating_sub(once) / u64::from(REQUESTS_MORE);
-    }
-    Ok(more)
-}
-
-/// What a run of the proxy with that many requests on one connection cost.
-fn counted(
-    tandem: &Path,
-    placement: &Placement,
-    auth: Auth,
-    requests: u32,
-) -> anyhow::Result<Counts> {
-    let directory = tempfile::Builder::new().prefix("tandem-bench-").tempdir()?;
-    let [nodes_site, proxy_site] =
-        [&placement.load, &placement.proxy].map(|cpus| Site { cpus, namespace: None });
-    let (_node, node) =
-        Program::start_node(&["http", "127.0.0.1:0", "--name", "node"], nodes_site)?;
+    let site = Site { cpus: &placement.load, namespace: None };
+    let (_node, node) = Program::start_node(&["http", "127.0.0.1:0", "--name", "node"], site)?;
     let service = Service::Http { nodes: vec![node], auth };
     let (address, admin) = (free_address(Ipv4Addr::LOCALHOST)?, free_address(Ipv4Addr::LOCALHOST)?);
-    let config = directory.path().join("tandem.yaml");
     let mode = Mode::http(Kernel::Off);
-    std::fs::write(&config, tandem::config(mode, Network::Loopback, &service, address, admin))?;
-    let out = directory.path().join("callgrind.out");
-    let mut command = vec![
-        "valgrind".to_owned(),
-        "--tool=callgrind".to_owned(),
-        format!("--callgrind-out-file={}", out.display()),
-    ];
-    command.extend(tandem::command(tandem, &config));
-    let log = directory.path().join("log");
-    let mut proxy = Program::start(&command, proxy_site, &log)?;
-    proxy.wait_until_listening(address, Instant::now()).with_context(|| {
-        let log = std::fs::read_to_string(&log).unwrap_or_default();
-        format!("valgrind {}: {}", tandem.display(), log.trim())
-    })?;
+    let config = tandem::config(mode, Network::Loopback, &service, address, admin);
+    let mut proxy = Counted::start(tandem, placement, (&config, address))?;
     let fields: &[(&str, &str)] = match auth {
         Auth::Open => &[],
         Auth::Key => &[("apikey", KEY)],
     };
     let mut client = probe::Client::connect(address)?;
-    for _ in 0..requests {
-        let answer = client.get("/", fields)?;
-        ensure!(answer.status == 200, "status {}", answer.status);
-    }
-    drop((client, proxy));
-    let text = std::fs::read_to_string(&out).context("callgrind left no counts")?;
-    let counts = stages(&text)?;
+    let mut ask = |requests| {
+        for _ in 0..requests {
+            let answer = client.get("/", fields)?;
+            ensure!(answer.status == 200, "status {}", answer.status);
+        }
+        anyhow::Ok(())
+    };
+    ask(REQUESTS_FIRST)?;
+    proxy.begin()?;
+    ask(REQUESTS)?;
+    let mut counts = stages(&proxy.take()?)?;
     let unknown = counts.get(OTHER).copied().unwrap_or(0);
     let total: u64 = counts.values().sum();
     ensure!(
@@ -130,6 +98,7 @@ fn counted(
         "most instructions have no file: is {} built with line tables?",
         tandem.display()
     );
+    counts.values_mut().for_each(|count| *count /= u64::from(REQUESTS));
     Ok(counts)
 }
 
@@ -179,16 +148,6 @@ fn is_file(key: &str) -> bool {
 fn stage_of(file: &str) -> &'static str {
     let is_in = |(_, patterns): &&(&str, &[&str])| patterns.iter().any(|part| file.contains(part));
     STAGES.iter().find(is_in).map_or(OTHER, |(stage, _)| stage)
-}
-
-/// What is missing for the count.
-pub(crate) fn absence(tandem: &Path) -> Option<String> {
-    if !tandem.exists() {
-        return Some(format!("no binary at {}; cargo build --profile counted", tandem.display()));
-    }
-    let found = Command::new("valgrind").arg("--version").output();
-    let is_there = found.is_ok_and(|output| output.status.success());
-    (!is_there).then(|| "valgrind is not installed; apt-get install valgrind".to_owned())
 }
 
 #[cfg(test)]

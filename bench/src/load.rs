@@ -4,7 +4,7 @@
 //! and right. Open loop: requests fall due at a constant rate, and latency counts from then, so a
 //! proxy that stalls cannot slow down the clock that measures it.
 
-mod chunked;
+pub(crate) mod chunked;
 pub(crate) mod response;
 mod thread;
 

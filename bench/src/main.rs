@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod callgrind;
 mod contestant;
 mod instructions;
 mod load;
@@ -14,12 +15,16 @@ mod node;
 mod pattern;
 mod peer;
 mod placement;
+mod plugins;
 mod probe;
 mod process;
+mod reload;
 mod report;
+mod routes;
 mod run;
 mod scenario;
 mod slots;
+mod solo;
 mod statistics;
 mod tandem;
 mod topology;
@@ -98,8 +103,24 @@ enum Command {
     /// Counts the instructions of a request by stage; needs valgrind and a binary with line tables
     /// (`cargo build --profile counted -p proxy`).
     Instructions {
-        #[arg(long, default_value = "target/counted/tandem")]
-        tandem: PathBuf,
+        #[command(flatten)]
+        binary: CountedBinary,
+    },
+    /// Counts the instructions of each plugin, for requests that pass and for those it answers; needs
+    /// valgrind.
+    Plugins {
+        #[command(flatten)]
+        binary: CountedBinary,
+    },
+    /// Counts the instructions of a request with 10 routes and with 10,000; needs valgrind.
+    Routes {
+        #[command(flatten)]
+        binary: CountedBinary,
+    },
+    /// Measures how long a reload takes that changes one of 10,000 routes.
+    Reload {
+        #[command(flatten)]
+        setting: Setting,
     },
     /// Lists the scenarios.
     List,
@@ -119,6 +140,27 @@ enum Command {
         #[arg(last = true)]
         program: Vec<String>,
     },
+}
+
+#[derive(Args)]
+struct CountedBinary {
+    #[arg(long, default_value = "target/counted/tandem")]
+    tandem: PathBuf,
+}
+
+impl CountedBinary {
+    /// Makes a report by counting.
+    fn report(
+        &self,
+        count: fn(&Path, &Placement) -> anyhow::Result<String>,
+    ) -> anyhow::Result<ExitCode> {
+        if let Some(reason) = callgrind::absence(&self.tandem) {
+            bail!("{reason}");
+        }
+        let placement = Placement::new(Layout::Shared, &CpuList::allowed()?)?;
+        say(&count(&self.tandem, &placement)?);
+        Ok(ExitCode::SUCCESS)
+    }
 }
 
 #[derive(Args)]
@@ -190,12 +232,12 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             write_report(&report, &directory)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Instructions { tandem } => {
-            if let Some(reason) = instructions::absence(&tandem) {
-                bail!("{reason}");
-            }
-            let placement = Placement::new(Layout::Shared, &CpuList::allowed()?)?;
-            say(&instructions::report(&tandem, &placement)?);
+        Command::Instructions { binary } => binary.report(instructions::report),
+        Command::Plugins { binary } => binary.report(plugins::report),
+        Command::Routes { binary } => binary.report(routes::report),
+        Command::Reload { setting } => {
+            let placement = Placement::new(setting.placement, &CpuList::allowed()?)?;
+            say(&reload::report(&setting.tandem, &placement)?);
             Ok(ExitCode::SUCCESS)
         }
         Command::List => {
@@ -218,7 +260,10 @@ const SMOKE: [(Network, u64, &[&str]); 3] = [
     (
         Network::Loopback,
         200,
-        &["A1", "A2", "A5", "B2", "B3", "B4", "B6", "C1", "D1", "D3", "L1", "M1", "S1", "W1"],
+        &[
+            "A1", "A2", "A5", "B2", "B3", "B4", "B6", "C1", "C4", "D1", "D3", "E1", "L1", "M1",
+            "S1", "W1",
+        ],
     ),
     (Network::Client, 1000, &["same-host/A2", "X1/keep-alive"]),
     (Network::Three, 1000, &["same-host/A2", "L1/connect"]),
@@ -228,6 +273,8 @@ const SMOKE: [(Network, u64, &[&str]); 3] = [
 /// that is an error.
 fn smoke(setting: &Setting) -> anyhow::Result<ExitCode> {
     let is_required = env::var_os("KERNEL_TESTS").is_some_and(|asked| asked == "require");
+    let placement = Placement::new(setting.placement, &CpuList::allowed()?)?;
+    plugins::check(&setting.tandem, &placement).context("bench plugins")?;
     for (network, window_ms, ids) in SMOKE {
         let absence = (network != Network::Loopback).then(topology::absence).flatten();
         if let Some(reason) = absence.filter(|_| !is_required) {

@@ -1,5 +1,6 @@
 //! One measurement: a contestant, a case, one round.
 
+mod disruption;
 mod memory;
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-use self::memory::Transfer;
+use self::{disruption::Disrupted, memory::Transfer};
 use crate::{
     contestant::{Auth, Binaries, Contestant, KEY, Service, Started},
     load::{
@@ -81,18 +82,27 @@ impl Nodes {
         let site = Site { cpus: &placement.load, namespace: namespace.as_deref() };
         let any_port = format!("{}:0", topology.network.nodes_address(asker));
         for index in 0..carrier.nodes() {
-            let name = node_name(index);
-            let arguments: &[&str] = match traffic {
-                Traffic::Echo(_) => &["echo", &any_port],
+            let (program, address) = match traffic {
+                Traffic::Echo(_) => Program::start_node(&["echo", &any_port], site)?,
                 Traffic::Small | Traffic::Bytes(_) | Traffic::Chunked(_) | Traffic::Upload(_) => {
-                    &["http", &any_port, "--name", &name]
+                    Self::start_http(index, &any_port, placement, topology)?
                 }
             };
-            let (program, address) = Program::start_node(arguments, site)?;
             nodes.programs.push(program);
             nodes.addresses.push(address);
         }
         Ok(nodes)
+    }
+
+    fn start_http(
+        index: usize,
+        address: &str,
+        placement: &Placement,
+        topology: &Topology,
+    ) -> anyhow::Result<(Program, SocketAddr)> {
+        let namespace = topology.namespace(Role::Nodes);
+        let site = Site { cpus: &placement.load, namespace: namespace.as_deref() };
+        Program::start_node(&["http", address, "--name", &node_name(index)], site)
     }
 
     fn service(&self, carrier: Carrier) -> anyhow::Result<Service> {
@@ -192,7 +202,7 @@ impl Bench {
             return Ok(Measured::Wrong("needs the rate of a closed loop before it".into()));
         };
         let placement = self.placement_for(work, contestant);
-        let (nodes, service, started) =
+        let (mut nodes, service, started) =
             self.start(&placement, contestant, work.carrier, work.traffic)?;
         if let Carrier::Http { auth: Auth::Key, .. } = work.carrier
             && !matches!(contestant, Contestant::Direct)
@@ -215,7 +225,17 @@ impl Bench {
         }
         running.begin_measuring();
         let (before, from) = (Snapshot::take()?, Done::of(&running, work.traffic));
-        wait_for_window(self.window, &running, work.traffic);
+        let disrupted = match work.disruption {
+            None => {
+                wait_for_window(self.window, &running, work.traffic);
+                None
+            }
+            Some(disruption) => {
+                let surroundings = (&placement, &self.topology);
+                let window = self.window;
+                Some(Disrupted::during(disruption, window, &mut nodes, &started, surroundings)?)
+            }
+        };
         let (after, to) = (Snapshot::take()?, Done::of(&running, work.traffic));
         let outcome = running.finish()?;
 
@@ -228,7 +248,16 @@ impl Bench {
             figures.insert("peak_resident_bytes".into(), peak as f64);
         }
         if let Some(wrong) = wrong_answers(work, &outcome) {
-            return Ok(Measured::Wrong(wrong));
+            return Ok(Measured::Wrong(match &disrupted {
+                Some(_) => wrong + &disruption::faults(&started, before_path.as_ref())?,
+                None => wrong,
+            }));
+        }
+        if let Some(disrupted) = &disrupted {
+            disrupted.note(&mut figures);
+            if let Some(wrong) = disrupted.objection(&started, before_path.as_ref())? {
+                return Ok(Measured::Wrong(wrong));
+            }
         }
         let carried = carried(work, &outcome, unproved);
         if let Some(wrong) =
@@ -390,6 +419,9 @@ fn wrong_answers(work: &LoadWork, outcome: &Outcome) -> Option<String> {
     }
     if work.reuse == Reuse::KeepAlive && outcome.sockets != work.connections as u64 {
         return Some(format!("{} sockets for {} connections", outcome.sockets, work.connections));
+    }
+    if work.disruption.is_some() {
+        return None;
     }
     let split = &outcome.completed_by_node;
     let is_equal = split.iter().max()?.abs_diff(*split.iter().min()?) <= 1;

@@ -13,7 +13,8 @@ use clap::Subcommand;
 pub(crate) enum Kind {
     /// HTTP/1.1. Any path answers with a small body that names the node; a path that ends in
     /// `/bytes/N` with N bytes of the pattern, in `/chunked/N` with the same in chunks, in `/echo`
-    /// with the request head as received, in `/stall/MS` with a count of the request body, which is not read for MS milliseconds.
+    /// with the request head as received, in `/status/N` with that status and no body, in `/stall/MS`
+    /// with a count of the request body, which is not read for MS milliseconds.
     Http {
         /// Where to listen; port 0 takes a free one.
         address: SocketAddr,

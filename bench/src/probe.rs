@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 
-use crate::load::response::Head;
+use crate::load::{chunked::Chunked, response::Head};
 
 /// Longest wait for any part of an answer.
 const WAIT_MAX: Duration = Duration::from_secs(10);
@@ -22,6 +22,8 @@ pub(crate) struct Client {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    /// As it came.
+    pub(crate) head: Vec<u8>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -44,7 +46,8 @@ impl Client {
         self.exchange(&head("PUT", path, &[("content-length", "0")]))
     }
 
-    fn exchange(&mut self, request: &[u8]) -> anyhow::Result<Answer> {
+    /// The answer to a request that is given whole.
+    pub(crate) fn exchange(&mut self, request: &[u8]) -> anyhow::Result<Answer> {
         self.send(request)?;
         self.answer()
     }
@@ -62,6 +65,9 @@ impl Client {
                 None => self.read()?,
             }
         };
+        if head.is_chunked {
+            return self.chunked_answer(&head);
+        }
         let length = head.content_length.context("an answer without a length")?;
         let end = head.length + usize::try_from(length)?;
         while self.buffered.len() < end {
@@ -69,8 +75,26 @@ impl Client {
         }
         ensure!(self.buffered.len() == end, "bytes after the answer");
         let body = self.buffered.split_off(head.length);
-        self.buffered.clear();
-        Ok(Answer { status: head.status, body })
+        let received = std::mem::take(&mut self.buffered);
+        Ok(Answer { status: head.status, head: received, body })
+    }
+
+    fn chunked_answer(&mut self, head: &Head) -> anyhow::Result<Answer> {
+        let (mut chunked, mut body) = (Chunked::new(), Vec::new());
+        let mut rest = self.buffered.split_off(head.length);
+        let received = std::mem::take(&mut self.buffered);
+        loop {
+            let fed = chunked.feed(&rest, |data| {
+                body.extend_from_slice(data);
+                Ok(())
+            });
+            fed.map_err(|failure| anyhow!("{failure}"))?;
+            if chunked.is_complete() {
+                return Ok(Answer { status: head.status, head: received, body });
+            }
+            self.read()?;
+            rest = std::mem::take(&mut self.buffered);
+        }
     }
 
     fn read(&mut self) -> anyhow::Result<()> {

@@ -27,8 +27,8 @@ use crate::{
     topology,
 };
 
-/// How long a program may take until it listens.
-const LISTEN_MAX: Duration = Duration::from_secs(10);
+/// How long a program may take until it listens, unless it is slowed down on purpose.
+pub(crate) const LISTEN_MAX: Duration = Duration::from_secs(10);
 
 /// How long a program may take to end after SIGTERM; beyond it SIGKILL.
 const END_MAX: Duration = Duration::from_secs(5);
@@ -110,24 +110,32 @@ impl Program {
         self.child.id()
     }
 
-    /// Waits until `address` accepts a connection; returns how long after `since` it did.
+    /// Waits until `address` accepts a connection, at most until `longest` after `since`.
     pub(crate) fn wait_until_listening(
         &mut self,
         address: SocketAddr,
         since: Instant,
+        longest: Duration,
     ) -> anyhow::Result<()> {
         loop {
-            if TcpStream::connect_timeout(&address, LISTEN_MAX).is_ok() {
+            if TcpStream::connect_timeout(&address, longest).is_ok() {
                 return Ok(());
             }
             if let Some(status) = self.child.try_wait()? {
                 bail!("{} ended before it listened: {status}", self.name);
             }
-            if since.elapsed() > LISTEN_MAX {
+            if since.elapsed() > longest {
                 bail!("{} does not listen on {address}", self.name);
             }
             std::thread::park_timeout(LOOK_EVERY);
         }
+    }
+
+    /// Ends it with SIGKILL, whatever it is doing.
+    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
     }
 
     fn end(&mut self) -> anyhow::Result<()> {

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Every id that `bench run` knows, with what it is.
-pub(crate) const SCENARIOS: [(&str, &str); 22] = [
+pub(crate) const SCENARIOS: [(&str, &str); 24] = [
     ("A0", "direct to the node"),
     ("A1", "plain proxy, keep-alive, 200 connections, small body"),
     ("A2", "key-auth, otherwise A1"),
@@ -27,8 +27,10 @@ pub(crate) const SCENARIOS: [(&str, &str); 22] = [
     ("C1", "three nodes, round robin, 10 connections"),
     ("C2", "three nodes, round robin, 50 connections"),
     ("C3", "three nodes, round robin, 100 connections"),
+    ("C4", "one of three nodes dies (SIGKILL) and comes back, over and over, 50 connections"),
     ("D1", "a connection for each request, 100 to 1000 at a time"),
     ("D3", "memory of a connection after one request, idle, and active: in the middle of another"),
+    ("E1", "the rules change every 100 ms, 50 connections"),
     ("L1", "TCP stream route: connection rate, echo and download by size"),
     ("M1", "slow readers and slow nodes: memory added to the same transfer without a proxy"),
     ("S1", "from start to the first answer, size of the binary"),
@@ -86,6 +88,8 @@ pub(crate) struct LoadWork {
     pub(crate) connections: usize,
     pub(crate) reuse: Reuse,
     pub(crate) pacing: Pacing,
+    /// What happens to the service meanwhile.
+    pub(crate) disruption: Option<Disruption>,
     /// Load and nodes may run where the proxy does, wherever the other scenarios have them.
     pub(crate) is_shared: bool,
 }
@@ -98,9 +102,19 @@ impl LoadWork {
             connections,
             reuse: Reuse::KeepAlive,
             pacing: Pacing::Closed,
+            disruption: None,
             is_shared: false,
         }
     }
+}
+
+/// What no request may notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Disruption {
+    /// A node is killed, and comes back.
+    NodeDies,
+    /// The configuration changes.
+    Reloads,
 }
 
 /// Closed loop, or open loop at a share of a throughput that A1 had in the same round.
@@ -286,6 +300,23 @@ fn sweep_contestants() -> Vec<Contestant> {
     contestants
 }
 
+/// Both lanes, with and without the kernel half. Peers stay out: what they send again, and whom they
+/// let finish, is a matter of how they are configured.
+fn disrupted_contestants(extent: Extent) -> Vec<Contestant> {
+    let mut contestants = Vec::new();
+    for kernel in [Kernel::Off, Kernel::On] {
+        contestants.extend(
+            [Lane::Express, Lane::Hyper]
+                .map(|lane| Contestant::Tandem(Mode { lane, ..Mode::http(kernel) })),
+        );
+    }
+    match extent {
+        Extent::Full => contestants,
+        // Each lane and each half once.
+        Extent::Smoke => vec![contestants[0], contestants[3]],
+    }
+}
+
 /// Peers stay out: their second worker would show how they deal connections out, not ours.
 fn worker_contestants() -> Vec<Contestant> {
     let mut contestants = vec![Contestant::Direct];
@@ -354,8 +385,10 @@ fn all_cases(scenario: &'static str, extent: Extent) -> Vec<Case> {
         "C1" => maker.http(&[10], Traffic::Small, 3, Auth::Open),
         "C2" => maker.http(&[50], Traffic::Small, 3, Auth::Open),
         "C3" => maker.http(&[100], Traffic::Small, 3, Auth::Open),
+        "C4" => maker.disrupted(Disruption::NodeDies),
         "D1" => maker.connection_rate(&[100, 500, 1000], Carrier::HTTP, http_contestants),
         "D3" => maker.open_connections(),
+        "E1" => maker.disrupted(Disruption::Reloads),
         "L1" => maker.stream(),
         "M1" => maker.slow_transfers(),
         "S1" => vec![maker.case(String::new(), Work::StartUp, {
@@ -460,6 +493,16 @@ impl Maker {
             }
         }
         cases
+    }
+
+    fn disrupted(&self, disruption: Disruption) -> Vec<Case> {
+        let mut cases = self.http(&[50], Traffic::Small, 3, Auth::Open);
+        for case in &mut cases {
+            if let Work::Load(work) = &mut case.work {
+                work.disruption = Some(disruption);
+            }
+        }
+        among(|| disrupted_contestants(self.extent), cases)
     }
 
     fn workers(&self) -> Vec<Case> {

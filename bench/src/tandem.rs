@@ -1,6 +1,7 @@
 //! Ours: the modes it is measured in, its configuration, and what its metrics must show.
 
 use std::{
+    collections::BTreeMap,
     fmt::{self, Write as _},
     net::{Ipv4Addr, SocketAddr},
     path::Path,
@@ -248,6 +249,13 @@ pub(crate) fn config(
     text
 }
 
+/// What [`config`] has made of an HTTP service, with one route more, and with nodes of another weight,
+/// which makes another upstream of them.
+pub(crate) fn changed(config: &str, version: u32) -> String {
+    let reweighed = config.replace("\": 1", &format!("\": {}", 1 + version % 2));
+    format!("{reweighed}  - {{ id: version, uri: /version/{version}, upstream_id: app }}\n")
+}
+
 /// Where [`Kernel::OnWithXdpAndSockmap`] carries connections to the node of the service at `address`,
 /// for whoever is where the proxy is.
 pub(crate) fn tunnel(address: SocketAddr) -> SocketAddr {
@@ -277,9 +285,22 @@ impl Metrics {
     }
 
     /// The sum of a metric over every series that has all of `labels`.
-    fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let series = self.0.lines().filter_map(|line| line.strip_prefix(name));
         series.filter_map(|rest| series_value(rest, labels)).sum()
+    }
+}
+
+impl Metrics {
+    /// Each value that `label` has in a metric, with its sum.
+    pub(crate) fn by_label(&self, name: &str, label: &str) -> BTreeMap<String, f64> {
+        let mark = format!("{label}=\"");
+        let value = |line: &str| {
+            let (_, rest) = line.strip_prefix(name)?.split_once(&mark)?;
+            Some(rest.split_once('"')?.0.to_owned())
+        };
+        let values = self.0.lines().filter_map(value);
+        values.map(|value| (value.clone(), self.sum(name, &[(label, &value)]))).collect()
     }
 }
 
@@ -512,6 +533,31 @@ mod tests {
             ("tandem_build", &[], 0.0),
         ] {
             assert_eq!(page.sum(name, labels), sum, "{name} {labels:?}");
+        }
+    }
+
+    #[test]
+    fn sums_are_had_by_the_values_of_a_label() {
+        let page = Metrics(PAGE.into());
+        let by_program = page.by_label("tandem_kernel_packets_total", "program");
+        let expected = [("ingress", 100.0), ("worker", 7.0)];
+        assert_eq!(by_program, expected.map(|(name, n)| (name.to_owned(), n)).into());
+        assert_eq!(page.by_label("tandem_build_info", "program").len(), 0);
+    }
+
+    #[test]
+    fn changed_rules_have_another_route_and_other_weights() {
+        let node = SocketAddr::from(([127, 0, 0, 1], 7));
+        let service = Service::Http { nodes: vec![node, node], auth: Auth::Open };
+        let config =
+            config(Mode::http(Kernel::Off), Network::Loopback, &service, node, node);
+        for (version, weight) in [(1, 2), (2, 1)] {
+            let changed = changed(&config, version);
+            let weights = changed.matches(&format!("\"127.0.0.1:7\": {weight}")).count();
+            assert_eq!(weights, 2, "{changed}");
+            let lines: Vec<&str> = changed.lines().rev().take(3).collect();
+            let route = format!("  - {{ id: version, uri: /version/{version}, upstream_id: app }}");
+            assert_eq!(lines, [&route, "  - { id: all, uri: /*, upstream_id: app }", "routes:"]);
         }
     }
 

@@ -44,7 +44,7 @@ pub use self::{
     load::{Report, check},
     upstream::checks::{ActiveCheck, CheckKind, Checks, Judgement, OutlierDetection, PassiveCheck},
 };
-pub(crate) use self::{reader::nearest, tree::shown};
+pub(crate) use self::{load::Document, reader::nearest, tree::shown};
 use crate::{
     dns::Question,
     expression::Expression,

@@ -24,7 +24,7 @@ use self::{
     watch::Watch,
 };
 use crate::{
-    config::{Config, ConfigErrors},
+    config::{Config, ConfigErrors, Document},
     dns::Book,
     log_files::LogFiles,
     metrics::{Metrics, Reload},
@@ -108,6 +108,11 @@ impl Reloader {
     /// # Errors
     /// It differs in what only a start reads; nothing has changed then.
     pub fn apply(&self, config: &Config) -> Result<(), Refused> {
+        self.enforce(config).map(|_| ())
+    }
+
+    /// As [`apply`](Self::apply); returns since when the new rules are in force.
+    fn enforce(&self, config: &Config) -> Result<Instant, Refused> {
         let sections = self.start.differs_at_start(config);
         if !sections.is_empty() {
             self.metrics.reloaded(Reload::Refused);
@@ -118,11 +123,12 @@ impl Reloader {
         let mut running = self.running();
         running.names.keep(questions(config));
         self.publish(config, &running.names);
+        let published = Instant::now();
         running.config = if_named(config);
         drop(running);
         self.metrics.forget_all_but(config);
         self.metrics.reloaded(Reload::Applied);
-        Ok(())
+        Ok(published)
     }
 
     /// Those in force.
@@ -153,17 +159,31 @@ impl Reloader {
     /// Reads the file and applies it, if it is valid.
     fn reload(&self, path: &Path, bytes: &[u8], cause: Cause) {
         let started = Instant::now();
-        let config = match Config::parse_bytes(bytes, &path.display().to_string()) {
+        let source = path.display().to_string();
+        let document = match Document::read(bytes, &source) {
+            Ok(document) => document,
+            Err(errors) => return self.complain(&errors),
+        };
+        let read = Instant::now();
+        let config = match document.config() {
             Ok(config) => config,
             Err(errors) => return self.complain(&errors),
         };
+        let checked = Instant::now();
         for warning in config.warnings.lines() {
             tracing::warn!("{warning}");
         }
-        match self.apply(&config) {
-            Ok(()) => {
-                let milliseconds = started.elapsed().as_millis() as u64;
-                tracing::info!(?cause, milliseconds, "configuration reloaded");
+        match self.enforce(&config) {
+            Ok(published) => {
+                let microseconds = |from: Instant, to: Instant| (to - from).as_micros() as u64;
+                tracing::info!(
+                    ?cause,
+                    milliseconds = started.elapsed().as_millis() as u64,
+                    read_us = microseconds(started, read),
+                    check_us = microseconds(read, checked),
+                    publish_us = microseconds(checked, published),
+                    "configuration reloaded"
+                );
             }
             Err(refused) => tracing::error!("configuration not reloaded: {refused}"),
         }

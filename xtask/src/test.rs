@@ -304,8 +304,7 @@ fn instructions(peers: &Peers) -> Result<Rung> {
         return Ok(rung);
     }
     let tandem = counted()?;
-    let arguments = ["instructions".into(), "--tandem".into(), tandem.clone().into()];
-    let mut count = crate::bench::command(&arguments, &tandem)?;
+    let mut count = crate::bench::command(&["instructions".into()], &tandem)?;
     peers.equip(&mut count).stdin(Stdio::null());
     let output = count.output().with_context(|| format!("start `{}`", command::shown(&count)))?;
     let report = String::from_utf8_lossy(&output.stdout);

@@ -7,7 +7,7 @@ use super::response::Failure;
 const LINE_SIZE_MAX: usize = 256;
 
 #[derive(Debug)]
-pub(super) struct Chunked {
+pub(crate) struct Chunked {
     at: At,
     /// The part of the current line that has come.
     line: Vec<u8>,
@@ -25,16 +25,16 @@ enum At {
 }
 
 impl Chunked {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { at: At::Size, line: Vec::new() }
     }
 
-    pub(super) fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.at == At::Complete
     }
 
     /// Gives what is data in `input` to `data`, piece by piece.
-    pub(super) fn feed(
+    pub(crate) fn feed(
         &mut self,
         mut input: &[u8],
         mut data: impl FnMut(&[u8]) -> Result<(), Failure>,

@@ -54,13 +54,13 @@ impl Node {
 }
 
 fn head(length: u64) -> String {
-    head_with(&format!("content-length: {length}"))
+    head_with("200 OK", &format!("content-length: {length}"))
 }
 
 /// As a server with a clock sends it (RFC 9110 section 6.6.1).
-fn head_with(framing: &str) -> String {
+fn head_with(status: &str, framing: &str) -> String {
     let date = httpdate::fmt_http_date(SystemTime::now());
-    format!("HTTP/1.1 200 OK\r\ndate: {date}\r\ncontent-type: text/plain\r\n{framing}\r\n\r\n")
+    format!("HTTP/1.1 {status}\r\ndate: {date}\r\ncontent-type: text/plain\r\n{framing}\r\n\r\n")
 }
 
 /// Where a connection is between two requests.
@@ -99,6 +99,8 @@ enum Answer {
     Small,
     Bytes(u64),
     Chunked(u64),
+    /// Of that status, without a body.
+    Status(u16),
     Echo(Vec<u8>),
     /// Says how long the body was, after not reading it for a while.
     Count {
@@ -115,6 +117,7 @@ impl Answer {
             (_, "echo") => Self::Echo(head.to_vec()),
             ("bytes", count) => count.parse().map_or(Self::Small, Self::Bytes),
             ("chunked", count) => count.parse().map_or(Self::Small, Self::Chunked),
+            ("status", code) => code.parse().map_or(Self::Small, Self::Status),
             ("stall", count) => count.parse().map_or(Self::Small, |milliseconds| Self::Count {
                 stall: Duration::from_millis(milliseconds),
             }),
@@ -169,11 +172,15 @@ impl Node {
                 return;
             }
             Answer::Chunked(length) => {
-                sink.push(head_with("transfer-encoding: chunked").as_bytes());
+                sink.push(head_with("200 OK", "transfer-encoding: chunked").as_bytes());
                 if !request.is_head {
                     sink.push_chunked_pattern(*length);
                 }
                 return;
+            }
+            Answer::Status(code) => {
+                // The reason phrase is the recipient's to know; its blank stays (RFC 9112 section 4).
+                return sink.push(head_with(&format!("{code} "), "content-length: 0").as_bytes());
             }
             Answer::Echo(head) => head.clone(),
             Answer::Count { .. } => {
@@ -245,6 +252,7 @@ impl Request {
             Answer::Small
             | Answer::Bytes(_)
             | Answer::Chunked(_)
+            | Answer::Status(_)
             | Answer::Echo(_)
             | Answer::Count { .. } => None,
         }

@@ -35,7 +35,7 @@ pub(super) const CPU: Column =
     compared("machine CPU µs/request", "cpu_us_per_request", 1, Better::Lower);
 pub(super) const P99: Column = plain("p99 ms", "latency_p99_us", 1e3, 2);
 
-const LOAD: [Column; 8] = [
+const LOAD: [Column; 10] = [
     RATE,
     plain("body MiB/s", "body_bytes_per_second", MIB, 0),
     CPU,
@@ -44,6 +44,8 @@ const LOAD: [Column; 8] = [
     P99,
     plain("max ms", "latency_max_us", 1e3, 2),
     plain("peak RSS MiB", "peak_resident_bytes", MIB, 1),
+    plain("deaths of a node", "node_deaths", 1.0, 0),
+    plain("reloads", "reloads", 1.0, 0),
 ];
 
 const SLOW_TRANSFER: [Column; 4] = [

@@ -1,6 +1,6 @@
 //! What Tandem has to reach, as far as the rows of a report can tell.
 
-use super::{REFERENCE_PEERS, Report, Series, crossover};
+use super::{Outcome, REFERENCE_PEERS, Report, Series, crossover};
 use crate::{
     scenario::{ACTIVE, AT_PEERS_RATE, CONNECTIONS_FEW, OPEN_CONNECTIONS},
     statistics::{Better, Spread, best, ratios},
@@ -78,6 +78,7 @@ fn loopback_targets(report: &Report) -> Vec<Target> {
     let mut targets = lane_targets(report);
     targets.extend(boundary_and_splice_targets(report));
     targets.extend(worker_targets(report));
+    targets.extend(disruption_targets(report));
     targets.extend(stream_targets(report));
     targets.extend(memory_targets(report));
     targets.extend(same_host_targets(report));
@@ -265,6 +266,33 @@ fn worker_targets(report: &Report) -> Vec<Target> {
         }
     }
     targets
+}
+
+/// One request that fails takes the figures of its round.
+fn disruption_targets(report: &Report) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for (scenario, what) in [("C4", "a node dies and comes back"), ("E1", "reloads")] {
+        for contestant in [OFF, HYPER, "tandem on", "tandem on hyper"] {
+            targets.push(Target {
+                what: format!("{scenario}, {what}, {contestant}: rounds with a failed request"),
+                bound: Bound::AlwaysBelow(1.0),
+                values: failed_rounds(report, scenario, contestant),
+            });
+        }
+    }
+    targets
+}
+
+/// For each round in which a contestant took part, 1 if it failed and 0 if not.
+fn failed_rounds(report: &Report, scenario: &str, contestant: &str) -> Vec<f64> {
+    let rows = report.rows.iter();
+    let rows = rows.filter(|row| row.scenario == scenario && row.contestant == contestant);
+    rows.filter_map(|row| match row.outcome {
+        Outcome::Measured { .. } => Some(0.0),
+        Outcome::Failed { .. } => Some(1.0),
+        Outcome::Absent { .. } => None,
+    })
+    .collect()
 }
 
 fn stream_targets(report: &Report) -> Vec<Target> {

@@ -30,7 +30,7 @@ fn one_case_can_be_asked_for() {
 #[test]
 fn every_peer_has_a_row_in_every_case() {
     for (scenario, _) in SCENARIOS {
-        if ["A0", "W1", "X1"].contains(&scenario) {
+        if ["A0", "C4", "E1", "W1", "X1"].contains(&scenario) {
             continue;
         }
         for case in cases(scenario, Extent::Full).unwrap() {

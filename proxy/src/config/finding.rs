@@ -142,9 +142,9 @@ impl Sink {
         self.warnings.borrow_mut().add(finding);
     }
 
-    /// Errors and warnings, each in the order of the file.
-    pub(super) fn into_findings(self, source: &str) -> (Findings, Findings) {
-        let errors = self.errors.into_inner().into_findings(source);
-        (errors, self.warnings.into_inner().into_findings(source))
+    /// Takes errors and warnings out, each in the order of the file.
+    pub(super) fn take_findings(&self, source: &str) -> (Findings, Findings) {
+        let errors = self.errors.take().into_findings(source);
+        (errors, self.warnings.take().into_findings(source))
     }
 }

@@ -40,13 +40,7 @@ impl Config {
 
     /// Validates what a file holds, at most 8 MiB; `source` is what messages call it.
     pub(crate) fn parse_bytes(bytes: &[u8], source: &str) -> Result<Config, ConfigErrors> {
-        if bytes.len() as u64 > bounds::FILE_SIZE_MAX {
-            return Err(too_large(source));
-        }
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Config::parse(text, source),
-            Err(error) => Err(not_utf8(bytes, error.valid_up_to(), source)),
-        }
+        Document::read(bytes, source)?.config()
     }
 
     /// Validates a text; `source` is what messages call it.
@@ -59,14 +53,44 @@ impl Config {
         source: &str,
         lookup: Lookup<'_>,
     ) -> Result<Config, ConfigErrors> {
+        Document::read_text(text, source, lookup)?.config()
+    }
+}
+
+/// A file that is read, and not yet judged.
+pub(crate) struct Document<'s> {
+    source: &'s str,
+    /// `None`: it is no tree, and an error says why.
+    tree: Option<tree::Node>,
+    sink: Sink,
+}
+
+impl<'s> Document<'s> {
+    /// Reads what a file holds, at most 8 MiB; `source` is what messages call it.
+    pub(crate) fn read(bytes: &[u8], source: &'s str) -> Result<Self, ConfigErrors> {
+        if bytes.len() as u64 > bounds::FILE_SIZE_MAX {
+            return Err(too_large(source));
+        }
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::read_text(text, source, &|name| std::env::var(name)),
+            Err(error) => Err(not_utf8(bytes, error.valid_up_to(), source)),
+        }
+    }
+
+    fn read_text(text: &str, source: &'s str, lookup: Lookup<'_>) -> Result<Self, ConfigErrors> {
         if text.len() as u64 > bounds::FILE_SIZE_MAX {
             return Err(too_large(source));
         }
         let sink = Sink::default();
-        // The tree borrows nothing from the sink once it is read, the config nothing from the tree.
-        let config = tree::read(text, lookup, &sink)
-            .and_then(|tree| Value::root(&tree, &sink).section().map(read_config));
-        let (errors, warnings) = sink.into_findings(source);
+        let tree = tree::read(text, lookup, &sink);
+        Ok(Self { source, tree, sink })
+    }
+
+    /// What it says, or all that is wrong with it.
+    pub(crate) fn config(&self) -> Result<Config, ConfigErrors> {
+        let root = self.tree.as_ref().and_then(|tree| Value::root(tree, &self.sink).section());
+        let config = root.map(read_config);
+        let (errors, warnings) = self.sink.take_findings(self.source);
         match config {
             Some(config) if errors.is_empty() => Ok(Config { warnings, ..config }),
             Some(_) | None => Err(ConfigErrors(errors)),
@@ -84,7 +108,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 fn whole_file(mark: Option<Mark>, source: &str, message: String) -> ConfigErrors {
     let sink = Sink::default();
     sink.error(mark, "", message);
-    ConfigErrors(sink.into_findings(source).0)
+    ConfigErrors(sink.take_findings(source).0)
 }
 
 fn too_large(source: &str) -> ConfigErrors {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::report::sample::{measured, report, report_of, row};
+use crate::report::sample::{absent, failed, measured, report, report_of, row};
 
 #[track_caller]
 fn check(report: &Report, what: &str, expected: Option<(&str, &str, Option<bool>)>) {
@@ -140,4 +140,23 @@ fn another_network_is_held_against_its_own_targets_only() {
         assert_eq!(lines(&report).len(), 1, "{network}");
         check(&of("loopback"), what, None);
     }
+}
+
+#[test]
+fn one_failed_round_misses_the_target_of_a_disruption() {
+    let good = || measured(&[(RATE, 100.0)]);
+    let report = report(vec![
+        row(("C4", "50"), "tandem off", 1, good()),
+        row(("C4", "50"), "tandem off", 2, failed("1 × status 502 of 9 wrong")),
+        row(("C4", "50"), "tandem off hyper", 1, good()),
+        row(("C4", "50"), "tandem on", 1, absent("loading programs needs root")),
+    ]);
+    let bound = "< 1.00 in every round";
+    let dies = "C4, a node dies and comes back";
+    let half = Some((bound, "0.500 (0.000–1.000)", Some(false)));
+    check(&report, &format!("{dies}, tandem off:"), half);
+    let none = Some((bound, "0.000 (0.000–0.000)", Some(true)));
+    check(&report, &format!("{dies}, tandem off hyper:"), none);
+    check(&report, &format!("{dies}, tandem on:"), None);
+    check(&report, "E1", None);
 }

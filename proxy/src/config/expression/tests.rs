@@ -15,7 +15,7 @@ fn with<T>(text: &str, read: impl Fn(&Value<'_>) -> T) -> (T, Vec<String>) {
     };
     let tree = tree::read(text, &lookup, &sink).expect("a tree");
     let value = read(&Value::root(&tree, &sink));
-    (value, sink.into_findings("t").0.lines().collect())
+    (value, sink.take_findings("t").0.lines().collect())
 }
 
 #[test]

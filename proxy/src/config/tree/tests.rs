@@ -13,7 +13,7 @@ fn lookup(name: &str) -> Result<String, VarError> {
 fn read_all(text: &str) -> (Option<Node>, Findings) {
     let sink = Sink::default();
     let tree = read(text, &lookup, &sink);
-    (tree, sink.into_findings("t.yaml").0)
+    (tree, sink.take_findings("t.yaml").0)
 }
 
 /// Every scalar and key as `line:column path=text`.
