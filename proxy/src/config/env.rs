@@ -15,6 +15,10 @@ const DEFAULT: &str = ":=";
 
 /// The text with every reference replaced, or `None` if it has none.
 pub(super) fn substitute(text: &str, lookup: Lookup<'_>) -> Result<Option<String>, String> {
+    // Of most texts this is all that is asked, and a byte is found sooner than a word.
+    if !text.contains('$') {
+        return Ok(None);
+    }
     let Some((before, mut rest)) = text.split_once(OPEN) else { return Ok(None) };
     let mut replaced = before.to_owned();
     loop {

@@ -3,8 +3,9 @@
 //! Reading never stops at an error. A value that cannot be had is `None`, with the reason in the sink;
 //! callers go on with whatever else they can check.
 
-use std::{collections::HashMap, ops::RangeInclusive};
+use std::{collections::HashMap, ops::RangeInclusive, rc::Rc};
 
+use foldhash::fast::RandomState;
 use serde_json::Value as Json;
 
 use super::{
@@ -18,9 +19,41 @@ use super::{
 #[derive(Debug, Clone)]
 pub(crate) struct Place<'t> {
     mark: Mark,
-    path: String,
+    path: Path<'t>,
     sink: &'t Sink,
     privacy: Privacy,
+}
+
+/// The way from the root of the file, spelled out for messages only: a file of ten thousand routes has
+/// a hundred thousand places, and nothing to say of them.
+#[derive(Debug, Clone)]
+struct Path<'t> {
+    /// Shared by all that stands in the same section or list.
+    above: Option<Rc<Path<'t>>>,
+    step: Step<'t>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step<'t> {
+    Root,
+    Key(&'t str),
+    Index(usize),
+}
+
+impl<'t> Path<'t> {
+    fn to(above: &Rc<Path<'t>>, entry: &'t Entry) -> Path<'t> {
+        Path { above: Some(Rc::clone(above)), step: Step::Key(&entry.key) }
+    }
+
+    fn spell(&self) -> String {
+        let mut path = self.above.as_ref().map_or_else(String::new, |above| above.spell());
+        match self.step {
+            Step::Root => {}
+            Step::Key(key) => tree::push_key(&mut path, key),
+            Step::Index(index) => tree::push_index(&mut path, index),
+        }
+        path
+    }
 }
 
 /// Whether messages may repeat what the file says.
@@ -31,7 +64,12 @@ enum Privacy {
     Secret,
 }
 
-impl Place<'_> {
+impl<'t> Place<'t> {
+    /// Of something that is part of what stands here.
+    fn within(&self, mark: Mark, path: Path<'t>) -> Place<'t> {
+        Place { mark, path, sink: self.sink, privacy: self.privacy }
+    }
+
     /// How many errors have been reported so far.
     pub(crate) fn errors(&self) -> usize {
         self.sink.errors()
@@ -47,11 +85,11 @@ impl Place<'_> {
     }
 
     pub(crate) fn error(&self, message: impl Into<String>) {
-        self.sink.error(self.mark, &self.path, message.into());
+        self.sink.error(self.mark, &self.path.spell(), message.into());
     }
 
     pub(crate) fn warning(&self, message: impl Into<String>) {
-        self.sink.warning(self.mark, &self.path, message.into());
+        self.sink.warning(self.mark, &self.path.spell(), message.into());
     }
 }
 
@@ -64,8 +102,8 @@ pub(crate) struct Value<'t> {
 
 impl<'t> Value<'t> {
     pub(crate) fn root(node: &'t Node, sink: &'t Sink) -> Value<'t> {
-        let place = Place { mark: node.mark, path: String::new(), sink, privacy: Privacy::Open };
-        Value { place, node }
+        let path = Path { above: None, step: Step::Root };
+        Value { place: Place { mark: node.mark, path, sink, privacy: Privacy::Open }, node }
     }
 
     /// The same value, of which and inside of which nothing is shown.
@@ -92,14 +130,16 @@ impl<'t> Value<'t> {
 
     /// A scalar of type `T`.
     pub(crate) fn leaf<T: Leaf>(&self) -> Option<T> {
-        self.checked(T::EXPECTED, |_| true)
+        self.checked(|| T::EXPECTED.to_owned(), |_| true)
     }
 
     /// A scalar of type `T` in a range.
     pub(crate) fn within<T: Leaf + PartialOrd>(&self, range: &RangeInclusive<T>) -> Option<T> {
-        let (low, high) = (range.start().spell(), range.end().spell());
-        let expected = format!("{} from {low} to {high}", T::EXPECTED);
-        self.checked(&expected, |value| range.contains(value))
+        let expected = || {
+            let (low, high) = (range.start().spell(), range.end().spell());
+            format!("{} from {low} to {high}", T::EXPECTED)
+        };
+        self.checked(expected, |value| range.contains(value))
     }
 
     /// One word, as `None`, or a scalar of type `T` in a range.
@@ -113,15 +153,17 @@ impl<'t> Value<'t> {
         {
             return Some(None);
         }
-        let (low, high) = (range.start().spell(), range.end().spell());
-        let expected = format!("`{word}` or {} from {low} to {high}", T::EXPECTED);
-        self.checked(&expected, |value| range.contains(value)).map(Some)
+        let expected = || {
+            let (low, high) = (range.start().spell(), range.end().spell());
+            format!("`{word}` or {} from {low} to {high}", T::EXPECTED)
+        };
+        self.checked(expected, |value| range.contains(value)).map(Some)
     }
 
     /// The text of a string or a number, as it is written.
     pub(crate) fn written(&self) -> Option<&'t str> {
         const EXPECTED: &str = "a string or a number";
-        let scalar = self.scalar(EXPECTED)?;
+        let scalar = self.scalar(|| EXPECTED.to_owned())?;
         let is_one = scalar.json().is_some_and(|json| json.is_string() || json.is_number());
         if !is_one {
             self.unexpected(EXPECTED, "");
@@ -142,7 +184,8 @@ impl<'t> Value<'t> {
     /// The member of a mapping, the first if it is repeated, and nothing reported.
     pub(crate) fn member(&self, key: &str) -> Option<Value<'t>> {
         let Content::Mapping(entries) = &self.node.content else { return None };
-        entries.iter().find(|entry| entry.key == key).map(|entry| self.child(entry))
+        let entry = entries.iter().find(|entry| entry.key == key)?;
+        Some(self.child(&Rc::new(self.place.path.clone()), entry))
     }
 
     /// A scalar of type `T`, and nothing reported if there is none.
@@ -158,8 +201,12 @@ impl<'t> Value<'t> {
         matches!(self.node.content, Content::Sequence(_)).then(|| self.items()).flatten()
     }
 
-    fn checked<T: Leaf>(&self, expected: &str, is_valid: impl Fn(&T) -> bool) -> Option<T> {
-        let scalar = self.scalar(expected)?;
+    fn checked<T: Leaf>(
+        &self,
+        expected: impl Fn() -> String,
+        is_valid: impl Fn(&T) -> bool,
+    ) -> Option<T> {
+        let scalar = self.scalar(&expected)?;
         let decode = |scalar: &Scalar| T::decode(scalar).filter(&is_valid);
         let decoded = decode(scalar);
         if decoded.is_none() {
@@ -172,25 +219,25 @@ impl<'t> Value<'t> {
                 }
                 Origin::Plain | Origin::Quoted | Origin::Environment | Origin::Unresolved => "",
             };
-            self.unexpected(expected, hint);
+            self.unexpected(&expected(), hint);
         }
         decoded
     }
 
     /// One word of a closed set. `planned` words are refused as not built yet.
     pub(crate) fn one_of<T: Copy>(&self, words: &[(&str, T)], planned: &[&str]) -> Option<T> {
-        let expected = alternatives(words.iter().map(|(word, _)| *word));
-        let scalar = self.scalar(&expected)?;
+        let expected = || alternatives(words.iter().map(|(word, _)| *word));
+        let scalar = self.scalar(expected)?;
         match words.iter().find(|(word, _)| *word == scalar.text) {
             Some((_, value)) => return Some(*value),
             None if planned.contains(&scalar.text.as_str()) => {
-                self.error(format!("`{}` is not built yet; use {expected}", scalar.text));
+                self.error(format!("`{}` is not built yet; use {}", scalar.text, expected()));
             }
             None => {
                 let near = nearest(&scalar.text, words.iter().map(|(word, _)| *word));
                 let hint =
                     near.map_or_else(String::new, |word| format!("; did you mean `{word}`?"));
-                self.unexpected(&expected, &hint);
+                self.unexpected(&expected(), &hint);
             }
         }
         None
@@ -202,7 +249,9 @@ impl<'t> Value<'t> {
             self.unexpected("a mapping", "");
             return None;
         };
-        let mut first_marks = HashMap::with_capacity(entries.len());
+        let path = Rc::new(self.place.path.clone());
+        let mut first_marks =
+            HashMap::with_capacity_and_hasher(entries.len(), RandomState::default());
         let mut open = Vec::with_capacity(entries.len());
         for entry in entries {
             match first_marks.entry(entry.key.as_str()) {
@@ -212,17 +261,21 @@ impl<'t> Value<'t> {
                 }
                 std::collections::hash_map::Entry::Occupied(first) => {
                     let line = first.get().line;
-                    self.key(entry).error(format!("repeats the key of line {line}; remove one"));
+                    self.key(&path, entry)
+                        .error(format!("repeats the key of line {line}; remove one"));
                 }
             }
         }
-        Some(Section { at: self.clone(), open, known: Vec::new() })
+        Some(Section { at: self.clone(), path, open, known: Vec::with_capacity(KEYS_HINT) })
     }
 
     /// A mapping whose keys are data: the place of each key, the key, its value.
     pub(crate) fn pairs(&self) -> Option<Vec<(Place<'t>, &'t str, Value<'t>)>> {
-        let entries = self.section()?.open;
-        Some(entries.into_iter().map(|e| (self.key(e), e.key.as_str(), self.child(e))).collect())
+        let Section { open, path, .. } = self.section()?;
+        let pair = |entry: &'t Entry| {
+            (self.key(&path, entry), entry.key.as_str(), self.child(&path, entry))
+        };
+        Some(open.into_iter().map(pair).collect())
     }
 
     /// The items of a sequence.
@@ -231,10 +284,10 @@ impl<'t> Value<'t> {
             self.unexpected("a list", "");
             return None;
         };
+        let above = Rc::new(self.place.path.clone());
         let item = |(index, node): (usize, &'t Node)| {
-            let mut path = self.place.path.clone();
-            tree::push_index(&mut path, index);
-            Value { place: Place { mark: node.mark, path, ..self.place.clone() }, node }
+            let path = Path { above: Some(Rc::clone(&above)), step: Step::Index(index) };
+            Value { place: self.place.within(node.mark, path), node }
         };
         Some(items.iter().enumerate().map(item).collect())
     }
@@ -272,29 +325,28 @@ impl<'t> Value<'t> {
         }
     }
 
-    fn key(&self, entry: &Entry) -> Place<'t> {
-        let mut path = self.place.path.clone();
-        match self.place.privacy {
-            Privacy::Open => tree::push_key(&mut path, &entry.key),
-            Privacy::Secret => {}
-        }
-        Place { mark: entry.mark, path, ..self.place.clone() }
+    /// Of an entry of this mapping, of which `path` is that of this one.
+    fn key(&self, path: &Rc<Path<'t>>, entry: &'t Entry) -> Place<'t> {
+        let path = match self.place.privacy {
+            Privacy::Open => Path::to(path, entry),
+            Privacy::Secret => self.place.path.clone(),
+        };
+        self.place.within(entry.mark, path)
     }
 
-    fn child(&self, entry: &'t Entry) -> Value<'t> {
-        let mut path = self.place.path.clone();
-        tree::push_key(&mut path, &entry.key);
+    fn child(&self, path: &Rc<Path<'t>>, entry: &'t Entry) -> Value<'t> {
+        let path = Path::to(path, entry);
         let node = &entry.value;
-        Value { place: Place { mark: node.mark, path, ..self.place.clone() }, node }
+        Value { place: self.place.within(node.mark, path), node }
     }
 
     /// The scalar, or an error; nothing of what the environment did not resolve.
-    fn scalar(&self, expected: &str) -> Option<&'t Scalar> {
+    fn scalar(&self, expected: impl Fn() -> String) -> Option<&'t Scalar> {
         match &self.node.content {
             Content::Scalar(Scalar { origin: Origin::Unresolved, .. }) => None,
             Content::Scalar(scalar) => Some(scalar),
             Content::Sequence(_) | Content::Mapping(_) => {
-                self.unexpected(expected, "");
+                self.unexpected(&expected(), "");
                 None
             }
         }
@@ -326,10 +378,15 @@ impl<'t> Value<'t> {
     }
 }
 
+/// As many keys as are known of a route.
+const KEYS_HINT: usize = 24;
+
 /// A mapping of which each key is taken once. What is left over at the end is unknown.
 #[derive(Debug)]
 pub(crate) struct Section<'t> {
     at: Value<'t>,
+    /// Where that is.
+    path: Rc<Path<'t>>,
     open: Vec<&'t Entry>,
     known: Vec<&'static str>,
 }
@@ -357,7 +414,7 @@ impl<'t> Section<'t> {
     pub(crate) fn take(&mut self, key: &'static str) -> Option<Value<'t>> {
         self.known.push(key);
         let index = self.open.iter().position(|entry| entry.key == key)?;
-        Some(self.at.child(self.open.remove(index)))
+        Some(self.at.child(&self.path, self.open.remove(index)))
     }
 
     /// The value of a key, which is still to be taken.
@@ -413,7 +470,7 @@ impl<'t> Section<'t> {
     /// Refuses every key that nobody took.
     pub(crate) fn finish(self, kind: Kind) {
         for entry in &self.open {
-            let place = self.at.key(entry);
+            let place = self.at.key(&self.path, entry);
             match (self.at.place.privacy, planned::refusal(kind, &entry.key)) {
                 (_, Some(refusal)) => place.error(refusal),
                 (Privacy::Open, None) => place.error(self.unknown(&entry.key)),
