@@ -4,13 +4,7 @@
 //! One process is asked for its counts as often as need be, by way of valgrind's debugging stub
 //! (`vgdb`), so that starting up, which takes seconds there, is neither repeated nor counted.
 
-use std::{
-    env, fs,
-    net::SocketAddr,
-    path::Path,
-    process::Command,
-    time::Duration,
-};
+use std::{env, fs, net::SocketAddr, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, ensure};
 

@@ -194,8 +194,8 @@ impl Asker {
         let request = self.request(case, side);
         for _ in 0..requests {
             let answer = self.client.exchange(&request).with_context(|| format!("{case:?}"))?;
-            let is_right = answer.status == status
-                && body.is_none_or(|body| answer.body == body.as_bytes());
+            let is_right =
+                answer.status == status && body.is_none_or(|body| answer.body == body.as_bytes());
             let said = String::from_utf8_lossy(&answer.body);
             ensure!(is_right, "{side:?} of {case:?}: {} `{said}`", answer.status);
         }
@@ -204,7 +204,8 @@ impl Asker {
 
     fn request(&self, case: &Case, side: Side) -> Vec<u8> {
         let Case { method, fields, body, .. } = case;
-        let filled = |value: &str| value.replace("{date}", &self.date).replace("{token}", &self.token);
+        let filled =
+            |value: &str| value.replace("{date}", &self.date).replace("{token}", &self.token);
         let mut fields: Vec<(&str, String)> =
             fields.iter().map(|(name, value)| (*name, filled(value))).collect();
         if *method == "POST" {

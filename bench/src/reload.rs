@@ -46,8 +46,13 @@ struct Seen {
 /// Measures, and returns a table.
 pub(crate) fn report(tandem: &Path, placement: &Placement) -> anyhow::Result<String> {
     let (_node, address, node) = routes::ends(placement)?;
-    let proxy =
-        Solo::start(solo::bare, tandem, placement, (&config(address, node, 0)?, address), LISTEN_MAX)?;
+    let proxy = Solo::start(
+        solo::bare,
+        tandem,
+        placement,
+        (&config(address, node, 0)?, address),
+        LISTEN_MAX,
+    )?;
     let mut client = probe::Client::connect(address)?;
     let mut seen = Vec::with_capacity(RELOADS);
     for round in 0..=RELOADS {

@@ -128,7 +128,8 @@ fn few() -> impl Iterator<Item = usize> + Clone {
 pub(crate) fn report(tandem: &Path, placement: &Placement) -> anyhow::Result<String> {
     let with_few = counted(tandem, placement, few())?;
     let with_many = counted(tandem, placement, 0..MANY)?;
-    let mut text = format!("| found by | {FEW} routes | {MANY} routes | more |\n|---|---:|---:|---:|\n");
+    let mut text =
+        format!("| found by | {FEW} routes | {MANY} routes | more |\n|---|---:|---:|---:|\n");
     let share = |few: u64, many: u64| many as f64 / few as f64 - 1.0;
     let mean = |counts: &[u64]| counts.iter().sum::<u64>() / counts.len() as u64;
     for (at, kind) in Kind::ALL.iter().enumerate() {
@@ -160,7 +161,8 @@ fn counted(
     indices: impl Iterator<Item = usize>,
 ) -> anyhow::Result<Vec<u64>> {
     let (_node, address, node) = ends(placement)?;
-    let mut proxy = Counted::start(tandem, placement, (&config((address, node), indices, "")?, address))?;
+    let mut proxy =
+        Counted::start(tandem, placement, (&config((address, node), indices, "")?, address))?;
     let mut client = probe::Client::connect(address)?;
     let mut ask = |index: usize, requests: u32| {
         let (path, host) = Kind::of(index).asked(index);

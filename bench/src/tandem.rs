@@ -549,8 +549,7 @@ mod tests {
     fn changed_rules_have_another_route_and_other_weights() {
         let node = SocketAddr::from(([127, 0, 0, 1], 7));
         let service = Service::Http { nodes: vec![node, node], auth: Auth::Open };
-        let config =
-            config(Mode::http(Kernel::Off), Network::Loopback, &service, node, node);
+        let config = config(Mode::http(Kernel::Off), Network::Loopback, &service, node, node);
         for (version, weight) in [(1, 2), (2, 1)] {
             let changed = changed(&config, version);
             let weights = changed.matches(&format!("\"127.0.0.1:7\": {weight}")).count();

@@ -7,10 +7,7 @@ use anyhow::Context as _;
 
 use super::{Figures, Nodes};
 use crate::{
-    contestant::Started,
-    placement::Placement,
-    scenario::Disruption,
-    tandem::Metrics,
+    contestant::Started, placement::Placement, scenario::Disruption, tandem::Metrics,
     topology::Topology,
 };
 
@@ -85,10 +82,12 @@ impl Disrupted {
                 (retries < times).then(|| format!("{retries} retries for {times} deaths"))
             }
             Disruption::Reloads => {
-                let (applied, others) = (reloads("applied"), reloads("invalid") + reloads("refused"));
+                let (applied, others) =
+                    (reloads("applied"), reloads("invalid") + reloads("refused"));
                 // Two changes may be seen as one where the machine is busy.
                 let is_enough = applied >= (times / 2.0).floor().max(1.0) && others == 0.0;
-                (!is_enough).then(|| format!("{applied} reloads of {times} changes, {others} failed"))
+                (!is_enough)
+                    .then(|| format!("{applied} reloads of {times} changes, {others} failed"))
             }
         })
     }
@@ -98,10 +97,11 @@ impl Disrupted {
 pub(super) fn faults(started: &Started, before: Option<&Metrics>) -> anyhow::Result<String> {
     let (Some(admin), Some(before)) = (started.admin, before) else { return Ok(String::new()) };
     let after = Metrics::read(admin)?;
-    let moved = after.by_label("tandem_faults_total", "fault").into_iter().filter_map(|(fault, n)| {
-        let more = n - before.sum("tandem_faults_total", &[("fault", &fault)]);
-        (more > 0.0).then(|| format!("{more} × {fault}"))
-    });
+    let moved =
+        after.by_label("tandem_faults_total", "fault").into_iter().filter_map(|(fault, n)| {
+            let more = n - before.sum("tandem_faults_total", &[("fault", &fault)]);
+            (more > 0.0).then(|| format!("{more} × {fault}"))
+        });
     let moved: Vec<String> = moved.collect();
     Ok(format!("; faults: {}", moved.join(", ")))
 }

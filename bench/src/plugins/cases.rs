@@ -172,7 +172,10 @@ pub(super) const CASES: [Case; 41] = [
         ..refuses("limit-req", "{ rate: 0.0001, burst: 0, key: remote_addr }", 503)
     },
     passes("proxy-rewrite", "{ uri: '/rewritten$uri', headers: { set: { x-a: '$remote_addr' } } }"),
-    Case { name: "regex", ..passes("proxy-rewrite", "{ regex_uri: ['^/with/(.*)/regex$', '/$1'] }") },
+    Case {
+        name: "regex",
+        ..passes("proxy-rewrite", "{ regex_uri: ['^/with/(.*)/regex$', '/$1'] }")
+    },
     Case {
         fields: &[("x-forwarded-for", "192.0.2.1, 192.0.2.2")],
         ..passes(
