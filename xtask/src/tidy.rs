@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use self::source::Source;
 
 /// Modules that decide and do nothing else: they get time and bytes as arguments.
-const PURE: [&str; 12] = [
+const PURE: [&str; 13] = [
     "proxy/src/http",
     "proxy/src/route",
     "proxy/src/plugin",

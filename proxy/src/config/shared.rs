@@ -48,10 +48,10 @@ pub(super) fn plugins(
     id: Option<&Arc<str>>,
     scope: &Scope<'_>,
 ) -> PluginSet {
+    let Some(value) = section.take("plugins") else { return PluginSet::default() };
     let owner = id.map(|id| format!("{owner}:{id}"));
     let scope = Scope { owner: owner.as_deref(), ..*scope };
-    let set = section.take("plugins").map(|value| plugins::read(&value, &scope));
-    set.unwrap_or_default().owned_by(owner.map(Into::into))
+    plugins::read(&value, &scope).owned_by(owner.map(Into::into))
 }
 
 /// Reads `services`.
