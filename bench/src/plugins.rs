@@ -31,8 +31,18 @@ const REQUESTS_CHECKED: u32 = 3;
 
 /// From so many instructions on, a plugin is worth a look.
 const MANY: i64 = 5000;
-/// Unless it is there to compute that much.
-const CRYPTOGRAPHIC: [&str; 4] = ["basic-auth", "csrf", "hmac-auth", "jwt-auth"];
+/// Unless it is there to compute that much, or to ask somebody.
+const LABORIOUS: [&str; 9] = [
+    "basic-auth",
+    "brotli",
+    "csrf",
+    "forward-auth",
+    "gzip",
+    "hmac-auth",
+    "jwt-auth",
+    "proxy-mirror",
+    "zstd",
+];
 
 /// Which of the paths of a case is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +67,7 @@ impl Side {
     /// What a request is compared with.
     const fn base_of(case: &Case) -> Self {
         match case.answer {
-            Answer::Passed(_) => Self::Without,
+            Answer::Passed(_) | Answer::Encoded(_) => Self::Without,
             Answer::Own(_) => Self::Lost,
         }
     }
@@ -84,7 +94,7 @@ pub(crate) fn report(tandem: &Path, placement: &Placement) -> anyhow::Result<Str
         };
         let ((status, all), (_, base)) = (counted(Side::With)?, counted(Side::base_of(case))?);
         let Case { plugin, name, .. } = case;
-        let is_much = all - base >= MANY && !CRYPTOGRAPHIC.contains(plugin);
+        let is_much = all - base >= MANY && !LABORIOUS.contains(plugin);
         let mark = if is_much { "many" } else { "" };
         writeln!(text, "| {plugin} | {name} | {status} | {all} | {} | {mark} |", all - base)?;
     }
@@ -129,6 +139,7 @@ fn config(address: SocketAddr, node: SocketAddr) -> anyhow::Result<String> {
     for (index, case) in CASES.iter().enumerate() {
         let Case { plugin, settings, beside, .. } = case;
         let comma = if beside.is_empty() { "" } else { ", " };
+        let settings = settings.replace("{node}", &node.to_string());
         let with = format!("{beside}{comma}{plugin}: {settings}");
         for (side, plugins) in [(Side::With, with.as_str()), (Side::Without, beside)] {
             let (side, uri) = (side.label(), case.path(side.label()));
@@ -187,6 +198,7 @@ impl Asker {
         let (status, body) = match (side, case.answer) {
             (Side::With, Answer::Passed(body)) => (200, Some(body)),
             (Side::With, Answer::Own(status)) => (status, None),
+            (Side::With, Answer::Encoded(_)) => (200, None),
             (Side::Without, _) if case.path("").contains("/status/") => (503, None),
             (Side::Without, _) => (200, Some(HELLO)),
             (Side::Lost, _) => (404, None),
@@ -194,8 +206,9 @@ impl Asker {
         let request = self.request(case, side);
         for _ in 0..requests {
             let answer = self.client.exchange(&request).with_context(|| format!("{case:?}"))?;
-            let is_right =
-                answer.status == status && body.is_none_or(|body| answer.body == body.as_bytes());
+            let is_right = answer.status == status
+                && body.is_none_or(|body| answer.body == body.as_bytes())
+                && (side != Side::With || is_encoded(case, &answer));
             let said = String::from_utf8_lossy(&answer.body);
             ensure!(is_right, "{side:?} of {case:?}: {} `{said}`", answer.status);
         }
@@ -217,6 +230,13 @@ impl Asker {
         request.extend_from_slice(body.as_bytes());
         request
     }
+}
+
+/// Whether it is, if it is to be.
+fn is_encoded(case: &Case, answer: &probe::Answer) -> bool {
+    let Answer::Encoded(coding) = case.answer else { return true };
+    let field = format!("\r\ncontent-encoding: {coding}\r\n");
+    String::from_utf8_lossy(&answer.head).contains(&field)
 }
 
 /// What the cookie of `csrf` says.

@@ -9,7 +9,7 @@ pub(super) struct Case {
     pub(super) plugin: &'static str,
     /// The end of the path, and what tells cases of a plugin apart.
     pub(super) name: &'static str,
-    /// Of the plugin, in braces.
+    /// Of the plugin, in braces; `{node}` stands for a node's address.
     pub(super) settings: &'static str,
     /// Plugins that the route has without this one too.
     pub(super) beside: &'static str,
@@ -35,6 +35,8 @@ pub(super) enum Before {
 pub(super) enum Answer {
     /// The node's, with this body.
     Passed(&'static str),
+    /// The node's, encoded like this.
+    Encoded(&'static str),
     /// The proxy's own.
     Own(u16),
 }
@@ -50,6 +52,16 @@ const fn passes(plugin: &'static str, settings: &'static str) -> Case {
         body: "",
         before: Before::Nothing,
         answer: Answer::Passed(HELLO),
+    }
+}
+
+const fn encodes(plugin: &'static str, fields: &'static [(&'static str, &'static str)]) -> Case {
+    let [(_, coding)] = fields else { panic!("one coding") };
+    Case {
+        name: "encodes",
+        fields,
+        answer: Answer::Encoded(coding),
+        ..passes(plugin, "{ types: '*', min_length: 1 }")
     }
 }
 
@@ -86,7 +98,7 @@ const FORGED_TOKEN: (&str, &str) = (
 const CSRF: &str = "{ key: bench-csrf }";
 const SIGNED_TARGET: &str = "{ signed_headers: ['@request-target'] }";
 
-pub(super) const CASES: [Case; 41] = [
+pub(super) const CASES: [Case; 50] = [
     passes("api-breaker", "{ break_response_code: 503 }"),
     // The status of the node, once in a while, is that of the breaker.
     Case {
@@ -106,6 +118,8 @@ pub(super) const CASES: [Case; 41] = [
         fields: &[("authorization", "Basic YmVuY2g6YmVuY2gtcGFzc3dvcmY=")],
         ..refuses("basic-auth", "{}", 401)
     },
+    passes("brotli", "{ types: '*', min_length: 1 }"),
+    encodes("brotli", &[("accept-encoding", "br")]),
     Case { method: "POST", body: "1234", ..passes("client-control", "{ max_body_size: 4 }") },
     Case { method: "POST", body: "1234", ..refuses("client-control", "{ max_body_size: 3 }", 413) },
     Case {
@@ -142,6 +156,10 @@ pub(super) const CASES: [Case; 41] = [
     Case { method: "POST", ..refuses("csrf", CSRF, 401) },
     passes("fault-injection", "{ abort: { http_status: 503, percentage: 0 } }"),
     refuses("fault-injection", "{ abort: { http_status: 503, body: sorry } }", 503),
+    passes("file-logger", "{ path: /dev/null }"),
+    passes("forward-auth", "{ uri: 'http://{node}/' }"),
+    passes("gzip", "{ types: '*', min_length: 1 }"),
+    encodes("gzip", &[("accept-encoding", "gzip")]),
     Case { fields: &[SIGNATURE, ("date", "{date}")], ..passes("hmac-auth", SIGNED_TARGET) },
     // Of another path.
     Case { fields: &[SIGNATURE, ("date", "{date}")], ..refuses("hmac-auth", SIGNED_TARGET, 401) },
@@ -171,6 +189,7 @@ pub(super) const CASES: [Case; 41] = [
         before: Before::One,
         ..refuses("limit-req", "{ rate: 0.0001, burst: 0, key: remote_addr }", 503)
     },
+    passes("proxy-mirror", "{ host: 'http://{node}' }"),
     passes("proxy-rewrite", "{ uri: '/rewritten$uri', headers: { set: { x-a: '$remote_addr' } } }"),
     Case {
         name: "regex",
@@ -206,6 +225,8 @@ pub(super) const CASES: [Case; 41] = [
     },
     passes("ua-restriction", "{ denylist: ['curl/[0-9]', '^Mozilla.*bot'] }"),
     refuses("ua-restriction", "{ denylist: ['curl/[0-9]', '^bench'] }", 403),
+    passes("zstd", "{ types: '*', min_length: 1 }"),
+    encodes("zstd", &[("accept-encoding", "zstd")]),
 ];
 
 impl Case {

@@ -237,7 +237,7 @@ fn nodes_that_do_not_answer_fail_too() {
             });
             let other = Node::always("other");
             let keys = format!(
-                "timeout: {{ connect: 5, send: 5, read: 0.5 }}, \
+                "retry_on: [], timeout: {{ connect: 5, send: 5, read: 0.5 }}, \
                  checks: {{ {}, passive: {{ unhealthy: {{ {unhealthy} }} }} }}",
                 active(ONCE)
             );
