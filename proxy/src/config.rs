@@ -486,6 +486,9 @@ pub struct Upstream {
     pub keepalive_pool: KeepalivePool,
     /// `same_host`: whether nodes on this host are delivered to directly, if anybody is.
     pub is_same_host: bool,
+    pub sticky: Option<StickyCookie>,
+    /// `slow_start.window`: how long a node that has come, or come back, gets less than its share.
+    pub slow_start: Option<Duration>,
     pub checks: Option<Arc<Checks>>,
     pub outlier_detection: Option<OutlierDetection>,
 }
@@ -507,8 +510,40 @@ impl Default for Upstream {
             timeout: None,
             keepalive_pool: KeepalivePool::default(),
             is_same_host: true,
+            sticky: None,
+            slow_start: None,
             checks: None,
             outlier_detection: None,
+        }
+    }
+}
+
+/// `sticky`: the cookie that leads clients back to their node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StickyCookie {
+    pub cookie: Arc<str>,
+    /// Seconds; `None`: until the browser is closed.
+    pub max_age: Option<u32>,
+    pub path: Box<str>,
+    pub secure: bool,
+    pub http_only: bool,
+    pub same_site: Option<SameSite>,
+}
+
+/// Of cookies (RFC 6265bis section 4.1.2.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SameSite {
+    Lax,
+    Strict,
+    None,
+}
+
+impl SameSite {
+    pub const fn word(self) -> &'static str {
+        match self {
+            SameSite::Lax => "Lax",
+            SameSite::Strict => "Strict",
+            SameSite::None => "None",
         }
     }
 }

@@ -416,7 +416,8 @@ async fn send(
 /// Makes of it what the downstream gets.
 fn respond(cx: &Rc<ConnectionCx>, head: &RequestHead, plan: &Plan<'_>, heard: Heard) -> Reply {
     let Heard { connection, upload, head: response_head, coming } = heard;
-    let Shape { edits, filters, is_filtered } = plan.shape(&response_head, &cx.worker.encoders);
+    let Shape { edits, filters, is_filtered } =
+        plan.shape(connection.node, &response_head, &cx.worker.encoders);
     let status = response_head.status();
     cx.record(|record| record.answered(status.as_u16(), edits.status));
     let leaving = Leaving::new(head, &response_head, edits.status, is_filtered, after(cx, head));

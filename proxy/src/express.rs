@@ -282,7 +282,7 @@ impl Forward<'_> {
     ) -> Result<Reply, Fault> {
         let cx = self.cx;
         let _disarmed = cx.passage.until_dropped();
-        if self.may_be_passed() {
+        if self.may_be_passed(node) {
             cx.arm(connection);
         }
         let Buffers { request, input, gate, .. } = buffers;
@@ -334,8 +334,8 @@ impl Forward<'_> {
         }
     }
 
-    /// Whether nothing in userspace has to see the response to this request.
-    fn may_be_passed(&self) -> bool {
+    /// Whether nothing in userspace has to see the response of `node` to this request.
+    fn may_be_passed(&self, node: &Node) -> bool {
         let hooks = self.plan.run.hooks();
         self.head.body_length() == BodyLength::Empty
             && !self.head.is_head()
@@ -345,6 +345,7 @@ impl Forward<'_> {
             && !hooks.log_detail
             && self.plan.response.is_empty()
             && self.plan.upstream.config.retry_on.statuses.is_empty()
+            && self.plan.tie(node.address).is_none()
             && after(self.cx, self.head) == After::KeepAlive
     }
 
@@ -367,7 +368,7 @@ impl Forward<'_> {
     ) -> Result<After, Fault> {
         let cx = self.cx;
         let after = after(cx, self.head);
-        let mut carried = match self.lead(response, after, buffers) {
+        let mut carried = match self.lead(connection.node, response, after, buffers) {
             Ok(carried) => carried,
             Err(fault) => {
                 let Some(status) = fault.consequence().status else { return Err(fault) };
@@ -393,6 +394,7 @@ impl Forward<'_> {
     /// That is malformed, and no byte of the response has left.
     fn lead(
         &self,
+        node: SocketAddr,
         response: ResponseHead,
         after: After,
         buffers: &mut Buffers,
@@ -400,7 +402,8 @@ impl Forward<'_> {
         let Forward { cx, head, plan } = self;
         let Buffers { response: out, input, .. } = buffers;
         let length = response.body_length();
-        let Shape { edits, filters, is_filtered } = plan.shape(&response, &cx.worker.encoders);
+        let Shape { edits, filters, is_filtered } =
+            plan.shape(node, &response, &cx.worker.encoders);
         let leaving = Leaving::new(head, &response, edits.status, is_filtered, after);
         out.clear();
         response_head::write(out, &response, plan, &edits, &cx.worker, leaving);

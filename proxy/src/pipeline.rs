@@ -2,9 +2,15 @@
 //!
 //! Pure, and the only one: every lane asks it, and what differs between lanes is who moves bytes.
 
-use std::{borrow::Cow, collections::HashMap, net::IpAddr, ptr, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    ptr,
+    sync::Arc,
+};
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use crate::{
     config::{self, Config, NodeTimeout, NodeWaits, Timeouts},
@@ -410,9 +416,23 @@ impl<'a> Plan<'a> {
             && IDEMPOTENT_METHODS.contains(&self.method())
     }
 
-    /// What the plugins make of the node's response.
-    pub fn shape(&self, head: &ResponseHead, memory: &Arc<EncoderMemory>) -> Shape<'_> {
-        self.run.shape(&self.request, head, &self.response, memory)
+    /// What the plugins make of the response of `node`, and what the upstream adds.
+    pub fn shape(
+        &self,
+        node: SocketAddr,
+        head: &ResponseHead,
+        memory: &Arc<EncoderMemory>,
+    ) -> Shape<'_> {
+        let mut shape = self.run.shape(&self.request, head, &self.response, memory);
+        if let Some(line) = self.tie(node) {
+            shape.edits.fields.add(header::SET_COOKIE, line.clone());
+        }
+        shape
+    }
+
+    /// What ties the client to `node`, unless it is.
+    pub fn tie(&self, node: SocketAddr) -> Option<&HeaderValue> {
+        self.upstream.sticky.as_ref()?.line(self.request.head, node)
     }
 
     /// Whether the node must not see this field of the downstream.

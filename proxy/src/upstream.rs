@@ -13,3 +13,4 @@ pub(crate) mod plain;
 pub mod pool;
 pub(crate) mod probe;
 pub mod retry;
+pub mod sticky;

@@ -28,6 +28,7 @@ use crate::{
     express::bypass::Passages,
     forward::TunnelContext,
     guard::Guard,
+    http::head::RequestHead,
     kernel::KernelPlane,
     listener,
     metrics::{ListenerMetrics, Metrics, RouteMetrics},
@@ -251,12 +252,16 @@ impl Worker {
     /// A node of `upstream` that was not tried yet, one that is up if there is one.
     pub(crate) fn pick(&self, upstream: &Upstream, tried: &Tried, key: &[u8]) -> Option<Picked> {
         let health = upstream.health.as_deref();
+        let random = self.random();
+        let is_warm =
+            |node| health.is_none_or(|health| health.is_warm(node, random, Instant::now()));
         let picked = upstream.balancer.pick(&Pick {
             tried,
             key,
             clock: &Instant::now,
-            random: self.random(),
+            random,
             is_up: &|node| health.is_none_or(|health| health.is_up(node)),
+            is_warm: upstream.config.slow_start.is_some().then_some(&is_warm),
         })?;
         if let Some(health) = health
             && tried.is_empty()
@@ -265,6 +270,13 @@ impl Worker {
             health.was_all_down();
         }
         Some(picked)
+    }
+
+    /// The node that a request is tied to, if that is up.
+    pub(crate) fn pick_tied(&self, upstream: &Upstream, request: &RequestHead) -> Option<Picked> {
+        let node = upstream.sticky.as_ref()?.named_by(request)?;
+        let is_up = upstream.health.as_ref().is_none_or(|health| health.is_up(node));
+        is_up.then(|| upstream.balancer.claim(node, Instant::now))
     }
 
     /// Good enough to choose a node by (xorshift64, Marsaglia 2003).

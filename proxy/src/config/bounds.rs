@@ -57,6 +57,8 @@ pub(super) const PROBES: RangeInclusive<usize> = 1..=1024;
 pub(super) const PROBE_PATH_MAX: usize = 4096;
 /// Bytes.
 pub(super) const PROBE_BODY_MAX: usize = 64 << 10;
+/// Seconds that a cookie is kept; browsers keep none for longer than 400 days.
+pub(super) const COOKIE_AGE: RangeInclusive<u32> = 1..=34_560_000;
 pub(super) const DRAIN_WAIT: RangeInclusive<Duration> =
     Duration::ZERO..=Duration::from_secs(86_400);
 

@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     NodeTimeout,
     KeepalivePool,
     RetryBudget,
+    SlowStart,
+    Sticky,
     Checks,
     ActiveCheck,
     PassiveCheck,
@@ -113,6 +115,8 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         | Kind::NodeTimeout
         | Kind::KeepalivePool
         | Kind::RetryBudget
+        | Kind::SlowStart
+        | Kind::Sticky
         | Kind::Checks
         | Kind::ActiveCheck
         | Kind::PassiveCheck

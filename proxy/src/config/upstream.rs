@@ -6,6 +6,7 @@ mod names;
 mod nodes;
 pub(super) mod passing;
 mod retrying;
+mod sticky;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -138,7 +139,7 @@ impl<'t> Upstreams<'t> {
         if let Some((scheme, place)) = &fields.scheme {
             check_scheme(place, *scheme, owner);
         }
-        check_hash_key(&value.place, fields.upstream.hash_key.as_ref(), owner);
+        check_request_only(&value.place, &fields.upstream, owner);
         let id = format!("{}:{}", owner.word(), owner_id?);
         let upstream = Arc::new(fields.with_id(id.into()));
         self.list.push(Arc::clone(&upstream));
@@ -156,7 +157,7 @@ impl<'t> Upstreams<'t> {
         if let Some(scheme) = listed.scheme {
             check_scheme(&reference.place, scheme, owner);
         }
-        check_hash_key(&reference.place, listed.upstream.hash_key.as_ref(), owner);
+        check_request_only(&reference.place, &listed.upstream, owner);
         Some(Arc::clone(&listed.upstream))
     }
 
@@ -220,14 +221,19 @@ fn check_scheme(place: &Place<'_>, scheme: Scheme, owner: Owner) {
 }
 
 /// A TCP connection has nothing of a request that could be hashed.
-fn check_hash_key(place: &Place<'_>, key: Option<&HashKey>, owner: Owner) {
-    let is_of_connection = key.is_none_or(HashKey::is_of_connection);
+fn check_request_only(place: &Place<'_>, upstream: &Upstream, owner: Owner) {
     match owner {
-        Owner::StreamRoute if !is_of_connection => place.error(
+        Owner::StreamRoute => {}
+        Owner::Service | Owner::Route => return,
+    }
+    if !upstream.hash_key.as_ref().is_none_or(HashKey::is_of_connection) {
+        place.error(
             "the upstream hashes what only requests have; a stream_route needs `hash_on: vars` and \
              `remote_addr`, `remote_port` or `server_addr`",
-        ),
-        Owner::StreamRoute | Owner::Service | Owner::Route => {}
+        );
+    }
+    if upstream.sticky.is_some() {
+        place.error("the upstream is `sticky` by a cookie, which only requests have");
     }
 }
 
@@ -255,6 +261,8 @@ fn fields(mut section: Section<'_>) -> Option<Fields<'_>> {
     let keepalive_pool = passing::keepalive_pool(&mut section);
     let retries = section.take("retries").map(|value| value.within(&(0..=u16::MAX)));
     let is_same_host = section.leaf_or("same_host", true);
+    let sticky = sticky::sticky(&mut section);
+    let slow_start = sticky::slow_start(&mut section, balancing);
     let checks = checks::checks(&mut section);
     let outlier_detection = checks::outlier_detection(&mut section);
     let listed = nodes::listed(&mut section, balancing);
@@ -275,6 +283,8 @@ fn fields(mut section: Section<'_>) -> Option<Fields<'_>> {
         timeout,
         keepalive_pool,
         is_same_host,
+        sticky: sticky?,
+        slow_start,
         checks,
         outlier_detection,
     };

@@ -35,7 +35,9 @@ pub(crate) async fn over_nodes<T: Answered>(
     cx.node_waits.set(plan.node_waits(&cx.worker.timeouts));
     let retries_end = upstream.config.retry_timeout.map(|timeout| Instant::now() + timeout);
     let mut tried = Tried::default();
-    let mut picked = cx.worker.pick(upstream, &tried, &key).ok_or(Fault::NoNode)?;
+    let tied = cx.worker.pick_tied(upstream, plan.request.head);
+    let first = tied.or_else(|| cx.worker.pick(upstream, &tried, &key));
+    let mut picked = first.ok_or(Fault::NoNode)?;
     loop {
         let result = attempt(upstream.balancer.node(picked.index())).await;
         observe(plan, &picked, &result);

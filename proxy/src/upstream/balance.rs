@@ -29,7 +29,6 @@ use crate::config::{Balancing, Node};
 pub struct NodeIndex(u32);
 
 impl NodeIndex {
-    #[cfg(test)]
     pub(super) fn at(position: usize) -> Self {
         Self(position as u32)
     }
@@ -84,6 +83,8 @@ pub struct Pick<'a> {
     /// For `ewma`.
     pub random: u64,
     pub is_up: &'a dyn Fn(NodeIndex) -> bool,
+    /// Whether a node that is up gets this one, if others of its priority could; `None`: all do.
+    pub is_warm: Option<&'a dyn Fn(NodeIndex) -> bool>,
 }
 
 /// Whether a node may be picked.
@@ -206,6 +207,21 @@ impl Balancer {
         self.pick_open(cx, &is_open).or_else(|| self.pick_open(cx, &is_left))
     }
 
+    /// This node, whatever it has; also one of weight 0, which is given nobody new.
+    pub fn claim(&self, index: NodeIndex, clock: impl FnOnce() -> Instant) -> Picked {
+        let known = self.members().find(|member| member.index == index);
+        let Some(Member { load, .. }) = known else { return Picked::uncounted(index) };
+        let begun = match self.balancing {
+            Balancing::Ewma => Some(clock()),
+            Balancing::LeastConn => None,
+            Balancing::RoundRobin | Balancing::Chash | Balancing::Maglev => {
+                return Picked::uncounted(index);
+            }
+        };
+        load.begin();
+        Picked { index, load: Some(Arc::clone(load)), begun }
+    }
+
     fn pick_open(&self, cx: &Pick<'_>, is_open: IsOpen<'_>) -> Option<Picked> {
         self.levels.iter().find_map(|level| level.pick(cx, is_open))
     }
@@ -231,6 +247,14 @@ impl Level {
     }
 
     fn pick(&self, cx: &Pick<'_>, is_open: IsOpen<'_>) -> Option<Picked> {
+        let warm = cx.is_warm.and_then(|is_warm| {
+            let is_open_and_warm = |node| is_open(node) && is_warm(node);
+            self.pick_open(cx, &is_open_and_warm)
+        });
+        warm.or_else(|| self.pick_open(cx, is_open))
+    }
+
+    fn pick_open(&self, cx: &Pick<'_>, is_open: IsOpen<'_>) -> Option<Picked> {
         let is_any_open = || self.members.iter().any(|member| is_open(member.index));
         match &self.algorithm {
             Algorithm::RoundRobin(cycle) if self.is_tried(cx.tried) => cycle.pick_next(is_open),
@@ -267,7 +291,7 @@ pub(crate) fn gcd(a: u32, b: u32) -> u32 {
 
 /// The four little-endian words of the MD5 digest (RFC 1321) of `bytes`, which is what ketama hashes
 /// with. Nothing depends on its being hard to forge.
-fn hash(bytes: &[u8]) -> [u32; 4] {
+pub(super) fn hash(bytes: &[u8]) -> [u32; 4] {
     let digest = Md5::digest(bytes);
     std::array::from_fn(|word| {
         u32::from_le_bytes(std::array::from_fn(|byte| digest[4 * word + byte]))

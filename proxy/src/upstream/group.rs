@@ -6,6 +6,7 @@ use super::{
     balance::{Balancer, NodeIndex},
     health::{Health, Outcome},
     retry::Retries,
+    sticky::Sticky,
 };
 use crate::{
     config,
@@ -18,6 +19,8 @@ pub struct Upstream {
     pub config: Arc<config::Upstream>,
     pub balancer: Balancer,
     retries: Arc<Retries>,
+    /// `None`: it ties nobody to a node.
+    pub sticky: Option<Sticky>,
     /// `None`: its nodes always count as up.
     pub health: Option<Arc<Health>>,
     pub metrics: Arc<UpstreamMetrics>,
@@ -43,6 +46,7 @@ impl Upstream {
             retries: before
                 .filter(|before| before.config.retry_budget == config.retry_budget)
                 .map_or_else(new_retries, |before| Arc::clone(&before.retries)),
+            sticky: Sticky::new(config),
             metrics: counts,
             config: Arc::clone(config),
         }

@@ -8,11 +8,11 @@
 mod standing;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{
             AtomicU32, AtomicU64,
             Ordering::{AcqRel, Acquire, Relaxed},
@@ -119,6 +119,9 @@ impl Excess {
     }
 }
 
+/// What a node that comes up gets of its share at once.
+const FIRST_SHARE: f64 = 0.1;
+
 /// Of one upstream.
 #[derive(Debug)]
 pub struct Health {
@@ -133,6 +136,8 @@ struct Judge {
     upstream: Arc<str>,
     checks: Option<Arc<Checks>>,
     outliers: Option<OutlierDetection>,
+    /// How long it takes a node that comes up to get its whole share.
+    slow_start: Option<Duration>,
     metrics: Arc<HealthMetrics>,
     /// Held while a node is ejected, so that no more are than may be.
     ejecting: Mutex<()>,
@@ -145,6 +150,8 @@ pub struct NodeHealth {
     address: SocketAddr,
     /// A [`Standing`].
     standing: AtomicU64,
+    /// When it came up while others were, milliseconds from [`since_begin`] on; 0: nobody minds.
+    risen: AtomicU64,
     /// The last [`Outcome`] that spoke against it; 0: there was none.
     last_failure: AtomicU32,
     interval: Tally,
@@ -205,7 +212,8 @@ impl Health {
         metrics: &Metrics,
         now: Instant,
     ) -> Option<Health> {
-        if config.checks.is_none() && config.outlier_detection.is_none() {
+        let is_judged = config.checks.is_some() || config.outlier_detection.is_some();
+        if !is_judged && config.slow_start.is_none() {
             return None;
         }
         let known = before.filter(|before| before.judge.checks == config.checks);
@@ -219,10 +227,18 @@ impl Health {
             Some(kept) => Arc::clone(&kept.judge),
             None => Arc::new(Judge::new(config, metrics)),
         };
+        let were_there: HashSet<_> =
+            before.iter().flat_map(|before| &before.nodes).map(|node| node.address).collect();
         let nodes = config.nodes.iter().map(|node| match known.get(&node.address) {
             Some(known) if kept.is_some() => Arc::clone(known),
             Some(known) => Arc::new(known.judged_by(&judge)),
-            None => Arc::new(NodeHealth::new(&judge, node.address, now)),
+            None => {
+                let new = NodeHealth::new(&judge, node.address, now);
+                if before.is_some() && !were_there.contains(&node.address) {
+                    new.rise(now);
+                }
+                Arc::new(new)
+            }
         });
         Some(Health { nodes: nodes.collect(), judge })
     }
@@ -241,6 +257,18 @@ impl Health {
 
     pub fn is_up(&self, node: NodeIndex) -> bool {
         self.nodes[node.position()].is_up()
+    }
+
+    /// Whether `node` takes the request that drew this number: of all requests it would get, one that
+    /// comes up takes a share that grows with the time since.
+    pub fn is_warm(&self, node: NodeIndex, random: u64, now: Instant) -> bool {
+        let risen = self.nodes[node.position()].risen.load(Relaxed);
+        let Some(window) = self.judge.slow_start.filter(|_| risen > 0) else { return true };
+        let since = since_begin(now).saturating_sub(risen) as f64;
+        let share = (since / (window.as_secs_f64() * 1e3)).max(FIRST_SHARE);
+        // Another number for each node.
+        let drawn = random.wrapping_mul(2 * node.position() as u64 + 1);
+        (drawn as f64) < share * u64::MAX as f64
     }
 
     /// A request went to a node although none was up.
@@ -318,13 +346,16 @@ impl Judge {
             upstream: Arc::clone(&config.id),
             checks: config.checks.clone(),
             outliers: config.outlier_detection.clone(),
+            slow_start: config.slow_start,
             metrics: metrics.health(&config.id),
             ejecting: Mutex::default(),
         }
     }
 
     fn judges_by(&self, config: &config::Upstream) -> bool {
-        self.checks == config.checks && self.outliers == config.outlier_detection
+        self.checks == config.checks
+            && self.outliers == config.outlier_detection
+            && self.slow_start == config.slow_start
     }
 }
 
@@ -336,6 +367,7 @@ impl NodeHealth {
             judge: Arc::clone(judge),
             address,
             standing: AtomicU64::new(Standing::default().pack()),
+            risen: AtomicU64::new(0),
             last_failure: AtomicU32::new(0),
             interval: Tally::default(),
             history: Mutex::new(history),
@@ -347,6 +379,7 @@ impl NodeHealth {
         let node = NodeHealth::new(judge, self.address, lock(&self.history).since);
         node.standing.store(self.standing().readmitted().pack(), Relaxed);
         node.last_failure.store(self.last_failure.load(Relaxed), Relaxed);
+        node.risen.store(self.risen.load(Relaxed), Relaxed);
         node
     }
 
@@ -422,11 +455,23 @@ impl NodeHealth {
         }
         let (before, after) = self.change(|standing| standing.reported(report, limit));
         if before.is_up() != after.is_up() {
-            lock(&self.history).since = clock();
+            self.turn(&mut lock(&self.history), after, clock());
         }
         if before.state.is_up() != after.state.is_up() {
             self.log(after.state, outcome);
         }
+    }
+
+    /// It takes requests from now on, or takes none.
+    fn turn(&self, history: &mut History, after: Standing, now: Instant) {
+        history.since = now;
+        if after.is_up() {
+            self.rise(now);
+        }
+    }
+
+    fn rise(&self, now: Instant) {
+        self.risen.store(since_begin(now).max(1), Relaxed);
     }
 
     fn log(&self, state: State, cause: Outcome) {
@@ -448,7 +493,7 @@ impl NodeHealth {
         let mut history = lock(&self.history);
         let (before, after) = self.change(Standing::ejected);
         if before.is_up() != after.is_up() {
-            history.since = now;
+            self.turn(&mut history, after, now);
         }
         history.ejections = history.ejections.saturating_add(1);
         let time = rules.base_ejection_time.saturating_mul(history.ejections);
@@ -463,7 +508,7 @@ impl NodeHealth {
             return;
         }
         if before.is_up() != after.is_up() {
-            history.since = now;
+            self.turn(history, after, now);
         }
         history.eased = now;
         let (upstream, node) = (&self.judge.upstream, self.address);
@@ -494,6 +539,13 @@ impl Report {
             Report::Timeout => CheckResult::Timeout,
         }
     }
+}
+
+/// Milliseconds since somebody asked for the first time.
+fn since_begin(now: Instant) -> u64 {
+    static BEGIN: OnceLock<Instant> = OnceLock::new();
+    let begin = BEGIN.get_or_init(|| now);
+    now.saturating_duration_since(*begin).as_millis() as u64
 }
 
 /// Nothing that runs under these locks leaves anything half done.

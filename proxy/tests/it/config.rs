@@ -827,6 +827,22 @@ fn hosts_waits_and_pools_of_upstreams_are_ones_that_there_can_be() {
              `min_per_second`",
         ],
     );
+    check(
+        "    sticky: { cookie: a=b, path: app, max_age: 0, same_site: none }\n    type: chash\n    \
+         key: uri\n    slow_start: { window: 0 }\n",
+        &[
+            "7:13: upstreams[0].sticky: browsers ignore cookies with `same_site: none` and without \
+             `secure: true`",
+            "7:23: upstreams[0].sticky.cookie: expected the name of a cookie",
+            "7:34: upstreams[0].sticky.path: expected a path as in `/app`",
+            "7:48: upstreams[0].sticky.max_age: expected a whole number from 1 to 34560000, found \
+             `0`",
+            "10:17: upstreams[0].slow_start: `chash` and `maglev` give each key its node from the \
+             start; remove it",
+            "10:27: upstreams[0].slow_start.window: expected a number from 0.001 to 86400, found \
+             `0`",
+        ],
+    );
 }
 
 #[test]

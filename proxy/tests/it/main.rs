@@ -23,6 +23,7 @@ mod routing;
 mod seeded;
 mod shared_limits;
 mod smuggling;
+mod sticky;
 mod system_calls;
 mod traffic;
 mod upstreams;

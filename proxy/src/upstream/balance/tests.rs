@@ -64,6 +64,7 @@ impl Bench {
             clock: &|| self.now.get(),
             random: self.random(),
             is_up: &|node| !self.down.contains(&node.0),
+            is_warm: None,
         })
     }
 
@@ -157,7 +158,7 @@ fn on_four_threads<T: Send + 'static>(
             thread::spawn(move || {
                 let tried = Tried::default();
                 let (clock, is_up) = (&Instant::now, &|_| true);
-                let pick = Pick { tried: &tried, key: b"", clock, random: 0, is_up };
+                let pick = Pick { tried: &tried, key: b"", clock, random: 0, is_up, is_warm: None };
                 barrier.wait();
                 work(&|| balancer.pick(&pick).expect("there are nodes"))
             })
@@ -249,6 +250,7 @@ fn a_node_is_picked_whatever_happens_meanwhile() {
             clock: &|| bench.now.get(),
             random: 1,
             is_up: &is_up,
+            is_warm: None,
         });
         assert!(picked.is_some(), "{balancing:?}");
     }
@@ -459,4 +461,44 @@ fn what_is_known_of_a_node_outlives_changes_of_others() {
     assert!(
         otherwise.members().all(|member| member.load.expected_latency(Instant::now()).is_none())
     );
+}
+
+#[test]
+fn a_cold_node_is_passed_over_for_its_equals_only() {
+    for balancing in ALL {
+        let mut nodes = nodes(&[1, 1, 1]);
+        nodes[2].priority = -1;
+        let bench = Bench::new(balancing, &nodes);
+        let pick = |is_warm: &dyn Fn(NodeIndex) -> bool| {
+            let picked = bench.balancer.pick(&Pick {
+                tried: &Tried::default(),
+                key: b"",
+                clock: &Instant::now,
+                random: bench.random(),
+                is_up: &|_| true,
+                is_warm: Some(is_warm),
+            });
+            picked.expect("there are nodes").index().0
+        };
+        for _ in 0..10 {
+            assert_eq!(pick(&|node| node.0 != 0), 1, "{balancing:?}");
+            // All of its priority are cold: better one of them than one of a lower one.
+            assert!(pick(&|node| node.0 == 2) < 2, "{balancing:?}");
+        }
+    }
+}
+
+#[test]
+fn a_node_that_is_claimed_counts_as_busy_if_that_is_asked_for() {
+    for balancing in ALL {
+        let bench = Bench::new(balancing, &nodes(&[1, 1, 0]));
+        let claimed: Vec<_> =
+            (0..20).map(|_| bench.balancer.claim(NodeIndex(0), Instant::now)).collect();
+        assert!(claimed.iter().all(|picked| picked.index() == NodeIndex(0)), "{balancing:?}");
+        if balancing == Balancing::LeastConn {
+            assert_eq!(bench.pick().index(), NodeIndex(1));
+        }
+        drop(claimed);
+        assert_eq!(bench.balancer.claim(NodeIndex(2), Instant::now).index(), NodeIndex(2));
+    }
 }

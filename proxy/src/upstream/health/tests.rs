@@ -413,3 +413,36 @@ fn an_ejection_ends_with_the_rules_that_made_it() {
     let without = bench.changed("checks: { active: {} }", 1).expect("judged");
     assert_eq!(up(&without), [true]);
 }
+
+/// The percentage of requests that `node` takes so many seconds after the start.
+fn percent_taken(bench: &Bench, health: &Health, node: usize, seconds: f64) -> usize {
+    let now = bench.start + Duration::from_secs_f64(seconds);
+    let golden = 0x9e37_79b9_7f4a_7c15_u64;
+    let drawn = (1..=1000_u64).map(|nth| nth.wrapping_mul(golden));
+    drawn.filter(|random| health.is_warm(NodeIndex::at(node), *random, now)).count().div_ceil(10)
+}
+
+#[test]
+fn who_comes_up_takes_more_and_more_and_who_was_there_everything() {
+    let keys = "slow_start: { window: 100 }, outlier_detection: { consecutive_5xx: 1, \
+                base_ejection_time: 10, max_ejection_percent: 100 }";
+    let bench = Bench::new(keys, 1);
+    assert_eq!(percent_taken(&bench, &bench.health, 0, 0.0), 100);
+    let grown = bench.changed(keys, 2).expect("judged");
+    assert_eq!(percent_taken(&bench, &grown, 0, 0.0), 100);
+    for (seconds, percent) in [(0.0, 10), (5.0, 10), (50.0, 50), (99.0, 99), (100.0, 100)] {
+        let taken = percent_taken(&bench, &grown, 1, seconds);
+        assert!(taken.abs_diff(percent) <= 1, "{taken} after {seconds} s");
+    }
+    // One that was ejected comes up when it may come back.
+    bench.fail(0, 1, 0.0);
+    assert_eq!(bench.up(), [false]);
+    bench.sweep(10.0);
+    assert_eq!(bench.up(), [true]);
+    let taken = percent_taken(&bench, &bench.health, 0, 60.0);
+    assert!(taken.abs_diff(50) <= 1, "{taken}");
+    // Without the key nobody asks.
+    let bench = Bench::new("outlier_detection: {}", 1);
+    let grown = bench.changed("outlier_detection: {}", 2).expect("judged");
+    assert_eq!(percent_taken(&bench, &grown, 1, 0.0), 100);
+}
