@@ -62,12 +62,12 @@ impl Dropped {
 
 /// Copies a request that is about to be forwarded; the rest of the copy is what it says of the body.
 #[inline]
-pub(crate) fn copy(cx: &ConnectionCx, head: &RequestHead, plan: &Plan<'_>) -> Option<Tap> {
+pub(crate) fn copy(cx: &ConnectionCx, head: &RequestHead, plan: &Plan<'_>) -> Option<Box<Tap>> {
     if plan.mirrors.is_empty() { None } else { begin(cx, head, plan) }
 }
 
 #[cold]
-fn begin(cx: &ConnectionCx, head: &RequestHead, plan: &Plan<'_>) -> Option<Tap> {
+fn begin(cx: &ConnectionCx, head: &RequestHead, plan: &Plan<'_>) -> Option<Box<Tap>> {
     let worker = &cx.worker;
     let fields = forwarded(cx, head, plan);
     // The gate lets only tokens pass.
@@ -91,7 +91,7 @@ fn begin(cx: &ConnectionCx, head: &RequestHead, plan: &Plan<'_>) -> Option<Tap> 
             None => worker.metrics.mirror_dropped(Dropped::TooLarge),
         }
     }
-    let mut tap = Tap { worker: Rc::clone(worker), copies, body: Vec::new() };
+    let mut tap = Box::new(Tap { worker: Rc::clone(worker), copies, body: Vec::new() });
     match head.body_length() {
         BodyLength::Empty => {
             tap.complete();

@@ -436,6 +436,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Whether the node must not see this field of the downstream.
+    #[inline]
     pub fn replaces(&self, field: &ForwardedField<'_>) -> bool {
         field.known.is_editable() && plugin::is_identity(field.name.as_bytes())
             || self.edits.replaces(field)

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// How long all fuzz targets run together, on top of their corpora.
-const FUZZ_SECONDS: usize = 90;
+const FUZZ_SECONDS: usize = 60;
 
 /// How many tests had which outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -85,7 +85,7 @@ impl Upload {
 pub(crate) struct RequestBody {
     incoming: Option<Incoming>,
     /// Gets a copy.
-    tap: Option<Tap>,
+    tap: Option<Box<Tap>>,
     upload: Upload,
     cx: Weak<ConnectionCx>,
 }
@@ -94,7 +94,7 @@ pub(crate) struct RequestBody {
 #[derive(Debug, Default)]
 pub(crate) struct Unsent {
     pub(crate) incoming: Option<Incoming>,
-    pub(crate) tap: Option<Tap>,
+    pub(crate) tap: Option<Box<Tap>>,
 }
 
 impl RequestBody {
@@ -102,8 +102,8 @@ impl RequestBody {
         let Unsent { incoming, mut tap } = unsent;
         let incoming = incoming.filter(|incoming| !incoming.is_end_stream());
         upload.0.stage.set(if incoming.is_none() { Stage::Complete } else { Stage::Downstream });
-        if incoming.is_none() {
-            tap.as_mut().map(Tap::complete);
+        if let (None, Some(tap)) = (&incoming, &mut tap) {
+            tap.complete();
         }
         Self { incoming, tap, upload: upload.clone(), cx: Rc::downgrade(cx) }
     }

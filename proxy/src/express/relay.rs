@@ -50,7 +50,7 @@ pub(super) struct Relay {
     is_chunked: bool,
     filters: BodyFilters,
     /// Gets a copy of what is read.
-    tap: Option<Tap>,
+    tap: Option<Box<Tap>>,
     /// How long the body, or the chunk that is being read, said that it is. What came of it with the
     /// head does not make it shorter.
     announced: Option<u64>,
@@ -113,7 +113,7 @@ impl Relay {
     }
 
     /// A body that is copied is not spliced.
-    pub(super) fn tapped(self, tap: Option<Tap>) -> Self {
+    pub(super) fn tapped(self, tap: Option<Box<Tap>>) -> Self {
         Self { tap, ..self }
     }
 

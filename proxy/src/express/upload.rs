@@ -50,7 +50,7 @@ enum Stage {
 
 impl Upload {
     /// What is left of copies goes along.
-    pub(super) fn new(head: &RequestHead, tap: Option<Tap>) -> Upload {
+    pub(super) fn new(head: &RequestHead, tap: Option<Box<Tap>>) -> Upload {
         let is_chunked = head.body_length() == BodyLength::Chunked;
         let relay = Relay::new(is_chunked, BodyFilters::default()).tapped(tap);
         Upload { relay, stage: Stage::Untouched, is_answered: false }

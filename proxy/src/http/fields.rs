@@ -166,6 +166,7 @@ impl Forwarding {
 
 /// The fields a node gets. `host` is the value of its `Host`: [`RequestHead::host`], or the node's
 /// own name where that is `None` or configured otherwise.
+#[inline]
 pub fn forwarded_request_fields<'a>(
     head: &'a RequestHead,
     forwarding: &'a Forwarding,

@@ -115,6 +115,7 @@ impl<'a, const N: usize> FieldEdits<'a, N> {
 
     /// Whether a field that was received stays behind. Nodes that read fields as CGI variables
     /// cannot tell `_` from `-`, so neither is told here.
+    #[inline]
     pub fn replaces(&self, field: &ForwardedField<'_>) -> bool {
         field.known.is_editable() && self.hides(field.name.as_bytes())
     }
