@@ -1,6 +1,6 @@
 //! One connection to a Redis: how it is opened, and what a script that goes over it comes to.
 
-use std::{fmt, io};
+use std::{fmt, io, rc::Rc};
 
 use ::redis::{Cmd, ErrorKind, RedisConnectionInfo, RedisError, Value, aio::MultiplexedConnection};
 use tokio::{
@@ -11,12 +11,20 @@ use tokio::{
 use super::bounded::Bounded;
 use crate::plugin::{Failure, Server, Step};
 
-/// Open until it is closed; clones are the same connection.
+/// Open until it is closed, or nobody has it any more; clones are the same connection.
 #[derive(Clone)]
 pub(super) struct Connection {
     redis: MultiplexedConnection,
-    /// Writes and reads.
-    driver: AbortHandle,
+    driver: Rc<Driver>,
+}
+
+/// Writes and reads. It would wait for answers to whatever was asked, whoever has gone.
+struct Driver(AbortHandle);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Why there is none.
@@ -42,31 +50,26 @@ impl Connection {
         };
         let opened = MultiplexedConnection::new(&login, Bounded::new(stream));
         let (mut redis, driver) = opened.await.map_err(NotOpened::from)?;
-        let driver = task::spawn_local(driver).abort_handle();
+        let driver = Rc::new(Driver(task::spawn_local(driver).abort_handle()));
         let connection = Connection { redis: redis.clone(), driver };
         match ::redis::cmd("PING").query_async::<Value>(&mut redis).await {
             Ok(Value::SimpleString(pong)) if pong == "PONG" => Ok(connection),
-            Ok(_) => Err(connection.not_opened(NotOpened::Refused(ErrorKind::TypeError))),
-            Err(error) => Err(connection.not_opened(error.into())),
+            Ok(_) => Err(NotOpened::Refused(ErrorKind::TypeError)),
+            Err(error) => Err(error.into()),
         }
     }
 
-    fn not_opened(&self, why: NotOpened) -> NotOpened {
-        self.close();
-        why
-    }
-
     pub(super) fn is_open(&self) -> bool {
-        !self.driver.is_finished()
+        !self.driver.0.is_finished()
     }
 
     pub(super) fn is_same(&self, other: &Connection) -> bool {
-        self.driver.id() == other.driver.id()
+        Rc::ptr_eq(&self.driver, &other.driver)
     }
 
     /// Ends what is under way, too.
     pub(super) fn close(&self) {
-        self.driver.abort();
+        self.driver.0.abort();
     }
 
     /// Runs a script that the server knows by its hash, unless it has forgotten.

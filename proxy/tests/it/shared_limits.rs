@@ -504,6 +504,21 @@ fn a_connection_that_nobody_uses_is_closed() {
     assert_eq!(ask(&proxy, "express"), 200);
 }
 
+/// A process that hangs accepts as long as there is room in its backlog.
+#[test]
+fn a_connection_on_which_nothing_is_answered_is_closed() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let node = Node::always("x");
+    let redis = settings(silent.local_addr().expect("an address"));
+    let proxy = start(node.address, &degrading(&redis, false, 50));
+    assert_eq!(ask(&proxy, "express"), 500);
+    let (mut stream, _) = silent.accept().expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).expect("its end");
+    assert!(heard.windows(4).any(|word| word == b"PING"));
+}
+
 #[test]
 fn keys_of_another_kind_are_an_error_and_no_count() {
     let Some(redis) = Redis::start() else { return };
