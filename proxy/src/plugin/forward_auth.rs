@@ -2,9 +2,9 @@
 //!
 //! The question is a GET without body that tells of the request in `X-Forwarded-*`. A status below
 //! 300 lets the request pass, with fields of the answer in place of the client's own; every other is
-//! passed on with its body. Redirects are not followed. What keeps the answer from coming is a
-//! refusal too, unless `allow_degradation` says otherwise; an answer whose body does not come has
-//! been given all the same.
+//! passed on with its body. Redirects are not followed. What keeps the answer from coming, or from
+//! coming whole, is a refusal too, unless `allow_degradation` says otherwise; one who refuses has
+//! refused all the same.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::{Call, Kind, Outcome, Phase, Plugin, Reply, RequestContext};
 use crate::{
-    client::{self, KeepAlive, Purpose, Response, Trust, Url},
+    client::{self, Failure, KeepAlive, Purpose, Response, Trust, Url},
     config::plugins::{Scope, Section, field_name, field_templates, list, url},
     http::{answer::Answer, name},
     template::{Groups, Template},
@@ -106,19 +106,21 @@ impl Plugin for ForwardAuth {
     }
 
     fn resume(&self, cx: &mut RequestContext<'_>, reply: Reply) -> Outcome {
-        match reply {
-            Reply::Http(Ok(answer)) if answer.status.as_u16() < 300 => {
+        let answered = match reply {
+            Reply::Http(answered) => answered.and_then(given),
+            Reply::Delayed | Reply::Refreshed | Reply::Redis(_) => Err(Failure::Malformed),
+        };
+        match answered {
+            Ok(answer) if lets_pass(&answer) => {
                 self.tell_node(cx, &answer.fields);
                 Outcome::Continue
             }
-            Reply::Http(Ok(answer)) => Outcome::Answer(self.refusal(answer)),
-            Reply::Http(Err(_)) if self.allow_degradation => {
+            Ok(answer) => Outcome::Answer(self.refusal(answer)),
+            Err(_) if self.allow_degradation => {
                 self.tell_node(cx, &HeaderMap::new());
                 Outcome::Continue
             }
-            Reply::Http(Err(_)) | Reply::Delayed | Reply::Refreshed | Reply::Redis(_) => {
-                Outcome::Answer(Answer::of(self.status_on_error))
-            }
+            Err(_) => Outcome::Answer(Answer::of(self.status_on_error)),
         }
     }
 }
@@ -197,6 +199,19 @@ impl ForwardAuth {
             passed.push((header::CONTENT_TYPE, TEXT));
         }
         Answer { status, fields: passed, body }
+    }
+}
+
+fn lets_pass(answer: &Response) -> bool {
+    answer.status.as_u16() < 300
+}
+
+/// An answer that broke off is none (RFC 9112 section 8), unless it refuses; one that is only longer
+/// than we read is.
+fn given(answer: Response) -> Result<Response, Failure> {
+    match answer.body {
+        Err(failure) if lets_pass(&answer) && failure != Failure::TooLarge => Err(failure),
+        Ok(_) | Err(_) => Ok(answer),
     }
 }
 

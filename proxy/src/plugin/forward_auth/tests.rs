@@ -157,14 +157,26 @@ fn a_refusal_is_passed_on_with_the_fields_that_are_named() {
     let seen = judged(&trial, "", answer(403, &[], "no"));
     assert_eq!(seen.field("content-type"), Some("text/plain; charset=utf-8"));
     assert_eq!(judged(&trial, "", answer(401, &[], "")).field("content-type"), None);
-    // The verdict has come, if not its body.
-    let broken = Reply::Http(Ok(Response {
-        status: StatusCode::FORBIDDEN,
-        fields: HeaderMap::new(),
-        body: Err(Failure::TooLarge),
-    }));
-    let degrading = self::trial("allow_degradation: true");
-    assert_eq!(judged(&degrading, "", broken).status(), Some(403));
+}
+
+/// What is answered, but for its body.
+fn broken(status: StatusCode, failure: Failure) -> Reply {
+    Reply::Http(Ok(Response { status, fields: HeaderMap::new(), body: Err(failure) }))
+}
+
+#[test]
+fn an_answer_that_breaks_off_refuses_or_is_none() {
+    let trials = ["", "allow_degradation: true"].map(|more| {
+        trial(&format!("status_on_error: 503, {more}"))
+    });
+    for failure in Failure::ALL {
+        let judge = |status| trials.each_ref().map(|one| judged(one, "", broken(status, failure)));
+        assert_eq!(judge(StatusCode::UNAUTHORIZED).map(|seen| seen.status()), [Some(401); 2]);
+        let is_given = failure == Failure::TooLarge;
+        let [strict, degrading] = judge(StatusCode::OK);
+        assert_eq!(strict.status(), (!is_given).then_some(503), "{failure:?}");
+        assert_eq!(degrading.status(), None);
+    }
 }
 
 #[test]

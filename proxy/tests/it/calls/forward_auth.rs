@@ -105,6 +105,7 @@ fn an_answer_that_is_none_lets_nobody_pass() {
     for (answer, result) in [
         (&b""[..], "closed"),
         (b"HTTP/1.1 200 OK\r\nx-user: a", "closed"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", "closed"),
         (
             b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
             "malformed",
