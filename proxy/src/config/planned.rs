@@ -137,7 +137,6 @@ const PLUGINS: &[&str] = &[
     "ai-proxy",
     "echo",
     "error-log-logger",
-    "file-logger",
     "grpc-transcode",
     "grpc-web",
     "http-logger",

@@ -161,7 +161,9 @@ impl Member {
         let Some(name) = json.as_str().and_then(|text| text.strip_prefix('$')) else {
             return Some(Member::Literal(json));
         };
-        if let Ok(variable) = Variable::parse(name) {
+        // Names that begin with `http_` and the like go on with anything.
+        let is_alone = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if is_alone && let Ok(variable) = Variable::parse(name) {
             return Some(Member::Variable(variable));
         }
         let template = Template::parse(json.as_str().unwrap_or_default(), Groups::None);

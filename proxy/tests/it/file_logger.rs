@@ -113,7 +113,7 @@ fn a_format_of_ones_own_has_what_it_names() {
                     service: $service_name, iso: $time_iso8601, local: $time_local, msec: $msec, \
                     took: $request_time, dialled: $upstream_connect_time, \
                     head: $upstream_header_time, answered: $upstream_response_time, \
-                    me: $hostname, ip: $balancer_ip }";
+                    me: $hostname, ip: $balancer_ip, several: \"$arg_a-$http_host $status\" }";
     let request = "GET /items/7?a=b%20c HTTP/1.1\r\nHost: A:80\r\n\r\n";
     for (at, mut entry) in logged(settings, request.as_bytes()).into_iter().enumerate() {
         // A connection out of the pool was not dialled.
@@ -137,6 +137,7 @@ fn a_format_of_ones_own_has_what_it_names() {
             "length": request.len().to_string(), "service": "shop", "ip": "127.0.0.1",
             "iso": null, "local": null, "msec": null, "took": null,
             "head": null, "answered": null, "addr": null, "port": null, "me": null,
+            "several": "b c-A:80 200",
             "route_id": "all", "service_id": "s",
         });
         assert_eq!(entry, expected);
