@@ -136,7 +136,7 @@ pub enum Failure {
     TimedOut,
     /// The connection ended, or what came is not Redis' protocol.
     Broken,
-    /// It is loading, or a replica.
+    /// It is loading, a replica, busy, or has no room.
     NotReady,
     /// It answers with an error.
     Refused,

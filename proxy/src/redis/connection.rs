@@ -82,7 +82,7 @@ impl Connection {
             }
             result => result,
         };
-        let value = value.map_err(|error| failure(error.kind()))?;
+        let value = value.map_err(|error| failure(&error))?;
         numbers(value, step).ok_or(Failure::Unexpected)
     }
 }
@@ -103,9 +103,15 @@ fn numbers(value: Value, step: &Step) -> Option<Vec<i64>> {
     (step.script.is_answer)(step.keys.len(), &numbers).then_some(numbers)
 }
 
+/// Errors that are over when the server has room, or is done with somebody's long script.
+const PASSING: [&str; 4] = ["BUSY", "MISCONF", "NOREPLICAS", "OOM"];
+
 #[expect(clippy::wildcard_enum_match_arm, reason = "the crate may add kinds")]
-fn failure(kind: ErrorKind) -> Failure {
-    match kind {
+fn failure(error: &RedisError) -> Failure {
+    match error.kind() {
+        ErrorKind::ExtensionError if error.code().is_some_and(|code| PASSING.contains(&code)) => {
+            Failure::NotReady
+        }
         ErrorKind::IoError | ErrorKind::ParseError => Failure::Broken,
         ErrorKind::BusyLoadingError
         | ErrorKind::ReadOnly

@@ -330,6 +330,30 @@ fn what_still_runs_at_the_end_of_a_proxy_does_not_count_any_more() {
 }
 
 #[test]
+fn a_redis_that_is_busy_is_told_later_who_has_left() {
+    let Some(redis) = Redis::start() else { return };
+    let node = Node::always("x");
+    // With one connection to Redis, on which one call stands behind the other.
+    let text = yaml(node.address, &conn(&redis, ""));
+    let proxy = TestProxy::start(&text.replace("workers: 2", "workers: 1"));
+    redis.ask(&["CONFIG SET lua-time-limit 1"]);
+    for lane in LANES {
+        let mut slow = held(&proxy, lane, &node);
+        let mut busy = TcpStream::connect(redis.address).expect("it listens");
+        busy.write_all(b"EVAL 'while true do end' 0\r\n").expect("it reads");
+        let is_busy = || redis.ask(&["PING"])[0].starts_with("-BUSY").then_some(());
+        eventually("a script that runs", is_busy);
+        assert_eq!(slow.ask("y").status, 200);
+        assert_eq!(ask(&proxy, lane), 500);
+        redis.ask(&["SCRIPT KILL"]);
+        redis.nobody_is_in();
+        becomes(&proxy, 200);
+        redis.nobody_is_in();
+        assert_eq!(errors(&proxy, "limit-conn", "undo_lost"), 0.0);
+    }
+}
+
+#[test]
 fn what_a_killed_proxy_counted_expires() {
     let Some(redis) = Redis::start() else { return };
     let node = Node::always("x");
@@ -573,6 +597,8 @@ fn answers_that_make_no_sense_are_no_answers() {
         ("-NOSCRIPT no\r\n", "refused"),
         ("-READONLY no\r\n", "not_ready"),
         ("-LOADING wait\r\n", "not_ready"),
+        ("-MISCONF no disk\r\n", "not_ready"),
+        ("-OOM no memory\r\n", "not_ready"),
         ("HTTP/1.1 400 Bad Request\r\n\r\n", "broken"),
         ("\0\0\0", "broken"),
         ("", "broken"),
