@@ -237,7 +237,9 @@ fn note<'a>(cx: &ConnectionCx, rules: &Snapshot, decision: &mut Decision<'a>) {
             note_route(cx, rules, refusal.route, refusal.consumer, refusal.client);
             cx.record(|record| record.keep(kept));
         }
-        Decision::Call(paused) => note_route(cx, rules, paused.route(), None, None),
+        Decision::Call(paused) => {
+            note_route(cx, rules, paused.route(), paused.consumer(), Some(paused.client()));
+        }
     }
 }
 

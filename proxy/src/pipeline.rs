@@ -328,6 +328,16 @@ impl<'a> Paused<'a> {
     pub fn route(&self) -> Option<&'a Route> {
         self.undecided.route
     }
+
+    /// Who was authenticated so far.
+    pub fn consumer(&self) -> Option<&'a Consumer> {
+        self.undecided.cx.request.consumer
+    }
+
+    /// Who has asked, as far as that was found out.
+    pub fn client(&self) -> IpAddr {
+        self.undecided.cx.request.client
+    }
 }
 
 impl<'a> Undecided<'a> {

@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
-use proxy::test_support::{Node, PATIENCE, Reply, Seen};
+use proxy::test_support::{Node, PATIENCE, Reply, Seen, TestProxy, eventually};
 use socket2::SockRef;
 
-use super::{get, host, proxy, read_head, saying};
+use super::{get, host, proxy, read_head, saying, yaml};
 
 /// Decides by the path of the request.
 fn auth() -> Node {
@@ -169,14 +169,22 @@ fn a_client_that_leaves_takes_its_question_along() {
     });
     for is_express in [true, false] {
         let node = Node::always("x");
-        let proxy = proxy(is_express, &node, &settings(silent));
+        let log = tempfile::NamedTempFile::new().expect("a file");
+        let format = format!("path: {}, log_format: {{ who: $consumer_name }}", log.path().display());
+        let plugins = format!("key-auth: {{}}, file-logger: {{ {format} }}, {}", settings(silent));
+        let consumers = "consumers: [{ username: alice, plugins: { key-auth: { key: k } } }]";
+        let proxy = TestProxy::start(&format!("{}{consumers}\n", yaml(is_express, &node, &plugins)));
         let mut client = proxy.client();
-        client.send(get("/in"));
+        client.send(get("/in?apikey=k"));
         assert!(telling.recv_timeout(PATIENCE).expect("a question").is_some());
         SockRef::from(client.stream()).set_linger(Some(Duration::ZERO)).expect("an option");
         drop(client);
         let next = telling.recv_timeout(PATIENCE).expect("the end of its connection");
         assert_eq!(next, None);
         assert_eq!(node.seen().len(), 0);
+        // Who that was is known by then.
+        let logged = || std::fs::read_to_string(log.path()).ok().filter(|text| text.ends_with('\n'));
+        let line = eventually("a line", logged);
+        assert!(line.contains(r#""who":"alice""#), "{line}");
     }
 }
