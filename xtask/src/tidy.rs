@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use self::source::Source;
 
 /// Modules that decide and do nothing else: they get time and bytes as arguments.
-const PURE: [&str; 13] = [
+const PURE: [&str; 15] = [
     "proxy/src/http",
     "proxy/src/route",
     "proxy/src/plugin",
@@ -26,6 +26,8 @@ const PURE: [&str; 13] = [
     "proxy/src/upstream/balance",
     "proxy/src/upstream/health",
     "proxy/src/upstream/hash_key",
+    "proxy/src/upstream/retry",
+    "proxy/src/upstream/sticky",
     "proxy/src/dns/book",
     "proxy/src/error",
     "proxy/src/guard",

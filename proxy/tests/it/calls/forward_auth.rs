@@ -170,10 +170,12 @@ fn a_client_that_leaves_takes_its_question_along() {
     for is_express in [true, false] {
         let node = Node::always("x");
         let log = tempfile::NamedTempFile::new().expect("a file");
-        let format = format!("path: {}, log_format: {{ who: $consumer_name }}", log.path().display());
+        let format =
+            format!("path: {}, log_format: {{ who: $consumer_name }}", log.path().display());
         let plugins = format!("key-auth: {{}}, file-logger: {{ {format} }}, {}", settings(silent));
         let consumers = "consumers: [{ username: alice, plugins: { key-auth: { key: k } } }]";
-        let proxy = TestProxy::start(&format!("{}{consumers}\n", yaml(is_express, &node, &plugins)));
+        let proxy =
+            TestProxy::start(&format!("{}{consumers}\n", yaml(is_express, &node, &plugins)));
         let mut client = proxy.client();
         client.send(get("/in?apikey=k"));
         assert!(telling.recv_timeout(PATIENCE).expect("a question").is_some());
@@ -183,7 +185,8 @@ fn a_client_that_leaves_takes_its_question_along() {
         assert_eq!(next, None);
         assert_eq!(node.seen().len(), 0);
         // Who that was is known by then.
-        let logged = || std::fs::read_to_string(log.path()).ok().filter(|text| text.ends_with('\n'));
+        let logged =
+            || std::fs::read_to_string(log.path()).ok().filter(|text| text.ends_with('\n'));
         let line = eventually("a line", logged);
         assert!(line.contains(r#""who":"alice""#), "{line}");
     }
