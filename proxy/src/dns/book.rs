@@ -28,6 +28,8 @@ pub(crate) struct Book {
 struct Entry {
     /// The last good answer; empty: there was none yet.
     found: Vec<Found>,
+    /// No part of that was missing.
+    is_whole: bool,
     last: Last,
     /// `None`: the question is under way.
     due: Option<Instant>,
@@ -70,8 +72,7 @@ impl Book {
         let before = self.entries.len();
         for question in questions {
             if !self.entries.contains_key(question) {
-                let entry = Entry { found: Vec::new(), last: Last::NotAsked, due: Some(now) };
-                self.entries.insert(question.clone(), entry);
+                self.entries.insert(question.clone(), Entry::new(now));
             }
         }
         self.entries.len() > before
@@ -100,17 +101,21 @@ impl Book {
         now: Instant,
         room: usize,
     ) -> (Vec<Question>, Option<Instant>) {
-        let (mut taken, mut next) = (Vec::new(), None::<Instant>);
+        let (mut waiting, mut next) = (Vec::new(), None::<Instant>);
         for (question, entry) in &mut self.entries {
-            let Some(due) = entry.due else { continue };
-            if due > now {
-                next = Some(next.map_or(due, |next| next.min(due)));
-            } else if taken.len() < room {
-                entry.due = None;
-                taken.push(question.clone());
+            match entry.due {
+                Some(due) if due <= now => waiting.push((due, question, entry)),
+                Some(due) => next = Some(next.map_or(due, |next| next.min(due))),
+                None => {}
             }
         }
-        (taken, next.filter(|_| room > 0))
+        // Who has waited longest comes first: those that are never answered come back ever again.
+        waiting.sort_by_key(|(due, ..)| *due);
+        let taken = waiting.into_iter().take(room).map(|(_, question, entry)| {
+            entry.due = None;
+            question.clone()
+        });
+        (taken.collect(), next.filter(|_| room > 0))
     }
 
     /// Notes what came of a lookup, and when the next one is due. `random` spreads those.
@@ -126,6 +131,7 @@ impl Book {
         let (wait, news) = match entry.take(outcome) {
             Ok((answer, news)) => {
                 entry.last = Last::Answered;
+                entry.is_whole = !answer.is_partial;
                 entry.found = answer.found;
                 (answer.ttl.clamp(ttl_min, ttl_max), news)
             }
@@ -153,11 +159,15 @@ impl Book {
 }
 
 impl Entry {
+    fn new(now: Instant) -> Self {
+        Self { found: Vec::new(), is_whole: false, last: Last::NotAsked, due: Some(now) }
+    }
+
     /// A good answer and what it changes. An answer of which a part is missing is no good where there
     /// is a whole one.
     fn take(&self, outcome: Outcome) -> Result<(Answer, News), Failure> {
         let answer = outcome?;
-        if answer.is_partial && !self.found.is_empty() {
+        if answer.is_partial && self.is_whole {
             return Err(Failure::Refused);
         }
         let news = match self.last {

@@ -85,6 +85,9 @@ fn a_part_of_an_answer_is_better_than_none_and_worse_than_a_whole_one() {
     let part = |last| Answer { is_partial: true, ..answer(&[last], 0) };
     let mut bench = Bench::new();
     assert_eq!(bench.record(Ok(part(1))), (News::Changed, SECOND));
+    // What is missing may never come.
+    assert_eq!(bench.record(Ok(part(3))), (News::Changed, SECOND));
+    assert_eq!(bench.addresses(), ["10.0.0.3"]);
     assert_eq!(bench.record(Ok(answer(&[1, 2], 7))), (News::Changed, 7 * SECOND));
     let failing = News::Failing { why: Failure::Refused, has_answer: true };
     assert_eq!(bench.record(Ok(part(2))), (failing, SECOND));
@@ -104,6 +107,20 @@ fn times_are_spread_by_a_sixteenth() {
     assert_eq!(due(&mut bench, 0), 16 * SECOND);
     assert_eq!(due(&mut bench, 1 << 31), 16 * SECOND + SECOND / 2);
     assert!(due(&mut bench, u32::MAX) < 17 * SECOND);
+}
+
+#[test]
+fn who_has_waited_longest_is_asked_first() {
+    let now = Instant::now();
+    let mut book = Book::new(&Resolver::default());
+    let names: Vec<_> = (0..20).map(|n| question(&n.to_string())).collect();
+    for (at, name) in names.iter().enumerate() {
+        book.add([name].into_iter(), now + at as u32 * SECOND);
+    }
+    let late = now + 100 * SECOND;
+    for name in &names {
+        assert_eq!(book.take_due(late, 1).0, std::slice::from_ref(name));
+    }
 }
 
 #[test]
