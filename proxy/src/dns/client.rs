@@ -118,10 +118,10 @@ impl Client {
         }
         match question.records {
             Records::Addresses => self.host(&name).await,
-            Records::Services => self.services(&name).await,
-            Records::ServicesOrAddresses => match self.services(&name).await {
-                Err(Failure::NoRecords) => self.host(&name).await,
-                outcome => outcome,
+            Records::Services => self.services(&name).await?.ok_or(Failure::NoRecords),
+            Records::ServicesOrAddresses => match self.services(&name).await? {
+                Some(answer) => Ok(answer),
+                None => self.host(&name).await,
             },
         }
     }
@@ -133,9 +133,15 @@ impl Client {
         Ok(answer(found, addresses.reply.ttl, addresses.is_partial))
     }
 
-    /// SRV records, and the addresses of their targets.
-    async fn services(self: &Arc<Self>, name: &Name) -> Outcome {
-        let Reply { mut records, mut ttl } = self.records(name, RecordType::SRV, service).await?;
+    /// SRV records, and the addresses of their targets; `None` if there are no such records.
+    async fn services(self: &Arc<Self>, name: &Name) -> Result<Option<Answer>, Failure> {
+        let reply = match self.records(name, RecordType::SRV, service).await {
+            Err(Failure::NoRecords) => return Ok(None),
+            reply => reply?,
+        };
+        let Reply { mut records, mut ttl } = reply;
+        // A service without a target, RFC 2782's `.`, is decidedly not there.
+        records.retain(|service| !service.target.is_root());
         records.sort_by_key(|service| service.priority);
         let is_cut = records.len() > SERVICES_MAX;
         records.truncate(SERVICES_MAX);
@@ -160,7 +166,7 @@ impl Client {
             return Err(worst);
         }
         let answer = answer(found, ttl, is_partial);
-        Ok(Answer { is_cut: answer.is_cut || is_cut, ..answer })
+        Ok(Some(Answer { is_cut: answer.is_cut || is_cut, ..answer }))
     }
 
     /// Asks about several names, some of them at a time.
@@ -206,9 +212,16 @@ impl Client {
     }
 
     async fn of_family(&self, name: &Name, kind: RecordType) -> Result<Reply<IpAddr>, Failure> {
-        let hosts = self.hosts.lookup_static_host(&Query::query(name.clone(), kind));
-        let mut reply = match hosts {
+        let in_file = |kind| self.hosts.lookup_static_host(&Query::query(name.clone(), kind));
+        let mut reply = match in_file(kind) {
             Some(lookup) => Reply::of(&lookup, RData::ip_addr),
+            // It is there with addresses of the other family.
+            None if [RecordType::A, RecordType::AAAA]
+                .into_iter()
+                .any(|it| in_file(it).is_some()) =>
+            {
+                return Err(Failure::NoRecords);
+            }
             None => self.records(name, kind, RData::ip_addr).await?,
         };
         reply.records.iter_mut().for_each(|address| *address = address.to_canonical());
@@ -286,10 +299,9 @@ fn both(
     }
 }
 
-/// A service without a target, RFC 2782's `.`, is decidedly not there.
 fn service(data: &RData) -> Option<SRV> {
     let RData::SRV(service) = data else { return None };
-    (!service.target.is_root()).then(|| service.clone())
+    Some(service.clone())
 }
 
 fn nodes_of(service: &SRV, addresses: &Reply<IpAddr>) -> impl Iterator<Item = Found> {

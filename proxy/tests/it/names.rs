@@ -274,6 +274,17 @@ fn a_service_is_srv_records_or_else_addresses() {
     names.say("app.internal", Says::services(0, &[(0, 0, port, "n2.internal")]));
     let mut client = second.client();
     eventually("the service", || (client.ask(GET).text() == "2").then_some(()));
+    // There are SRV records, if of nobody who could be found: the name's own addresses are no answer.
+    let Says::Records { mut records, .. } = says([1]) else { unreachable!() };
+    let Says::Records { records: services, .. } = Says::services(0, &[(0, 0, port, "n2.internal")])
+    else {
+        unreachable!()
+    };
+    records.extend(services);
+    names.say("app.internal", Says::Records { ttl: 0, records });
+    names.say("n2.internal", Says::NoSuchName);
+    eventually("a failure", || second.admin("/dns").text().contains("no such name").then_some(()));
+    assert_eq!(client.ask(GET).text(), "2");
 }
 
 #[test]

@@ -15,10 +15,10 @@ async fn names_of_this_host_are_not_asked_for() {
     let nameservers = vec![SocketAddr::from(([127, 0, 0, 1], 9))];
     let settings = Resolver { nameservers, ..Resolver::default() };
     let mut client = Client::new(&settings).unwrap();
-    let file = "10.0.0.2 App.internal app # comment\n10.0.0.1 app\n0.0.0.0 blocked\n";
+    let file = "10.0.0.2 App.internal app # comment\n10.0.0.1 app\n0.0.0.0 blocked\n::1 six\n";
     client.hosts = Hosts::default();
     client.hosts.read_hosts_conf(file.as_bytes()).unwrap();
-    client.family = Family::Ipv4;
+    client.family = Family::PreferIpv4;
     let client = Arc::new(client);
     let ask = async |name: &str| {
         let question = Question { name: name.into(), records: Records::Addresses };
@@ -28,6 +28,7 @@ async fn names_of_this_host_are_not_asked_for() {
     assert_eq!(ask("app").await, Ok(vec![ip(1), ip(2)]));
     assert_eq!(ask("app.internal.").await, Ok(vec![ip(2)]));
     assert_eq!(ask("blocked").await, Err(Failure::NoRecords));
+    assert_eq!(ask("six").await, Ok(vec![IpAddr::from(std::net::Ipv6Addr::LOCALHOST)]));
 }
 
 #[test]
