@@ -604,6 +604,13 @@ pub struct Node {
     pub priority: i32,
 }
 
+impl Node {
+    /// What it is known by: under another name the same address is another node.
+    pub fn identity(&self) -> (SocketAddr, Option<Arc<str>>) {
+        (self.address, self.host.clone())
+    }
+}
+
 /// What is resolved into nodes, one for each address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedNode {

@@ -163,10 +163,10 @@ impl Balancer {
             .filter(|before| before.balancing == balancing)
             .into_iter()
             .flat_map(Balancer::members)
-            .map(|member| (member.node.address, Arc::clone(&member.load)))
+            .map(|member| (member.node.identity(), Arc::clone(&member.load)))
             .collect();
         let mut load = |node: &Node| {
-            known.remove(&node.address).unwrap_or_else(|| Arc::new(Load::new(balancing)))
+            known.remove(&node.identity()).unwrap_or_else(|| Arc::new(Load::new(balancing)))
         };
         let weights = effective_weights(nodes);
         let mut members: Vec<_> = (0..)

@@ -24,7 +24,7 @@ use std::{
 use self::standing::{Report, Standing, State};
 use super::balance::NodeIndex;
 use crate::{
-    config::{self, Checks, OutlierDetection},
+    config::{self, Checks, Node, OutlierDetection},
     error::Fault,
     metrics::{CheckResult, Ejection, HealthMetrics, Metrics},
 };
@@ -147,7 +147,8 @@ struct Judge {
 #[derive(Debug)]
 pub struct NodeHealth {
     judge: Arc<Judge>,
-    address: SocketAddr,
+    /// [`config::Node::identity`].
+    identity: (SocketAddr, Option<Arc<str>>),
     /// A [`Standing`].
     standing: AtomicU64,
     /// When it came up while others were, milliseconds from [`since_begin`] on; 0: nobody minds.
@@ -220,7 +221,7 @@ impl Health {
         let known: HashMap<_, _> = known
             .into_iter()
             .flat_map(|before| &before.nodes)
-            .map(|node| (node.address, node))
+            .map(|node| (&node.identity, node))
             .collect();
         let kept = before.filter(|before| before.judge.judges_by(config));
         let judge = match kept {
@@ -228,13 +229,13 @@ impl Health {
             None => Arc::new(Judge::new(config, metrics)),
         };
         let were_there: HashSet<_> =
-            before.iter().flat_map(|before| &before.nodes).map(|node| node.address).collect();
-        let nodes = config.nodes.iter().map(|node| match known.get(&node.address) {
+            before.iter().flat_map(|before| &before.nodes).map(|node| node.address()).collect();
+        let nodes = config.nodes.iter().map(Node::identity).map(|node| match known.get(&node) {
             Some(known) if kept.is_some() => Arc::clone(known),
             Some(known) => Arc::new(known.judged_by(&judge)),
             None => {
-                let new = NodeHealth::new(&judge, node.address, now);
-                if before.is_some() && !were_there.contains(&node.address) {
+                let new = NodeHealth::new(&judge, node, now);
+                if before.is_some() && !were_there.contains(&new.address()) {
                     new.rise(now);
                 }
                 Arc::new(new)
@@ -335,7 +336,7 @@ impl Health {
         }
         let seconds = node.eject(rules, now).as_secs_f64();
         self.judge.metrics.ejection(Ejection::Ejected);
-        let (upstream, node, cause) = (&self.judge.upstream, node.address, excess.label());
+        let (upstream, node, cause) = (&self.judge.upstream, node.address(), excess.label());
         tracing::warn!(%upstream, %node, cause, seconds, "node ejected");
     }
 }
@@ -361,11 +362,15 @@ impl Judge {
 
 impl NodeHealth {
     /// New nodes take requests.
-    fn new(judge: &Arc<Judge>, address: SocketAddr, now: Instant) -> NodeHealth {
+    fn new(
+        judge: &Arc<Judge>,
+        identity: (SocketAddr, Option<Arc<str>>),
+        now: Instant,
+    ) -> NodeHealth {
         let history = History { since: now, ejections: 0, ejected_until: now, eased: now };
         NodeHealth {
             judge: Arc::clone(judge),
-            address,
+            identity,
             standing: AtomicU64::new(Standing::default().pack()),
             risen: AtomicU64::new(0),
             last_failure: AtomicU32::new(0),
@@ -376,15 +381,15 @@ impl NodeHealth {
 
     /// The same in the eyes of checks, with other rules for outliers, by which it is none yet.
     fn judged_by(&self, judge: &Arc<Judge>) -> NodeHealth {
-        let node = NodeHealth::new(judge, self.address, lock(&self.history).since);
+        let node = NodeHealth::new(judge, self.identity.clone(), lock(&self.history).since);
         node.standing.store(self.standing().readmitted().pack(), Relaxed);
         node.last_failure.store(self.last_failure.load(Relaxed), Relaxed);
         node.risen.store(self.risen.load(Relaxed), Relaxed);
         node
     }
 
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    fn address(&self) -> SocketAddr {
+        self.identity.0
     }
 
     pub fn is_up(&self) -> bool {
@@ -404,7 +409,7 @@ impl NodeHealth {
         let standing = self.standing();
         View {
             upstream: &self.judge.upstream,
-            node: self.address,
+            node: self.address(),
             is_up: standing.is_up(),
             state: if standing.is_ejected { "ejected" } else { standing.state.label() },
             since: lock(&self.history).since,
@@ -475,7 +480,7 @@ impl NodeHealth {
     }
 
     fn log(&self, state: State, cause: Outcome) {
-        let (upstream, node, state_is) = (&self.judge.upstream, self.address, state.label());
+        let (upstream, node, state_is) = (&self.judge.upstream, self.address(), state.label());
         if state.is_up() {
             tracing::info!(%upstream, %node, state = state_is, %cause, "node is up");
         } else {
@@ -511,7 +516,7 @@ impl NodeHealth {
             self.turn(history, after, now);
         }
         history.eased = now;
-        let (upstream, node) = (&self.judge.upstream, self.address);
+        let (upstream, node) = (&self.judge.upstream, self.address());
         tracing::info!(%upstream, %node, cause, "node is not ejected any more");
     }
 

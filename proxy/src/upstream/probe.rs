@@ -73,7 +73,8 @@ struct Watched {
     health: Arc<Health>,
     /// `concurrency` of them.
     permits: Arc<Semaphore>,
-    probing: HashMap<SocketAddr, Probing>,
+    /// By [`Node::identity`].
+    probing: HashMap<(SocketAddr, Option<Arc<str>>), Probing>,
     _sweeping: Option<Task>,
 }
 
@@ -131,11 +132,12 @@ impl Prober {
         let probing = nodes.filter_map(|(node, config)| {
             let check = &node.checks()?.active;
             let question = Question::of(check, &upstream.config.pass_host, config);
+            let identity = config.identity();
             let same = known
-                .remove(&node.address())
+                .remove(&identity)
                 .filter(|known| Arc::ptr_eq(&known.node, node) && *known.question == question);
             let probing = same.unwrap_or_else(|| self.probe(node, question, &permits));
-            Some((node.address(), probing))
+            Some((identity, probing))
         });
         let probing = probing.collect();
         Watched { health: Arc::clone(health), permits, probing, _sweeping: sweeping }

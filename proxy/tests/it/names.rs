@@ -151,6 +151,51 @@ fn a_changed_answer_costs_no_request_and_no_connection_to_what_stays() {
     assert!(connections.is_some_and(|last| last < 3), "{connections:?}");
 }
 
+/// Each name may be another host there, so each is probed.
+#[test]
+fn an_address_of_two_names_is_probed_under_both() {
+    let sick = Node::scripted(|seen| match seen.line().contains(" /probe ") {
+        true => Reply::Bytes(b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".to_vec()),
+        false => Reply::ok("sick"),
+    });
+    let well = Node::always("well");
+    let names = NameServer::start();
+    for name in ["one.internal", "other.internal", "well.internal"] {
+        names.say(name, says([1]));
+    }
+    let [port, well_port] = [&sick, &well].map(|node| node.address.port());
+    let proxy = proxy(
+        &names,
+        &format!(
+            "checks: {{ active: {{ http_path: /probe, healthy: {{ interval: 0.02 }}, \
+             unhealthy: {{ interval: 0.02, http_failures: 1 }} }} }}, \
+             nodes: {{ \"one.internal:{port}\": 1, \"other.internal:{port}\": 1, \
+             \"well.internal:{well_port}\": 1 }}"
+        ),
+    );
+    let check_down = || {
+        eventually("both down", || {
+            let page = proxy.admin("/health").text();
+            (page.matches("\"is_up\":false").count() == 2).then_some(())
+        });
+        for lane in LANES {
+            let mut client = Client::connect(proxy.address(lane));
+            (0..6).for_each(|_| assert_eq!(client.ask(GET).text(), "well", "{lane}"));
+        }
+    };
+    check_down();
+    // What is made anew for others keeps both.
+    names.say("other.internal", says([1, 9]));
+    eventually("another answer", || {
+        proxy.admin("/health").text().contains("127.0.0.9").then_some(())
+    });
+    names.say("other.internal", says([1]));
+    eventually("the first answer", || {
+        (!proxy.admin("/health").text().contains("127.0.0.9")).then_some(())
+    });
+    check_down();
+}
+
 #[test]
 fn the_last_good_answer_stays_whatever_a_server_says() {
     let (_nodes, port) = nodes([1, 2]);

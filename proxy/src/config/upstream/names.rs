@@ -1,6 +1,6 @@
 //! What an upstream's names resolve to, as nodes.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::HashSet, net::SocketAddr, sync::Arc};
 
 use super::{
     super::{NamedNode, Node, Upstream},
@@ -35,6 +35,9 @@ impl Upstream {
         for name in &self.names {
             nodes.extend(found(&name.question).iter().map(|found| name.node(found)));
         }
+        // Names that differ in a dot at their end, or in the port of their records alone.
+        let mut seen = HashSet::with_capacity(nodes.len());
+        nodes.retain(|node| seen.insert(node.identity()));
         let too_many = nodes.len().saturating_sub(NODES_MAX);
         nodes.truncate(NODES_MAX);
         let unfit = balancing::fit(&mut nodes, self.balancing);

@@ -62,6 +62,16 @@ fn each_address_of_a_name_is_a_node_as_configured() {
 }
 
 #[test]
+fn what_has_the_same_name_and_address_is_one_node() {
+    let names = ["x", "x.", "y"].map(|name| named(name, 80, 1, 0));
+    let upstream = upstream(Balancing::RoundRobin, names.into());
+    let answers = [found(1), found(2)];
+    let (resolved, left_out) = upstream.resolved(|_| &answers);
+    let hosts: Vec<_> = nodes(&resolved).into_iter().map(|(_, host, ..)| host).collect();
+    assert_eq!((hosts, left_out), (vec!["x", "x", "y", "y"], 0));
+}
+
+#[test]
 fn services_bring_port_weight_and_rank() {
     let upstream = upstream(Balancing::LeastConn, vec![named("_http._tcp.x", 80, 1, 0)]);
     let answers = [
@@ -90,8 +100,9 @@ fn an_upstream_without_names_is_itself() {
 /// Nobody has checked what a server says: it must fit whatever the type lays out.
 #[test]
 fn weights_of_others_are_made_smaller_until_they_fit() {
-    let answers =
-        [[0, 65_535, 80], [0, 65_534, 80], [0, 1, 80], [1, 7, 80]].map(|srv| service(1, "a", srv));
+    let records = [[0, 65_535, 80], [0, 65_534, 80], [0, 1, 80], [1, 7, 80]];
+    let answers: Vec<_> =
+        (1..).zip(records).map(|(last, record)| service(last, "a", record)).collect();
     for (balancing, expected) in [
         (Balancing::RoundRobin, [32_768, 32_767, 1, 7]),
         (Balancing::Chash, [2048, 2048, 1, 7]),
