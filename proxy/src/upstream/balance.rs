@@ -159,8 +159,8 @@ impl Drop for Picked {
 impl Balancer {
     /// What is known of nodes that `before` had too is kept, unless they are balanced otherwise now.
     pub fn new(nodes: &[Node], balancing: Balancing, before: Option<&Balancer>) -> Self {
+        let before = before.filter(|before| before.balancing == balancing);
         let mut known: HashMap<_, _> = before
-            .filter(|before| before.balancing == balancing)
             .into_iter()
             .flat_map(Balancer::members)
             .map(|member| (member.node.identity(), Arc::clone(&member.load)))
@@ -182,7 +182,7 @@ impl Balancer {
         members.sort_by_key(|member| Reverse(member.node.priority));
         let levels = members
             .chunk_by(|one, next| one.node.priority == next.node.priority)
-            .map(|members| Level::new(members, balancing))
+            .map(|members| Level::new(members, balancing, before))
             .collect();
         Self { balancing, nodes: nodes.into(), levels }
     }
@@ -226,18 +226,33 @@ impl Balancer {
         self.levels.iter().find_map(|level| level.pick(cx, is_open))
     }
 
+    /// That of one priority.
+    fn cycle(&self, priority: i32) -> Option<&RoundRobin> {
+        let is_it = |level: &&Level| level.members[0].node.priority == priority;
+        match &self.levels.iter().find(is_it)?.algorithm {
+            Algorithm::RoundRobin(cycle) => Some(cycle),
+            Algorithm::Chash(_)
+            | Algorithm::Maglev(_)
+            | Algorithm::LeastConn(_)
+            | Algorithm::Ewma(_) => None,
+        }
+    }
+
     fn members(&self) -> impl Iterator<Item = &Member> {
         self.levels.iter().flat_map(|level| &level.members)
     }
 }
 
 impl Level {
-    fn new(members: &[Member], balancing: Balancing) -> Self {
+    fn new(members: &[Member], balancing: Balancing, before: Option<&Balancer>) -> Self {
         let mut members = members.to_vec();
         let divisor = members.iter().fold(0, |divisor, member| gcd(divisor, member.weight));
         members.iter_mut().for_each(|member| member.weight /= divisor);
         let algorithm = match balancing {
-            Balancing::RoundRobin => Algorithm::RoundRobin(RoundRobin::new(&members)),
+            Balancing::RoundRobin => {
+                let cycle = before.and_then(|before| before.cycle(members[0].node.priority));
+                Algorithm::RoundRobin(RoundRobin::new(&members, cycle))
+            }
             Balancing::Chash => Algorithm::Chash(Ring::new(&members)),
             Balancing::LeastConn => Algorithm::LeastConn(LeastConn::new(&members)),
             Balancing::Ewma => Algorithm::Ewma(Ewma::new(&members)),

@@ -25,8 +25,6 @@ struct Candidate {
     index: NodeIndex,
     weight: u64,
     load: Arc<Load>,
-    /// When it was picked last.
-    turn: AtomicU64,
 }
 
 impl LeastConn {
@@ -35,9 +33,10 @@ impl LeastConn {
             index: member.index,
             weight: member.weight.into(),
             load: Arc::clone(&member.load),
-            turn: AtomicU64::new(0),
         };
-        Self { candidates: members.iter().map(candidate).collect(), turn: AtomicU64::new(1) }
+        let turns = members.iter().map(|member| member.load.turn.load(Relaxed));
+        let turn = AtomicU64::new(turns.max().unwrap_or(0) + 1);
+        Self { candidates: members.iter().map(candidate).collect(), turn }
     }
 
     pub(super) fn pick(&self, is_open: IsOpen<'_>) -> Option<Picked> {
@@ -49,7 +48,7 @@ impl LeastConn {
             // If not, another worker has taken it: this one goes round at most as often as others
             // get on.
             if best.load.begin_at(active) {
-                best.turn.store(self.turn.fetch_add(1, Relaxed), Relaxed);
+                best.load.turn.store(self.turn.fetch_add(1, Relaxed), Relaxed);
                 let load = Some(Arc::clone(&best.load));
                 return Some(Picked { index: best.index, load, begun: None });
             }
@@ -60,6 +59,6 @@ impl LeastConn {
 fn compare((one, one_has): (&Candidate, u32), (other, other_has): (&Candidate, u32)) -> Ordering {
     let one_costs = (u64::from(one_has) + 1) * other.weight;
     let other_costs = (u64::from(other_has) + 1) * one.weight;
-    let turns = || one.turn.load(Relaxed).cmp(&other.turn.load(Relaxed));
+    let turns = || one.load.turn.load(Relaxed).cmp(&other.load.turn.load(Relaxed));
     one_costs.cmp(&other_costs).then_with(turns)
 }

@@ -17,6 +17,8 @@ const DECAY: Duration = Duration::from_secs(10);
 pub(super) struct Load {
     /// Requests under way.
     active: AtomicU32,
+    /// When it was picked last, counted in picks.
+    pub(super) turn: AtomicU64,
     /// `None`: nobody asks for it.
     latency: Option<Latency>,
 }
@@ -24,7 +26,11 @@ pub(super) struct Load {
 impl Load {
     pub(super) fn new(balancing: Balancing) -> Self {
         let is_timed = balancing == Balancing::Ewma;
-        Self { active: AtomicU32::new(0), latency: is_timed.then(Latency::default) }
+        Self {
+            active: AtomicU32::new(0),
+            turn: AtomicU64::new(0),
+            latency: is_timed.then(Latency::default),
+        }
     }
 
     pub(super) fn active(&self) -> u32 {

@@ -16,8 +16,10 @@ pub(super) struct RoundRobin {
 }
 
 impl RoundRobin {
-    pub(super) fn new(members: &[Member]) -> Self {
-        Self { cycle: cycle(members), position: AtomicUsize::new(0) }
+    /// `before` is that of the nodes before they changed: who has had a turn is not first again.
+    pub(super) fn new(members: &[Member], before: Option<&RoundRobin>) -> Self {
+        let position = before.map_or(0, |before| before.position.load(Ordering::Relaxed));
+        Self { cycle: cycle(members), position: AtomicUsize::new(position) }
     }
 
     /// The next slot of the cycle. One whose node is not open is nobody's, so that the others keep

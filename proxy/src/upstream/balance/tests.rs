@@ -444,6 +444,21 @@ fn ewma_begins_with_every_node() {
 }
 
 #[test]
+fn a_change_of_nodes_does_not_begin_with_the_first_again() {
+    for balancing in [Balancing::RoundRobin, Balancing::LeastConn] {
+        let mut bench = Bench::new(balancing, &nodes(&[1; 4]));
+        let mut counts = [0; 4];
+        for another in 100..140 {
+            counts[bench.pick().index.position()] += 1;
+            let mut after = by_priority(&[&[1; 4], &[1]]);
+            after[4].address.set_port(another);
+            bench.balancer = Balancer::new(&after, balancing, Some(&bench.balancer));
+        }
+        assert_eq!(counts, [10; 4], "{balancing:?}");
+    }
+}
+
+#[test]
 fn what_is_known_of_a_node_outlives_changes_of_others() {
     let before = Bench::new(Balancing::LeastConn, &nodes(&[1, 1]));
     let busy: Vec<_> = (0..4).map(|_| before.pick()).collect();
