@@ -196,15 +196,19 @@ pub(crate) fn decide<'a>(
 pub(crate) async fn perform<'a>(
     cx: &ConnectionCx,
     rules: &'a Snapshot,
-    paused: Box<Paused<'a>>,
+    mut paused: Box<Paused<'a>>,
 ) -> Decision<'a> {
     // Nothing is left behind when the downstream does not wait.
-    let reply = match &paused.call {
+    let reply = match &mut paused.call {
         Call::Delay(time) => {
             tokio::time::sleep(*time).await;
             plugin::Reply::Delayed
         }
-        Call::Http(request) => plugin::Reply::Http(Box::pin(cx.worker.client.call(request)).await),
+        Call::Http(request) => {
+            // A question that comes back here would ask itself.
+            request.fields.extend(cx.forwarding.pseudonym().field().map(|via| (header::VIA, via)));
+            plugin::Reply::Http(Box::pin(cx.worker.client.call(request)).await)
+        }
         Call::Keys(source) => {
             source.refresh(&cx.worker.client).await;
             plugin::Reply::Refreshed

@@ -14,7 +14,7 @@
 //! Names with an underscore pass.
 
 use bytes::Bytes;
-use http::{HeaderName, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::{
     framing::{BodyLength, Version},
@@ -101,6 +101,11 @@ impl Pseudonym {
     pub fn is_in<'v>(&self, mut via: impl Iterator<Item = &'v [u8]>) -> bool {
         let instance = self.http11.get("1.1 ".len()..).unwrap_or_default();
         via.any(|value| via_names(value, instance))
+    }
+
+    /// `Via` of a message of our own.
+    pub fn field(&self) -> Option<HeaderValue> {
+        HeaderValue::from_maybe_shared(self.http11.clone()).ok()
     }
 
     /// The entry for a message received in `version`.

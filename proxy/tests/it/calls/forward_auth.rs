@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use proxy::test_support::{Node, PATIENCE, Reply, Seen, TestProxy, eventually};
+use proxy::test_support::{Node, PATIENCE, Reply, Seen, TestProxy, eventually, unused_address};
 use socket2::SockRef;
 
 use super::{get, host, proxy, read_head, saying, yaml};
@@ -82,6 +82,18 @@ fn whoever_is_asked_decides_and_is_told_of_the_request() {
         assert_eq!(connections, [0; 5], "one connection is kept");
         let answered = "tandem_calls_total{purpose=\"forward_auth\",result=\"answered\"}";
         proxy.check_metric(answered, 6.0);
+    }
+}
+
+#[test]
+fn a_question_that_comes_back_is_not_asked_again() {
+    for is_express in [true, false] {
+        let (node, address) = (Node::always("x"), unused_address());
+        let text = yaml(is_express, &node, &settings(address));
+        let proxy = TestProxy::start(&text.replace("127.0.0.1:0", &address.to_string()));
+        assert_eq!(proxy.client().ask(get("/in")).status, 508);
+        assert_eq!(node.seen().len(), 0);
+        proxy.check_metric("tandem_calls_total{purpose=\"forward_auth\",result=\"answered\"}", 1.0);
     }
 }
 
