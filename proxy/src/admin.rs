@@ -5,7 +5,7 @@
 //! | `/live` | 200 while the process runs |
 //! | `/ready` | 200, or 503 while draining; who does the work, and why not the kernel |
 //! | `/metrics` | every metric, OpenMetrics text |
-//! | `/health` | the nodes of upstreams with `checks` or `outlier_detection` as JSON |
+//! | `/health` | the nodes of upstreams with `checks`, `outlier_detection` or `slow_start` as JSON |
 //! | `/dns` | every name of a node and what it resolves to, as JSON |
 //! | `/bpf/status` | [`kernel::Status`](crate::kernel::Status) as JSON, for `tandem bpf status` |
 //! | PUT `/bpf/same_host/on`, `off` | the switch of `kernel.same_host`, then the status |

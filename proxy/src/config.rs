@@ -548,6 +548,13 @@ impl SameSite {
     }
 }
 
+impl Upstream {
+    /// Whether anything is known of its nodes but where they are.
+    pub fn is_judged(&self) -> bool {
+        self.checks.is_some() || self.outlier_detection.is_some() || self.slow_start.is_some()
+    }
+}
+
 /// What a node gets as `Host`, unless a plugin says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PassHost {

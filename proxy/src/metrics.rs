@@ -364,11 +364,8 @@ impl Metrics {
                 upstream.forget(&self.families);
             },
         );
-        let is_judged = |upstream: &&Arc<config::Upstream>| {
-            upstream.checks.is_some() || upstream.outlier_detection.is_some()
-        };
-        let judged: HashSet<&str> =
-            config.upstreams.iter().filter(is_judged).map(|upstream| &*upstream.id).collect();
+        let judged = config.upstreams.iter().filter(|upstream| upstream.is_judged());
+        let judged: HashSet<&str> = judged.map(|upstream| &*upstream.id).collect();
         forget(
             &self.healths,
             |upstream| judged.contains(&**upstream),

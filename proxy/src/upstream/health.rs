@@ -213,8 +213,7 @@ impl Health {
         metrics: &Metrics,
         now: Instant,
     ) -> Option<Health> {
-        let is_judged = config.checks.is_some() || config.outlier_detection.is_some();
-        if !is_judged && config.slow_start.is_none() {
+        if !config.is_judged() {
             return None;
         }
         let known = before.filter(|before| before.judge.checks == config.checks);
@@ -235,7 +234,8 @@ impl Health {
             Some(known) => Arc::new(known.judged_by(&judge)),
             None => {
                 let new = NodeHealth::new(&judge, node, now);
-                if before.is_some() && !were_there.contains(&new.address()) {
+                // At a start names are resolved when the rest is there already.
+                if !were_there.is_empty() && !were_there.contains(&new.address()) {
                     new.rise(now);
                 }
                 Arc::new(new)
