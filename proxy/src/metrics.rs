@@ -39,7 +39,7 @@ pub use self::{
 };
 use crate::{
     client::{Failure, Purpose},
-    config::{self, Config},
+    config::Config,
     connection::Lane,
     error::Fault,
     forward::Fallback,
