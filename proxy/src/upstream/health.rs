@@ -12,7 +12,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
             AtomicU32, AtomicU64,
             Ordering::{AcqRel, Acquire, Relaxed},
@@ -151,8 +151,9 @@ pub struct NodeHealth {
     identity: (SocketAddr, Option<Arc<str>>),
     /// A [`Standing`].
     standing: AtomicU64,
-    /// When it came up while others were, milliseconds from [`since_begin`] on; 0: nobody minds.
+    /// When it came up while others were, milliseconds from `begin` on; 0: nobody minds.
     risen: AtomicU64,
+    begin: Instant,
     /// The last [`Outcome`] that spoke against it; 0: there was none.
     last_failure: AtomicU32,
     interval: Tally,
@@ -263,12 +264,14 @@ impl Health {
     /// Whether `node` takes the request that drew this number: of all requests it would get, one that
     /// comes up takes a share that grows with the time since.
     pub fn is_warm(&self, node: NodeIndex, random: u64, now: Instant) -> bool {
-        let risen = self.nodes[node.position()].risen.load(Relaxed);
+        let position = node.position();
+        let node = &self.nodes[position];
+        let risen = node.risen.load(Relaxed);
         let Some(window) = self.judge.slow_start.filter(|_| risen > 0) else { return true };
-        let since = since_begin(now).saturating_sub(risen) as f64;
+        let since = node.age(now).saturating_sub(risen) as f64;
         let share = (since / (window.as_secs_f64() * 1e3)).max(FIRST_SHARE);
         // Another number for each node.
-        let drawn = random.wrapping_mul(2 * node.position() as u64 + 1);
+        let drawn = random.wrapping_mul(2 * position as u64 + 1);
         (drawn as f64) < share * u64::MAX as f64
     }
 
@@ -373,6 +376,7 @@ impl NodeHealth {
             identity,
             standing: AtomicU64::new(Standing::default().pack()),
             risen: AtomicU64::new(0),
+            begin: now,
             last_failure: AtomicU32::new(0),
             interval: Tally::default(),
             history: Mutex::new(history),
@@ -381,7 +385,11 @@ impl NodeHealth {
 
     /// The same in the eyes of checks, with other rules for outliers, by which it is none yet.
     fn judged_by(&self, judge: &Arc<Judge>) -> NodeHealth {
-        let node = NodeHealth::new(judge, self.identity.clone(), lock(&self.history).since);
+        let since = lock(&self.history).since;
+        let node = NodeHealth {
+            begin: self.begin,
+            ..NodeHealth::new(judge, self.identity.clone(), since)
+        };
         node.standing.store(self.standing().readmitted().pack(), Relaxed);
         node.last_failure.store(self.last_failure.load(Relaxed), Relaxed);
         node.risen.store(self.risen.load(Relaxed), Relaxed);
@@ -476,7 +484,12 @@ impl NodeHealth {
     }
 
     fn rise(&self, now: Instant) {
-        self.risen.store(since_begin(now).max(1), Relaxed);
+        self.risen.store(self.age(now), Relaxed);
+    }
+
+    /// Milliseconds, and one more.
+    fn age(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.begin).as_millis() as u64 + 1
     }
 
     fn log(&self, state: State, cause: Outcome) {
@@ -544,13 +557,6 @@ impl Report {
             Report::Timeout => CheckResult::Timeout,
         }
     }
-}
-
-/// Milliseconds since somebody asked for the first time.
-fn since_begin(now: Instant) -> u64 {
-    static BEGIN: OnceLock<Instant> = OnceLock::new();
-    let begin = BEGIN.get_or_init(|| now);
-    now.saturating_duration_since(*begin).as_millis() as u64
 }
 
 /// Nothing that runs under these locks leaves anything half done.
