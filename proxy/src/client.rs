@@ -1,8 +1,9 @@
 //! Requests of our own: what is asked on behalf of plugins and of whoever watches nodes, by HTTP/1.1,
 //! with TLS or without.
 //!
-//! A [`Request`] goes in; a [`Response`] comes out, or the [`Failure`] that kept it from coming. Each call has one deadline for everything, and bounds for head and body. Redirects are
-//! answers like others, interim responses are skipped, and nothing is remembered but connections.
+//! A [`Request`] goes in; a [`Response`] comes out, or the [`Failure`] that kept it from coming. Each
+//! call has one deadline for everything, and bounds for head and body. Redirects are answers like
+//! others, interim responses are skipped, and nothing is remembered but connections.
 //!
 //! A call drives its connection itself, so it works on every runtime and needs no task; dropping it
 //! closes the connection.

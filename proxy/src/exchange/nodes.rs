@@ -89,7 +89,7 @@ enum Price {
 fn price_of_another(plan: &Plan<'_>, result: &Result<impl Answered, Fault>) -> Option<Price> {
     let on = &plan.upstream.config.retry_on;
     let is_wanted = match result {
-        Ok(answer) => !on.statuses.is_empty() && on.statuses.contains(&answer.status()),
+        Ok(answer) => on.statuses.contains(&answer.status()),
         Err(fault) => match fault.consequence().retry {
             Retry::NextNode => return on.connect_failure.then_some(Price::Nothing),
             Retry::AfterReset => on.reset,
