@@ -66,6 +66,12 @@ impl Deadlines {
         self.has_expired[wait as usize].set(false);
     }
 
+    /// How long a wait has been under way that was started with `timeout`.
+    pub(crate) fn waited(&self, wait: Wait, timeout: Duration) -> Duration {
+        let left = |at: Instant| at.saturating_duration_since(Instant::now());
+        self.at[wait as usize].get().map_or(Duration::ZERO, |at| timeout.saturating_sub(left(at)))
+    }
+
     pub(crate) fn has_expired(&self, wait: Wait) -> bool {
         self.has_expired[wait as usize].get()
     }

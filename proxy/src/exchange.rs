@@ -228,7 +228,7 @@ fn note<'a>(cx: &ConnectionCx, rules: &Snapshot, decision: &mut Decision<'a>) {
             note_route(cx, rules, Some(plan.route), plan.request.consumer, client);
             cx.record(|record| record.keep(kept));
             if plan.is_diverted() {
-                cx.record(|record| record.diverted(plan.upstream.id()));
+                cx.record(|record| record.diverted(plan.upstream));
             }
             if let Some(max) = plan.body_size_max
                 && let Err(fault) = cx.limit_body(max)

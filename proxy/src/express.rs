@@ -371,12 +371,14 @@ impl Forward<'_> {
         let mut carried = match self.lead(connection.node, response, after, buffers) {
             Ok(carried) => carried,
             Err(fault) => {
+                cx.broke_off(fault);
                 let Some(status) = fault.consequence().status else { return Err(fault) };
                 return own_answer(cx, self.head, self.plan.answer(status), fault, after).await;
             }
         };
         upload.answered();
-        carried.carry(cx, &mut connection, &mut upload, buffers).await?;
+        let carried_all = carried.carry(cx, &mut connection, &mut upload, buffers).await;
+        carried_all.inspect_err(|fault| cx.broke_off(*fault))?;
         cx.exchange_over();
         if !upload.is_over() && carried.keeps_alive && after == After::KeepAlive {
             return Ok(upload.finish(cx, connection.stream, &mut buffers.request).await);
@@ -458,7 +460,7 @@ impl Carried {
         .await;
         note_delivery(cx, connection);
         carried?;
-        cx.deadlines.stop(Wait::Send);
+        cx.stop_sending();
         cx.deadlines.stop(Wait::Upstream);
         Ok(())
     }
@@ -532,7 +534,7 @@ fn watch(
     cx.count_sent(news.copied + news.spliced);
     cx.count_spliced(Direction::Sent, news);
     if news.has_moved {
-        cx.deadlines.stop(Wait::Send);
+        cx.stop_sending();
         cx.deadlines.stop(Wait::Upstream);
     }
     match moved {

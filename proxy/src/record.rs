@@ -22,6 +22,7 @@ use crate::{
     plugin::{Chain, Consumer, Detail, Finished, Kept},
     route::stream::StreamRoute,
     snapshot::Snapshot,
+    upstream::{balance::NodeIndex, group::Upstream, health::Outcome},
     variable::Ends,
     worker::{ListenerCx, Worker},
 };
@@ -44,8 +45,10 @@ pub(crate) struct RequestRecord {
     /// What plugins have asked to be kept until the end.
     kept: Kept,
     /// Where the request went, if not where its route leads to.
-    upstream: Option<Arc<str>>,
+    diverted: Option<Arc<Upstream>>,
     node: Option<SocketAddr>,
+    /// The node whose response is under way, and what it is judged by when that is over.
+    answering: Option<(NodeIndex, Outcome)>,
     status: Option<u16>,
     upstream_status: Option<u16>,
     connect: Option<Duration>,
@@ -90,8 +93,9 @@ impl RequestRecord {
             client: None,
             detail: None,
             kept: Kept::default(),
-            upstream: None,
+            diverted: None,
             node: None,
+            answering: None,
             status: None,
             upstream_status: None,
             connect: None,
@@ -156,8 +160,21 @@ impl RequestRecord {
         }
     }
 
-    pub(crate) fn diverted(&mut self, upstream: &Arc<str>) {
-        self.upstream = Some(Arc::clone(upstream));
+    pub(crate) fn diverted(&mut self, upstream: &Arc<Upstream>) {
+        self.diverted = Some(Arc::clone(upstream));
+    }
+
+    /// This node's response is the one that leaves.
+    pub(crate) fn answered_by(&mut self, node: NodeIndex, status: u16) {
+        self.answering = Some((node, Outcome::Status(status)));
+    }
+
+    /// Its response has broken off, and it is to blame.
+    pub(crate) fn blame(&mut self, fault: Fault) {
+        if let (Some((_, outcome)), Some(broken)) = (&mut self.answering, Outcome::of_fault(fault))
+        {
+            *outcome = broken;
+        }
     }
 
     /// The node has answered `upstream`, of which plugins have made `downstream`, if anything else.
@@ -251,17 +268,19 @@ impl RequestRecord {
         metrics.finished(self.status, end, total);
         metrics.moved(Direction::Sent, sent);
         metrics.moved(Direction::Recv, recv);
+        if let (Some((node, outcome)), Some(upstream)) = (self.answering, self.upstream()) {
+            upstream.observe(node, outcome);
+        }
         let (sent_bytes, recv_bytes) = (sent.total(), recv.total());
         self.log_hooks(sent_bytes, recv_bytes, total);
         let (Some(log), Some(at)) = (&self.worker.access_log, self.at) else { return };
-        let (route, upstream) = self.names();
         let head = self.head.as_ref();
         log.write(&Entry {
             at,
             downstream: self.downstream,
             listener: &self.listener.name,
-            route,
-            upstream,
+            route: self.route_id(),
+            upstream: self.upstream().map(|upstream| &**upstream.id()),
             node: self.node,
             method: head.map(RequestHead::method),
             host: head.and_then(RequestHead::host),
@@ -356,16 +375,19 @@ impl RequestRecord {
         }
     }
 
-    fn names(&self) -> (Option<&str>, Option<&str>) {
-        match &self.route {
-            Some(Routed::Http(rules, Some(index))) => {
-                let route = &rules.routes()[*index];
-                let upstream = route.upstream.as_ref().map(|upstream| &**upstream.id());
-                (Some(&route.names.id), self.upstream.as_deref().or(upstream))
-            }
-            Some(Routed::Stream(route)) => (Some(&route.config.id), Some(route.upstream.id())),
-            Some(Routed::Http(_, None)) | None => (None, None),
+    fn route_id(&self) -> Option<&str> {
+        match self.route.as_ref()? {
+            Routed::Http(rules, index) => Some(&rules.routes()[(*index)?].names.id),
+            Routed::Stream(route) => Some(&route.config.id),
         }
+    }
+
+    fn upstream(&self) -> Option<&Upstream> {
+        let of_route = match self.route.as_ref()? {
+            Routed::Http(rules, index) => rules.routes()[(*index)?].upstream.as_deref(),
+            Routed::Stream(route) => Some(&*route.upstream),
+        };
+        self.diverted.as_deref().or(of_route)
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd},
     rc::Rc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use tokio::{net::TcpStream, time::Instant};
@@ -36,6 +37,10 @@ use crate::{
     worker::{ListenerCx, Worker},
 };
 
+/// A downstream that takes nothing for so long may be what its node gives up: shorter than the patience
+/// of any node, longer than a usual pause.
+const STALL_MIN: Duration = Duration::from_secs(1);
+
 /// What one downstream connection's stages share.
 pub(crate) struct ConnectionCx {
     pub(crate) worker: Rc<Worker>,
@@ -59,6 +64,8 @@ pub(crate) struct ConnectionCx {
     /// Found in a body under way: the exchange answers if it still can.
     pub(super) body_fault: Cell<Option<Fault>>,
     sent_bytes: Cell<u64>,
+    /// The downstream has held up the response under way for [`STALL_MIN`] at once.
+    has_stalled: Cell<bool>,
     leg: ClientLeg,
     pub(crate) passage: Rc<Passage>,
     pub(super) order: Cell<Order>,
@@ -102,6 +109,7 @@ impl ConnectionCx {
             refusal: Cell::default(),
             body_fault: Cell::default(),
             sent_bytes: Cell::default(),
+            has_stalled: Cell::default(),
             leg: ClientLeg::default(),
             passage: Rc::default(),
             order: Cell::new(Order::Run),
@@ -146,6 +154,31 @@ impl ConnectionCx {
         if let Some(record) = &mut *self.record.borrow_mut() {
             amend(record);
         }
+    }
+
+    /// The downstream is not waited for any more.
+    pub(crate) fn stop_sending(&self) {
+        self.note_stall();
+        self.deadlines.stop(Wait::Send);
+    }
+
+    fn note_stall(&self) {
+        if self.deadlines.waited(Wait::Send, self.worker.timeouts.send) >= STALL_MIN {
+            self.has_stalled.set(true);
+        }
+    }
+
+    /// The response under way has broken off behind its head. The node is not to blame if it had to
+    /// wait for the downstream: to read, or to send the rest of its request.
+    pub(crate) fn broke_off(&self, fault: Fault) {
+        self.note_stall();
+        let is_held_up = self.has_stalled.get() || self.is_body_owed();
+        self.record(|record| {
+            record.fault(fault);
+            if !is_held_up {
+                record.blame(fault);
+            }
+        });
     }
 
     pub(crate) fn body_fault(&self) -> Option<Fault> {
@@ -286,6 +319,7 @@ impl ConnectionCx {
         record.lane(lane);
         *self.record.borrow_mut() = Some(record);
         self.sent_bytes.set(0);
+        self.has_stalled.set(false);
         self.phase.set(Phase::Exchange);
     }
 

@@ -373,7 +373,7 @@ impl ConnectionCx {
         let written = write(Pin::new(downstream.inlet.stream_mut()), task);
         self.check_leg(&watch, downstream.stream().as_fd());
         match &written {
-            Poll::Ready(Ok(_)) => self.deadlines.stop(Wait::Send),
+            Poll::Ready(Ok(_)) => self.stop_sending(),
             Poll::Ready(Err(_)) => self.record(|record| record.fault(Fault::DownstreamReset)),
             Poll::Pending if self.deadlines.has_expired(Wait::Send) => {
                 self.record(|record| record.fault(Fault::SendTimedOut));

@@ -321,7 +321,7 @@ impl NodeBody {
         task: &Context<'_>,
         fault: Fault,
     ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
-        cx.record(|record| record.fault(fault));
+        cx.broke_off(fault);
         self.carrier = Carrier::Gone;
         self.is_breaking_off = true;
         task.waker().wake_by_ref();

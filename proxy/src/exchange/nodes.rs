@@ -42,30 +42,41 @@ pub(crate) async fn over_nodes<T: Answered>(
         let result = attempt(upstream.balancer.node(picked.index())).await;
         observe(plan, &picked, &result);
         let Some(price) = price_of_another(plan, &result) else {
-            return result.map(|answer| (answer, picked));
+            return conclude(cx, picked, result);
         };
         tried.insert(picked.index());
         let has_more = tried.len() <= upstream.config.retries;
         let next = has_more.then(|| cx.worker.pick(upstream, &tried, &key)).flatten();
-        let Some(next) = next else { return result.map(|answer| (answer, picked)) };
+        let Some(next) = next else { return conclude(cx, picked, result) };
         if retries_end.is_some_and(|end| Instant::now() >= end) {
-            return result.map(|answer| (answer, picked)).map_err(|_| Fault::RetriesTimedOut);
+            return conclude(cx, picked, result).map_err(|_| Fault::RetriesTimedOut);
         }
         if price == Price::Budget && !upstream.allows_retry() {
-            return result.map(|answer| (answer, picked));
+            return conclude(cx, picked, result);
+        }
+        if let Ok(unwanted) = result {
+            upstream.observe(picked.index(), Outcome::Status(unwanted.status()));
         }
         upstream.metrics.retry();
         picked = next;
     }
 }
 
-/// What balancer and health learn of an attempt.
+/// The last attempt. Of its response health learns when that is over.
+fn conclude<T: Answered>(
+    cx: &ConnectionCx,
+    picked: Picked,
+    result: Result<T, Fault>,
+) -> Result<(T, Picked), Fault> {
+    let answer = result?;
+    cx.record(|record| record.answered_by(picked.index(), answer.status()));
+    Ok((answer, picked))
+}
+
+/// What the balancer learns of an attempt, and health of one in vain.
 fn observe(plan: &Plan<'_>, picked: &Picked, result: &Result<impl Answered, Fault>) {
     match result {
-        Ok(answer) => {
-            picked.answered(|| answer.at());
-            plan.upstream.observe(picked.index(), Outcome::Status(answer.status()));
-        }
+        Ok(answer) => picked.answered(|| answer.at()),
         Err(fault) => {
             if fault.is_of_node() {
                 picked.failed(std::time::Instant::now);

@@ -94,7 +94,7 @@ impl fmt::Display for Outcome {
         match self {
             Outcome::Status(status) => write!(f, "status {status}"),
             Outcome::Connected => f.write_str("connected"),
-            Outcome::Closed => f.write_str("no connection or no response"),
+            Outcome::Closed => f.write_str("no connection or no whole response"),
             Outcome::TimedOut => f.write_str("timed out"),
         }
     }

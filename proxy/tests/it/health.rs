@@ -252,6 +252,86 @@ fn nodes_that_do_not_answer_fail_too() {
     }
 }
 
+/// A good head alone speaks for nobody.
+#[test]
+fn responses_that_break_off_count_as_what_ended_them() {
+    const CLOSING: &str = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let reply = |framing: &str| format!("HTTP/1.1 200 OK\r\n{framing}\r\n").into_bytes();
+    let half = || reply("content-length: 9\r\n\r\nhalf");
+    for (reply, passive) in [
+        (Reply::Close(half()), "tcp_failures: 2"),
+        (
+            Reply::Close(reply("transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\nrubbish")),
+            "tcp_failures: 2",
+        ),
+        (Reply::Bytes(half()), "timeouts: 2"),
+    ] {
+        let one = Node::scripted(move |seen| match (seen.line().contains("/probe"), &reply) {
+            (true, _) => Reply::ok("well"),
+            (false, Reply::Bytes(bytes)) => Reply::Bytes(bytes.clone()),
+            (false, Reply::Close(bytes)) => Reply::Close(bytes.clone()),
+        });
+        let other = Node::always("other");
+        for keys in [
+            format!("checks: {{ {}, passive: {{ unhealthy: {{ {passive} }} }} }}", active(ONCE)),
+            "outlier_detection: { consecutive_5xx: 2 }".to_owned(),
+        ] {
+            let read = if passive.starts_with("timeouts") { 0.5 } else { 5.0 };
+            let keys =
+                format!("retry_on: [], timeout: {{ connect: 5, send: 5, read: {read} }}, {keys}");
+            for lane in LANES {
+                let proxy = proxy(&keys, &[one.address, other.address]);
+                if keys.contains("checks") {
+                    // A probe that succeeds later would be one for it.
+                    proxy.check_metric(&checks("success"), 2.0);
+                }
+                one.take();
+                for _ in 0..6 {
+                    Client::connect(proxy.address(lane)).send(CLOSING).rest();
+                }
+                proxy.check_metric(&up(one.address), 0.0);
+                assert_eq!(one.take().len(), 2, "{lane} {keys}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_that_leaves_or_does_not_read_speaks_against_nobody() {
+    const LENGTH: usize = 1 << 30;
+    let endless = |stream: &mut TcpStream| {
+        // Longer than it takes to be held up.
+        stream.set_write_timeout(Some(Duration::from_millis(1500)))?;
+        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n")?;
+        loop {
+            stream.write_all(&[b'x'; 4096])?;
+        }
+    };
+    thread::scope(|scope| {
+        for lane in LANES {
+            scope.spawn(move || {
+                let (node, closed) = flooding(endless);
+                let proxy = proxy("outlier_detection: { consecutive_5xx: 1 }", &[node]);
+                let ask = || {
+                    let mut client = Client::connect(proxy.address(lane));
+                    client.send(GET).until(b"\r\n\r\n");
+                    client
+                };
+                (0..3).for_each(|_| drop(ask()));
+                eventually("the end of three", || (closed.load(SeqCst) == 3).then_some(()));
+                let mut slow = ask();
+                eventually("the end of the fourth", || (closed.load(SeqCst) == 4).then_some(()));
+                assert!(slow.rest().len() < LENGTH);
+                let lines = proxy.access_log(4);
+                assert!(lines[..3].iter().all(|line| line.ends_with(" CD")), "{lines:?}");
+                assert!(lines[3].ends_with(" SD"), "{lines:?}");
+                proxy.check_metric(&up(node), 1.0);
+                proxy.check_metric(&ejections("ejected"), 0.0);
+            });
+        }
+    });
+}
+
 #[test]
 fn an_outlier_is_ejected_and_comes_back() {
     for lane in LANES {
@@ -619,7 +699,7 @@ fn a_node_is_probed_by_https_and_has_to_be_who_it_says() {
     for (host, cause) in [
         ("inner.example", "cause=status 500"),
         ("\"inner.example:8443\"", "cause=status 500"),
-        ("other.example", "cause=no connection or no response"),
+        ("other.example", "cause=no connection or no whole response"),
     ] {
         let (address, certificate) = tls_node();
         let roots = directory.path().join("roots.pem");
