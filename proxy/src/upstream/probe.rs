@@ -75,7 +75,27 @@ struct Watched {
     permits: Arc<Semaphore>,
     /// By [`Node::identity`].
     probing: HashMap<(SocketAddr, Option<Arc<str>>), Probing>,
-    _sweeping: Option<Task>,
+    sweeping: Option<Sweeping>,
+}
+
+/// Ends one interval after the other, whatever becomes of the nodes meanwhile.
+struct Sweeping {
+    every: Duration,
+    health: watch::Sender<Arc<Health>>,
+    _task: Task,
+}
+
+impl Sweeping {
+    /// `None`: nobody asks for it. `before` goes on unless the interval is another one.
+    fn of(health: &Arc<Health>, before: Option<Sweeping>) -> Option<Sweeping> {
+        let every = health.outliers()?.interval;
+        if let Some(same) = before.filter(|before| before.every == every) {
+            same.health.send_replace(Arc::clone(health));
+            return Some(same);
+        }
+        let (health, latest) = watch::channel(Arc::clone(health));
+        Some(Sweeping { every, health, _task: Task::start(sweep(latest, every)) })
+    }
 }
 
 /// One node.
@@ -115,19 +135,18 @@ impl Prober {
     }
 
     fn watch(&self, upstream: &Upstream, health: &Arc<Health>, before: Option<Watched>) -> Watched {
-        let sweeping = health.outliers().map(|rules| {
-            let (health, interval) = (Arc::clone(health), rules.interval);
-            Task::start(async move { sweep(&health, interval).await })
-        });
         let checks = health.checks();
-        let before = before.filter(|before| before.health.checks() == checks);
-        let (permits, mut known) = match before {
-            Some(before) => (before.permits, before.probing),
-            None => {
-                let concurrency = checks.map_or(0, |checks| checks.active.concurrency);
-                (Arc::new(Semaphore::new(concurrency)), HashMap::new())
+        let (before, swept) = match before {
+            Some(Watched { health: judged, permits, probing, sweeping }) => {
+                ((judged.checks() == checks).then_some((permits, probing)), sweeping)
             }
+            None => (None, None),
         };
+        let sweeping = Sweeping::of(health, swept);
+        let (permits, mut known) = before.unwrap_or_else(|| {
+            let concurrency = checks.map_or(0, |checks| checks.active.concurrency);
+            (Arc::new(Semaphore::new(concurrency)), HashMap::new())
+        });
         let nodes = health.nodes().iter().zip(&upstream.config.nodes);
         let probing = nodes.filter_map(|(node, config)| {
             let check = &node.checks()?.active;
@@ -140,7 +159,7 @@ impl Prober {
             Some((identity, probing))
         });
         let probing = probing.collect();
-        Watched { health: Arc::clone(health), permits, probing, _sweeping: sweeping }
+        Watched { health: Arc::clone(health), permits, probing, sweeping }
     }
 
     fn probe(
@@ -161,11 +180,12 @@ impl Prober {
     }
 }
 
-async fn sweep(health: &Health, every: Duration) {
+async fn sweep(health: watch::Receiver<Arc<Health>>, every: Duration) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        let health = Arc::clone(&health.borrow());
         health.sweep(Instant::now());
     }
 }

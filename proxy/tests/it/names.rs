@@ -196,6 +196,40 @@ fn an_address_of_two_names_is_probed_under_both() {
     check_down();
 }
 
+/// Each change comes before there is enough to judge by.
+#[test]
+fn failures_are_counted_through_changed_answers() {
+    let sick =
+        Node::scripted(|_| Reply::Bytes(b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".to_vec()));
+    let (_others, port) = nodes([1, 2]);
+    let names = NameServer::start();
+    names.say("sick.internal", says([1]));
+    names.say("other.internal", says([1]));
+    let proxy = proxy(
+        &names,
+        &format!(
+            "outlier_detection: {{ consecutive_5xx: 0, failure_percentage_threshold: 50, \
+             failure_percentage_minimum_hosts: 1, failure_percentage_request_volume: 5, interval: 4 }}, \
+             nodes: {{ \"sick.internal:{}\": 1, \"other.internal:{port}\": 1 }}",
+            sick.address.port()
+        ),
+    );
+    let mut client = proxy.client();
+    let mut round = 0;
+    eventually("an ejection", || {
+        round += 1;
+        let other = 1 + round % 2;
+        names.say("other.internal", says([other]));
+        let shown = format!("{}:{port}", local(other));
+        eventually("the change", || proxy.admin("/health").text().contains(&shown).then_some(()));
+        // Two for each.
+        (0..4).for_each(|_| drop(client.ask(GET)));
+        let ejected = "tandem_upstream_ejections_total{upstream=\"app\",result=\"ejected\"}";
+        (proxy.metric(ejected) == 1.0).then_some(())
+    });
+    assert!(round > 2);
+}
+
 #[test]
 fn the_last_good_answer_stays_whatever_a_server_says() {
     let (_nodes, port) = nodes([1, 2]);
