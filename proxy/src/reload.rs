@@ -124,6 +124,7 @@ impl Reloader {
         running.names.keep(questions(config));
         self.publish(config, &running.names);
         let published = Instant::now();
+        running.names.published(published.into_std());
         running.config = if_named(config);
         drop(running);
         self.metrics.forget_all_but(config);

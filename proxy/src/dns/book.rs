@@ -12,6 +12,11 @@ use crate::config::Resolver;
 const RETRY_WAIT_MIN: Duration = Duration::from_secs(1);
 /// … up to this.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Publishing makes all rules anew: changed answers wait for each other this long after the first…
+const TOGETHER: Duration = Duration::from_millis(10);
+/// … and until so much has passed since it was done last; where names have not been answered at all,
+/// the others wait for them as long.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
 /// A name is asked about later than it has to be by up to this share of the time, so that not all are
 /// asked about at once.
 const JITTER: u32 = 16;
@@ -20,6 +25,9 @@ const JITTER: u32 = 16;
 #[derive(Debug)]
 pub(crate) struct Book {
     entries: HashMap<Question, Entry>,
+    /// Since when it says something that is not published; `None`: it does not.
+    changed: Option<Instant>,
+    published: Option<Instant>,
     ttl_min: Duration,
     ttl_max: Duration,
 }
@@ -60,7 +68,7 @@ pub(crate) enum News {
 impl Book {
     pub(crate) fn new(settings: &Resolver) -> Self {
         let Resolver { ttl_min, ttl_max, .. } = *settings;
-        Self { entries: HashMap::new(), ttl_min, ttl_max }
+        Self { entries: HashMap::new(), changed: None, published: None, ttl_min, ttl_max }
     }
 
     /// Takes up what is not in it yet, to be asked about at once. Whether there is any.
@@ -146,7 +154,22 @@ impl Book {
         let jitter = ((wait / JITTER).as_nanos() * u128::from(random)) >> 32;
         let jitter = Duration::from_nanos(u64::try_from(jitter).unwrap_or(0));
         entry.due = Some(now + wait + jitter);
+        if news == News::Changed {
+            self.changed.get_or_insert(now);
+        }
         news
+    }
+
+    /// When what has changed is to be published; `None`: nothing has.
+    pub(crate) fn publication(&self) -> Option<Instant> {
+        let wait = if self.is_waiting() { PUBLISH_INTERVAL } else { TOGETHER };
+        let due = self.changed? + wait;
+        Some(self.published.map_or(due, |published| due.max(published + PUBLISH_INTERVAL)))
+    }
+
+    /// Everything it says is published.
+    pub(crate) fn published(&mut self, now: Instant) {
+        (self.changed, self.published) = (None, Some(now));
     }
 
     /// For people to read, in the order of names.

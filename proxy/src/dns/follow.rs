@@ -1,10 +1,10 @@
 //! The task that asks, on the control runtime.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{future::pending, iter, sync::Arc, time::Instant};
 
 use tokio::{
     task::{JoinSet, spawn_blocking},
-    time::{Instant, sleep_until, timeout_at},
+    time::sleep_until,
 };
 
 use super::{Failure, Outcome, Question, client::Clients};
@@ -12,8 +12,6 @@ use crate::{config::Resolver, reload::Reloader};
 
 /// Lookups at a time.
 const LOOKUPS_MAX: usize = 64;
-/// What comes within this time after an answer is published together with it.
-const TOGETHER: Duration = Duration::from_millis(10);
 
 /// Asks about every name of the rules in force whenever it is due, until dropped.
 pub(crate) async fn follow(reloader: Arc<Reloader>, settings: Resolver) {
@@ -21,7 +19,7 @@ pub(crate) async fn follow(reloader: Arc<Reloader>, settings: Resolver) {
     let mut asked: JoinSet<(Question, Outcome)> = JoinSet::new();
     loop {
         let room = LOOKUPS_MAX - asked.len();
-        let (due, next) = reloader.take_due(Instant::now().into_std(), room);
+        let (due, next) = reloader.take_due(Instant::now(), room);
         if !due.is_empty() {
             let client = clients.now();
             for question in due {
@@ -37,14 +35,12 @@ pub(crate) async fn follow(reloader: Arc<Reloader>, settings: Resolver) {
         }
         tokio::select! {
             Some(first) = asked.join_next() => {
-                let mut outcomes = vec![first];
-                let end = Instant::now() + TOGETHER;
-                while let Ok(Some(further)) = timeout_at(end, asked.join_next()).await {
-                    outcomes.push(further);
-                }
-                let outcomes = outcomes.into_iter().filter_map(Result::ok).collect();
+                let outcomes = iter::once(first).chain(iter::from_fn(|| asked.try_join_next()));
+                reloader.answered(outcomes.filter_map(Result::ok));
+            }
+            () = at(reloader.publication()) => {
                 let reloader = Arc::clone(&reloader);
-                if let Err(error) = spawn_blocking(move || reloader.answered(outcomes)).await {
+                if let Err(error) = spawn_blocking(move || reloader.publish_answers()).await {
                     return tracing::error!(%error, "names are not followed any more");
                 }
             }
@@ -54,9 +50,9 @@ pub(crate) async fn follow(reloader: Arc<Reloader>, settings: Resolver) {
     }
 }
 
-async fn at(next: Option<std::time::Instant>) {
-    match next {
-        Some(next) => sleep_until(next.into()).await,
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time.into()).await,
         None => pending().await,
     }
 }

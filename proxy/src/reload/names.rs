@@ -36,10 +36,15 @@ pub(super) fn if_named(config: &Config) -> Option<Config> {
 }
 
 impl Reloader {
-    /// Waits until every name has been asked about once, for as long as a lookup may take.
+    /// Waits until every name has been asked about once, and what came of that is in force, for as long
+    /// as a lookup may take.
     pub(crate) fn wait_for_names(&self) {
+        self.wait_while(|names| names.is_waiting() || names.publication().is_some());
+    }
+
+    fn wait_while(&self, is_waiting: impl Fn(&Book) -> bool) {
         let wait = self.start.resolver.timeout + PUBLISHING;
-        let is_waiting = |running: &mut Running| running.names.is_waiting();
+        let is_waiting = |running: &mut Running| is_waiting(&running.names);
         let waited = self.names.answered.wait_timeout_while(self.running(), wait, is_waiting);
         let (_running, result) = waited.unwrap_or_else(PoisonError::into_inner);
         if result.timed_out() {
@@ -50,7 +55,7 @@ impl Reloader {
     pub(super) fn resolve_new(&self, config: &Config) {
         if self.running().names.add(questions(config), Instant::now()) {
             self.names.new_names.notify_one();
-            self.wait_for_names();
+            self.wait_while(Book::is_waiting);
         }
     }
 
@@ -63,19 +68,33 @@ impl Reloader {
         self.running().names.take_due(now, room)
     }
 
-    /// Notes what came of lookups, and publishes it if it changes anything.
-    pub(crate) fn answered(&self, outcomes: Vec<(Question, Outcome)>) {
+    /// Notes what came of lookups.
+    pub(crate) fn answered(&self, outcomes: impl Iterator<Item = (Question, Outcome)>) {
         let mut running = self.running();
-        let mut is_changed = false;
         for (question, outcome) in outcomes {
             self.count(&outcome);
             let random = RandomState::new().hash_one(()) as u32;
             let news = running.names.record(&question, outcome, Instant::now(), random);
             tell(&question, news, running.names.found(&question).len());
-            is_changed |= news == News::Changed;
         }
-        if let Some(config) = running.config.as_ref().filter(|_| is_changed) {
-            self.publish(config, &running.names);
+        drop(running);
+        self.names.answered.notify_all();
+    }
+
+    /// [`Book::publication`].
+    pub(crate) fn publication(&self) -> Option<Instant> {
+        self.running().names.publication()
+    }
+
+    /// Publishes what has been noted, unless somebody has meanwhile.
+    pub(crate) fn publish_answers(&self) {
+        let mut running = self.running();
+        if running.names.publication().is_some() {
+            let Running { config, names } = &mut *running;
+            if let Some(config) = config {
+                self.publish(config, names);
+            }
+            names.published(Instant::now());
         }
         drop(running);
         self.names.answered.notify_all();

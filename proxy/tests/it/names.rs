@@ -151,6 +151,23 @@ fn a_changed_answer_costs_no_request_and_no_connection_to_what_stays() {
     assert!(connections.is_some_and(|last| last < 3), "{connections:?}");
 }
 
+#[test]
+fn changes_are_published_so_often_and_no_more() {
+    let (_nodes, port) = nodes([1, 2]);
+    let names = NameServer::start();
+    names.say("app.internal", says([1]));
+    let proxy = proxy(&names, &format!("nodes: {{ \"app.internal:{port}\": 1 }}"));
+    let mut client = proxy.client();
+    assert_eq!(client.ask(GET).text(), "1", "the first answer is in force at the start");
+    let begun = Instant::now();
+    for round in 0..6 {
+        let last = 2 - round % 2;
+        names.say("app.internal", says([last]));
+        check_becomes(&mut client, &last.to_string());
+    }
+    assert!(begun.elapsed() >= 5 * Duration::from_millis(200), "{:?}", begun.elapsed());
+}
+
 /// Each name may be another host there, so each is probed.
 #[test]
 fn an_address_of_two_names_is_probed_under_both() {

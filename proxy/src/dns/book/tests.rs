@@ -95,6 +95,33 @@ fn a_part_of_an_answer_is_better_than_none_and_worse_than_a_whole_one() {
 }
 
 #[test]
+fn changes_are_published_together_and_not_too_often() {
+    let names = ["a", "b", "c"].map(question);
+    let (mut book, now) = (Book::new(&Resolver::default()), Instant::now());
+    book.add(names.iter(), now);
+    let record = |book: &mut Book, name: usize, outcome, after| {
+        book.record(&names[name], outcome, now + after, 0);
+    };
+    assert_eq!(book.publication(), None);
+    record(&mut book, 0, Ok(answer(&[1], 7)), Duration::ZERO);
+    record(&mut book, 1, Err(Failure::TimedOut), TOGETHER);
+    assert_eq!(book.publication(), Some(now + PUBLISH_INTERVAL), "nobody has answered the third");
+    record(&mut book, 2, Ok(answer(&[1], 7)), 2 * TOGETHER);
+    assert_eq!(book.publication(), Some(now + TOGETHER), "all have answered");
+    book.published(now + SECOND);
+    assert_eq!(book.publication(), None);
+    record(&mut book, 0, Ok(answer(&[1], 7)), SECOND);
+    record(&mut book, 1, Err(Failure::Refused), SECOND);
+    assert_eq!(book.publication(), None, "nothing new");
+    record(&mut book, 0, Ok(answer(&[2], 7)), SECOND + TOGETHER);
+    record(&mut book, 0, Ok(answer(&[3], 7)), SECOND + 3 * TOGETHER);
+    assert_eq!(book.publication(), Some(now + SECOND + PUBLISH_INTERVAL));
+    book.published(now + 2 * SECOND);
+    record(&mut book, 0, Ok(answer(&[4], 7)), 4 * SECOND);
+    assert_eq!(book.publication(), Some(now + 4 * SECOND + TOGETHER));
+}
+
+#[test]
 fn times_are_spread_by_a_sixteenth() {
     let mut bench = Bench::new();
     let due = |bench: &mut Bench, random| {
