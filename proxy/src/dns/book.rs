@@ -12,6 +12,8 @@ use crate::config::Resolver;
 const RETRY_WAIT_MIN: Duration = Duration::from_secs(1);
 /// … up to this.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(30);
+/// So long after its time a whole answer is better than one of which a part is missing.
+const PART_REFUSED_FOR: Duration = Duration::from_secs(60);
 /// Publishing makes all rules anew: changed answers wait for each other this long after the first…
 const TOGETHER: Duration = Duration::from_millis(10);
 /// … and until so much has passed since it was done last; where names have not been answered at all,
@@ -36,8 +38,8 @@ pub(crate) struct Book {
 struct Entry {
     /// The last good answer; empty: there was none yet.
     found: Vec<Found>,
-    /// No part of that was missing.
-    is_whole: bool,
+    /// Until when that counts, if no part of it was missing.
+    whole_until: Option<Instant>,
     last: Last,
     /// `None`: the question is under way.
     due: Option<Instant>,
@@ -136,12 +138,13 @@ impl Book {
     ) -> News {
         let (ttl_min, ttl_max) = (self.ttl_min, self.ttl_max);
         let Some(entry) = self.entries.get_mut(question) else { return News::None };
-        let (wait, news) = match entry.take(outcome) {
+        let (wait, news) = match entry.take(outcome, now) {
             Ok((answer, news)) => {
+                let ttl = answer.ttl.clamp(ttl_min, ttl_max);
                 entry.last = Last::Answered;
-                entry.is_whole = !answer.is_partial;
+                entry.whole_until = (!answer.is_partial).then(|| now + ttl);
                 entry.found = answer.found;
-                (answer.ttl.clamp(ttl_min, ttl_max), news)
+                (ttl, news)
             }
             Err(why) => {
                 let wait = entry.retry_wait(ttl_min.min(RETRY_WAIT_MIN));
@@ -183,14 +186,15 @@ impl Book {
 
 impl Entry {
     fn new(now: Instant) -> Self {
-        Self { found: Vec::new(), is_whole: false, last: Last::NotAsked, due: Some(now) }
+        Self { found: Vec::new(), whole_until: None, last: Last::NotAsked, due: Some(now) }
     }
 
     /// A good answer and what it changes. An answer of which a part is missing is no good where there
-    /// is a whole one.
-    fn take(&self, outcome: Outcome) -> Result<(Answer, News), Failure> {
+    /// is a whole one that is not too old.
+    fn take(&self, outcome: Outcome, now: Instant) -> Result<(Answer, News), Failure> {
         let answer = outcome?;
-        if answer.is_partial && self.is_whole {
+        let is_better = |until: Instant| now < until + PART_REFUSED_FOR;
+        if answer.is_partial && self.whole_until.is_some_and(is_better) {
             return Err(Failure::Refused);
         }
         let news = match self.last {

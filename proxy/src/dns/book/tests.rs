@@ -90,8 +90,15 @@ fn a_part_of_an_answer_is_better_than_none_and_worse_than_a_whole_one() {
     assert_eq!(bench.addresses(), ["10.0.0.3"]);
     assert_eq!(bench.record(Ok(answer(&[1, 2], 7))), (News::Changed, 7 * SECOND));
     let failing = News::Failing { why: Failure::Refused, has_answer: true };
+    let expired = bench.now;
     assert_eq!(bench.record(Ok(part(2))), (failing, SECOND));
     assert_eq!(bench.addresses(), ["10.0.0.1", "10.0.0.2"]);
+    // Not for ever: what is missing may never come again.
+    while bench.now < expired + 60 * SECOND {
+        assert_eq!(bench.record(Ok(part(2))).0, News::None);
+    }
+    assert_eq!(bench.record(Ok(part(2))), (News::Changed, SECOND));
+    assert_eq!(bench.addresses(), ["10.0.0.2"]);
 }
 
 #[test]
