@@ -93,7 +93,7 @@ async fn reach(
             if retries_end.is_some_and(|end| Instant::now() >= end) {
                 return Err(Fault::RetriesTimedOut);
             }
-            metrics.retry();
+            metrics.redial();
         }
         let node = upstream.balancer.node(picked.index()).address;
         let started = Instant::now();

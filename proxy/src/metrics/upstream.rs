@@ -15,6 +15,8 @@ pub struct UpstreamMetrics {
     pool_idle: Gauge,
     retries: Counter,
     retries_refused: Counter,
+    /// Of `retries` those of connections, which no pool was asked for; on no page.
+    redials: Counter,
 }
 
 impl UpstreamMetrics {
@@ -29,6 +31,7 @@ impl UpstreamMetrics {
             pool_idle: families.pool_idle.get_or_create_owned(&labels),
             retries: families.retries.get_or_create_owned(&labels),
             retries_refused: families.retries_refused.get_or_create_owned(&labels),
+            redials: Counter::default(),
             upstream,
         }
     }
@@ -66,7 +69,8 @@ impl UpstreamMetrics {
     /// Requests so far, each counted once however often it was sent.
     pub fn requests(&self) -> u64 {
         let count = |result: Checkout| self.checkouts[result as usize].get();
-        (count(Checkout::Reused) + count(Checkout::New)).saturating_sub(self.retries.get())
+        let repeated = self.retries.get().saturating_sub(self.redials.get());
+        (count(Checkout::Reused) + count(Checkout::New)).saturating_sub(repeated)
     }
 
     /// The budget for retries was used up.
@@ -76,6 +80,12 @@ impl UpstreamMetrics {
 
     /// A request went to a further node, or once more over a new connection.
     pub fn retry(&self) {
+        self.retries.inc();
+    }
+
+    /// A connection that carries no requests went to a further node.
+    pub fn redial(&self) {
+        self.redials.inc();
         self.retries.inc();
     }
 }

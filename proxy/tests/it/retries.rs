@@ -16,11 +16,15 @@ const REFUSED: &str = "tandem_upstream_retries_refused_total{upstream=\"app\"}";
 
 /// To an upstream with these keys, that tries `first` before `second`.
 fn proxy(keys: &str, first: SocketAddr, second: SocketAddr) -> TestProxy {
+    TestProxy::start(&yaml(keys, first, second))
+}
+
+fn yaml(keys: &str, first: SocketAddr, second: SocketAddr) -> String {
     let node = |address: SocketAddr, priority| {
         let (host, port) = (address.ip(), address.port());
         format!("{{ host: {host}, port: {port}, weight: 1, priority: {priority} }}")
     };
-    TestProxy::start(&format!(
+    format!(
         "listeners:\n\
          - {{ name: web, address: \"127.0.0.1:0\" }}\n\
          - {{ name: hyper, address: \"127.0.0.1:0\", express_lane: false }}\n\
@@ -28,7 +32,7 @@ fn proxy(keys: &str, first: SocketAddr, second: SocketAddr) -> TestProxy {
          upstreams: [{{ id: app, {keys} nodes: [{}, {}] }}]\n",
         node(first, 1),
         node(second, 0)
-    ))
+    )
 }
 
 fn ask(proxy: &TestProxy, lane: &str, request: &str) -> (u16, String) {
@@ -138,6 +142,33 @@ fn a_budget_that_is_used_up_ends_retries() {
         proxy.check_metric(RETRIES, retried as f64);
         proxy.check_metric(REFUSED, (15 - retried) as f64);
     }
+}
+
+/// They are no requests, so that they take nothing from what those have earned.
+#[test]
+fn connections_that_go_to_another_node_leave_the_budget_alone() {
+    let good = Node::always("good");
+    let flaky = Node::scripted(|seen| match seen.field("x-fail") {
+        Some(_) => Reply::Close(Vec::new()),
+        None => Reply::ok("first"),
+    });
+    let yaml = |first: SocketAddr| {
+        let l4 = "listeners:\n- { name: l4, address: \"127.0.0.1:0\", protocol: tcp }\n";
+        let stream = "stream_routes: [{ id: l4, upstream_id: app }]\nupstreams:";
+        let budget = "retry_budget: { percent: 50, min_per_second: 0 },";
+        let yaml = yaml(budget, first, good.address);
+        yaml.replace("listeners:\n", l4).replace("upstreams:", stream)
+    };
+    let proxy = TestProxy::start(&yaml(unused_address()));
+    for _ in 0..20 {
+        assert_eq!(Client::connect(proxy.address("l4")).ask(GET).text(), "good");
+    }
+    proxy.check_metric(RETRIES, 20.0);
+    proxy.reload(&yaml(flaky.address)).expect("applied");
+    let mut client = proxy.client();
+    (0..8).for_each(|_| assert_eq!(client.ask(GET).text(), "first"));
+    let failing = "GET / HTTP/1.1\r\nhost: a\r\nx-fail: 1\r\n\r\n";
+    assert_eq!(client.ask(failing).text(), "good");
 }
 
 #[test]
