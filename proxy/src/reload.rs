@@ -8,6 +8,7 @@ mod names;
 mod watch;
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -55,7 +56,11 @@ struct Running {
     /// `None`: it has no names, so nobody needs it again.
     config: Option<Config>,
     names: Book,
+    left_out: LeftOut,
 }
+
+/// Addresses that an upstream has no room for, by its id.
+type LeftOut = HashMap<Arc<str>, usize>;
 
 /// Why a valid configuration was not applied.
 #[derive(Debug, PartialEq, Eq)]
@@ -97,7 +102,11 @@ impl Reloader {
             metrics,
             log_files,
             applying: Mutex::default(),
-            running: Mutex::new(Running { config: if_named(config), names }),
+            running: Mutex::new(Running {
+                config: if_named(config),
+                names,
+                left_out: LeftOut::new(),
+            }),
             names: Signals::default(),
         }
     }
@@ -122,9 +131,9 @@ impl Reloader {
         self.resolve_new(config);
         let mut running = self.running();
         running.names.keep(questions(config));
-        self.publish(config, &running.names);
+        let Running { names, left_out, .. } = &mut *running;
+        self.publish(config, names, left_out);
         let published = Instant::now();
-        running.names.published(published.into_std());
         running.config = if_named(config);
         drop(running);
         self.metrics.forget_all_but(config);
@@ -137,8 +146,8 @@ impl Reloader {
         self.rules.latest()
     }
 
-    fn publish(&self, config: &Config, names: &Book) {
-        let upstreams = self.resolved(config, names);
+    fn publish(&self, config: &Config, names: &mut Book, left_out: &mut LeftOut) {
+        let upstreams = self.resolved(config, names, left_out);
         let before = self.rules.latest();
         let pseudonym = before.pseudonym().clone();
         let rules = Pipeline::new(
@@ -150,6 +159,7 @@ impl Reloader {
             pseudonym,
         );
         self.rules.publish(Arc::new(rules));
+        names.published(Instant::now().into_std());
     }
 
     /// A panic elsewhere cannot have left it half changed: what is published comes first.

@@ -3,13 +3,14 @@
 use std::{
     collections::hash_map::RandomState,
     hash::BuildHasher as _,
+    mem,
     sync::{Arc, Condvar, PoisonError},
     time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
 
-use super::{Reloader, Running};
+use super::{LeftOut, Reloader, Running};
 use crate::{
     config::{self, Config, Upstream},
     dns::{Book, Failure, News, Outcome, Question, Shown},
@@ -90,11 +91,11 @@ impl Reloader {
     pub(crate) fn publish_answers(&self) {
         let mut running = self.running();
         if running.names.publication().is_some() {
-            let Running { config, names } = &mut *running;
-            if let Some(config) = config {
-                self.publish(config, names);
+            let Running { config, names, left_out } = &mut *running;
+            match config {
+                Some(config) => self.publish(config, names, left_out),
+                None => names.published(Instant::now()),
             }
-            names.published(Instant::now());
         }
         drop(running);
         self.names.answered.notify_all();
@@ -114,12 +115,22 @@ impl Reloader {
         });
     }
 
-    /// The upstreams of `config` with what their names resolve to.
-    pub(super) fn resolved(&self, config: &Config, names: &Book) -> Vec<Arc<Upstream>> {
+    /// The upstreams of `config` with what their names resolve to. For how many addresses there is no
+    /// room is told when it is news.
+    pub(super) fn resolved(
+        &self,
+        config: &Config,
+        names: &Book,
+        left_out: &mut LeftOut,
+    ) -> Vec<Arc<Upstream>> {
+        let told = mem::take(left_out);
         let resolve = |upstream: &Arc<config::Upstream>| {
-            let (resolved, left_out) = upstream.resolved(|question| names.found(question));
-            if left_out > 0 {
-                let upstream = &*upstream.id;
+            let (resolved, count) = upstream.resolved(|question| names.found(question));
+            if count > 0 {
+                left_out.insert(Arc::clone(&upstream.id), count);
+            }
+            if count > 0 && told.get(&upstream.id) != Some(&count) {
+                let (upstream, left_out) = (&*upstream.id, count);
                 tracing::warn!(upstream, left_out, "more addresses than an upstream has room for");
                 self.metrics.looked_up(Lookup::Cut);
             }

@@ -433,6 +433,41 @@ fn of_very_many_addresses_some_are_taken() {
 }
 
 #[test]
+fn what_there_is_no_room_for_is_told_once() {
+    let (_nodes, port) = nodes([1, 2]);
+    let names = NameServer::start();
+    for third in [1, 2, 3] {
+        // As many as are taken of one name.
+        let many = (0..=255).map(|last| Ipv4Addr::new(127, 1, third, last));
+        names.say(&format!("n{third}.internal"), Says::addresses(60, many));
+    }
+    names.say("moving.internal", says([1]));
+    let proxy = TestProxy::start(&format!(
+        "listeners: [{{ name: web, address: \"127.0.0.1:0\" }}]\n\
+         routes: [{{ id: all, uri: /, upstream_id: moving }}, {{ id: l, uri: /l, upstream_id: large }}]\n\
+         upstreams:\n\
+         - {{ id: moving, nodes: {{ \"moving.internal:{port}\": 1 }} }}\n\
+         - {{ id: large, type: maglev, key: uri, \
+             nodes: {{ n1.internal: 1, n2.internal: 1, n3.internal: 1 }} }}\n{}",
+        names.section(SOON)
+    ));
+    let mut client = proxy.client();
+    for last in [2, 1, 2] {
+        names.say("moving.internal", says([last]));
+        check_becomes(&mut client, &last.to_string());
+    }
+    assert_eq!(lookups(&proxy, "cut"), 1.0);
+    // It is news when that changes.
+    names.say("n3.internal", says([9]));
+    eventually("room", || (!proxy.admin("/dns").text().contains("127.1.3.")).then_some(()));
+    names.say(
+        "n3.internal",
+        Says::addresses(60, (0..=254).map(|last| Ipv4Addr::new(127, 1, 3, last))),
+    );
+    eventually("news", || (lookups(&proxy, "cut") == 2.0).then_some(()));
+}
+
+#[test]
 fn a_tunnel_goes_to_a_name_too() {
     let (_nodes, port) = nodes([1, 2]);
     let names = NameServer::start();
