@@ -90,25 +90,40 @@ pub struct Pick<'a> {
 /// Whether a node may be picked.
 type IsOpen<'a> = &'a dyn Fn(NodeIndex) -> bool;
 
-/// The nodes one request has already tried.
+/// The nodes one request has already tried, each of them a bit.
 #[derive(Debug, Default, Clone)]
-pub struct Tried(Vec<NodeIndex>);
+pub struct Tried {
+    words: Vec<u64>,
+    count: usize,
+}
 
 impl Tried {
+    /// Each node once.
     pub fn insert(&mut self, node: NodeIndex) {
-        self.0.push(node);
+        let (word, bit) = Tried::place(node);
+        if self.words.len() <= word {
+            self.words.resize(word + 1, 0);
+        }
+        self.words[word] |= bit;
+        self.count += 1;
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.count
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.count == 0
     }
 
     fn contains(&self, node: NodeIndex) -> bool {
-        self.0.contains(&node)
+        let (word, bit) = Tried::place(node);
+        self.words.get(word).is_some_and(|word| word & bit != 0)
+    }
+
+    fn place(node: NodeIndex) -> (usize, u64) {
+        let bits = u64::BITS as usize;
+        (node.position() / bits, 1 << (node.position() % bits))
     }
 }
 

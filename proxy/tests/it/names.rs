@@ -468,6 +468,25 @@ fn what_there_is_no_room_for_is_told_once() {
 }
 
 #[test]
+fn of_very_many_dead_nodes_some_are_tried() {
+    let names = NameServer::start();
+    for third in [1, 2] {
+        let many = (0..=255).map(|last| Ipv4Addr::new(127, 1, third, last));
+        names.say(&format!("n{third}.internal"), Says::addresses(60, many));
+    }
+    let port = unused_address().port();
+    let nodes = [1, 2].map(|third| format!("\"n{third}.internal:{port}\": 1")).join(", ");
+    let proxy = proxy(&names, &format!("retries: 1000, nodes: {{ {nodes} }}"));
+    for (tries, lane) in (1..).zip(LANES) {
+        assert_eq!(Client::connect(proxy.address(lane)).ask(GET).status, 502, "{lane}");
+        proxy.check_metric(
+            "tandem_upstream_retries_total{upstream=\"app\"}",
+            255.0 * f64::from(tries),
+        );
+    }
+}
+
+#[test]
 fn a_tunnel_goes_to_a_name_too() {
     let (_nodes, port) = nodes([1, 2]);
     let names = NameServer::start();

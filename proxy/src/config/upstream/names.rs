@@ -10,6 +10,8 @@ use crate::dns::{Found, Question, Service};
 
 /// Nodes of one upstream that has names; `chash` has room for as many, whatever they weigh.
 const NODES_MAX: usize = 4096;
+/// Further nodes that one request is tried on: each costs a look at all nodes, and a connection.
+const RETRIES_MAX: usize = 255;
 /// What a `Host` without a port means.
 const HTTP_PORT: u16 = 80;
 
@@ -17,7 +19,7 @@ impl Upstream {
     /// The same with these nodes.
     pub(super) fn with_nodes(self, nodes: Vec<Node>) -> Upstream {
         // Each node is tried at most once.
-        let others = nodes.len().saturating_sub(1);
+        let others = nodes.len().saturating_sub(1).min(RETRIES_MAX);
         let retries = self.retries_asked.map_or(others, |retries| others.min(retries.into()));
         Upstream { nodes, retries, ..self }
     }

@@ -57,9 +57,10 @@ impl Bench {
     }
 
     fn pick_of(&self, key: &[u8], tried: &[u32]) -> Option<Picked> {
-        let tried = Tried(tried.iter().copied().map(NodeIndex).collect());
+        let mut all = Tried::default();
+        tried.iter().for_each(|node| all.insert(NodeIndex(*node)));
         self.balancer.pick(&Pick {
-            tried: &tried,
+            tried: &all,
             key,
             clock: &|| self.now.get(),
             random: self.random(),
@@ -200,6 +201,20 @@ fn a_request_tries_each_node_once_by_priority() {
         }
         assert_eq!(sorted, [0, 1, 2, 3, 4, 5], "{balancing:?}: {tried:?}");
     }
+}
+
+#[test]
+fn what_was_tried_is_known_of_any_number_of_nodes() {
+    let mut tried = Tried::default();
+    assert!(tried.is_empty());
+    for node in [4095, 0, 63, 64, 130] {
+        assert!(!tried.contains(NodeIndex(node)), "{node}");
+        tried.insert(NodeIndex(node));
+        assert!(tried.contains(NodeIndex(node)), "{node}");
+    }
+    assert_eq!(tried.len(), 5);
+    let all = (0..5000).filter(|node| tried.contains(NodeIndex(*node)));
+    assert_eq!(all.collect::<Vec<_>>(), [0, 63, 64, 130, 4095]);
 }
 
 #[test]

@@ -124,5 +124,6 @@ fn there_is_room_for_so_many() {
         let upstream = upstream(balancing, vec![named("a", 80, 1, 0)]);
         let (resolved, left_out) = upstream.resolved(|_| &answers);
         assert_eq!((resolved.nodes.len(), left_out), (kept, 5001 - kept), "{balancing:?}");
+        assert_eq!(resolved.retries, RETRIES_MAX, "{balancing:?}");
     }
 }
