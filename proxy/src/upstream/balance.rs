@@ -1,8 +1,8 @@
 //! Which node of an upstream is next: pure, and shared by all workers.
 //!
 //! Nodes are tried by priority: those of a lower one only when all of the higher ones have been tried
-//! or are down. Within a priority the upstream's `type` decides. Nodes of weight 0 get nothing unless
-//! all are 0; when none that is left is up, all that are left are used.
+//! or are down. Within a priority the upstream's `type` decides. Nodes of weight 0 get nothing; when
+//! none that is left is up, all that are left are used.
 
 mod chash;
 mod ewma;
@@ -183,14 +183,13 @@ impl Balancer {
         let mut load = |node: &Node| {
             known.remove(&node.identity()).unwrap_or_else(|| Arc::new(Load::new(balancing)))
         };
-        let weights = effective_weights(nodes);
         let mut members: Vec<_> = (0..)
-            .zip(nodes.iter().zip(weights))
-            .filter(|(_, (_, weight))| *weight > 0)
-            .map(|(index, (node, weight))| Member {
+            .zip(nodes)
+            .filter(|(_, node)| node.weight > 0)
+            .map(|(index, node)| Member {
                 index: NodeIndex(index),
                 node: node.clone(),
-                weight,
+                weight: node.weight,
                 load: load(node),
             })
             .collect();
@@ -306,12 +305,6 @@ impl fmt::Debug for Pick<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pick").field("tried", self.tried).finish_non_exhaustive()
     }
-}
-
-/// As configured; where all are 0, 1 for each.
-fn effective_weights(nodes: &[Node]) -> impl Iterator<Item = u32> {
-    let are_all_zero = nodes.iter().all(|node| node.weight == 0);
-    nodes.iter().map(move |node| if are_all_zero { 1 } else { node.weight })
 }
 
 /// Greatest common divisor; `gcd(0, n)` is `n`.

@@ -311,6 +311,26 @@ fn a_server_that_never_answers_delays_the_start_and_no_more() {
     assert!(shown.contains(r#"{"name":"app.internal","found":["127.0.0.1"],"failure":null}"#));
 }
 
+/// The weight of a name counts before there is an address that has it.
+#[test]
+fn a_node_of_weight_0_does_not_stand_in_for_a_name_without_an_address() {
+    let (_nodes, port) = nodes([1, 2]);
+    let names = NameServer::start();
+    let nodes =
+        |late| format!("nodes: {{ \"late.internal:{port}\": {late}, \"127.0.0.2:{port}\": 0 }}");
+    let proxy = proxy(&names, &nodes(1));
+    let mut client = proxy.client();
+    assert_eq!(client.ask(GET).status, 503);
+    // All are 0, so that all count.
+    proxy.reload(&yaml(&names.section(SOON), &nodes(0))).expect("applied");
+    assert_eq!(client.ask(GET).text(), "2");
+    proxy.reload(&yaml(&names.section(SOON), &nodes(1))).expect("applied");
+    assert_eq!(client.ask(GET).status, 503);
+    names.say("late.internal", says([1]));
+    eventually("an address", || (client.ask(GET).status == 200).then_some(()));
+    (0..4).for_each(|_| assert_eq!(client.ask(GET).text(), "1"));
+}
+
 #[test]
 fn services_bring_their_ports_weights_and_ranks() {
     let (_some, port) = nodes([1, 2]);

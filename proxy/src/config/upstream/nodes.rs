@@ -82,6 +82,11 @@ fn nodes(value: &Value<'_>, balancing: Balancing) -> Option<Listed> {
     if is_whole {
         balancing::check_size(value, &weights, balancing);
     }
+    // Here, as a name may have no address yet, and its weight counts all the same.
+    if weights.iter().all(|(_, weight)| *weight == 0) {
+        listed.nodes.iter_mut().for_each(|node| node.weight = 1);
+        listed.names.iter_mut().for_each(|name| name.weight = 1);
+    }
     is_whole.then_some(listed)
 }
 
