@@ -156,6 +156,8 @@ struct Readiness {
 struct NodeStatus<'a> {
     upstream: &'a str,
     node: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<&'a str>,
     is_up: bool,
     state: &'static str,
     /// Since when `is_up` is what it is, seconds since 1970.
@@ -170,6 +172,7 @@ impl<'a> NodeStatus<'a> {
         Self {
             upstream: view.upstream,
             node: view.node,
+            host: view.host,
             is_up: view.is_up,
             state: view.state,
             since: since.unwrap_or_default().as_secs(),
@@ -237,6 +240,7 @@ impl Sources {
         let node = |view: View<'_>| NodeSample {
             upstream: view.upstream.into(),
             node: view.node,
+            host: view.host.map(str::to_owned),
             is_up: view.is_up,
         };
         let page = self.metrics.encode(&Sample {
@@ -254,7 +258,7 @@ impl Sources {
     fn health(&self) -> Response<Full<Bytes>> {
         let rules = self.reloader.rules();
         let mut nodes: Vec<_> = views(&rules).map(NodeStatus::of).collect();
-        nodes.sort_by(|one, other| (one.upstream, one.node).cmp(&(other.upstream, other.node)));
+        nodes.sort_by_key(|node| (node.upstream, node.node, node.host));
         json(StatusCode::OK, &nodes)
     }
 

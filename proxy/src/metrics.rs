@@ -143,12 +143,6 @@ struct UpstreamResultLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct NodeLabels {
-    upstream: Name,
-    node: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BytesLabels {
     direction: &'static str,
     via: &'static str,
@@ -523,9 +517,11 @@ fn sampled(Sample { kernel, logs, nodes, encodings_skipped }: &Sample) -> Regist
     }
     names::KERNEL_PACKETS.register(&mut registry, &packets);
 
-    let up = Family::<NodeLabels, Gauge>::default();
-    for NodeSample { upstream, node, is_up } in nodes {
-        let labels = NodeLabels { upstream: Arc::clone(upstream), node: node.to_string() };
+    // A label only where there is one to say: two names may have one address.
+    let up = Family::<Vec<(&str, String)>, Gauge>::default();
+    for NodeSample { upstream, node, host, is_up } in nodes {
+        let mut labels = vec![("upstream", upstream.to_string()), ("node", node.to_string())];
+        labels.extend(host.iter().map(|host| ("host", host.clone())));
         up.get_or_create(&labels).set(i64::from(*is_up));
     }
     names::NODE_UP.register(&mut registry, &up);

@@ -122,5 +122,7 @@ impl Ejection {
 pub struct NodeSample {
     pub upstream: Arc<str>,
     pub node: SocketAddr,
+    /// The name that the node has its address from.
+    pub host: Option<String>,
     pub is_up: bool,
 }

@@ -80,7 +80,7 @@ metrics! {
     POOL_CHECKOUTS = "tandem_upstream_pool_checkouts_total", Counter,
         ["upstream", "result"], Stable,
         "Connections asked of a pool";
-    NODE_UP = "tandem_upstream_node_up", Gauge, ["upstream", "node"], Stable,
+    NODE_UP = "tandem_upstream_node_up", Gauge, ["upstream", "node", "host"], Stable,
         "Whether a node takes requests, as checks and outlier detection see it";
     CHECKS = "tandem_upstream_checks_total", Counter, ["upstream", "result"], Stable,
         "Probes of nodes";

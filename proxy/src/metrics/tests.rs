@@ -18,7 +18,12 @@ fn page(metrics: &Metrics) -> String {
     metrics.encode(&Sample {
         kernel,
         logs: LogSample { access_log: 3, files: vec![("/a.log".to_owned(), 5)] },
-        nodes: vec![NodeSample { upstream: "sampled".into(), node, is_up: true }],
+        nodes: vec![NodeSample {
+            upstream: "sampled".into(),
+            node,
+            host: Some("name".to_owned()),
+            is_up: true,
+        }],
         encodings_skipped: 2,
     })
 }

@@ -199,6 +199,8 @@ struct History {
 pub struct View<'a> {
     pub upstream: &'a str,
     pub node: SocketAddr,
+    /// The name that the node has its address from.
+    pub host: Option<&'a str>,
     pub is_up: bool,
     pub state: &'static str,
     /// Since when `is_up` is what it is.
@@ -418,6 +420,7 @@ impl NodeHealth {
         View {
             upstream: &self.judge.upstream,
             node: self.address(),
+            host: self.identity.1.as_deref(),
             is_up: standing.is_up(),
             state: if standing.is_ejected { "ejected" } else { standing.state.label() },
             since: lock(&self.history).since,

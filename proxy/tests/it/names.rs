@@ -168,6 +168,51 @@ fn changes_are_published_so_often_and_no_more() {
     assert!(begun.elapsed() >= 5 * Duration::from_millis(200), "{:?}", begun.elapsed());
 }
 
+/// Each name may be another host there.
+#[test]
+fn what_is_shown_of_an_address_is_shown_of_each_of_its_names() {
+    let node = Node::scripted(|seen| {
+        let is_sick = seen.field("host").is_some_and(|host| host.starts_with("sick"));
+        let status = if is_sick { "500 No" } else { "200 OK" };
+        Reply::Bytes(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").into_bytes())
+    });
+    let names = NameServer::start();
+    // Whichever is written last.
+    let all = ["a.internal", "sick.internal", "z.internal"];
+    all.into_iter().for_each(|name| names.say(name, says([1])));
+    let (address, port) = (node.address, node.address.port());
+    let [a, sick, z] = all.map(|name| format!("{{ host: {name}, port: {port}, weight: 1 }}"));
+    let proxy = proxy(
+        &names,
+        &format!(
+            "checks: {{ active: {{ healthy: {{ interval: 0.02 }}, \
+             unhealthy: {{ interval: 0.02, http_failures: 1 }} }} }}, \
+             nodes: [{a}, {sick}, {z}, {{ host: 127.0.0.1, port: {port}, weight: 1, priority: -1 }}]"
+        ),
+    );
+    let of = |more: &str| {
+        format!("tandem_upstream_node_up{{upstream=\"app\",node=\"{address}\"{more}}}")
+    };
+    let named = |name: &str| of(&format!(",host=\"{name}:{port}\""));
+    proxy.check_metric(&named("sick.internal"), 0.0);
+    let page = proxy.admin("/metrics").text();
+    let lines = page.lines().filter(|line| line.starts_with("tandem_upstream_node_up{"));
+    let mut lines: Vec<_> = lines.collect();
+    lines.sort_unstable();
+    let mut expected = [
+        of("") + " 1",
+        named("a.internal") + " 1",
+        named("sick.internal") + " 0",
+        named("z.internal") + " 1",
+    ];
+    expected.sort_unstable();
+    assert_eq!(lines, expected);
+    let health = proxy.admin("/health").text();
+    let down = format!("\"node\":\"{address}\",\"host\":\"sick.internal:{port}\",\"is_up\":false");
+    assert!(health.contains(&down), "{health}");
+    assert!(health.contains(&format!("\"node\":\"{address}\",\"is_up\":true")), "{health}");
+}
+
 /// Each name may be another host there, so each is probed.
 #[test]
 fn an_address_of_two_names_is_probed_under_both() {
