@@ -49,38 +49,53 @@ pub enum Known {
 impl Known {
     /// Compared without case, as it runs on every field of every message: by length first.
     pub fn of(name: &[u8]) -> Known {
-        let candidates: &[(&[u8], Known)] = match name.len() {
-            2 => &[(b"te", Known::Te)],
-            3 => &[(b"via", Known::Via)],
-            4 => &[(b"host", Known::Host), (b"date", Known::Date)],
-            5 => &[(b"proxy", Known::Proxy)],
-            6 => &[(b"expect", Known::Expect)],
-            7 => &[(b"upgrade", Known::Upgrade), (b"trailer", Known::Trailer)],
-            9 => &[(b"x-real-ip", Known::XRealIp), (b"forwarded", Known::Forwarded)],
-            10 => &[(b"connection", Known::Connection), (b"keep-alive", Known::KeepAlive)],
-            14 => &[
-                (b"content-length", Known::ContentLength),
-                (b"http2-settings", Known::Http2Settings),
-            ],
-            15 => &[(b"x-forwarded-for", Known::XForwardedFor)],
-            16 => &[
-                (b"x-forwarded-host", Known::XForwardedHost),
-                (b"x-forwarded-port", Known::XForwardedPort),
-                (b"proxy-connection", Known::ProxyConnection),
-            ],
-            17 => &[
-                (b"transfer-encoding", Known::TransferEncoding),
-                (b"x-forwarded-proto", Known::XForwardedProto),
-            ],
-            18 => &[(b"proxy-authenticate", Known::ProxyAuthenticate)],
-            19 => &[(b"proxy-authorization", Known::ProxyAuthorization)],
-            25 => &[(b"proxy-authentication-info", Known::ProxyAuthenticationInfo)],
-            _ => &[],
-        };
-        candidates
-            .iter()
-            .find(|(known, _)| name.eq_ignore_ascii_case(known))
-            .map_or(Known::Other, |(_, known)| *known)
+        match name.len() {
+            2 if lower(name) == *b"te" => Known::Te,
+            3 if lower(name) == *b"via" => Known::Via,
+            4 => match &lower(name) {
+                b"host" => Known::Host,
+                b"date" => Known::Date,
+                _ => Known::Other,
+            },
+            5 if lower(name) == *b"proxy" => Known::Proxy,
+            6 if lower(name) == *b"expect" => Known::Expect,
+            7 => match &lower(name) {
+                b"upgrade" => Known::Upgrade,
+                b"trailer" => Known::Trailer,
+                _ => Known::Other,
+            },
+            9 => match &lower(name) {
+                b"x-real-ip" => Known::XRealIp,
+                b"forwarded" => Known::Forwarded,
+                _ => Known::Other,
+            },
+            10 => match &lower(name) {
+                b"connection" => Known::Connection,
+                b"keep-alive" => Known::KeepAlive,
+                _ => Known::Other,
+            },
+            14 => match &lower(name) {
+                b"content-length" => Known::ContentLength,
+                b"http2-settings" => Known::Http2Settings,
+                _ => Known::Other,
+            },
+            15 if lower(name) == *b"x-forwarded-for" => Known::XForwardedFor,
+            16 => match &lower(name) {
+                b"x-forwarded-host" => Known::XForwardedHost,
+                b"x-forwarded-port" => Known::XForwardedPort,
+                b"proxy-connection" => Known::ProxyConnection,
+                _ => Known::Other,
+            },
+            17 => match &lower(name) {
+                b"transfer-encoding" => Known::TransferEncoding,
+                b"x-forwarded-proto" => Known::XForwardedProto,
+                _ => Known::Other,
+            },
+            18 if lower(name) == *b"proxy-authenticate" => Known::ProxyAuthenticate,
+            19 if lower(name) == *b"proxy-authorization" => Known::ProxyAuthorization,
+            25 if lower(name) == *b"proxy-authentication-info" => Known::ProxyAuthenticationInfo,
+            _ => Known::Other,
+        }
     }
 
     /// Fields that speak about one connection only and never leave it, whether `Connection` names
@@ -145,6 +160,12 @@ impl Known {
     }
 }
 
+/// A name of `N` bytes; no name if it has more or fewer.
+fn lower<const N: usize>(name: &[u8]) -> [u8; N] {
+    let name = <[u8; N]>::try_from(name).unwrap_or([0; N]);
+    name.map(|byte| byte.to_ascii_lowercase())
+}
+
 /// The elements of a comma-separated list, without the blanks around them and without empty ones
 /// (RFC 9110 section 5.6.1).
 pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -165,9 +186,25 @@ mod tests {
         check("Host", Known::Host);
         check("TE", Known::Te);
         check("trailer", Known::Trailer);
+        check("Upgrade", Known::Upgrade);
+        check("Via", Known::Via);
+        check("DATE", Known::Date);
+        check("Proxy", Known::Proxy);
+        check("expecT", Known::Expect);
+        check("Connection", Known::Connection);
+        check("Keep-Alive", Known::KeepAlive);
+        check("Forwarded", Known::Forwarded);
+        check("HTTP2-Settings", Known::Http2Settings);
         check("Transfer-Encoding", Known::TransferEncoding);
         check("CONTENT-LENGTH", Known::ContentLength);
         check("X-Real-IP", Known::XRealIp);
+        check("X-Forwarded-For", Known::XForwardedFor);
+        check("X-Forwarded-Host", Known::XForwardedHost);
+        check("X-Forwarded-Port", Known::XForwardedPort);
+        check("X-Forwarded-Proto", Known::XForwardedProto);
+        check("Proxy-Connection", Known::ProxyConnection);
+        check("Proxy-Authenticate", Known::ProxyAuthenticate);
+        check("Proxy-Authorization", Known::ProxyAuthorization);
         check("Proxy-Authentication-Info", Known::ProxyAuthenticationInfo);
     }
 
