@@ -108,10 +108,9 @@ fn begin(cx: &ConnectionCx, head: &RequestHead, plan: &Plan<'_>) -> Option<Box<T
 /// The fields that the node gets, but for a `Host` that would be its own.
 fn forwarded(cx: &ConnectionCx, head: &RequestHead, plan: &Plan<'_>) -> HeaderMap {
     let host = request_head::host(head, plan);
-    let received = fields::forwarded_request_fields(head, &cx.forwarding, b"");
-    let received = received.filter(|field| !plan.replaces(field));
     let mut all = HeaderMap::new();
-    for field in received {
+    let is_replaced = |name: &[u8]| plan.replaces(name);
+    for field in fields::forwarded_request_fields(head, &cx.forwarding, b"", is_replaced) {
         let name = HeaderName::from_bytes(field.name.as_bytes());
         let value = HeaderValue::from_bytes(field.value.as_bytes());
         if let (Ok(name), Ok(value)) = (name, value) {

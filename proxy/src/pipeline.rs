@@ -17,7 +17,7 @@ use crate::{
     error::Fault,
     http::{
         answer::Answer,
-        fields::{ForwardedField, Pseudonym},
+        fields::Pseudonym,
         framing::BodyLength,
         head::{RequestHead, ResponseHead},
         name::Known,
@@ -445,11 +445,10 @@ impl<'a> Plan<'a> {
         self.upstream.sticky.as_ref()?.line(self.request.head, node)
     }
 
-    /// Whether the node must not see this field of the downstream.
-    #[inline]
-    pub fn replaces(&self, field: &ForwardedField<'_>) -> bool {
-        field.known.is_editable() && plugin::is_identity(field.name.as_bytes())
-            || self.edits.replaces(field)
+    /// Whether the node must not see what the downstream has sent under `name`, which plugins may
+    /// change.
+    pub fn replaces(&self, name: &[u8]) -> bool {
+        plugin::is_identity(name) || self.edits.hides(name)
     }
 
     /// Whether the request goes somewhere else than its route says.

@@ -97,21 +97,20 @@ pub(crate) fn write(
         }
     }
     let mut has_date = false;
-    for field in fields::forwarded_response_fields(head, leaving.framing, leaving.stays_open()) {
-        if edits.fields.replaces(&field) || plan.response.replaces(&field) {
-            continue;
-        }
-        has_date |= field.known == Known::Date;
-        match field.name {
-            Name::Received(name) if field.known != Known::ContentLength => {
-                push(out, &[head.line(name), b"\r\n"]);
+    fields::forwarded_response_fields(head, leaving.framing, leaving.stays_open())
+        .filter(|field| !edits.fields.replaces(field) && !plan.response.replaces(field))
+        .for_each(|field| {
+            has_date |= field.known == Known::Date;
+            match field.name {
+                Name::Received(name) if field.known != Known::ContentLength => {
+                    push(out, &[head.line(name), b"\r\n"]);
+                }
+                // What frames the message has no blanks that anybody could read differently.
+                Name::Received(_) | Name::Made(_) => {
+                    push(out, &[field.name.as_bytes(), b": ", field.value.as_bytes(), b"\r\n"]);
+                }
             }
-            // What frames the message has no blanks that anybody could read differently.
-            Name::Received(_) | Name::Made(_) => {
-                push(out, &[field.name.as_bytes(), b": ", field.value.as_bytes(), b"\r\n"]);
-            }
-        }
-    }
+        });
     let is_received = |name: &str| head.field(name).is_some();
     for (name, value) in plan.response.made(is_received).chain(edits.fields.made(is_received)) {
         has_date |= *name == http::header::DATE;

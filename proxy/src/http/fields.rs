@@ -170,18 +170,19 @@ impl Forwarding {
 }
 
 /// The fields a node gets. `host` is the value of its `Host`: [`RequestHead::host`], or the node's
-/// own name where that is `None` or configured otherwise.
-#[inline]
+/// own name where that is `None` or configured otherwise. `is_replaced` says of the name of a received
+/// one, which plugins may change, that it stays behind.
 pub fn forwarded_request_fields<'a>(
     head: &'a RequestHead,
     forwarding: &'a Forwarding,
     host: &'a [u8],
+    is_replaced: impl Fn(&[u8]) -> bool + 'a,
 ) -> impl Iterator<Item = ForwardedField<'a>> {
     // What plugins may not change is dropped or made anew.
-    let kept = head
-        .fields()
-        .filter(|field| field.known.is_editable() && !field.is_connection_option)
-        .map(as_received);
+    let is_kept = move |field: &Field<'_>| {
+        field.known.is_editable() && !field.is_connection_option && !is_replaced(field.name)
+    };
+    let kept = head.fields().filter(is_kept).map(as_received);
 
     let host_received = head.host_bytes().map(Value::Received);
     let port = head.host_port().map_or(Value::Shared(&forwarding.port), Value::Received);

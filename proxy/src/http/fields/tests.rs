@@ -43,7 +43,11 @@ fn check_request(fields: &str, kept: &[&str], xff: &str, via: &str, framing: Opt
     expected.extend(framing.map(str::to_owned));
     let forwarding = forwarding("192.0.2.7");
     let host = head.host_bytes().unwrap();
-    assert_eq!(lines(forwarded_request_fields(&head, &forwarding, host)), expected, "{fields:?}");
+    assert_eq!(
+        lines(forwarded_request_fields(&head, &forwarding, host, |_| false)),
+        expected,
+        "{fields:?}"
+    );
 }
 
 const OWN_XFF: &str = "192.0.2.7";
@@ -117,7 +121,7 @@ fn the_body_is_framed_anew() {
 fn an_old_request_without_host_gets_the_nodes() {
     let head = request("GET / HTTP/1.0\r\n\r\n");
     let forwarding = forwarding("::ffff:192.0.2.7");
-    let fields = lines(forwarded_request_fields(&head, &forwarding, b"node:3000"));
+    let fields = lines(forwarded_request_fields(&head, &forwarding, b"node:3000", |_| false));
     let expected = [
         "host: node:3000",
         "x-forwarded-for: 192.0.2.7",
