@@ -135,7 +135,7 @@ async fn exchange(
     match asked.await {
         Ok(((connection, Reply::Head(response)), picked)) => {
             let _busy = picked;
-            forward.respond(connection, response, upload, buffers).await
+            forward.respond(connection, response, &mut upload, buffers).await
         }
         Ok(((connection, Reply::Passed { passed, is_silent }), _picked)) => {
             forward.note_passed(&passed);
@@ -217,7 +217,7 @@ enum Reply {
     },
 }
 
-impl Answered for (PlainConnection, Reply) {
+impl Answered for (Box<PlainConnection>, Reply) {
     fn status(&self) -> u16 {
         match &self.1 {
             Reply::Head(head) => head.status().as_u16(),
@@ -248,7 +248,7 @@ impl Forward<'_> {
         node: &Node,
         upload: &mut Upload,
         buffers: &mut Buffers,
-    ) -> Result<(PlainConnection, Reply), Fault> {
+    ) -> Result<(Box<PlainConnection>, Reply), Fault> {
         let Forward { cx, head, plan } = self;
         let metrics = &plan.upstream.metrics;
         upload.restart(head);
@@ -266,7 +266,7 @@ impl Forward<'_> {
         }
         metrics.checkout(Checkout::New);
         let stream = exchange::dial(cx, plan.upstream, node.address).await?;
-        let mut connection = PlainConnection::new(stream, node.address, plan.upstream);
+        let mut connection = Box::new(PlainConnection::new(stream, node.address, plan.upstream));
         let reply = self.ask(node, &mut connection, upload, buffers).await?;
         Ok((connection, reply))
     }
@@ -361,9 +361,9 @@ impl Forward<'_> {
     /// back.
     async fn respond(
         &self,
-        mut connection: PlainConnection,
+        mut connection: Box<PlainConnection>,
         response: ResponseHead,
-        mut upload: Upload,
+        upload: &mut Upload,
         buffers: &mut Buffers,
     ) -> Result<After, Fault> {
         let cx = self.cx;
@@ -377,7 +377,7 @@ impl Forward<'_> {
             }
         };
         upload.answered();
-        let carried_all = carried.carry(cx, &mut connection, &mut upload, buffers).await;
+        let carried_all = carried.carry(cx, &mut connection, upload, buffers).await;
         carried_all.inspect_err(|fault| cx.broke_off(*fault))?;
         cx.exchange_over();
         if !upload.is_over() && carried.keeps_alive && after == After::KeepAlive {
@@ -471,7 +471,7 @@ async fn checkout(
     cx: &ConnectionCx,
     upstream: &Arc<Upstream>,
     node: SocketAddr,
-) -> Option<PlainConnection> {
+) -> Option<Box<PlainConnection>> {
     let pooled = cx.worker.plain_pool.borrow_mut().checkout(upstream, node);
     if pooled.is_some() || !cx.worker.passages.sweep() {
         return pooled;

@@ -88,7 +88,7 @@ pub(crate) struct Worker {
     pub(crate) encoders: Arc<EncoderMemory>,
     pub(crate) kernel: Arc<KernelPlane>,
     /// Of the express lane.
-    pub(crate) plain_pool: RefCell<Pool<PlainConnection>>,
+    pub(crate) plain_pool: RefCell<Pool<Box<PlainConnection>>>,
     /// Of hyper's lane.
     pub(crate) pool: RefCell<Pool<UpstreamConnection>>,
     pub(crate) client: Arc<Client>,

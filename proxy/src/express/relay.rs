@@ -233,9 +233,11 @@ impl Relay {
         if let Some(mut tap) = self.tap.take() {
             tap.complete();
         }
-        let rest = self.filters.end();
-        self.news.copied += rest.len() as u64;
-        push_chunk(out, &rest);
+        if !self.filters.is_empty() {
+            let rest = self.filters.end();
+            self.news.copied += rest.len() as u64;
+            push_chunk(out, &rest);
+        }
         if self.is_chunked {
             out.extend_from_slice(b"0\r\n\r\n");
         }

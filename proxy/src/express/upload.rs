@@ -162,7 +162,7 @@ impl Upload {
     /// Moves the rest, for a node that has answered before it had it all, as long as that keeps its
     /// end open. What the connection to the downstream is good for afterwards.
     pub(super) async fn finish(
-        mut self,
+        &mut self,
         cx: &ConnectionCx,
         mut node: TcpStream,
         out: &mut Vec<u8>,

@@ -11,7 +11,8 @@ use crate::kernel::{Join, KernelPlane, Meter, Outlook};
 /// its node blocks, and after that it is known what it is good for.
 const LEG_TRIES_MAX: u8 = 4;
 
-/// A connection between two exchanges, or in one. It owns no buffer.
+/// A connection between two exchanges, or in one. It owns no buffer. Boxed, as it is handed on from
+/// stage to stage.
 pub(crate) struct PlainConnection {
     pub(crate) node: SocketAddr,
     pub(crate) stream: TcpStream,
@@ -80,7 +81,7 @@ impl PlainConnection {
     }
 }
 
-impl Pooled for PlainConnection {
+impl Pooled for Box<PlainConnection> {
     fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream
     }
