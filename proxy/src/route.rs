@@ -20,6 +20,8 @@ pub mod stream;
 
 use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
+use foldhash::fast::RandomState;
+
 use self::conditions::Conditions;
 pub use self::pattern::Pattern;
 use crate::{config, http::head::HOST_NAME_SIZE_MAX, variable::Facts};
@@ -27,9 +29,9 @@ use crate::{config, http::head::HOST_NAME_SIZE_MAX, variable::Facts};
 /// The routes of a configuration, indexed.
 #[derive(Debug, Default)]
 pub struct Router {
-    exact_hosts: HashMap<Box<str>, Paths>,
+    exact_hosts: HashMap<Box<str>, Paths, RandomState>,
     /// By suffix, the leading dot included.
-    wildcard_hosts: HashMap<Box<str>, Paths>,
+    wildcard_hosts: HashMap<Box<str>, Paths, RandomState>,
     /// Of `*`, the shortest wildcard: every host, and none at all.
     every_host: Paths,
     /// Of routes that name no host.
@@ -145,7 +147,7 @@ fn lower_case<'b>(host: &str, buffer: &'b mut [u8; HOST_NAME_SIZE_MAX]) -> Optio
 /// The paths of one host.
 #[derive(Debug, Default)]
 struct Paths {
-    exact: HashMap<Box<str>, Vec<Candidate>>,
+    exact: HashMap<Box<str>, Vec<Candidate>, RandomState>,
     /// Sorted by literal once [`finish`](Self::finish) has run.
     prefixes: Vec<Prefix>,
 }

@@ -58,7 +58,8 @@ pub struct Consumers {
     list: Vec<Consumer>,
     by_name: HashMap<Arc<str>, usize>,
     hasher: RandomState,
-    owners: HashMap<u64, Vec<Owner>>,
+    /// By that hash.
+    owners: HashMap<u64, Vec<Owner>, foldhash::fast::RandomState>,
 }
 
 #[derive(Debug)]
