@@ -7,7 +7,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use regex::bytes::{Captures, Regex};
+use regex::bytes::Captures;
 
 use crate::{
     config::shown,
@@ -124,9 +124,10 @@ impl Template {
         })
     }
 
-    /// Appends the text for this request; `groups[1]` is `$1`, and those that are missing are empty.
-    pub fn expand(&self, facts: &Facts<'_>, groups: &[Option<&[u8]>], out: &mut Vec<u8>) {
-        self.expand_with(facts, groups, |_, byte, out| out.push(byte), out);
+    /// Appends the text for this request; `$1` is a group of `found`, and those that are missing are
+    /// empty.
+    pub fn expand(&self, facts: &Facts<'_>, found: Option<&Captures<'_>>, out: &mut Vec<u8>) {
+        self.expand_with(facts, found, |_, value, out| out.extend_from_slice(value), out);
     }
 
     /// The same for a path with a query behind it: those bytes of values are percent-encoded that are
@@ -135,24 +136,31 @@ impl Template {
     pub fn expand_encoded(
         &self,
         facts: &Facts<'_>,
-        groups: &[Option<&[u8]>],
+        found: Option<&Captures<'_>>,
         plain: impl Fn(u8) -> bool + Copy,
         out: &mut Vec<u8>,
     ) {
-        let push = |source: &Source, byte, out: &mut Vec<u8>| {
-            let separates = matches!(byte, b'&' | b'=' | b'+' | b';')
-                && !source.is_query()
-                && memchr::memchr(b'?', out).is_some();
-            push_encoded(byte, |byte| plain(byte) && !separates, out);
+        let may_separate = |byte| matches!(byte, b'&' | b'=' | b'+' | b';');
+        let push = |source: &Source, value: &[u8], out: &mut Vec<u8>| {
+            // Nearly always.
+            if value.iter().all(|byte| plain(*byte) && !may_separate(*byte)) {
+                return out.extend_from_slice(value);
+            }
+            for byte in value {
+                let separates = may_separate(*byte)
+                    && !source.is_query()
+                    && memchr::memchr(b'?', out).is_some();
+                push_encoded(*byte, |byte| plain(byte) && !separates, out);
+            }
         };
-        self.expand_with(facts, groups, push, out);
+        self.expand_with(facts, found, push, out);
     }
 
     fn expand_with(
         &self,
         facts: &Facts<'_>,
-        groups: &[Option<&[u8]>],
-        push: impl Fn(&Source, u8, &mut Vec<u8>),
+        found: Option<&Captures<'_>>,
+        push: impl Fn(&Source, &[u8], &mut Vec<u8>),
         out: &mut Vec<u8>,
     ) {
         for part in &self.0 {
@@ -162,38 +170,31 @@ impl Template {
                     let value = match source {
                         Source::Variable(variable) => facts.value(variable),
                         Source::Group(index) => {
-                            groups.get(*index).copied().flatten().map(Cow::Borrowed)
+                            let group = found.and_then(|found| found.get(*index));
+                            group.map(|group| Cow::Borrowed(group.as_bytes()))
                         }
                     };
-                    let value = value.as_deref().unwrap_or(default.as_bytes());
-                    value.iter().for_each(|byte| push(source, *byte, out));
+                    push(source, value.as_deref().unwrap_or(default.as_bytes()), out);
                 }
             }
         }
     }
 
     /// `subject` with this text, encoded as by [`expand_encoded`](Self::expand_encoded), in place of
-    /// the first match of `regex`, whose groups it may name;
-    /// `None` if there is none.
+    /// the match that was `found` in it, whose groups it may name.
     pub fn substitute(
         &self,
-        regex: &Regex,
+        found: &Captures<'_>,
         subject: &[u8],
         facts: &Facts<'_>,
         plain: impl Fn(u8) -> bool + Copy,
-    ) -> Option<Vec<u8>> {
-        let found = regex.captures(subject)?;
-        let whole = found.get(0)?;
+    ) -> Vec<u8> {
+        let whole = found.get_match();
         let mut text = subject[..whole.start()].to_vec();
-        self.expand_encoded(facts, &groups(&found), plain, &mut text);
+        self.expand_encoded(facts, Some(found), plain, &mut text);
         text.extend_from_slice(&subject[whole.end()..]);
-        Some(text)
+        text
     }
-}
-
-/// What a match has to offer to [`Template::expand`].
-pub fn groups<'s>(found: &Captures<'s>) -> Vec<Option<&'s [u8]>> {
-    found.iter().map(|group| group.map(|group| group.as_bytes())).collect()
 }
 
 /// Appends a byte, percent-encoded if it is not `plain`.

@@ -162,7 +162,7 @@ impl ApiBreaker {
     fn answer(&self, facts: &Facts<'_>) -> Answer {
         let expand = |template: &Template| {
             let mut text = Vec::new();
-            template.expand(facts, &[], &mut text);
+            template.expand(facts, None, &mut text);
             text
         };
         let Some(body) = &self.body else {

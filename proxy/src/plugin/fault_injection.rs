@@ -139,7 +139,7 @@ impl Abort {
     fn answer(&self, facts: &Facts<'_>) -> Answer {
         let expand = |template: &Template| {
             let mut text = Vec::new();
-            template.expand(facts, &[], &mut text);
+            template.expand(facts, None, &mut text);
             text
         };
         let body = self.body.as_ref().map_or_else(Bytes::new, |body| expand(body).into());

@@ -159,7 +159,7 @@ impl ForwardAuth {
         }
         for (name, template) in &self.extra_headers {
             let mut value = Vec::new();
-            template.expand(&facts, &[], &mut value);
+            template.expand(&facts, None, &mut value);
             fields.insert(name, HeaderValue::from_bytes(&value).ok()?);
         }
         for name in &self.request_headers {

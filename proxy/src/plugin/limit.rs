@@ -59,7 +59,7 @@ impl CountedBy {
             CountedBy::Variable(variable) => facts.value(variable).unwrap_or_default(),
             CountedBy::Combination(template) if template.has_value(facts) => {
                 let mut value = Vec::new();
-                template.expand(facts, &[], &mut value);
+                template.expand(facts, None, &mut value);
                 Cow::Owned(value)
             }
             CountedBy::Combination(_) => Cow::default(),
@@ -86,7 +86,7 @@ impl RuleKey {
             RuleKey::Always(key) => key.value(facts),
             RuleKey::IfAny(template) => {
                 let mut value = Vec::new();
-                template.expand(facts, &[], &mut value);
+                template.expand(facts, None, &mut value);
                 value.into()
             }
         }
@@ -215,7 +215,7 @@ impl Amount {
             Amount::Fixed(amount) => Some(*amount),
             Amount::Template(template) => {
                 let mut text = Vec::new();
-                template.expand(facts, &[], &mut text);
+                template.expand(facts, None, &mut text);
                 let amount = str::from_utf8(&text).ok()?.parse().ok()?;
                 (min..=max).contains(&amount).then_some(amount)
             }

@@ -176,7 +176,7 @@ impl Member {
             Member::Variable(variable) => facts.value(variable).map(|value| text(&value)),
             Member::Text(template) => {
                 let mut value = Vec::new();
-                template.expand(facts, &[], &mut value);
+                template.expand(facts, None, &mut value);
                 Some(text(&value))
             }
             Member::Inner(format) => Some(Json::Object(format.expand(facts))),

@@ -21,7 +21,7 @@ use crate::{
         answer::Answer,
         path::{self, is_uri_byte},
     },
-    template::{Groups, Template, groups, push_encoded},
+    template::{Groups, Template, push_encoded},
 };
 
 pub(super) static KIND: Kind =
@@ -144,39 +144,37 @@ impl Path {
 
 impl Plugin for ProxyRewrite {
     fn request(&self, cx: &mut RequestContext<'_>) -> Outcome {
-        let facts = cx.facts();
-        // Of the path as it is matched; the fields may name them too.
-        let subject = cx.request.path.as_bytes().to_vec();
-        let mut found = Vec::new();
+        let facts = cx.request.facts_with(cx.query.as_deref());
+        // In the path as it is matched; the fields may name its groups too.
+        let mut found = None;
         let uri = match &self.path {
             Path::AsIs => None,
             Path::Real => Some(cx.request.head.path_and_query().0.as_bytes().to_vec()),
             Path::Uri(template) => {
                 let mut uri = Vec::new();
-                template.expand_encoded(&facts, &[], is_path_byte, &mut uri);
+                template.expand_encoded(&facts, None, is_path_byte, &mut uri);
                 Some(uri)
             }
             Path::Regex(pairs) => pairs.iter().find_map(|(regex, replacement)| {
-                found = groups(&regex.captures(&subject)?);
-                replacement.substitute(regex, &subject, &facts, is_path_byte)
+                let path = facts.path.as_bytes();
+                let found = found.insert(regex.captures(path)?);
+                Some(replacement.substitute(found, path, &facts, is_path_byte))
             }),
         };
-        let expand = |(name, template): &(HeaderName, Template)| {
+        let value = |template: &Template| {
             let mut value = Vec::new();
-            template.expand(&facts, &found, &mut value);
-            (name.clone(), HeaderValue::from_bytes(&value).ok())
+            template.expand(&facts, found.as_ref(), &mut value);
+            HeaderValue::try_from(value).ok()
         };
-        let added: Vec<_> = self.fields.add.iter().map(expand).collect();
-        let set: Vec<_> = self.fields.set.iter().map(expand).collect();
         // A value that a client has spoilt is left out, and the client's own field with it.
-        for (name, value) in added {
-            if let Some(value) = value {
-                cx.edits.add(name, value);
+        for (name, template) in &self.fields.add {
+            if let Some(value) = value(template) {
+                cx.edits.add(name.clone(), value);
             }
         }
-        for (name, value) in set {
-            match value {
-                Some(value) => cx.edits.set(name, value),
+        for (name, template) in &self.fields.set {
+            match value(template) {
+                Some(value) => cx.edits.set(name.clone(), value),
                 None => cx.edits.remove(&Arc::from(name.as_str())),
             }
         }
@@ -187,7 +185,7 @@ impl Plugin for ProxyRewrite {
         if let Some(method) = self.method.filter(|_| cx.request.head.method() != "HEAD") {
             cx.rewrite.method = Some(Cow::Borrowed(method));
         }
-        match uri.map_or(Ok(()), |uri| self.rewrite(cx, &uri)) {
+        match uri.map_or(Ok(()), |uri| self.rewrite(cx, uri)) {
             Ok(()) => Outcome::Continue,
             Err(status) => Outcome::Answer(Answer::of(status)),
         }
@@ -195,32 +193,39 @@ impl Plugin for ProxyRewrite {
 }
 
 impl ProxyRewrite {
-    fn rewrite(&self, cx: &mut RequestContext<'_>, uri: &[u8]) -> Result<(), StatusCode> {
-        let mut encoded = Vec::with_capacity(uri.len());
-        let plain = |byte| is_uri_byte(byte) && byte != b'#';
-        uri.iter().for_each(|byte| push_encoded(*byte, plain, &mut encoded));
+    fn rewrite(&self, cx: &mut RequestContext<'_>, uri: Vec<u8>) -> Result<(), StatusCode> {
         // Encoded, it is ASCII.
-        let uri = String::from_utf8(encoded).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-        let (path, query) = match uri.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (uri.as_str(), None),
-        };
+        let mut path =
+            String::from_utf8(encoded(uri)).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
         if !path.starts_with('/') {
             return Err(StatusCode::INTERNAL_SERVER_ERROR);
         }
-        cx.rewrite.path = Some(match &self.path {
-            Path::AsIs | Path::Real => path.to_owned(),
-            Path::Uri(_) | Path::Regex(_) => one_spelling(path)?,
-        });
-        if let Some(query) = query {
+        if let Some(end) = memchr::memchr(b'?', path.as_bytes()) {
+            let query = &path[end + 1..];
             let received = cx.query.as_deref().filter(|received| !received.is_empty());
             cx.query = Some(Cow::Owned(match received {
                 Some(received) => format!("{query}&{received}"),
                 None => query.to_owned(),
             }));
+            path.truncate(end);
         }
+        cx.rewrite.path = Some(match &self.path {
+            Path::AsIs | Path::Real => path,
+            Path::Uri(_) | Path::Regex(_) => one_spelling(path)?,
+        });
         Ok(())
     }
+}
+
+/// As it may stand in a request line.
+fn encoded(uri: Vec<u8>) -> Vec<u8> {
+    let plain = |byte| is_uri_byte(byte) && byte != b'#';
+    if uri.iter().all(|byte| plain(*byte)) {
+        return uri;
+    }
+    let mut encoded = Vec::with_capacity(uri.len());
+    uri.iter().for_each(|byte| push_encoded(*byte, plain, &mut encoded));
+    encoded
 }
 
 /// What a value may bring into a path.
@@ -229,11 +234,11 @@ fn is_path_byte(byte: u8) -> bool {
 }
 
 /// Without empty segments. A dot segment would lead to where the configuration does not.
-fn one_spelling(path: &str) -> Result<String, StatusCode> {
-    let normalised = path::normalise(path).map_err(|_| StatusCode::BAD_REQUEST)?;
+fn one_spelling(path: String) -> Result<String, StatusCode> {
+    let normalised = path::normalise(&path).map_err(|_| StatusCode::BAD_REQUEST)?;
     match normalised.forward {
-        path::ForwardPath::AsReceived => Ok(path.to_owned()),
-        path::ForwardPath::Rewritten(_) if has_dot_segment(path) => Err(StatusCode::BAD_REQUEST),
+        path::ForwardPath::AsReceived => Ok(path),
+        path::ForwardPath::Rewritten(_) if has_dot_segment(&path) => Err(StatusCode::BAD_REQUEST),
         path::ForwardPath::Rewritten(path) => Ok(path),
     }
 }

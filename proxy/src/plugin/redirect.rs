@@ -98,9 +98,10 @@ impl Redirect {
     fn target(&self, facts: &Facts<'_>) -> Option<(StatusCode, Vec<u8>)> {
         let mut uri = Vec::new();
         match &self.target {
-            Target::Uri(template) => template.expand(facts, &[], &mut uri),
+            Target::Uri(template) => template.expand(facts, None, &mut uri),
             Target::RegexUri(regex, replacement) => {
-                uri = replacement.substitute(regex, facts.path.as_bytes(), facts, |_| true)?;
+                let path = facts.path.as_bytes();
+                uri = replacement.substitute(&regex.captures(path)?, path, facts, |_| true);
             }
             Target::Https => return https(facts),
         }

@@ -94,7 +94,12 @@ pub struct RouteNames {
 impl Request<'_> {
     /// What variables say of it.
     pub fn facts(&self) -> Facts<'_> {
-        let mut facts = Facts::new(self.head, &self.path, self.query, self.origin.ends());
+        self.facts_with(self.query)
+    }
+
+    /// The same with another query.
+    pub(super) fn facts_with<'s>(&'s self, query: Option<&'s str>) -> Facts<'s> {
+        let mut facts = Facts::new(self.head, &self.path, query, self.origin.ends());
         facts.ends.client = self.client;
         facts.pattern = self.pattern;
         facts.name(self.route, self.consumer);
@@ -164,7 +169,7 @@ impl<'a> RequestContext<'a> {
 
     /// What expressions and templates see, with the query as the node would see it.
     pub fn facts(&self) -> Facts<'_> {
-        Facts { query: self.query.as_deref(), ..self.request.facts() }
+        self.request.facts_with(self.query.as_deref())
     }
 
     /// Keeps something until the last byte of the response, or until the exchange is given up.

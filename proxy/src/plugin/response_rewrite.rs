@@ -283,7 +283,7 @@ impl ResponseRewrite {
     ) {
         for (name, template) in fields {
             let mut value = Vec::new();
-            template.expand(facts, &[], &mut value);
+            template.expand(facts, None, &mut value);
             // A value that a client has spoilt is left out.
             if let Ok(value) = HeaderValue::from_bytes(&value) {
                 push(name.clone(), value);

@@ -21,7 +21,7 @@ impl HashKey {
             HashKey::Variable(variable) => facts.value(variable),
             HashKey::Combination(template) => template.has_value(facts).then(|| {
                 let mut text = Vec::new();
-                template.expand(facts, &[], &mut text);
+                template.expand(facts, None, &mut text);
                 Cow::Owned(text)
             }),
         };
