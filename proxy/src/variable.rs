@@ -247,10 +247,10 @@ impl<'a> Facts<'a> {
                 Version::Http10 => "HTTP/1.0",
                 Version::Http11 => "HTTP/1.1",
             })),
-            Variable::RemoteAddr => Some(printed(self.ends.client)),
+            Variable::RemoteAddr => Some(address(self.ends.client)),
             Variable::RemotePort => Some(printed(self.ends.peer.port())),
-            Variable::RealipRemoteAddr => Some(printed(self.ends.peer.ip())),
-            Variable::ServerAddr => Some(printed(self.ends.local.ip())),
+            Variable::RealipRemoteAddr => Some(address(self.ends.peer.ip())),
+            Variable::ServerAddr => Some(address(self.ends.local.ip())),
             Variable::ServerPort => Some(printed(self.ends.local.port())),
             Variable::ConsumerName => self.consumer_name.map(text),
             Variable::ConsumerGroupId => self.consumer_group_id.map(text),
@@ -330,6 +330,18 @@ fn text(text: &str) -> Cow<'_, [u8]> {
 
 fn printed<'a>(value: impl ToString) -> Cow<'a, [u8]> {
     Cow::Owned(value.to_string().into_bytes())
+}
+
+/// As `Display` has it, which costs five times as much where it is IPv4 [measured].
+fn address<'a>(address: IpAddr) -> Cow<'a, [u8]> {
+    let IpAddr::V4(address) = address else { return printed(address) };
+    let mut text = Vec::with_capacity("255.255.255.255.".len());
+    for octet in address.octets() {
+        text.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+        text.push(b'.');
+    }
+    text.pop();
+    Cow::Owned(text)
 }
 
 fn host(name: &str) -> Cow<'_, [u8]> {
