@@ -135,7 +135,7 @@ impl Plugin for ApiBreaker {
         let facts = cx.facts();
         let begun = cx.request.origin.now.instant;
         let host = facts.value(&Variable::Host).unwrap_or_default();
-        let key = self.circuits.key(&[&host, facts.path.as_bytes()]);
+        let key = self.circuits.key((&host, facts.path));
         let is_open =
             |circuit: &Circuit| circuit.open_until.is_some_and(|until| begun < until);
         if self.circuits.with(key, begun, is_open) == Some(true) {

@@ -201,12 +201,7 @@ impl LimitCount {
             };
             has_counted = true;
             // Amounts that depend on the request have a window each.
-            let key = table.key(&[
-                &index.to_ne_bytes(),
-                &limit.to_ne_bytes(),
-                &seconds.to_ne_bytes(),
-                &value,
-            ]);
+            let key = table.key(([index as u64, limit, seconds], value));
             let time = Duration::from_secs(seconds);
             let hit = |counted: &mut Counted| counted.hit(self.window, limit, time, now);
             let Ok(standing) = table.amend(key, now, hit) else {
@@ -327,11 +322,19 @@ impl Standing {
     fn tell(&self, [limit, remaining, reset]: &[HeaderName; 3], response: &mut FieldEdits<'_>) {
         response.set(limit.clone(), self.limit.into());
         response.set(remaining.clone(), self.remaining.into());
-        let seconds = format!("{:.2}", self.reset.as_secs_f64());
-        if let Ok(seconds) = HeaderValue::try_from(seconds) {
+        if let Ok(seconds) = HeaderValue::try_from(seconds(self.reset)) {
             response.set(reset.clone(), seconds);
         }
     }
+}
+
+/// With two decimals.
+fn seconds(time: Duration) -> Vec<u8> {
+    let hundredths = (time.as_millis() as u64 + 5) / 10;
+    let digit = |number: u64| b'0' + (number % 10) as u8;
+    let mut text = itoa::Buffer::new().format(hundredths / 100).as_bytes().to_vec();
+    text.extend([b'.', digit(hundredths / 10), digit(hundredths)]);
+    text
 }
 
 #[cfg(test)]

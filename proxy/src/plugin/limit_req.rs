@@ -96,7 +96,7 @@ impl Plugin for LimitReq {
             }
         };
         let pour = |bucket: &mut Bucket| bucket.pour(self.rate, self.burst, now);
-        match table.amend(table.key(&[&value]), now, pour) {
+        match table.amend(table.key(&value), now, pour) {
             Err(_full) => self.rejection.uncounted(),
             Ok(turn) => self.judge(turn),
         }

@@ -6,10 +6,12 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, hash_map::RandomState},
-    hash::BuildHasher,
+    hash::{BuildHasher, Hash},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
+
+use foldhash::fast::RandomState as Scattered;
 
 /// Workers that ask at once seldom meet.
 pub(super) const SHARDS: usize = 16;
@@ -25,14 +27,17 @@ pub(super) struct Key(u128);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Full;
 
+/// What is kept of keys; they are hashes that nobody can choose.
+pub(super) type ByKey<V> = HashMap<Key, V, Scattered>;
+
 /// Makes [`Key`]s.
 #[derive(Debug, Default)]
 pub(super) struct Keys([RandomState; 2]);
 
 impl Keys {
-    pub(super) fn key(&self, parts: &[&[u8]]) -> Key {
+    pub(super) fn key(&self, what: impl Hash) -> Key {
         let [high, low] = &self.0;
-        Key(u128::from(high.hash_one(parts)) << 64 | u128::from(low.hash_one(parts)))
+        Key(u128::from(high.hash_one(&what)) << 64 | u128::from(low.hash_one(&what)))
     }
 }
 
@@ -51,7 +56,7 @@ pub(super) struct Table<V> {
 
 #[derive(Debug)]
 struct Shard<V> {
-    entries: HashMap<Key, Entry<V>>,
+    entries: ByKey<Entry<V>>,
     /// Not later than each entry's own time, and one for each entry.
     deadlines: BinaryHeap<Reverse<(Instant, Key)>>,
 }
@@ -65,12 +70,13 @@ struct Entry<V> {
 
 impl<V: Default> Table<V> {
     pub(super) fn new() -> Self {
-        let shard = || Mutex::new(Shard { entries: HashMap::new(), deadlines: BinaryHeap::new() });
+        let shard =
+            || Mutex::new(Shard { entries: ByKey::default(), deadlines: BinaryHeap::new() });
         Self { keys: Keys::default(), shards: (0..SHARDS).map(|_| shard()).collect() }
     }
 
-    pub(super) fn key(&self, parts: &[&[u8]]) -> Key {
-        self.keys.key(parts)
+    pub(super) fn key(&self, what: impl Hash) -> Key {
+        self.keys.key(what)
     }
 
     /// Lets `amend` at what is remembered of `key`; a new value, if nothing is. It says until when
@@ -142,7 +148,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn count(table: &Table<u32>, name: usize, now: Instant, until: Instant) -> Result<u32, Full> {
-        let key = table.key(&[&name.to_ne_bytes()]);
+        let key = table.key(name);
         table.amend(key, now, |value| {
             *value += 1;
             (until, *value)
@@ -158,14 +164,15 @@ mod tests {
         let later = now + SECOND;
         assert_eq!(count(&table, 1, later, later + SECOND), Ok(3));
         assert_eq!(count(&table, 2, later, later + SECOND), Ok(1));
-        assert_eq!(table.with(table.key(&[b"3"]), now, |value| *value), None);
+        assert_eq!(table.with(table.key(3_usize), now, |value| *value), None);
     }
 
     #[test]
     fn parts_of_a_key_do_not_run_together() {
         let table = Table::<u32>::new();
-        assert_ne!(table.key(&[b"a", b"bc"]), table.key(&[b"ab", b"c"]));
-        assert_eq!(table.key(&[b"a", b"bc"]), table.key(&[b"a", b"bc"]));
+        let key = |one: &[u8], other: &[u8]| table.key((one, other));
+        assert_ne!(key(b"a", b"bc"), key(b"ab", b"c"));
+        assert_eq!(key(b"a", b"bc"), key(b"a", b"bc"));
     }
 
     #[test]

@@ -1,11 +1,8 @@
 //! Requests in flight that are counted here, by key: one table for all workers.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::plugin::table::{Key, Keys, SHARDS};
+use crate::plugin::table::{ByKey, Key, Keys, SHARDS};
 
 /// Keys with requests in flight.
 pub(super) const KEYS_MAX: usize = 1 << 18;
@@ -14,7 +11,7 @@ pub(super) const KEYS_MAX: usize = 1 << 18;
 pub(super) struct Places {
     keys: Keys,
     /// Requests in flight by their key.
-    shards: [Mutex<HashMap<Key, u64>>; SHARDS],
+    shards: [Mutex<ByKey<u64>>; SHARDS],
 }
 
 /// That of one request, until it is dropped.
@@ -34,7 +31,7 @@ pub(super) enum Entered {
 
 impl Places {
     pub(super) fn key(&self, rule: usize, value: &[u8]) -> Key {
-        self.keys.key(&[&rule.to_ne_bytes(), value])
+        self.keys.key((rule, value))
     }
 
     pub(super) fn enter(self: &Arc<Self>, key: Key, max: u64) -> Entered {
@@ -61,7 +58,7 @@ impl Places {
         }
     }
 
-    fn shard(&self, key: Key) -> MutexGuard<'_, HashMap<Key, u64>> {
+    fn shard(&self, key: Key) -> MutexGuard<'_, ByKey<u64>> {
         self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

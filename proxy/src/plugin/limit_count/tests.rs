@@ -36,7 +36,9 @@ fn a_fixed_window_begins_with_the_first_request() {
     assert_eq!(told(&trial), quota(0, "7.50"));
     let refusal = format!("503 {}{{\"error_msg\":\"no \\\"more\\\"\"}}\n", quota(0, "7.50"));
     assert_eq!(told(&trial), refusal);
-    trial.pass(Duration::from_millis(7499));
+    trial.pass(Duration::from_millis(7434));
+    assert!(told(&trial).contains("x-ratelimit-reset: 0.07\n"));
+    trial.pass(Duration::from_millis(65));
     assert!(!passes(&trial, "GET /", ""));
     trial.pass(Duration::from_millis(1));
     assert_eq!(told(&trial), quota(1, "10.00"));
