@@ -246,6 +246,10 @@ pub(super) fn apply<'e>(
     memory: &Arc<EncoderMemory>,
     shape: &mut Shape<'_>,
 ) {
+    let mut encodings = encodings.peekable();
+    if encodings.peek().is_none() {
+        return;
+    }
     let length = announced(head).filter(|_| !shape.is_filtered);
     let outgoing = Outgoing { head, early, edits: &shape.edits };
     if !outgoing.is_encodable(request) {
