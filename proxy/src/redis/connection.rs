@@ -8,7 +8,7 @@ use tokio::{
     task::{self, AbortHandle},
 };
 
-use super::bounded::Bounded;
+use super::{bounded::Bounded, refusal};
 use crate::plugin::{Failure, Server, Step};
 
 /// Open until it is closed, or nobody has it any more; clones are the same connection.
@@ -31,9 +31,16 @@ impl Drop for Driver {
 #[derive(Debug)]
 pub(super) enum NotOpened {
     Io(io::Error),
-    /// What it says may repeat what it was told: the password.
-    Refused(ErrorKind),
+    /// By this error.
+    Refused(String),
     TimedOut,
+}
+
+/// What kept a script from answering.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) failure: Failure,
+    pub(super) why: Option<String>,
 }
 
 impl Connection {
@@ -54,7 +61,7 @@ impl Connection {
         let connection = Connection { redis: redis.clone(), driver };
         match ::redis::cmd("PING").query_async::<Value>(&mut redis).await {
             Ok(Value::SimpleString(pong)) if pong == "PONG" => Ok(connection),
-            Ok(_) => Err(NotOpened::Refused(ErrorKind::TypeError)),
+            Ok(_) => Err(NotOpened::Refused("no pong".to_owned())),
             Err(error) => Err(error.into()),
         }
     }
@@ -73,7 +80,7 @@ impl Connection {
     }
 
     /// Runs a script that the server knows by its hash, unless it has forgotten.
-    pub(super) async fn run(&self, step: &Step) -> Result<Vec<i64>, Failure> {
+    pub(super) async fn run(&self, step: &Step) -> Result<Vec<i64>, Failed> {
         let mut redis = self.redis.clone();
         let known = command("EVALSHA", step.script.hash(), step);
         let value = match known.query_async::<Value>(&mut redis).await {
@@ -82,8 +89,11 @@ impl Connection {
             }
             result => result,
         };
-        let value = value.map_err(|error| failure(&error))?;
-        numbers(value, step).ok_or(Failure::Unexpected)
+        let value = value.map_err(|error| Failed {
+            failure: refusal::failure(&error),
+            why: Some(refusal::summary(&error)),
+        })?;
+        numbers(value, step).ok_or(Failed { failure: Failure::Unexpected, why: None })
     }
 }
 
@@ -103,34 +113,11 @@ fn numbers(value: Value, step: &Step) -> Option<Vec<i64>> {
     (step.script.is_answer)(step.keys.len(), &numbers).then_some(numbers)
 }
 
-/// Errors that are over when the server has room, or is done with somebody's long script.
-const PASSING: [&str; 4] = ["BUSY", "MISCONF", "NOREPLICAS", "OOM"];
-
-#[expect(clippy::wildcard_enum_match_arm, reason = "the crate may add kinds")]
-fn failure(error: &RedisError) -> Failure {
-    match error.kind() {
-        ErrorKind::ExtensionError if error.code().is_some_and(|code| PASSING.contains(&code)) => {
-            Failure::NotReady
-        }
-        ErrorKind::IoError | ErrorKind::ParseError => Failure::Broken,
-        ErrorKind::BusyLoadingError
-        | ErrorKind::ReadOnly
-        | ErrorKind::MasterDown
-        | ErrorKind::ClusterDown
-        | ErrorKind::TryAgain => Failure::NotReady,
-        ErrorKind::ResponseError
-        | ErrorKind::NoScriptError
-        | ErrorKind::AuthenticationFailed
-        | ErrorKind::ExtensionError => Failure::Refused,
-        _ => Failure::Unexpected,
-    }
-}
-
 impl fmt::Display for NotOpened {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NotOpened::Io(error) => error.fmt(f),
-            NotOpened::Refused(kind) => write!(f, "{kind:?}"),
+            NotOpened::Refused(error) => f.write_str(error),
             NotOpened::TimedOut => f.write_str("timed out"),
         }
     }
@@ -138,6 +125,6 @@ impl fmt::Display for NotOpened {
 
 impl From<RedisError> for NotOpened {
     fn from(error: RedisError) -> NotOpened {
-        NotOpened::Refused(error.kind())
+        NotOpened::Refused(refusal::summary(&error))
     }
 }

@@ -15,7 +15,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::connection::{Connection, NotOpened};
+use super::connection::{Connection, Failed, NotOpened};
 use crate::{
     metrics::Metrics,
     plugin::{Failure, Question, Replied, Server, Step, Undo},
@@ -125,12 +125,16 @@ impl Link {
         let end = Instant::now() + self.server.timeout;
         let connection = self.connection(end).await.ok_or(Failure::Unreachable)?;
         let result = time::timeout_at(end, connection.run(step)).await;
-        let result = result.unwrap_or(Err(Failure::TimedOut));
-        match result {
-            Ok(_) => self.succeeded(),
-            Err(failure) => self.failed(&connection, failure),
+        match result.unwrap_or(Err(Failed { failure: Failure::TimedOut, why: None })) {
+            Ok(numbers) => {
+                self.succeeded();
+                Ok(numbers)
+            }
+            Err(failed) => {
+                self.failed(&connection, &failed);
+                Err(failed.failure)
+            }
         }
-        result
     }
 
     fn succeeded(&self) {
@@ -143,9 +147,9 @@ impl Link {
     }
 
     /// Whether the connection can be used again depends on what went wrong.
-    fn failed(&self, connection: &Connection, failure: Failure) {
-        self.log(failure.label(), None);
-        match failure {
+    fn failed(&self, connection: &Connection, failed: &Failed) {
+        self.log(failed.failure.label(), failed.why.as_deref());
+        match failed.failure {
             // Who comes next would wait for the same, or get the answer to something else.
             Failure::TimedOut | Failure::Broken | Failure::Unexpected | Failure::NotReady => {
                 connection.close();
@@ -201,18 +205,17 @@ impl Link {
             Ok(connection) => state.connection = Some(connection),
             Err(why) => {
                 state.fail();
-                self.log("not connected", Some(&why));
+                self.log("not connected", Some(&why.to_string()));
             }
         }
         drop(state);
         self.dialled.notify_waiters();
     }
 
-    fn log(&self, failure: &str, why: Option<&NotOpened>) {
+    fn log(&self, failure: &str, why: Option<&str>) {
         let now = Instant::now();
         if self.logged.get().is_none_or(|last| now - last >= LOG_INTERVAL) {
             self.logged.set(Some(now));
-            let why = why.map(tracing::field::display);
             tracing::warn!(server = ?self.server, failure, why, "redis does not answer");
         }
     }

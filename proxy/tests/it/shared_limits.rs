@@ -599,6 +599,8 @@ fn answers_that_make_no_sense_are_no_answers() {
         ("-LOADING wait\r\n", "not_ready"),
         ("-MISCONF no disk\r\n", "not_ready"),
         ("-OOM no memory\r\n", "not_ready"),
+        ("-NOAUTH who are you\r\n", "not_ready"),
+        ("-ERR Error running script (call to f_0): @user_script:3: -OOM no\r\n", "not_ready"),
         ("HTTP/1.1 400 Bad Request\r\n\r\n", "broken"),
         ("\0\0\0", "broken"),
         ("", "broken"),
