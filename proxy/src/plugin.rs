@@ -39,7 +39,7 @@ pub use self::{
     request::{
         Detail, Finished, Kept, Now, Origin, Request, RequestContext, RequestEdits, RouteNames,
     },
-    script::{Failure, Question, Replied, Script, Server, Step, Undo},
+    script::{Failure, Question, Replied, Script, Server, Step, Undo, Undoing},
 };
 pub(crate) use self::{edits::is_alike, log_entry::Layout, request::is_identity};
 use crate::{

@@ -8,6 +8,7 @@
 mod bounded;
 mod connection;
 mod link;
+mod owed;
 mod refusal;
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Duration};

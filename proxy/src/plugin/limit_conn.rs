@@ -27,6 +27,7 @@ use uuid::Uuid;
 use self::places::{Entered, Place, Places};
 use super::{
     Call, Finished, Hooks, Kind, Outcome, Phase, Plugin, Reply, RequestContext, Script, Step, Undo,
+    Undoing,
     limit::{Amount, CountedBy, KEY_TTL, Policy, Rejection, RuleKey, Shared, rules},
 };
 use crate::{
@@ -289,11 +290,13 @@ impl Remote {
         let over = self.shared.key("over", &request);
         let key = |one: &Applied<'_>| self.shared.key(one.index, &one.value);
         let mut keys: Vec<_> = applied.iter().map(key).collect();
-        let leave = Step {
+        let leave = |key: &Vec<u8>| Step {
             script: &LEAVE,
-            keys: keys.iter().flat_map(|key| [key.clone(), over.clone()]).collect(),
-            arguments: keys.iter().flat_map(|_| [request.clone(), lasts.clone()]).collect(),
+            keys: vec![key.clone(), over.clone()],
+            arguments: vec![request.clone(), lasts.clone()],
         };
+        let steps = keys.iter().map(leave).collect();
+        let leave = Undoing { steps, lasts: Duration::from_millis(self.lasts) };
         keys.push(over);
         let limits = applied.iter().map(|one| one.max.to_string().into_bytes());
         let arguments = [request, lasts].into_iter().chain(limits).collect();

@@ -77,9 +77,18 @@ pub struct Question {
     pub plugin: &'static str,
     pub server: Arc<Server>,
     pub step: Step,
-    /// What undoes it when the exchange is over, or nobody waits for the answer. Its script takes what
-    /// several exchanges left, one behind the other.
-    pub undoing: Option<Step>,
+    /// When the exchange is over, or nobody waits for the answer.
+    pub undoing: Option<Undoing>,
+}
+
+/// What undoes something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undoing {
+    /// Each for itself. Their script takes what several exchanges left, one behind the other, and does
+    /// all of it or none.
+    pub steps: Vec<Step>,
+    /// After which it has undone itself.
+    pub lasts: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

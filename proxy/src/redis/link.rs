@@ -3,7 +3,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -15,24 +14,23 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::connection::{Connection, Failed, NotOpened};
+use super::{
+    connection::{Connection, Failed, NotOpened},
+    owed::{Debt, Owed},
+};
 use crate::{
     metrics::Metrics,
-    plugin::{Failure, Question, Replied, Server, Step, Undo},
+    plugin::{Failure, Question, Replied, Server, Step, Undo, Undoing},
 };
 
 /// Calls of a worker that may be under way to one server.
 const CALLS_MAX: usize = 1024;
-/// What may wait to be undone, some 200 bytes each; of more each is left to expire.
-const OWED_MAX: usize = 1 << 14;
-/// Undone in one call.
-const UNDONE_AT_ONCE: usize = 64;
 /// Between failures: doubled with each, up to the second of these.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How long a call waits for a connection when the last one failed: long enough for a server that is
 /// back.
 const RETRY_PATIENCE: Duration = Duration::from_millis(50);
-/// Between two lines in the log.
+/// Between two lines of a kind in the log.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 pub(super) struct Link {
@@ -42,13 +40,32 @@ pub(super) struct Link {
     /// Told when dialling has ended.
     dialled: Notify,
     calls: Cell<usize>,
-    owed: RefCell<VecDeque<Owed>>,
+    owed: RefCell<Owed>,
     /// Told when something is owed.
     owes: Notify,
     /// Told when a call is over, or something that was owed is done.
     moved: Notify,
-    /// Of the last failure that was logged, unless it is over.
-    logged: Cell<Option<Instant>>,
+    complaints: Seldom,
+    /// Whether the last thing that was logged of the server is that it does not answer.
+    is_complained_of: Cell<bool>,
+    losses: Seldom,
+    /// What was not undone since that was logged.
+    lost: Cell<u64>,
+}
+
+/// Allows something again when it was long ago.
+#[derive(Default)]
+struct Seldom(Cell<Option<Instant>>);
+
+impl Seldom {
+    fn is_time(&self) -> bool {
+        let now = Instant::now();
+        let is_time = self.0.get().is_none_or(|last| now - last >= LOG_INTERVAL);
+        if is_time {
+            self.0.set(Some(now));
+        }
+        is_time
+    }
 }
 
 struct State {
@@ -59,12 +76,6 @@ struct State {
     /// When the next connection may be dialled.
     not_before: Instant,
     used: Instant,
-}
-
-/// What is still to be undone.
-struct Owed {
-    plugin: &'static str,
-    step: Step,
 }
 
 /// A call that is under way.
@@ -88,10 +99,13 @@ impl Link {
             state: RefCell::new(state),
             dialled: Notify::new(),
             calls: Cell::new(0),
-            owed: RefCell::default(),
+            owed: RefCell::new(Owed::new()),
             owes: Notify::new(),
             moved: Notify::new(),
-            logged: Cell::new(None),
+            complaints: Seldom::default(),
+            is_complained_of: Cell::new(false),
+            losses: Seldom::default(),
+            lost: Cell::new(0),
         }
     }
 
@@ -111,10 +125,9 @@ impl Link {
             self.metrics.limit_error(question.plugin, failure);
         }
         let undo = match &question.undoing {
-            Some(step) if failure.is_none_or(Failure::may_have_run) => {
-                let owed = Owed { plugin: question.plugin, step: step.clone() };
-                let link = Rc::clone(self);
-                Undo::new(move || link.owe(owed))
+            Some(undoing) if failure.is_none_or(Failure::may_have_run) => {
+                let (plugin, undoing, link) = (question.plugin, undoing.clone(), Rc::clone(self));
+                Undo::new(move || link.owe(plugin, undoing))
             }
             Some(_) | None => Undo::default(),
         };
@@ -141,7 +154,7 @@ impl Link {
         let mut state = self.state.borrow_mut();
         (state.failures, state.used) = (0, Instant::now());
         drop(state);
-        if self.logged.take().is_some() {
+        if self.is_complained_of.take() {
             tracing::info!(server = ?self.server, "redis answers again");
         }
     }
@@ -213,57 +226,56 @@ impl Link {
     }
 
     fn log(&self, failure: &str, why: Option<&str>) {
-        let now = Instant::now();
-        if self.logged.get().is_none_or(|last| now - last >= LOG_INTERVAL) {
-            self.logged.set(Some(now));
+        if self.complaints.is_time() {
+            self.is_complained_of.set(true);
             tracing::warn!(server = ?self.server, failure, why, "redis does not answer");
         }
     }
 
     /// Has something undone, soon.
-    fn owe(&self, owed: Owed) {
-        let mut all = self.owed.borrow_mut();
-        if all.len() < OWED_MAX {
-            all.push_back(owed);
-            self.owes.notify_one();
-        } else {
-            self.metrics.limit_error(owed.plugin, Failure::UndoLost);
-        }
+    fn owe(&self, plugin: &'static str, undoing: Undoing) {
+        let Undoing { steps, lasts } = undoing;
+        let debts = steps.into_iter().map(|step| Debt::new(plugin, step, lasts));
+        let lost: Vec<Debt> = debts.filter_map(|debt| self.owed.borrow_mut().push(debt)).collect();
+        self.lose(lost, "too much waits");
+        self.owes.notify_one();
     }
 
-    /// Undoes what is owed, for as long as it takes.
+    /// Undoes what is owed, for as long as that makes sense.
     pub(super) async fn settle(self: Rc<Self>) {
         loop {
-            let Some((step, count)) = self.next_owed() else {
+            let next = self.owed.borrow().next();
+            let Some((step, count)) = next else {
                 self.owes.notified().await;
                 continue;
             };
             match self.call(&step).await {
-                Ok(_) => drop(self.owed.borrow_mut().drain(..count)),
+                Ok(_) => self.owed.borrow_mut().done(count),
                 // It will be no other the next time.
-                Err(Failure::Refused) => self.lose(count),
-                Err(_) => time::sleep(BACK_OFF.0).await,
+                Err(Failure::Refused) => {
+                    let lost = self.owed.borrow_mut().refused(count);
+                    self.lose(lost, "refused");
+                }
+                Err(_) => {
+                    let late = self.owed.borrow_mut().take_late(Instant::now());
+                    self.lose(late, "too late");
+                    time::sleep(BACK_OFF.0).await;
+                }
             }
             self.moved.notify_waiters();
         }
     }
 
-    /// The first that are owed and can be undone in one call, and how many these are.
-    fn next_owed(&self) -> Option<(Step, usize)> {
-        let owed = self.owed.borrow();
-        let mut step = owed.front()?.step.clone();
-        let alike = owed.iter().take(UNDONE_AT_ONCE);
-        let alike = alike.take_while(|next| next.step.script == step.script).count();
-        for Owed { step: next, .. } in owed.iter().take(alike).skip(1) {
-            step.keys.extend_from_slice(&next.keys);
-            step.arguments.extend_from_slice(&next.arguments);
-        }
-        Some((step, alike))
-    }
-
-    fn lose(&self, count: usize) {
-        for Owed { plugin, .. } in self.owed.borrow_mut().drain(..count) {
+    /// What was counted stays until it expires.
+    fn lose(&self, debts: impl IntoIterator<Item = Debt>, why: &str) {
+        let before = self.lost.get();
+        for Debt { plugin, .. } in debts {
             self.metrics.limit_error(plugin, Failure::UndoLost);
+            self.lost.set(self.lost.get() + 1);
+        }
+        if self.lost.get() > before && self.losses.is_time() {
+            let count = self.lost.take();
+            tracing::warn!(server = ?self.server, count, why, "not undone; left to expire");
         }
     }
 
@@ -275,8 +287,8 @@ impl Link {
     }
 
     pub(super) fn give_up_settling(&self) {
-        let count = self.owed.borrow().len();
-        self.lose(count);
+        let all = self.owed.borrow_mut().take_all();
+        self.lose(all, "the end");
     }
 
     /// Whether nothing has happened for long; the connection is closed then.

@@ -53,7 +53,8 @@ fn code(error: &RedisError) -> Option<&str> {
 /// The word of what a command in a script was refused with, as servers before 7 tell it: `Error running
 /// script (call to f_HASH): @user_script:12: @user_script: 12: -OOM command not allowed`.
 fn wrapped(detail: &str) -> Option<&str> {
-    let (_, mut said) = detail.strip_prefix("Error running script (call to f_")?.split_once("): ")?;
+    let (_, mut said) =
+        detail.strip_prefix("Error running script (call to f_")?.split_once("): ")?;
     while let Some(behind) = behind_line(said) {
         said = behind;
     }

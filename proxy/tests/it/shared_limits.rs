@@ -353,6 +353,59 @@ fn a_redis_that_is_busy_is_told_later_who_has_left() {
     }
 }
 
+/// Half of a request of somebody.
+fn half(user: &str) -> String {
+    HALF.replace("host: a", &format!("host: a\r\nx-user: {user}"))
+}
+
+#[test]
+fn what_cannot_be_undone_costs_nobody_else() {
+    const USERS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let Some(redis) = Redis::start() else { return };
+    let node = Node::always("x");
+    let rules = "[{ conn: 1, burst: 0, key: $http_x_user }, { conn: 9, burst: 0, key: all }]";
+    let plugins = format!(
+        "{{ limit-conn: {{ default_conn_delay: 0.1, redis_timeout: 5000, rules: {rules}, {} }} }}",
+        redis.settings()
+    );
+    let text = yaml(node.address, &plugins).replace("workers: 2", "workers: 1");
+    let proxy = TestProxy::start(&text);
+    let mut clients = USERS.map(|user| {
+        let mut client = Client::connect(proxy.address("express"));
+        client.send(half(user));
+        client
+    });
+    let prefix = "tandem:limit-conn:route:all:";
+    let all = format!("ZCARD {prefix}1:all");
+    eventually("all in", || redis.ask(&[&all]).contains(&":8".into()).then_some(()));
+    redis.ask(&[&format!("SET {prefix}0:c x")]);
+    // So that what is owed meanwhile is undone at once.
+    redis.signal(Signal::STOP);
+    for client in &mut clients {
+        assert_eq!(client.ask("y").status, 200);
+    }
+    redis.signal(Signal::CONT);
+    eventually("that loss", || (errors(&proxy, "limit-conn", "undo_lost") == 1.0).then_some(()));
+    let left = eventually("the others out", || {
+        let keys = redis.ask(&["KEYS tandem:*"]);
+        keys.contains(&"*1".into()).then_some(keys)
+    });
+    assert_eq!(left[2], format!("{prefix}0:c"));
+    assert_eq!(errors(&proxy, "limit-conn", "undo_lost"), 1.0);
+}
+
+#[test]
+fn a_redis_that_has_left_is_not_asked_for_ever() {
+    let Some(mut redis) = Redis::start() else { return };
+    let node = Node::always("x");
+    let proxy = start(node.address, &conn(&redis, "key_ttl: 1,"));
+    let mut slow = held(&proxy, "express", &node);
+    redis.kill();
+    proxy.reload(&yaml(node.address, "{}")).expect("a reload");
+    assert_eq!(slow.ask("y").status, 200);
+    eventually("that it ends", || (errors(&proxy, "limit-conn", "undo_lost") == 1.0).then_some(()));
+}
+
 #[test]
 fn what_a_killed_proxy_counted_expires() {
     let Some(redis) = Redis::start() else { return };

@@ -8,7 +8,7 @@ use crate::{
     config::plugins::{Scope, Section, Value, not_built},
     plugin::{
         hex::hex,
-        script::{Question, Server, Step},
+        script::{Question, Server, Step, Undoing},
     },
 };
 
@@ -131,7 +131,7 @@ impl Shared {
         key
     }
 
-    pub(in crate::plugin) fn ask(&self, step: Step, undoing: Option<Step>) -> Arc<Question> {
+    pub(in crate::plugin) fn ask(&self, step: Step, undoing: Option<Undoing>) -> Arc<Question> {
         let Self { plugin, server, .. } = self;
         Arc::new(Question { plugin, server: Arc::clone(server), step, undoing })
     }

@@ -1,6 +1,10 @@
--- Lets requests go that are over.
--- KEYS: of each rule of each request those in flight, and what says that the request was not found.
+-- Lets requests go that are over: all of them, or none.
+-- KEYS: of each request those in flight, and what says that the request was not found.
 -- ARGV: of each of these pairs the request, and how long it counts at most (ms).
+for at = 1, #KEYS, 2 do
+    -- Refused if somebody has put something else there.
+    redis.call('ZCARD', KEYS[at])
+end
 for at = 1, #KEYS, 2 do
     local request, lasts = ARGV[at], ARGV[at + 1]
     if redis.call('ZREM', KEYS[at], request) == 0 then

@@ -1,8 +1,9 @@
+use tokio::task::LocalSet;
+
 use super::*;
 use crate::plugin::Script;
 
 static SCRIPT: Script = Script::new("return {}", |_, numbers| numbers.is_empty());
-static OTHER: Script = Script::new("return {1}", |_, _| true);
 
 fn link() -> Rc<Link> {
     let server = Server {
@@ -17,9 +18,12 @@ fn link() -> Rc<Link> {
     Rc::new(Link::new(Arc::new(server), Arc::new(Metrics::new())))
 }
 
-fn owed(script: &'static Script, name: usize) -> Owed {
-    let name = || vec![name.to_string().into_bytes()];
-    Owed { plugin: "test", step: Step { script, keys: name(), arguments: name() } }
+fn undoing(names: &[&str], lasts: Duration) -> Undoing {
+    let step = |name: &&str| {
+        let name = || vec![name.as_bytes().to_vec()];
+        Step { script: &SCRIPT, keys: name(), arguments: name() }
+    };
+    Undoing { steps: names.iter().map(step).collect(), lasts }
 }
 
 #[test]
@@ -32,28 +36,36 @@ fn only_so_many_calls_are_under_way() {
     assert!(link.turn().is_some());
 }
 
-#[test]
-fn what_is_alike_is_undone_at_once() {
-    let link = link();
-    assert!(link.next_owed().is_none());
-    (0..UNDONE_AT_ONCE + 1).for_each(|name| link.owe(owed(&SCRIPT, name)));
-    let (step, count) = link.next_owed().expect("something");
-    assert_eq!((count, step.keys.len(), step.arguments.len()), (64, 64, 64));
-    assert_eq!((&*step.keys[63], step.script), (&b"63"[..], &SCRIPT));
-    link.lose(count);
-    link.owe(owed(&OTHER, 0));
-    let (step, count) = link.next_owed().expect("something");
-    assert_eq!((count, step.keys), (1, vec![b"64".to_vec()]));
+/// A server that is gone for good, or has left the configuration.
+#[tokio::test(start_paused = true)]
+async fn nobody_tries_for_ever_to_undo_something() {
+    let (link, begun) = (link(), Instant::now());
+    LocalSet::new()
+        .run_until(async {
+            let settling = task::spawn_local(Rc::clone(&link).settle());
+            link.owe("test", undoing(&["a", "b"], Duration::MAX));
+            link.settled().await;
+            settling.abort();
+        })
+        .await;
+    assert!((595..605).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
 }
 
 #[test]
-fn only_so_much_waits_to_be_undone() {
+fn what_is_owed_is_given_up_at_the_end() {
     let link = link();
-    (0..OWED_MAX + 1).for_each(|name| link.owe(owed(&SCRIPT, name)));
-    assert_eq!(link.owed.borrow().len(), OWED_MAX);
+    link.owe("test", undoing(&["a"], Duration::from_secs(60)));
     assert!(!link.rests());
     link.give_up_settling();
-    assert!(link.owed.borrow().is_empty() && link.rests());
+    assert!(link.rests());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happens_often_is_said_seldom() {
+    let seldom = Seldom::default();
+    assert!(seldom.is_time() && !seldom.is_time());
+    time::advance(LOG_INTERVAL).await;
+    assert!(seldom.is_time() && !seldom.is_time());
 }
 
 #[test]
