@@ -28,8 +28,8 @@ use crate::{
     metrics::{ByListener, Metrics},
     plugin::{
         self, Call, Chain, Consumer, Consumers, EncoderMemory, FieldEdits, Kept, Mirror, Origin,
-        PluginSet, Progress, Reply, Request, RequestContext, RequestEdits, Rewrite, RouteNames,
-        Run, Shape,
+        PluginConfig, PluginSet, Progress, Reply, Request, RequestContext, RequestEdits, Rewrite,
+        RouteNames, Run, Shape,
     },
     route::{Router, stream::StreamRoute},
     upstream::group::Upstream,
@@ -139,7 +139,7 @@ impl Pipeline {
         log_files: &LogFiles,
         pseudonym: Pseudonym,
     ) -> Self {
-        let mut sets = PluginSets { before, kept: HashMap::new() };
+        let mut sets = PluginSets::new(before);
         let consumers = Consumers::new(&config.consumers, |consumer| sets.of_consumer(consumer));
         let global: Vec<PluginSet> = config.global_rules.iter().map(|set| sets.keep(set)).collect();
         let upstreams: HashMap<_, _> = upstreams
@@ -256,10 +256,20 @@ impl Pipeline {
 /// The plugins of every resource, with their state if they had one before.
 struct PluginSets<'p> {
     before: Option<&'p Pipeline>,
+    /// What was shared before by kind and group, whoever had it.
+    groups: HashMap<(&'static str, &'p str), &'p PluginConfig>,
     kept: HashMap<Arc<str>, PluginSet>,
 }
 
-impl PluginSets<'_> {
+impl<'p> PluginSets<'p> {
+    fn new(before: Option<&'p Pipeline>) -> Self {
+        let sets = before.into_iter().flat_map(|before| before.plugin_sets.values());
+        let groups = sets.flat_map(|set| &set.plugins).filter_map(|config| {
+            config.plugin.group().map(|group| ((config.kind.name, group), config))
+        });
+        PluginSets { before, groups: groups.collect(), kept: HashMap::new() }
+    }
+
     fn keep(&mut self, set: &PluginSet) -> PluginSet {
         let Some(owner) = set.owner.as_ref().filter(|_| !set.is_empty()) else {
             return set.clone();
@@ -267,8 +277,11 @@ impl PluginSets<'_> {
         if let Some(kept) = self.kept.get(owner) {
             return kept.clone();
         }
-        let before = self.before.and_then(|before| before.plugin_sets.get(owner));
-        let kept = before.map_or_else(|| set.clone(), |before| set.keeping(before));
+        let own = self.before.and_then(|before| before.plugin_sets.get(owner));
+        let kept = set.keeping(|new| match new.plugin.group() {
+            Some(group) => self.groups.get(&(new.kind.name, group)).copied(),
+            None => own?.of_kind(new.kind),
+        });
         self.kept.insert(Arc::clone(owner), kept.clone());
         kept
     }

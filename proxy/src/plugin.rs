@@ -181,6 +181,11 @@ pub trait Plugin: std::fmt::Debug + Send + Sync {
     /// Opens what it writes to, once it is in force; again and again, as long as it is.
     fn open(&self, _files: &LogFiles) {}
 
+    /// Whoever is in the same group, in whatever resource, has the same settings and shares this one.
+    fn group(&self) -> Option<&str> {
+        None
+    }
+
     /// Hooks that a plugin does not have cost nothing: they are not called.
     fn hooks(&self) -> Hooks {
         Hooks::default()

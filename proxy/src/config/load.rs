@@ -17,7 +17,7 @@ use super::{
     finding::{Mark, Sink},
     metadata,
     planned::Kind,
-    plugins::{LogPaths, Scope},
+    plugins::{LogPaths, PluginGroups, Scope},
     process,
     reader::{Section, Value},
     resolver,
@@ -138,6 +138,7 @@ fn read_config(mut root: Section<'_>) -> Config {
     let names = consumers::names(&root);
     let (known, referred) = (upstreams.known(), RefCell::default());
     let log_paths = LogPaths::default();
+    let groups = RefCell::<PluginGroups>::default();
     let metadata = metadata::read(&mut root, &log_paths);
     let scope = Scope {
         owner: None,
@@ -146,9 +147,10 @@ fn read_config(mut root: Section<'_>) -> Config {
         referred: &referred,
         metadata: &metadata,
         log_paths: &log_paths,
+        groups: &groups,
     };
-    let groups = shared::sets(&mut root, "consumer_groups", &scope);
-    let consumers = consumers::read(&mut root, &groups, &scope);
+    let consumer_groups = shared::sets(&mut root, "consumer_groups", &scope);
+    let consumers = consumers::read(&mut root, &consumer_groups, &scope);
     let global_rules = shared::global_rules(&mut root, &scope);
     let shared = Shared {
         services: shared::services(&mut root, &mut upstreams, &scope),

@@ -25,7 +25,7 @@ use crate::{
     client::Url,
     http::name::is_token_byte,
     log_files,
-    plugin::{self, Credential, Kind, Meta, PluginConfig, PluginSet},
+    plugin::{self, Credential, Kind, Meta, Plugin, PluginConfig, PluginSet},
     template::{Groups, Template},
 };
 
@@ -42,10 +42,44 @@ pub(crate) struct Scope<'s> {
     pub(crate) metadata: &'s Metadata,
     /// Those that loggers write to.
     pub(crate) log_paths: &'s LogPaths,
+    pub(super) groups: &'s RefCell<PluginGroups>,
 }
 
 /// The files of loggers so far.
 pub(crate) type LogPaths = RefCell<HashSet<PathBuf>>;
+
+/// Plugins that others of their kind share, by kind and group.
+#[derive(Default)]
+pub(super) struct PluginGroups(HashMap<(&'static str, Box<str>), Grouped>);
+
+struct Grouped {
+    plugin: Arc<dyn Plugin>,
+    source: Arc<Json>,
+    /// Where it is written first.
+    line: usize,
+}
+
+impl PluginGroups {
+    /// What the group of `new` shares; an error at `value` if it is set otherwise.
+    fn join(&mut self, new: PluginConfig, value: &Value<'_>) -> Option<PluginConfig> {
+        let Some(group) = new.plugin.group() else { return Some(new) };
+        let PluginConfig { plugin, source, .. } = &new;
+        let first = self.0.entry((new.kind.name, group.into())).or_insert_with(|| Grouped {
+            plugin: Arc::clone(plugin),
+            source: Arc::clone(source),
+            line: value.place.line(),
+        });
+        if first.source != *source {
+            let line = first.line;
+            value.member("group").as_ref().unwrap_or(value).error(format!(
+                "group conf mismatched: this group has other settings in line {line}; make them the \
+                 same or take another group"
+            ));
+            return None;
+        }
+        Some(PluginConfig { plugin: Arc::clone(&first.plugin), ..new })
+    }
+}
 
 /// What a consumer is known by, and where that is written.
 pub(crate) struct CredentialAt<'t> {
@@ -75,7 +109,8 @@ fn one(at: &Place<'_>, name: &str, value: &Value<'_>, scope: &Scope<'_>) -> Opti
         at.error("these settings cannot be read");
     }
     let source = source(value, scope.metadata.source(kind.name));
-    Some(PluginConfig { kind, meta, plugin: plugin?, source: Arc::new(source) })
+    let config = PluginConfig { kind, meta, plugin: plugin?, source: Arc::new(source) };
+    scope.groups.borrow_mut().join(config, value)
 }
 
 /// The settings, apart from what holds for every plugin, and what is set for all uses of this one.

@@ -84,7 +84,7 @@ impl PluginSet {
     }
 
     pub(crate) fn names(&self, kind: &Kind) -> bool {
-        self.plugins.iter().any(|plugin| plugin.kind.name == kind.name)
+        self.of_kind(kind).is_some()
     }
 
     /// With the plugins of `lower` that are not in this one.
@@ -95,13 +95,19 @@ impl PluginSet {
         PluginSet { owner: None, plugins }
     }
 
-    /// With those plugins of `before` that are the same here, and their state.
+    pub(crate) fn of_kind(&self, kind: &Kind) -> Option<&PluginConfig> {
+        self.plugins.iter().find(|plugin| plugin.kind.name == kind.name)
+    }
+
+    /// With those plugins that `before` has known as they are here, and their state.
     #[must_use]
-    pub fn keeping(&self, before: &PluginSet) -> PluginSet {
+    pub fn keeping<'b>(
+        &self,
+        before: impl Fn(&PluginConfig) -> Option<&'b PluginConfig>,
+    ) -> PluginSet {
         let kept = |new: &PluginConfig| {
-            let is_same =
-                |old: &&PluginConfig| old.kind.name == new.kind.name && old.source == new.source;
-            let plugin = &before.plugins.iter().find(is_same).unwrap_or(new).plugin;
+            let known = before(new).filter(|old| old.source == new.source);
+            let plugin = &known.unwrap_or(new).plugin;
             PluginConfig { plugin: Arc::clone(plugin), ..new.clone() }
         };
         PluginSet { owner: self.owner.clone(), plugins: self.plugins.iter().map(kept).collect() }

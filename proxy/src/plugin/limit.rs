@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::StatusCode;
 
-pub(super) use self::policy::{KEY_TTL, Policy, Shared};
+pub(super) use self::policy::{KEY_TTL, Policy, Shared, group_owner};
 use super::Outcome;
 use crate::{
     config::plugins::{Section, Value, template},

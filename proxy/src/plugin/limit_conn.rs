@@ -141,7 +141,7 @@ fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>>
 impl Entries {
     fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Entries> {
         let seconds = section.peek(KEY_TTL).map(|value| value.within(&(1..=KEY_TTL_MAX)));
-        Some(match Policy::read(section, scope, KIND.name)? {
+        Some(match Policy::read(section, scope.owner, KIND.name)? {
             Policy::Local => Entries::Here(Arc::default()),
             Policy::Redis(shared) => {
                 section.take(KEY_TTL);

@@ -3,7 +3,8 @@
 //! A `fixed` window begins with the first request of a key. A `sliding` one estimates the requests of
 //! the last `time_window` seconds: those of the window under way, and of the one before it the share
 //! that still reaches into them. Counting is exact across workers, and with `policy: redis` across
-//! whoever shares the Redis, by its clock, as clocks of several hosts differ. Here there are
+//! whoever shares the Redis, by its clock, as clocks of several hosts differ. All of one `group` count
+//! together, wherever they are configured. Here there are
 //! [`ENTRIES_MAX`](super::table::ENTRIES_MAX) keys at a time; a request of one more is refused, or
 //! passes with `allow_degradation: true`.
 
@@ -16,11 +17,11 @@ use http::{HeaderName, HeaderValue};
 
 use super::{
     Call, FieldEdits, Kind, Outcome, Phase, Plugin, Reply, RequestContext, Script, Step,
-    limit::{Amount, CountedBy, Policy, Rejection, RuleKey, Shared, rules},
+    limit::{Amount, CountedBy, Policy, Rejection, RuleKey, Shared, group_owner, rules},
     table::Table,
 };
 use crate::{
-    config::plugins::{Scope, Section},
+    config::plugins::{Scope, Section, Value},
     variable::Facts,
 };
 
@@ -31,6 +32,8 @@ pub(super) static KIND: Kind =
 const COUNT_MAX: u64 = u32::MAX as u64;
 /// Seconds of a window: a year.
 const WINDOW_MAX: u64 = 366 * 86_400;
+/// Bytes of a group's name.
+const GROUP_SIZE_MAX: usize = 256;
 const UNCLEAR: &str = "failed to limit count";
 
 #[derive(Debug)]
@@ -40,6 +43,8 @@ struct LimitCount {
     rejection: Rejection,
     show_limit_quota_header: bool,
     windows: Windows,
+    /// Who counts together.
+    group: Option<Box<str>>,
 }
 
 /// Where the windows are.
@@ -95,13 +100,13 @@ fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>>
     };
     let windows = [("fixed", Window::Fixed), ("sliding", Window::Sliding)];
     let window = section.take("window_type").map(|value| value.one_of(&windows, &[]));
-    let policy = Policy::read(section, scope, KIND.name);
+    let group = section.take("group").map(|value| group(&value));
+    let owner = group.iter().flatten().map(|group| group_owner(group)).next();
+    let policy = Policy::read(section, owner.as_deref().or(scope.owner), KIND.name);
     let rejection = Rejection::read(section, KIND.name);
     let show_limit_quota_header = section.leaf_or("show_limit_quota_header", true);
-    for key in ["group", "sync_interval"] {
-        if section.take(key).is_some() {
-            section.error(format!("`{key}` is not built yet; remove it"));
-        }
+    if section.take("sync_interval").is_some() {
+        section.error("`sync_interval` is not built yet; remove it");
     }
     Some(Arc::new(LimitCount {
         rules: rules?,
@@ -112,7 +117,17 @@ fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>>
             Policy::Local => Windows::Here(Table::new()),
             Policy::Redis(shared) => Windows::Redis(shared),
         },
+        group: match group {
+            Some(group) => Some(group?),
+            None => None,
+        },
     }))
+}
+
+fn group(value: &Value<'_>) -> Option<Box<str>> {
+    let is_name = |text: &str| (1..=GROUP_SIZE_MAX).contains(&text.len());
+    let name = value.text("needs 1 to 256 bytes", is_name)?;
+    Some(name.into())
 }
 
 fn amounts(section: &mut Section<'_>) -> Option<(Amount, Amount)> {
@@ -163,6 +178,10 @@ struct Applied<'r> {
 }
 
 impl Plugin for LimitCount {
+    fn group(&self) -> Option<&str> {
+        self.group.as_deref()
+    }
+
     fn request(&self, cx: &mut RequestContext<'_>) -> Outcome {
         match &self.windows {
             Windows::Here(table) => self.count(table, cx),

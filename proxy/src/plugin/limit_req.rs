@@ -64,7 +64,7 @@ fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>>
     let burst = section.require("burst").and_then(|value| value.within(&(0.0..=RATE_MAX)));
     let key = CountedBy::read(section, None);
     let nodelay = section.leaf_or("nodelay", false);
-    let policy = Policy::read(section, scope, KIND.name);
+    let policy = Policy::read(section, scope.owner, KIND.name);
     let rejection = Rejection::read(section, KIND.name);
     let (rate, burst) = (rate?, burst?);
     if !nodelay && burst / rate > DELAY_MAX.as_secs_f64() {

@@ -207,6 +207,54 @@ fn a_count_is_exact_across_proxies_workers_and_lanes() {
     }
 }
 
+/// Each path has a route of its own with these plugins.
+fn routes(node: SocketAddr, routes: &[(&str, &str)]) -> String {
+    let route = |(id, plugins): &(&str, &str)| {
+        format!("{{ id: {id}, uri: /{id}, upstream_id: app, plugins: {plugins} }}")
+    };
+    let routes: Vec<_> = routes.iter().map(route).collect();
+    let all = "{ id: all, uri: /*, upstream_id: app, plugins: {} }";
+    yaml(node, "{}").replace(all, &routes.join(", "))
+}
+
+fn ask_for(proxy: &TestProxy, path: &str) -> u16 {
+    let head = GET.replace("GET /", &format!("GET /{path}"));
+    Client::connect(proxy.address("express")).ask(head).status
+}
+
+#[test]
+fn a_group_counts_together_and_through_reloads() {
+    let node = Node::always("x");
+    let limit = |count, group| {
+        format!("{{ limit-count: {{ count: {count}, time_window: 600, group: {group} }} }}")
+    };
+    let [ours, others, changed] = [limit(2, "ours"), limit(2, "others"), limit(1, "ours")];
+    let proxy = TestProxy::start(&routes(node.address, &[("a", &ours), ("b", &ours)]));
+    assert_eq!(["a", "b", "a", "b"].map(|path| ask_for(&proxy, path)), [200, 200, 503, 503]);
+    // Whoever is in it later, and when all who were have gone.
+    let reload = |list: &[_]| proxy.reload(&routes(node.address, list)).expect("a reload");
+    reload(&[("a", "{}"), ("b", &others), ("c", &ours)]);
+    assert_eq!(["a", "b", "c"].map(|path| ask_for(&proxy, path)), [200, 200, 503]);
+    reload(&[("a", &changed), ("b", &changed)]);
+    assert_eq!(["a", "b"].map(|path| ask_for(&proxy, path)), [200, 503]);
+}
+
+#[test]
+fn a_group_counts_together_across_proxies() {
+    let Some(redis) = Redis::start() else { return };
+    let node = Node::always("x");
+    let limit = |group| {
+        let redis = redis.settings();
+        format!("{{ limit-count: {{ count: 2, time_window: 600, group: {group}, {redis} }} }}")
+    };
+    let [ours, others] = [limit("ours"), limit("others")];
+    let proxies = ["a", "b"]
+        .map(|path| TestProxy::start(&routes(node.address, &[(path, &ours), ("c", &others)])));
+    let seen = [(0, "a"), (1, "b"), (0, "a"), (1, "b"), (0, "c"), (1, "c"), (0, "c")];
+    let seen = seen.map(|(at, path): (usize, _)| ask_for(&proxies[at], path));
+    assert_eq!(seen, [200, 200, 503, 503, 200, 200, 503]);
+}
+
 #[test]
 fn a_window_is_over_after_its_time() {
     let Some(redis) = Redis::start() else { return };

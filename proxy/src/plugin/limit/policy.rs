@@ -5,7 +5,7 @@ use std::{fmt::Display, sync::Arc, time::Duration};
 use ring::digest;
 
 use crate::{
-    config::plugins::{Scope, Section, Value, not_built},
+    config::plugins::{Section, Value, not_built},
     plugin::{
         hex::hex,
         script::{Question, Server, Step, Undoing},
@@ -52,10 +52,10 @@ const HOST_SIZE_MAX: usize = 253;
 const VALUE_SIZE_MAX: usize = 64;
 
 impl Policy {
-    /// `policy`, with what belongs to it.
+    /// `policy`, with what belongs to it; who has the same `owner` shares what Redis counts.
     pub(in crate::plugin) fn read(
         section: &mut Section<'_>,
-        scope: &Scope<'_>,
+        owner: Option<&str>,
         plugin: &'static str,
     ) -> Option<Policy> {
         let words = [("local", false), ("redis", true)];
@@ -63,7 +63,7 @@ impl Policy {
         let policy = section.take("policy").map(|value| value.one_of(&words, &planned));
         if policy.unwrap_or(Some(false))? {
             let server = server(section)?;
-            let prefix = format!("tandem:{plugin}:{}", scope.owner?).into();
+            let prefix = format!("tandem:{plugin}:{}", owner?).into();
             return Some(Policy::Redis(Shared { plugin, server: Arc::new(server), prefix }));
         }
         for key in KEYS {
@@ -106,6 +106,23 @@ fn server(section: &mut Section<'_>) -> Option<Server> {
     })
 }
 
+/// The owner of what the members of a group count.
+pub(in crate::plugin) fn group_owner(group: &str) -> String {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    match is_short(group, is_plain) {
+        true => format!("group:{group}"),
+        false => format!("group:{}", hashed(group.as_bytes())),
+    }
+}
+
+fn is_short(text: &str, is_plain: impl Fn(&u8) -> bool) -> bool {
+    text.len() <= VALUE_SIZE_MAX && text.as_bytes().iter().all(is_plain)
+}
+
+fn hashed(value: &[u8]) -> String {
+    format!("#{}", hex(digest::digest(&digest::SHA256, value)))
+}
+
 fn host(value: &Value<'_>) -> Option<Box<str>> {
     let is_host =
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
@@ -119,14 +136,11 @@ impl Shared {
     /// What Redis keeps under `rule` for a value that a client may have chosen.
     pub(in crate::plugin) fn key(&self, rule: impl Display, value: &[u8]) -> Vec<u8> {
         let mut key = format!("{}:{rule}:", self.prefix).into_bytes();
-        let is_plain = value.len() <= VALUE_SIZE_MAX
-            && value.iter().all(u8::is_ascii_graphic)
-            && !value.starts_with(b"#");
-        if is_plain {
-            key.extend_from_slice(value);
-        } else {
-            key.push(b'#');
-            key.extend_from_slice(hex(digest::digest(&digest::SHA256, value)).as_bytes());
+        match str::from_utf8(value) {
+            Ok(text) if !text.starts_with('#') && is_short(text, u8::is_ascii_graphic) => {
+                key.extend_from_slice(value);
+            }
+            Ok(_) | Err(_) => key.extend_from_slice(hashed(value).as_bytes()),
         }
         key
     }

@@ -124,11 +124,55 @@ fn what_makes_no_sense_is_refused() {
             "rules: [{ count: 1, time_window: 1, key: a }, { count: 2, time_window: 1, key: a }]",
             "duplicate key 'a' in rules",
         ),
-        ("count: 1, time_window: 1, group: g", "not built yet"),
+        ("count: 1, time_window: 1, group: \"\"", "needs 1 to 256 bytes"),
         ("count: 1, time_window: 1, rejected_code: 600", "from 200 to 599"),
         ("count: 1, time_window: 1, window_type: round", "expected"),
     ] {
         refused("limit-count", settings, message);
+    }
+}
+
+/// Two routes of these settings each, from line 3 on, and a consumer with those of the first.
+fn of_groups(settings: [&str; 2]) -> String {
+    let [first, second] = settings;
+    let route = |id: &str, settings: &str| {
+        format!("  - {{ id: {id}, uri: /{id}, upstream_id: u, plugins: {{ limit-count: {{ {settings} }} }} }}\n")
+    };
+    format!(
+        "listeners: [{{ name: web, address: \"127.0.0.1:80\" }}]\nroutes:\n{}{}\
+         upstreams: [{{ id: u, nodes: {{ \"127.0.0.1:8080\": 1 }} }}]\n\
+         consumers: [{{ username: c, plugins: {{ limit-count: {{ {first} }} }} }}]\n",
+        route("a", first),
+        route("b", second)
+    )
+}
+
+#[test]
+fn a_group_counts_together() {
+    const SETTINGS: &str = "count: 2, time_window: 10, group";
+    let [g, h] = ["g", "h"].map(|name| format!("{SETTINGS}: {name}"));
+    for (settings, expected) in [
+        ([&*g, &*g], [None, None, Some(503), Some(503)]),
+        ([&*g, "group: g, time_window: 10, count: 2, _meta: { priority: 1 }"], [None, None, Some(503), Some(503)]),
+        ([&*g, &*h], [None; 4]),
+        ([&*g, "count: 2, time_window: 10"], [None; 4]),
+    ] {
+        let trial = Trial::of(&of_groups(settings));
+        let seen = ["/a", "/b", "/a", "/b"].map(|path| trial.ask(&format!("GET {path}"), ""));
+        assert_eq!(seen.map(|seen| seen.status()), expected, "{settings:?}");
+    }
+}
+
+#[test]
+fn a_group_has_the_same_settings_everywhere() {
+    const FIRST: &str = "count: 2, time_window: 10, group: g";
+    for second in ["count: 3, time_window: 10, group: g", "count: 2, time_window: 10, group: g, policy: local"] {
+        let text = of_groups([FIRST, second]);
+        let errors = crate::config::Config::parse(&text, "t.yaml").expect_err(second).to_string();
+        let (place, what) = ("routes[1].plugins.limit-count.group: ", "group conf mismatched: ");
+        let told = errors.lines().find(|line| line.contains(what)).expect(&errors);
+        assert!(told.starts_with("t.yaml:4:") && told.contains(place), "{told}");
+        assert!(told.contains("other settings in line "), "{told}");
     }
 }
 

@@ -115,6 +115,18 @@ fn what_several_share_is_counted_in_its_name() {
 }
 
 #[test]
+fn what_a_group_counts_is_counted_in_its_name() {
+    for (group, expected) in [("g-1", "g-1"), ("a#b", "#"), ("a:b", "#")] {
+        let trial = trial("limit-count", &format!("count: 5, time_window: 60, group: \"{group}\""));
+        let step = &asked(&trial, "GET /", "").step;
+        let key = texts(&step.keys)[0];
+        let begins = format!("tandem:limit-count:group:{expected}");
+        assert!(key.starts_with(&begins) && key.ends_with(":0:5:60:192.0.2.1"), "{key}");
+        assert_eq!(key.split(':').count(), 8, "{key}");
+    }
+}
+
+#[test]
 fn all_rules_are_asked_at_once_and_told_by_their_own_fields() {
     let trial = trial(
         "limit-count",
