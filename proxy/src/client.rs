@@ -10,7 +10,7 @@
 
 mod connection;
 mod message;
-mod tls;
+pub(crate) mod tls;
 
 use std::{
     collections::HashMap,

@@ -25,6 +25,8 @@ use tokio::{
 use super::{Failure, HEAD_SIZE_MAX, Peer, Request, Response, tls};
 use crate::http::name::Known;
 
+/// What we speak behind a handshake.
+const ALPN: &[u8] = b"http/1.1";
 /// Fields of a response head.
 const FIELDS_MAX: usize = 100;
 
@@ -50,7 +52,11 @@ impl Connection {
     ) -> Result<Connection, Failure> {
         let stream = dial(addresses, deadline).await?;
         let transport: Box<dyn Transport> = if peer.is_tls {
-            Box::new(tls::connect(stream, &peer.host, peer.trust).await?)
+            let secured = tls::connect(stream, &peer.host, peer.trust, Some(ALPN)).await;
+            Box::new(secured.map_err(|error| {
+                tracing::debug!(host = %peer.host, %error, "TLS handshake");
+                Failure::Tls
+            })?)
         } else {
             Box::new(stream)
         };

@@ -1,6 +1,6 @@
-//! TLS for requests of our own: the system's roots, or nobody's.
+//! TLS where we ask others: the system's roots, or nobody's.
 
-use std::sync::{Arc, OnceLock};
+use std::{io, sync::Arc};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
@@ -13,38 +13,34 @@ use rustls::{
 use tokio::{net::TcpStream, sync::OnceCell, task::spawn_blocking};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{Failure, Trust};
+use super::Trust;
 
-/// What we speak behind the handshake (RFC 7301).
-const ALPN: &[u8] = b"http/1.1";
-
-/// Shakes hands with `host`.
+/// Shakes hands with `host`; `protocol` is what we speak behind that (RFC 7301), if it has a name.
 ///
 /// # Errors
-/// [`Failure::Tls`], whatever went wrong.
-pub(super) async fn connect(
+/// Whatever went wrong, as rustls tells it.
+pub(crate) async fn connect(
     stream: TcpStream,
     host: &str,
     trust: Trust,
-) -> Result<TlsStream<TcpStream>, Failure> {
+    protocol: Option<&[u8]>,
+) -> io::Result<TlsStream<TcpStream>> {
     let config = match trust {
         Trust::System => system().await?,
-        Trust::Anybody => anybody()?,
+        Trust::Anybody => anybody().await?,
     };
-    let name = ServerName::try_from(host.to_owned()).map_err(|_| Failure::Tls)?;
-    TlsConnector::from(config).connect(name, stream).await.map_err(|error| {
-        tracing::debug!(host, %error, "TLS handshake");
-        Failure::Tls
-    })
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    let protocols = protocol.iter().map(|name| name.to_vec()).collect();
+    TlsConnector::from(config).with_alpn(protocols).connect(name, stream).await
 }
 
 /// Trusts whom the system trusts; `SSL_CERT_FILE` and `SSL_CERT_DIR` say otherwise. Read once, when
 /// it is needed first.
-async fn system() -> Result<Arc<ClientConfig>, Failure> {
+async fn system() -> io::Result<Arc<ClientConfig>> {
     static SYSTEM: OnceCell<Arc<ClientConfig>> = OnceCell::const_new();
     let read = || async {
-        let roots = spawn_blocking(roots).await.map_err(|_| Failure::Tls)?;
-        with_protocols(|builder| builder.with_root_certificates(roots).with_no_client_auth())
+        let roots = spawn_blocking(roots).await?;
+        made(|builder| builder.with_root_certificates(roots).with_no_client_auth())
     };
     SYSTEM.get_or_try_init(read).await.cloned()
 }
@@ -62,28 +58,24 @@ fn roots() -> RootCertStore {
     roots
 }
 
-fn anybody() -> Result<Arc<ClientConfig>, Failure> {
-    static ANYBODY: OnceLock<Result<Arc<ClientConfig>, Failure>> = OnceLock::new();
-    let make = || {
+async fn anybody() -> io::Result<Arc<ClientConfig>> {
+    static ANYBODY: OnceCell<Arc<ClientConfig>> = OnceCell::const_new();
+    let make = || async {
         let verifier = Arc::new(Unverified(default_provider()));
-        with_protocols(|builder| {
+        made(|builder| {
             builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
         })
     };
-    ANYBODY.get_or_init(make).clone()
+    ANYBODY.get_or_try_init(make).await.cloned()
 }
 
 type Builder = rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>;
 
-fn with_protocols(
-    build: impl FnOnce(Builder) -> ClientConfig,
-) -> Result<Arc<ClientConfig>, Failure> {
+fn made(build: impl FnOnce(Builder) -> ClientConfig) -> io::Result<Arc<ClientConfig>> {
     let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|_| Failure::Tls)?;
-    let mut config = build(builder);
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(Arc::new(config))
+        .map_err(io::Error::other)?;
+    Ok(Arc::new(build(builder)))
 }
 
 /// Takes every certificate, but only from who has its key.

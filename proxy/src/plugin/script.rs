@@ -9,6 +9,7 @@ use std::{
 use ring::digest;
 
 use super::hex::hex;
+use crate::client::Trust;
 
 /// A Redis, and how it is asked.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -18,6 +19,8 @@ pub struct Server {
     pub username: Option<Box<str>>,
     pub password: Option<Box<str>>,
     pub database: u32,
+    /// Whose certificate will do; `None`: without TLS.
+    pub tls: Option<Trust>,
     /// What a call may take, connecting included.
     pub timeout: Duration,
     /// How long a connection stays that nobody uses.
@@ -27,11 +30,12 @@ pub struct Server {
 /// Without what it is asked for.
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port, database, .. } = self;
+        let Self { host, port, database, tls, .. } = self;
         f.debug_struct("Server")
             .field("host", host)
             .field("port", port)
             .field("database", database)
+            .field("tls", tls)
             .finish_non_exhaustive()
     }
 }

@@ -8,8 +8,13 @@ use tokio::{
     task::{self, AbortHandle},
 };
 
+use tokio_util::either::Either;
+
 use super::{bounded::Bounded, refusal};
-use crate::plugin::{Failure, Server, Step};
+use crate::{
+    client::tls,
+    plugin::{Failure, Server, Step},
+};
 
 /// Open until it is closed, or nobody has it any more; clones are the same connection.
 #[derive(Clone)]
@@ -49,6 +54,13 @@ impl Connection {
         let stream = TcpStream::connect((&*server.host, server.port)).await;
         let stream = stream.map_err(NotOpened::Io)?;
         stream.set_nodelay(true).map_err(NotOpened::Io)?;
+        let stream = match server.tls {
+            Some(trust) => {
+                let secured = tls::connect(stream, &server.host, trust, None).await;
+                Either::Right(Box::new(secured.map_err(NotOpened::Io)?))
+            }
+            None => Either::Left(stream),
+        };
         let login = RedisConnectionInfo {
             db: server.database.into(),
             username: server.username.as_deref().map(str::to_owned),

@@ -11,7 +11,9 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use base64ct::{Base64, Encoding as _};
 use proxy::test_support::{Client, Node, PATIENCE, TestProxy, eventually, unused_address};
+use rcgen::CertifiedKey;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::process::Tandem;
@@ -25,22 +27,47 @@ struct Redis {
     child: Child,
     address: SocketAddr,
     password: &'static str,
+    /// Of its command line.
+    more: Vec<String>,
     directory: tempfile::TempDir,
 }
 
 impl Redis {
     /// `None`: there is no Redis on this machine.
     fn start() -> Option<Redis> {
-        Redis::start_with("")
+        Redis::start_with("", Vec::new())
+    }
+
+    /// One that speaks TLS at a second address, and the certificate with which it is `localhost`.
+    fn start_secure() -> Option<(Redis, SocketAddr, String)> {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
+        let CertifiedKey { cert, signing_key } = made.expect("a certificate");
+        let files = tempfile::tempdir().expect("a directory");
+        let [certificate, key] = [
+            ("CERTIFICATE", cert.der().as_ref()),
+            ("PRIVATE KEY", signing_key.serialize_der().as_slice()),
+        ]
+        .map(|(label, der)| pem(label, der));
+        let address = unused_address();
+        let port = address.port().to_string();
+        let mut more: Vec<_> =
+            ["--tls-auth-clients", "no", "--tls-port", &port].map(String::from).into();
+        for (option, text) in [("--tls-cert-file", &certificate), ("--tls-key-file", &key)] {
+            let path = files.path().join(&option[2..]);
+            std::fs::write(&path, text).expect("a file");
+            more.extend([option.to_owned(), path.display().to_string()]);
+        }
+        // They are read before it answers.
+        Some((Redis::start_with("", more)?, address, certificate))
     }
 
     #[expect(clippy::print_stdout, reason = "the test runner counts the lines `skipped: …`")]
-    fn start_with(password: &'static str) -> Option<Redis> {
+    fn start_with(password: &'static str, more: Vec<String>) -> Option<Redis> {
         let directory = tempfile::tempdir().expect("a directory");
         let address = unused_address();
-        match Redis::spawn(address, password, &directory) {
+        match Redis::spawn(address, password, &more, &directory) {
             Ok(child) => {
-                let redis = Redis { child, address, password, directory };
+                let redis = Redis { child, address, password, more, directory };
                 redis.is_up();
                 Some(redis)
             }
@@ -57,12 +84,13 @@ impl Redis {
     fn spawn(
         address: SocketAddr,
         password: &str,
+        more: &[String],
         directory: &tempfile::TempDir,
     ) -> std::io::Result<Child> {
         let port = address.port().to_string();
         let mut command = Command::new("redis-server");
         command.args(["--bind", "127.0.0.1", "--port", &port, "--save", "", "--dir"]);
-        command.arg(directory.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.arg(directory.path()).args(more).stdout(Stdio::null()).stderr(Stdio::null());
         if !password.is_empty() {
             command.args(["--requirepass", password]);
         }
@@ -88,7 +116,7 @@ impl Redis {
     }
 
     fn restart(&mut self) {
-        let child = Redis::spawn(self.address, self.password, &self.directory);
+        let child = Redis::spawn(self.address, self.password, &self.more, &self.directory);
         self.child = child.expect("it ran before");
         self.is_up();
     }
@@ -133,6 +161,14 @@ impl Drop for Redis {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// RFC 7468.
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = Base64::encode_string(der);
+    let lines = text.as_bytes().chunks(64).map(|line| str::from_utf8(line).expect("ASCII"));
+    let lines: Vec<_> = lines.collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
 fn settings(address: SocketAddr) -> String {
@@ -596,7 +632,7 @@ fn a_redis_that_hangs_holds_nobody_up_for_longer_than_its_timeout() {
 
 #[test]
 fn passwords_and_databases_are_told_and_never_logged() {
-    let Some(redis) = Redis::start_with("opensesame") else { return };
+    let Some(redis) = Redis::start_with("opensesame", Vec::new()) else { return };
     let node = Node::always("x");
     let limit = |password: &str| {
         let redis = format!("{password} redis_database: 3, {}", redis.settings());
@@ -616,6 +652,51 @@ fn passwords_and_databases_are_told_and_never_logged() {
         tandem.line(&["WARN", "redis does not answer"]);
         assert!(tandem.log().iter().all(|line| !line.contains("sesame")), "{:?}", tandem.log());
     }
+}
+
+#[test]
+fn a_redis_that_speaks_tls_is_spoken_to_so() {
+    let Some((redis, secure, _)) = Redis::start_secure() else { return };
+    let node = Node::always("x");
+    let limit = |tls: &str| degrading(&format!("{}, {tls}", settings(secure)), false, 1000);
+    let proxy = start(node.address, &limit("redis_ssl: true, redis_ssl_verify: false"));
+    assert_eq!(LANES.map(|lane| ask(&proxy, lane)), [200, 200]);
+    let counted = redis.ask(&["KEYS tandem:*"]);
+    assert!(counted.contains(&"*1".into()), "{counted:?}");
+    // To somebody who is not known nothing is told, nor in clear to one who speaks TLS, nor the
+    // other way round.
+    for tls in ["redis_ssl: true, redis_ssl_verify: true", "redis_ssl: false"] {
+        let proxy = start(node.address, &limit(tls));
+        assert_eq!(ask(&proxy, "express"), 500, "{tls}");
+        assert_eq!(errors(&proxy, "limit-count", "unreachable"), 1.0, "{tls}");
+    }
+    let plain = degrading(&format!("{}, redis_ssl: true", redis.settings()), false, 1000);
+    assert_eq!(ask(&start(node.address, &plain), "express"), 500);
+}
+
+#[test]
+fn the_systems_roots_vouch_for_a_redis() {
+    let Some((_redis, secure, certificate)) = Redis::start_secure() else { return };
+    let directory = tempfile::tempdir().expect("a directory");
+    let roots = directory.path().join("roots.pem");
+    std::fs::write(&roots, certificate).expect("a file");
+    let variable = format!("SSL_CERT_FILE={}", roots.display());
+    let node = Node::always("x");
+    // Its certificate has the name, and no address.
+    let limit = |host: &str| {
+        let settings = settings(secure).replace("127.0.0.1", host);
+        let tls = "redis_ssl: true, redis_ssl_verify: true";
+        degrading(&format!("{settings}, {tls}"), false, 1000)
+    };
+    let text = routes(node.address, &[("name", &limit("localhost")), ("ip", &limit("127.0.0.1"))]);
+    let tandem =
+        Tandem::start_with(&["env", &variable], &format!("{text}kernel: {{ mode: off }}\n"));
+    let ask = |path: &str| {
+        let mut client = Client::connect(tandem.address(&["listening", "express"]));
+        client.ask(GET.replace("GET /", &format!("GET /{path}"))).status
+    };
+    assert_eq!((ask("name"), ask("ip")), (200, 500));
+    tandem.line(&["WARN", "redis does not answer", "127.0.0.1", "certificate"]);
 }
 
 #[test]

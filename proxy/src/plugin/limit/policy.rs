@@ -5,7 +5,8 @@ use std::{fmt::Display, sync::Arc, time::Duration};
 use ring::digest;
 
 use crate::{
-    config::plugins::{Section, Value, not_built},
+    client::Trust,
+    config::plugins::{Section, Value},
     plugin::{
         hex::hex,
         script::{Question, Server, Step, Undoing},
@@ -89,8 +90,7 @@ fn server(section: &mut Section<'_>) -> Option<Server> {
     if let Some(value) = section.take("redis_keepalive_pool") {
         value.error("each worker has one connection to a Redis; remove it");
     }
-    not_built(section, "redis_ssl");
-    not_built(section, "redis_ssl_verify");
+    let tls = tls(section);
     let text = |value: Option<Value<'_>>| match value {
         Some(value) => value.leaf::<String>().map(|text| Some(text.into_boxed_str())),
         None => Some(None),
@@ -101,9 +101,30 @@ fn server(section: &mut Section<'_>) -> Option<Server> {
         username: text(username)?,
         password: text(password)?,
         database,
+        tls,
         timeout: Duration::from_millis(timeout),
         idle_timeout: Duration::from_millis(idle),
     })
+}
+
+/// Whom to trust, if the server speaks TLS.
+fn tls(section: &mut Section<'_>) -> Option<Trust> {
+    let is_tls = section.leaf_or("redis_ssl", false);
+    let verify = section.take("redis_ssl_verify").map(|value| (value.leaf(), value));
+    match (is_tls, verify) {
+        (true, Some((Some(true), _))) => Some(Trust::System),
+        (true, Some(_)) => Some(Trust::Anybody),
+        (true, None) => {
+            let advice = "anybody can pose as this Redis; set `redis_ssl_verify: true`";
+            section.place().warning(advice);
+            Some(Trust::Anybody)
+        }
+        (false, Some((Some(true), value))) => {
+            value.error("needs `redis_ssl: true`");
+            None
+        }
+        (false, _) => None,
+    }
 }
 
 /// The owner of what the members of a group count.

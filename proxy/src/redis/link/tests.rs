@@ -12,6 +12,7 @@ fn link() -> Rc<Link> {
         username: None,
         password: None,
         database: 0,
+        tls: None,
         timeout: Duration::from_secs(1),
         idle_timeout: Duration::ZERO,
     };

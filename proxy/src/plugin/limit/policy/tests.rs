@@ -1,5 +1,6 @@
 use std::{cell::Cell, sync::Arc, time::Duration};
 
+use crate::client::Trust;
 use crate::plugin::{
     Call, Failure, Question, Replied, Reply, Undo,
     trial::{Seen, Trial, refused},
@@ -69,6 +70,25 @@ fn a_server_is_described_by_its_keys_and_hides_its_password() {
     assert_eq!((server.port, server.database), (6379, 0));
     assert_eq!((&server.username, &server.password), (&None, &None));
     assert_eq!(server.timeout, Duration::from_secs(1));
+}
+
+#[test]
+fn whom_to_trust_is_said_or_warned_of() {
+    let warning = "anybody can pose as this Redis; set `redis_ssl_verify: true`";
+    for (settings, expected, warned) in [
+        ("redis_ssl: false", None, false),
+        ("redis_ssl_verify: false", None, false),
+        ("redis_ssl: true", Some(Trust::Anybody), true),
+        ("redis_ssl: true, redis_ssl_verify: false", Some(Trust::Anybody), false),
+        ("redis_ssl: true, redis_ssl_verify: true", Some(Trust::System), false),
+    ] {
+        let settings = format!("count: 1, time_window: 60, {settings}");
+        let trial = trial("limit-count", &settings);
+        assert_eq!(asked(&trial, "GET /", "").server.tls, expected, "{settings}");
+        let plugins = format!("{{ limit-count: {{ {settings}, {REDIS} }} }}");
+        let told = crate::plugin::trial::findings(&plugins, "");
+        assert_eq!(told.iter().any(|line| line.ends_with(warning)), warned, "{told:?}");
+    }
 }
 
 #[test]
@@ -265,8 +285,9 @@ fn what_makes_no_sense_is_refused() {
         ("policy: redis, redis_host: a, redis_database: -1", "from 0 to"),
         ("policy: redis, redis_host: a, redis_username: u", "needs `redis_password`"),
         ("policy: redis, redis_host: a, redis_keepalive_pool: 5", "one connection to a Redis"),
-        ("policy: redis, redis_host: a, redis_ssl: true", "not built yet"),
-        ("policy: redis, redis_host: a, redis_ssl_verify: true", "not built yet"),
+        ("policy: redis, redis_host: a, redis_ssl: 1", "expected"),
+        ("policy: redis, redis_host: a, redis_ssl: true, redis_ssl_verify: 1", "expected"),
+        ("policy: redis, redis_host: a, redis_ssl_verify: true", "needs `redis_ssl: true`"),
         ("policy: redis, redis_host: a, sync_interval: 1", "not built yet"),
         ("policy: redis, redis_host: a, key_ttl: 1", "unknown key"),
         ("policy: redis-cluster, redis_cluster_name: a", "`redis-cluster` is not built yet"),
