@@ -6,7 +6,8 @@
 //! others, interim responses are skipped, and nothing is remembered but connections.
 //!
 //! A call drives its connection itself, so it works on every runtime and needs no task; dropping it
-//! closes the connection.
+//! closes the connection. Each [`Purpose`] has bounds of its own: what nobody waits for cannot take what
+//! requests wait for.
 
 mod connection;
 mod message;
@@ -14,6 +15,7 @@ pub(crate) mod tls;
 
 use std::{
     collections::HashMap,
+    io,
     net::{IpAddr, SocketAddr, ToSocketAddrs as _},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -30,18 +32,49 @@ pub use self::message::{
 };
 use crate::metrics::Metrics;
 
-/// Connections that one client keeps, to whomever.
+/// Connections that one client keeps for one purpose, to whomever.
 pub const IDLE_MAX: usize = 64;
-/// Names that one client looks up at a time; each holds a thread that cannot be called back.
+/// Names that one client looks up at a time for one purpose; each holds a thread that cannot be called
+/// back.
 const LOOKUPS_MAX: usize = 8;
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 8;
 
 /// Asks others, and keeps connections to them. Each worker has its own.
 pub struct Client {
+    shares: [Share; Purpose::ALL.len()],
+    resolve: Arc<Resolve>,
+    metrics: Arc<Metrics>,
+}
+
+/// Where a name is. It may take its time.
+type Resolve = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+
+/// What calls of one purpose hold, whatever those of others do.
+struct Share {
     idle: Mutex<HashMap<Peer, Vec<Idle>>>,
     lookups: Arc<Semaphore>,
-    metrics: Arc<Metrics>,
+}
+
+/// What calls of one purpose may come up against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// A name was to be looked up, and had to wait for others.
+    Lookups,
+    /// A connection was closed that might have been kept.
+    Idle,
+}
+
+impl Limit {
+    pub const ALL: [Limit; 2] = [Limit::Lookups, Limit::Idle];
+
+    /// Label in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Limit::Lookups => "lookups",
+            Limit::Idle => "idle",
+        }
+    }
 }
 
 /// Whom a connection leads to, and what was asked of him: those that differ do not share any.
@@ -61,8 +94,7 @@ struct Idle {
 
 impl Client {
     pub fn new(metrics: Arc<Metrics>) -> Client {
-        let lookups = Arc::new(Semaphore::new(LOOKUPS_MAX));
-        Client { idle: Mutex::default(), lookups, metrics }
+        Client { shares: Purpose::ALL.map(|_| Share::new()), resolve: Arc::new(system), metrics }
     }
 
     /// Asks, and waits for the response. Dropping the future closes the connection.
@@ -90,33 +122,44 @@ impl Client {
     /// Closes connections that have been idle for too long or have ended.
     pub fn sweep(&self) {
         let now = Instant::now();
-        self.idle().retain(|_, idle| {
-            idle.retain_mut(|idle| now < idle.until && idle.connection.is_open());
-            !idle.is_empty()
-        });
+        for share in &self.shares {
+            share.idle().retain(|_, idle| {
+                idle.retain_mut(|idle| now < idle.until && idle.connection.is_open());
+                !idle.is_empty()
+            });
+        }
     }
 
     /// Closes all that are idle.
     pub fn clear(&self) {
-        self.idle().clear();
+        self.shares.iter().for_each(|share| share.idle().clear());
     }
 
     async fn ask(&self, request: &Request, deadline: Instant) -> Result<Response, Failure> {
         let peer = Peer::of(request);
-        if let Some(mut connection) = self.checkout(&peer) {
+        if let Some(mut connection) = self.share(request.purpose).checkout(&peer) {
             match connection.ask(request, deadline).await {
                 Err(Failure::Closed) if request.method.is_idempotent() => {}
                 asked => return self.rest(asked?, connection, request, peer),
             }
         }
-        let opened = timeout_at(deadline, self.open(&peer, deadline)).await;
+        let opened = timeout_at(deadline, self.open(request.purpose, &peer, deadline)).await;
         let mut connection = opened.unwrap_or(Err(Failure::TimedOut))?;
         let response = connection.ask(request, deadline).await?;
         self.rest(response, connection, request, peer)
     }
 
-    async fn open(&self, peer: &Peer, deadline: Instant) -> Result<Connection, Failure> {
-        let addresses = self.addresses(peer).await?;
+    fn share(&self, purpose: Purpose) -> &Share {
+        &self.shares[purpose as usize]
+    }
+
+    async fn open(
+        &self,
+        purpose: Purpose,
+        peer: &Peer,
+        deadline: Instant,
+    ) -> Result<Connection, Failure> {
+        let addresses = self.addresses(purpose, peer).await?;
         Connection::open(peer, &addresses, deadline).await
     }
 
@@ -131,10 +174,51 @@ impl Client {
         if let Some(keep_alive) = request.keep_alive
             && response.body.is_ok()
             && connection.is_open()
+            && !self.share(request.purpose).checkin(peer, connection, keep_alive)
         {
-            self.checkin(peer, connection, keep_alive);
+            self.metrics.call_limit(request.purpose, Limit::Idle);
         }
         Ok(response)
+    }
+
+    /// Where `peer` is, in the order of the system's choice.
+    async fn addresses(&self, purpose: Purpose, peer: &Peer) -> Result<Vec<SocketAddr>, Failure> {
+        if let Some(address) = peer.address {
+            return Ok(vec![address]);
+        }
+        if let Ok(ip) = peer.host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, peer.port)]);
+        }
+        let lookups = &self.share(purpose).lookups;
+        if lookups.available_permits() == 0 {
+            self.metrics.call_limit(purpose, Limit::Lookups);
+        }
+        let permit = Arc::clone(lookups).acquire_owned().await;
+        let permit = permit.map_err(|_| Failure::Unresolved)?;
+        let (resolve, host, port) = (Arc::clone(&self.resolve), Arc::clone(&peer.host), peer.port);
+        let looked_up = spawn_blocking(move || {
+            // Held until there is an answer, whoever still waits for it.
+            let _permit = permit;
+            resolve(&host, port)
+        });
+        match looked_up.await {
+            Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
+            Ok(Ok(_)) | Err(_) => Err(Failure::Unresolved),
+            Ok(Err(error)) => {
+                tracing::debug!(host = %peer.host, %error, "look-up");
+                Err(Failure::Unresolved)
+            }
+        }
+    }
+}
+
+fn system(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok((host, port).to_socket_addrs()?.take(ADDRESSES_MAX).collect())
+}
+
+impl Share {
+    fn new() -> Share {
+        Share { idle: Mutex::default(), lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)) }
     }
 
     /// The youngest connection that is still open.
@@ -150,47 +234,23 @@ impl Client {
         None
     }
 
-    fn checkin(&self, peer: Peer, connection: Connection, keep_alive: KeepAlive) {
+    /// `false`: there are as many as may be, and it is closed.
+    fn checkin(&self, peer: Peer, connection: Connection, keep_alive: KeepAlive) -> bool {
         let mut all = self.idle();
         if all.values().map(Vec::len).sum::<usize>() >= IDLE_MAX {
-            return;
+            return false;
         }
         let idle = all.entry(peer).or_default();
-        if idle.len() < keep_alive.idle_max {
+        let has_room = idle.len() < keep_alive.idle_max;
+        if has_room {
             idle.push(Idle { connection, until: Instant::now() + keep_alive.idle_timeout });
         }
+        has_room
     }
 
     fn idle(&self) -> MutexGuard<'_, HashMap<Peer, Vec<Idle>>> {
         // Nothing that runs under the lock can leave the map half changed.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Where `peer` is, in the order of the system's choice.
-    async fn addresses(&self, peer: &Peer) -> Result<Vec<SocketAddr>, Failure> {
-        if let Some(address) = peer.address {
-            return Ok(vec![address]);
-        }
-        if let Ok(ip) = peer.host.parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(ip, peer.port)]);
-        }
-        let permit = Arc::clone(&self.lookups).acquire_owned().await;
-        let permit = permit.map_err(|_| Failure::Unresolved)?;
-        let name = (Arc::clone(&peer.host), peer.port);
-        let looked_up = spawn_blocking(move || {
-            // Held until the system has an answer, whoever still waits for it.
-            let _permit = permit;
-            let found = (&*name.0, name.1).to_socket_addrs()?;
-            std::io::Result::Ok(found.take(ADDRESSES_MAX).collect::<Vec<_>>())
-        });
-        match looked_up.await {
-            Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
-            Ok(Ok(_)) | Err(_) => Err(Failure::Unresolved),
-            Ok(Err(error)) => {
-                tracing::debug!(host = %peer.host, %error, "look-up");
-                Err(Failure::Unresolved)
-            }
-        }
     }
 }
 

@@ -38,7 +38,7 @@ pub use self::{
     upstream::{Checkout, ConnectResult, UpstreamMetrics},
 };
 use crate::{
-    client::{Failure, Purpose},
+    client::{Failure, Limit, Purpose},
     config::Config,
     connection::Lane,
     error::Fault,
@@ -59,6 +59,7 @@ pub struct Metrics {
     lanes: [Counter; Lane::ALL.len()],
     /// By purpose, then how many were answered and how many failed in which way.
     calls: [(Counter, [Counter; Failure::ALL.len()]); Purpose::ALL.len()],
+    call_limits: [[Counter; Limit::ALL.len()]; Purpose::ALL.len()],
     bytes: ByteCounters,
     listeners: Table<Arc<str>, ListenerMetrics>,
     routes: Table<(Arc<str>, Arc<str>), RouteMetrics>,
@@ -92,6 +93,7 @@ struct Families {
     faults: Family<FaultLabels, Counter>,
     lanes: Family<LaneLabels, Counter>,
     calls: Family<CallLabels, Counter>,
+    call_limits: Family<CallLimitLabels, Counter>,
     lookups: Family<LookupLabels, Counter>,
     mirror_dropped: Family<ReasonLabels, Counter>,
     limit_errors: Family<LimitErrorLabels, Counter>,
@@ -172,6 +174,12 @@ struct LaneLabels {
 struct CallLabels {
     purpose: &'static str,
     result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLimitLabels {
+    purpose: &'static str,
+    limit: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -283,6 +291,12 @@ impl Metrics {
                 |result| families.calls.get_or_create_owned(&CallLabels { purpose, result });
             (counter("answered"), Failure::ALL.map(|failure| counter(failure.label())))
         });
+        let call_limits = Purpose::ALL.map(|purpose| {
+            Limit::ALL.map(|limit| {
+                let labels = CallLimitLabels { purpose: purpose.label(), limit: limit.label() };
+                families.call_limits.get_or_create_owned(&labels)
+            })
+        });
         let bytes = ByteCounters::new(&families.bytes);
         Metrics {
             registry,
@@ -290,6 +304,7 @@ impl Metrics {
             faults,
             lanes,
             calls,
+            call_limits,
             bytes,
             listeners: Table::default(),
             routes: Table::default(),
@@ -390,6 +405,11 @@ impl Metrics {
         failure.map_or(answered, |failure| &failed[failure as usize]).inc();
     }
 
+    /// A request of our own that has met a bound of its purpose.
+    pub fn call_limit(&self, purpose: Purpose, limit: Limit) {
+        self.call_limits[purpose as usize][limit as usize].inc();
+    }
+
     /// A tunnel or a body that could not have the path it was meant for. Not for every request: the
     /// series is looked up by a hash.
     pub fn forward_fallback(&self, fallback: Fallback) {
@@ -453,6 +473,7 @@ impl Families {
         names::FAULTS.register(registry, &self.faults);
         names::LANE_REQUESTS.register(registry, &self.lanes);
         names::CALLS.register(registry, &self.calls);
+        names::CALL_LIMITS.register(registry, &self.call_limits);
         names::LOOKUPS.register(registry, &self.lookups);
         names::MIRROR_DROPPED.register(registry, &self.mirror_dropped);
         names::LIMIT_ERRORS.register(registry, &self.limit_errors);

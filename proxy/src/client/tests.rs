@@ -279,18 +279,18 @@ async fn connections_are_not_kept_beyond_their_time_and_number() {
     let request = host.request();
     let both = tokio::join!(client.call(&request), client.call(&request));
     assert!(both.0.is_ok() && both.1.is_ok());
-    assert_eq!(client.idle().values().map(Vec::len).sum::<usize>(), 1);
+    assert_eq!(client.share(Purpose::ForwardAuth).idle().values().map(Vec::len).sum::<usize>(), 1);
     client.sweep();
-    assert_eq!(client.idle().len(), 1);
+    assert_eq!(client.share(Purpose::ForwardAuth).idle().len(), 1);
     client.clear();
     let keep_alive = Some(KeepAlive { idle_max: 1, idle_timeout: Duration::ZERO });
     let brief = Request { keep_alive, ..request.clone() };
     client.call(&brief).await.expect("a response");
     client.sweep();
-    assert!(client.idle().is_empty());
+    assert!(client.share(Purpose::ForwardAuth).idle().is_empty());
     let closed = Request { keep_alive: None, ..request };
     client.call(&closed).await.expect("a response");
-    assert!(client.idle().is_empty());
+    assert!(client.share(Purpose::ForwardAuth).idle().is_empty());
 }
 
 #[tokio::test]
@@ -337,12 +337,7 @@ async fn whoever_is_not_there_fails() {
     assert!(client.call(&local).await.is_ok());
     let addressed = Request { address: Some(host.address), ..to("http://a.invalid/") };
     assert!(client.call(&addressed).await.is_ok());
-    let page = metrics.encode(&Sample {
-        kernel: KernelSample::of(&KernelPlane::off()),
-        logs: LogSample::default(),
-        nodes: Vec::new(),
-        encodings_skipped: 0,
-    });
+    let page = page(&metrics);
     for (result, count) in [("answered", 2), ("unreachable", 1), ("unresolved", 1), ("tls", 0)] {
         let line =
             format!("tandem_calls_total{{purpose=\"forward_auth\",result=\"{result}\"}} {count}\n");
@@ -411,6 +406,52 @@ async fn what_is_known_of_a_response_outlives_its_body() {
         let request = Request { timeout: Duration::from_secs(1), ..host.request() };
         let response = client.call(&request).await.expect("a head");
         assert_eq!((response.status.as_u16(), response.body), (403, Err(failure)), "{answer}");
-        assert!(client.idle().is_empty(), "{answer}");
+        assert!(client.share(Purpose::ForwardAuth).idle().is_empty(), "{answer}");
+    }
+}
+
+fn page(metrics: &Metrics) -> String {
+    metrics.encode(&Sample {
+        kernel: KernelSample::of(&KernelPlane::off()),
+        logs: LogSample::default(),
+        nodes: Vec::new(),
+        encodings_skipped: 0,
+    })
+}
+
+#[tokio::test]
+async fn nobody_waits_for_look_ups_of_another_purpose() {
+    let host = Host::saying(&[OK]).await;
+    let (held, until) = std::sync::mpsc::channel::<()>();
+    let (until, address) = (Mutex::new(until), host.address);
+    let resolve = move |name: &str, _: u16| {
+        if name == "dead" {
+            let _ = until.lock().expect("no panic").recv();
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(vec![address])
+    };
+    let metrics = Arc::new(Metrics::new());
+    let client = Client { resolve: Arc::new(resolve), ..Client::new(Arc::clone(&metrics)) };
+    let client = Arc::new(client);
+    let to = |purpose, name: &str| {
+        let url = Url::parse(&format!("http://{name}/")).expect("a URL");
+        Request { purpose, url, ..host.request() }
+    };
+    let copies = (0..=LOOKUPS_MAX).map(|_| {
+        let (client, copy) = (Arc::clone(&client), to(Purpose::Mirror, "dead"));
+        tokio::spawn(async move { client.call(&copy).await })
+    });
+    let copies: Vec<_> = copies.collect();
+    let waiting = "tandem_call_limits_total{purpose=\"mirror\",limit=\"lookups\"} 1\n";
+    while !page(&metrics).contains(waiting) {
+        tokio::task::yield_now().await;
+    }
+    for purpose in [Purpose::ForwardAuth, Purpose::Jwks] {
+        assert!(client.call(&to(purpose, "alive")).await.is_ok(), "{purpose:?}");
+    }
+    drop(held);
+    for copy in copies {
+        assert_eq!(copy.await.expect("no panic"), Err(Failure::Unresolved));
     }
 }

@@ -102,6 +102,8 @@ metrics! {
         "Requests by who carried them";
     CALLS = "tandem_calls_total", Counter, ["purpose", "result"], Unstable,
         "Requests of the proxy's own, by what they were for and what came of them";
+    CALL_LIMITS = "tandem_call_limits_total", Counter, ["purpose", "limit"], Unstable,
+        "Requests of the proxy's own that had to wait for look-ups of others of their purpose, or whose connection was one too many to be kept";
     MIRROR_DROPPED = "tandem_mirror_dropped_total", Counter, ["reason"], Unstable,
         "Copies of requests that were not sent";
     LIMIT_ERRORS = "tandem_limit_errors_total", Counter, ["plugin", "reason"], Stable,

@@ -1,8 +1,11 @@
 //! `proxy-mirror`: who gets copies, of what, and that nobody else notices.
 
-use std::net::TcpListener;
+use std::{
+    net::TcpListener,
+    sync::{Arc, Barrier},
+};
 
-use proxy::test_support::{Node, Reply, Seen, eventually};
+use proxy::test_support::{Node, Reply, Seen, TestProxy, eventually};
 
 use super::{get, proxy};
 
@@ -143,4 +146,57 @@ fn nobody_waits_for_a_mirror() {
     });
     assert_eq!(client.ask(get("/")).status, 200);
     proxy.check_metric(&dropped("too_many"), 3.0);
+}
+
+#[test]
+fn mirrors_take_nothing_from_who_is_let_in() {
+    // Together, as many connections as may be kept for one purpose.
+    const MIRRORS: usize = 4;
+    const KEPT: usize = 16;
+    const CALLS: usize = 300;
+    for is_express in [true, false] {
+        let (node, auth) = (Node::always("x"), Node::always("in"));
+        let mirrors = [(); MIRRORS].map(|()| {
+            let together = Arc::new(Barrier::new(KEPT));
+            Node::scripted(move |_| {
+                together.wait();
+                Reply::ok("m")
+            })
+        });
+        // Takes connections, and never says anything.
+        let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let silent = silent.local_addr().map(|address| (silent, address)).expect("an address");
+        let route = |id: &str, plugins: &str| {
+            format!("  - {{ id: {id}, uri: /{id}, upstream_id: app, plugins: {{ {plugins} }} }}\n")
+        };
+        let asked = format!("forward-auth: {{ uri: \"http://{}/\" }}", auth.address);
+        let mut routes = route("asked", &format!("{asked}, {}", settings(silent.1, "")));
+        for (at, mirror) in mirrors.iter().enumerate() {
+            routes.push_str(&route(&format!("m{at}"), &settings(mirror.address, "")));
+        }
+        let nowhere = format!("plugins: {{ {} }}", settings("mirror.invalid", ""));
+        let text = format!(
+            "listeners: [{{ name: web, address: \"127.0.0.1:0\", express_lane: {is_express} }}]\n\
+             routes:\n{routes}global_rules: [{{ id: g, {nowhere} }}]\n\
+             upstreams: [{{ id: app, nodes: {{ \"{}\": 1 }} }}]\n",
+            node.address
+        );
+        let proxy = TestProxy::start(&text);
+        let mut client = proxy.client();
+        for at in 0..MIRRORS {
+            for _ in 0..KEPT {
+                assert_eq!(client.ask(get(&format!("/m{at}"))).status, 200);
+            }
+        }
+        let answered = "tandem_calls_total{purpose=\"mirror\",result=\"answered\"}";
+        proxy.check_metric(answered, (MIRRORS * KEPT) as f64);
+        for _ in 0..CALLS {
+            assert_eq!(client.ask(get("/asked")).status, 200);
+        }
+        let connections: Vec<_> = auth.seen().iter().map(|seen| seen.connection).collect();
+        assert_eq!(connections, [0; CALLS], "one connection is kept");
+        assert!(proxy.metric(&dropped("too_many")) > 0.0);
+        proxy
+            .check_metric("tandem_call_limits_total{purpose=\"forward_auth\",limit=\"idle\"}", 0.0);
+    }
 }
