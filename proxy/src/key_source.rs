@@ -54,11 +54,21 @@ pub(crate) struct PublishedSet {
 #[derive(Debug, Default)]
 struct State {
     keys: Arc<KeySet>,
+    /// When they came.
+    fetched: Option<Instant>,
     /// When it is fetched next; `None`: at once.
     due: Option<Instant>,
     /// When the last fetch began.
     begun: Option<Instant>,
     is_under_way: bool,
+}
+
+impl Settings {
+    /// Whether it is the same set, however it is renewed.
+    fn is_of(&self, other: &Settings) -> bool {
+        let (one, two) = (&self.request, &other.request);
+        (&one.url, one.trust, self.usage) == (&two.url, two.trust, other.usage)
+    }
 }
 
 /// Two that are configured alike are one.
@@ -96,7 +106,8 @@ impl KeySource {
 pub(crate) struct KeySets(Vec<Arc<PublishedSet>>);
 
 impl KeySets {
-    /// Gives each source its set: that of `before` if it is configured alike.
+    /// Gives each source its set: that of `before` if it is configured alike. If only the way in which
+    /// it is renewed has changed, the keys stay.
     pub(crate) fn new<'s>(
         sources: impl Iterator<Item = &'s Arc<KeySource>>,
         before: Option<&KeySets>,
@@ -105,7 +116,8 @@ impl KeySets {
         for source in sources {
             let known = sets.iter().chain(before.into_iter().flat_map(|before| &before.0));
             let same = known.clone().find(|set| set.settings == source.settings);
-            let set = same.cloned().unwrap_or_else(|| PublishedSet::new(&source.settings));
+            let alike = known.filter(|set| set.settings.is_of(&source.settings));
+            let set = same.cloned().unwrap_or_else(|| PublishedSet::new(&source.settings, alike));
             let set = source.set.get_or_init(|| set);
             if !sets.iter().any(|known| Arc::ptr_eq(known, set)) {
                 sets.push(Arc::clone(set));
@@ -131,9 +143,15 @@ enum Cause {
 }
 
 impl PublishedSet {
-    fn new(settings: &Settings) -> Arc<PublishedSet> {
+    /// With the youngest keys that one of `alike` has.
+    fn new<'s>(
+        settings: &Settings,
+        alike: impl Iterator<Item = &'s Arc<PublishedSet>>,
+    ) -> Arc<PublishedSet> {
+        let before = alike.max_by_key(|set| set.state().fetched);
+        let state = before.map(|set| set.state().renewed_every(settings.ttl)).unwrap_or_default();
         let (settings, ended) = (settings.clone(), watch::Sender::new(()));
-        Arc::new(PublishedSet { settings, state: Mutex::default(), ended })
+        Arc::new(PublishedSet { settings, state: Mutex::new(state), ended })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -197,8 +215,20 @@ impl Fetch {
 
 impl State {
     fn keep(&mut self, keys: KeySet, ttl: Duration) {
+        let now = Instant::now();
         self.keys = Arc::new(keys);
-        self.due = Some(Instant::now() + ttl);
+        (self.fetched, self.due) = (Some(now), Some(now + ttl));
+    }
+
+    /// What is left of it under other settings; a fetch under way is none of theirs.
+    fn renewed_every(&self, ttl: Duration) -> State {
+        State {
+            keys: Arc::clone(&self.keys),
+            fetched: self.fetched,
+            due: self.fetched.map(|at| at + ttl),
+            begun: self.begun.filter(|_| !self.is_under_way),
+            is_under_way: false,
+        }
     }
 }
 

@@ -161,5 +161,45 @@ async fn sources_that_are_configured_alike_share_a_set_through_reloads() {
     assert!(has(&two, "1"));
     let sets = KeySets::new([&after, &other].into_iter(), Some(&before));
     assert_eq!(sets.0.len(), 2);
-    assert!(has(&after, "1") && !has(&other, "1"));
+    assert!(has(&after, "1"));
+}
+
+#[tokio::test]
+async fn a_set_stays_when_only_its_renewal_changes() {
+    let idp = Idp::new(vec![ok(&set("1")), ok(&set("2"))]).await;
+    idp.go.add_permits(1);
+    let client = Arc::new(client());
+    let with = |change: fn(&mut Settings)| {
+        let mut settings = idp.source(LONG, LONG).settings.clone();
+        change(&mut settings);
+        Arc::new(KeySource::new(settings))
+    };
+    let first = with(|_| ());
+    let before = KeySets::new([&first].into_iter(), None);
+    first.refresh(&client).await;
+    let fetched = before.0[0].state().fetched.expect("a fetch");
+    for (change, stays) in [
+        ((|it| it.ttl = LONG / 2) as fn(&mut Settings), true),
+        (|it| it.interval = LONG / 2, true),
+        (|it| it.request.timeout = Duration::from_secs(1), true),
+        (|it| it.request.trust = Trust::Anybody, false),
+        (|it| it.request.url = Url::parse("http://a.invalid/").expect("a URL"), false),
+    ] {
+        let after = with(change);
+        let sets = KeySets::new([&after].into_iter(), Some(&before));
+        assert_eq!(has(&after, "1"), stays, "{:?}", after.settings);
+        let due = sets.0[0].state().due;
+        assert_eq!(due, stays.then(|| fetched + after.settings.ttl), "{:?}", after.settings);
+    }
+    // One that is due at once waits as long as it would have.
+    let brief = with(|it| it.ttl = Duration::ZERO);
+    let sets = KeySets::new([&brief].into_iter(), Some(&before));
+    assert!(!sets.0[0].begin(&client, Cause::Time) && has(&brief, "1"));
+    // A fetch for the old settings is no reason for the new ones to wait.
+    let eager = with(|it| it.interval = Duration::ZERO);
+    let sets = KeySets::new([&eager].into_iter(), Some(&sets));
+    assert!(sets.0[0].begin(&client, Cause::Asked));
+    let later = with(|it| it.interval = LONG / 3);
+    let sets = KeySets::new([&later].into_iter(), Some(&sets));
+    assert!(sets.0[0].begin(&client, Cause::Asked) && has(&later, "1"));
 }

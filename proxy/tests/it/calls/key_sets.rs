@@ -145,3 +145,23 @@ fn a_set_in_a_file_is_read_with_the_configuration() {
     proxy.reload(&text).expect("applied");
     assert_eq!((ask(&one), ask(&two)), (401, 200));
 }
+
+#[test]
+fn a_set_stays_when_only_its_renewal_changes() {
+    for is_express in [true, false] {
+        let one = Signer::new("1");
+        let (idp, says) = idp(&one.set());
+        let (node, url) = (Node::always("x"), format!("jwks_url: 'http://{}/'", idp.address));
+        let proxy = TestProxy::start(&text(is_express, &node, &url));
+        assert_eq!(proxy.client().ask(one.request()).status, 200);
+        // From here on nothing is to be had of it.
+        says.lock().expect("no panic").clear();
+        for more in ["jwks_ttl: 600", "jwks_timeout: 500", "jwks_interval: 20"] {
+            proxy.reload(&text(is_express, &node, &format!("{url}, {more}"))).expect("applied");
+            assert_eq!(statuses(&mut proxy.client(), &one, 3), [200; 3], "{more}");
+        }
+        let other = format!("jwks_url: 'http://{}/other'", idp.address);
+        proxy.reload(&text(is_express, &node, &other)).expect("applied");
+        assert_eq!(proxy.client().ask(one.request()).status, 401);
+    }
+}
