@@ -99,7 +99,7 @@ impl Client {
 
     /// Asks, and waits for the response. Dropping the future closes the connection.
     ///
-    /// A request whose method may be repeated is sent once more if the connection that it went over
+    /// A request that may be repeated is sent once more if the connection that it went over
     /// had been kept and turns out to have ended.
     ///
     /// # Errors
@@ -139,7 +139,7 @@ impl Client {
         let peer = Peer::of(request);
         if let Some(mut connection) = self.share(request.purpose).checkout(&peer) {
             match connection.ask(request, deadline).await {
-                Err(Failure::Closed) if request.method.is_idempotent() => {}
+                Err(Failure::Closed) if request.is_repeatable() => {}
                 asked => return self.rest(asked?, connection, request, peer),
             }
         }

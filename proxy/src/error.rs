@@ -36,6 +36,8 @@ pub enum Fault {
     NoUpstream,
     /// The upstream's names resolve to nothing.
     NoNode,
+    /// There is no room for a body that a plugin has to see.
+    BodyMemory,
     DrainDeadline,
     Internal,
     // upstream
@@ -81,7 +83,7 @@ pub enum Retry {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 35] = [
+    pub const ALL: [Fault; 36] = [
         Fault::HeadMalformed,
         Fault::HeadTooLarge,
         Fault::TargetTooLong,
@@ -103,6 +105,7 @@ impl Fault {
         Fault::Loop,
         Fault::NoUpstream,
         Fault::NoNode,
+        Fault::BodyMemory,
         Fault::DrainDeadline,
         Fault::Internal,
         Fault::ConnectRefused,
@@ -125,7 +128,7 @@ impl Fault {
     }
 
     /// The table. End codes: first letter `C` downstream, `S` upstream, `P` proxy by policy, `I`
-    /// internal, `K` operator, lower case `c`, `s` their timeout; second letter `A` accept, `R` request head, `F` plugin, `P` pick, `C` connect, `H` response head, `D` data,
+    /// internal, `K` operator, `R` something has run out, lower case `c`, `s` their timeout; second letter `A` accept, `R` request head, `F` plugin, `P` pick, `C` connect, `H` response head, `D` data,
     /// `L` last bytes downstream.
     pub const fn consequence(self) -> Consequence {
         use Retry::{AfterReset, AfterTimeout, FreshConnection, Never, NextNode};
@@ -165,6 +168,7 @@ impl Fault {
             Fault::Loop => row(508, Never, "PF", "loop"),
             Fault::NoUpstream => row(503, Never, "PP", "no_upstream"),
             Fault::NoNode => row(503, Never, "SP", "no_node"),
+            Fault::BodyMemory => row(503, Never, "RF", "body_memory"),
             Fault::DrainDeadline => row(CLOSE, Never, "KD", "drain_deadline"),
             Fault::Internal => row(500, Never, "IF", "internal"),
             Fault::ConnectRefused => row(502, NextNode, "SC", "connect_refused"),

@@ -9,6 +9,7 @@
 //! ```
 
 pub(crate) mod body;
+pub(crate) mod held;
 pub(crate) mod nodes;
 pub(crate) mod request_head;
 pub(crate) mod response_head;
@@ -23,13 +24,14 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use http_body::Body;
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::{net::TcpStream, time::Instant};
 
 use self::{
-    body::{Aborted, RequestBody, ResponseBody, Stage, Unsent, Upload},
+    body::{Aborted, Content, RequestBody, ResponseBody, Stage, Unsent, Upload},
+    held::Body,
     nodes::{Answered, over_nodes},
     response_head::Leaving,
 };
@@ -76,6 +78,7 @@ pub(crate) async fn serve(
     };
     let rules = cx.worker.rules.now();
     let origin = cx.origin();
+    let mut body = Body::Hyper(body);
     let mut decision = decide(&cx, &rules, &head, &origin);
     let plan = loop {
         match decision {
@@ -85,12 +88,12 @@ pub(crate) async fn serve(
             }
             // Boxed, as few requests have to carry that around.
             Decision::Call(paused) => {
-                decision = Box::pin(perform(&cx, &rules, paused)).await;
+                decision = Box::pin(perform(&cx, &rules, paused, &mut body)).await;
             }
         }
     };
     let tap = mirror::copy(&cx, &head, plan);
-    let mut body = Unsent { incoming: Some(body), tap };
+    let mut body = Unsent { content: Content::of(body), tap };
     let answer =
         over_nodes(&cx, plan, async |node: &Node| attempt(&cx, &head, plan, node, &mut body).await);
     match answer.await {
@@ -99,7 +102,7 @@ pub(crate) async fn serve(
             reply.body.keep_busy(picked);
             Ok(reply.into_response(&cx))
         }
-        Err(fault) => Box::pin(give_up(&cx, plan, fault, body.incoming)).await,
+        Err(fault) => Box::pin(give_up(&cx, plan, fault, body.content)).await,
     }
 }
 
@@ -109,12 +112,16 @@ async fn decline(
     head: &RequestHead,
     answer: Answer,
     fault: Fault,
-    body: Incoming,
+    body: Body,
 ) -> Result<Response<ResponseBody>, Aborted> {
     let method = Method::of(head.method_bytes());
-    match discard(head, body).await {
-        Ok(after) => Ok(own_answer(cx, method, answer, fault, after)),
-        Err(()) => refuse(cx, method, cx.body_fault().unwrap_or(fault), After::Close),
+    let discarded = match body {
+        Body::Hyper(body) => discard(head, body).await,
+        Body::Plain | Body::Held(_) => Ok(After::KeepAlive),
+    };
+    match (discarded, cx.body_fault()) {
+        (Ok(after), None) => Ok(own_answer(cx, method, answer, fault, after)),
+        (_, broken) => refuse(cx, method, broken.unwrap_or(fault), After::Close),
     }
 }
 
@@ -123,7 +130,7 @@ async fn give_up(
     cx: &Rc<ConnectionCx>,
     plan: &Plan<'_>,
     fault: Fault,
-    body: Option<Incoming>,
+    body: Option<Content>,
 ) -> Result<Response<ResponseBody>, Aborted> {
     let head = plan.request.head;
     let after = leave(cx, head, body).await;
@@ -197,12 +204,25 @@ pub(crate) async fn perform<'a>(
     cx: &ConnectionCx,
     rules: &'a Snapshot,
     mut paused: Box<Paused<'a>>,
+    body: &mut Body,
 ) -> Decision<'a> {
+    let (head, body_size_max) = (paused.head(), paused.body_size_max());
     // Nothing is left behind when the downstream does not wait.
     let reply = match &mut paused.call {
         Call::Delay(time) => {
             tokio::time::sleep(*time).await;
             plugin::Reply::Delayed
+        }
+        Call::Body { size_max } => {
+            let size_max = body_size_max.map_or(*size_max, |max| max.min(*size_max));
+            match body.hold(cx, head, size_max).await {
+                Ok(content) => plugin::Reply::Body(content),
+                Err(fault) => {
+                    let mut decision = paused.refuse(fault);
+                    note(cx, rules, &mut decision);
+                    return decision;
+                }
+            }
         }
         Call::Http(request) => {
             // A question that comes back here would ask itself.
@@ -293,9 +313,10 @@ async fn discard(head: &RequestHead, mut body: Incoming) -> Result<After, ()> {
 
 /// What becomes of the connection when no node answered: a body that nobody has begun to read is
 /// read, one that went to a node in part is not.
-async fn leave(cx: &ConnectionCx, head: &RequestHead, body: Option<Incoming>) -> After {
+async fn leave(cx: &ConnectionCx, head: &RequestHead, body: Option<Content>) -> After {
     match body {
-        Some(body) => discard(head, body).await.unwrap_or(After::Close),
+        Some(Content::Coming(body)) => discard(head, body).await.unwrap_or(After::Close),
+        Some(Content::Held(_)) => After::KeepAlive,
         None if cx.body_fault().is_some() || cx.is_body_owed() => After::Close,
         None => After::KeepAlive,
     }

@@ -39,6 +39,7 @@ use crate::{
     error::Fault,
     exchange::{
         self, after,
+        held::Body,
         nodes::{Answered, over_nodes},
         request_head,
         response_head::{self, Leaving},
@@ -115,6 +116,7 @@ async fn exchange(
 ) -> Result<After, Fault> {
     let rules = cx.worker.rules.now();
     let origin = cx.origin();
+    let mut body = Body::Plain;
     let mut decision = exchange::decide(cx, &rules, head, &origin);
     let plan = loop {
         match decision {
@@ -124,11 +126,11 @@ async fn exchange(
             }
             // Boxed, as few requests have to carry that around.
             Decision::Call(paused) => {
-                decision = Box::pin(exchange::perform(cx, &rules, paused)).await;
+                decision = Box::pin(exchange::perform(cx, &rules, paused, &mut body)).await;
             }
         }
     };
-    let mut upload = Upload::new(head, mirror::copy(cx, head, plan));
+    let mut upload = Upload::new(head, mirror::copy(cx, head, plan)).of(body.held());
     let forward = Forward { cx, head, plan };
     let asked =
         over_nodes(cx, plan, async |node: &Node| forward.attempt(node, &mut upload, buffers).await);
@@ -156,14 +158,14 @@ async fn exchange(
     }
 }
 
-/// Answers a request of which no node has seen anything, and whose body nobody wants.
+/// Answers a request of which no node has seen anything, and the rest of whose body nobody wants.
 async fn refuse(
     cx: &ConnectionCx,
     head: &RequestHead,
     answer: Answer,
     fault: Fault,
 ) -> Result<After, Fault> {
-    if !exchange::is_discardable(head) {
+    if cx.is_body_owed() && !exchange::is_discardable(head) {
         return own_answer(cx, head, answer, fault, After::Close).await;
     }
     match upload::discard(cx).await {

@@ -21,6 +21,7 @@ mod deadlines;
 pub mod http;
 mod inlet;
 mod lead;
+mod memory;
 
 mod exchange;
 mod express;

@@ -338,6 +338,20 @@ impl<'a> Paused<'a> {
         self.undecided.go_on(Some(reply))
     }
 
+    /// What becomes of the request if that cannot be done.
+    pub fn refuse(self, fault: Fault) -> Decision<'a> {
+        self.undecided.answer(Answer::of(fault.status()), fault)
+    }
+
+    pub fn head(&self) -> &'a RequestHead {
+        self.undecided.cx.request.head
+    }
+
+    /// Bytes of content that the request may have, if fewer than everywhere, so far.
+    pub fn body_size_max(&self) -> Option<u64> {
+        self.undecided.cx.body_size_max
+    }
+
     pub fn route(&self) -> Option<&'a Route> {
         self.undecided.route
     }

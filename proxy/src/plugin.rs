@@ -27,6 +27,8 @@ mod tests {
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
+
 #[cfg(test)]
 pub(crate) use self::tests::trial;
 
@@ -149,6 +151,9 @@ pub enum Outcome {
 pub enum Call {
     /// Nothing but time to pass.
     Delay(Duration),
+    /// The body of the request to be here, whole, if it is no more than so many bytes; otherwise the
+    /// request is refused. No node sees any of it before.
+    Body { size_max: u64 },
     /// Somebody to be asked.
     Http(Box<client::Request>),
     /// Keys to be fetched, if they have not been just now.
@@ -157,10 +162,15 @@ pub enum Call {
     Redis(Arc<Question>),
 }
 
+/// Bytes of bodies that a worker holds for plugins ([`Call::Body`]), all requests together.
+pub(crate) const HELD_BYTES_MAX: usize = 256 << 20;
+
 /// What a [`Call`] came to.
 #[derive(Debug)]
 pub enum Reply {
     Delayed,
+    /// Its content, without framing.
+    Body(Bytes),
     Http(Result<client::Response, client::Failure>),
     /// Whether anything has come of it or not.
     Refreshed,

@@ -31,9 +31,10 @@ use crate::{
     http::head::RequestHead,
     kernel::KernelPlane,
     listener,
+    memory::Memory,
     metrics::{ListenerMetrics, Metrics, RouteMetrics},
     mirror::Mirrors,
-    plugin::{EncoderMemory, Now},
+    plugin::{EncoderMemory, HELD_BYTES_MAX, Now},
     redis::Links,
     snapshot::{Publisher, Rules},
     sys::affinity,
@@ -93,6 +94,8 @@ pub(crate) struct Worker {
     pub(crate) pool: RefCell<Pool<UpstreamConnection>>,
     pub(crate) client: Arc<Client>,
     pub(crate) mirrors: Mirrors,
+    /// Of bodies that are here whole before they are forwarded.
+    pub(crate) held: Rc<Memory>,
     date: RefCell<Date>,
     pub(crate) clock: Clock,
     pub(crate) tunnels: TunnelContext,
@@ -225,6 +228,7 @@ impl Worker {
             pool: RefCell::new(Pool::new(idle_max, pool_idle)),
             client: Arc::new(Client::new(Arc::clone(&shared.metrics))),
             mirrors: Mirrors::default(),
+            held: Memory::new(HELD_BYTES_MAX),
             date: RefCell::default(),
             clock: Clock::default(),
             tunnels: TunnelContext::new(

@@ -2,13 +2,18 @@
 
 use std::{
     future::{Future, poll_fn},
+    io::{self, IoSlice},
     net::SocketAddr,
     pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker},
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
@@ -17,7 +22,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::{Instant, timeout_at},
 };
@@ -34,13 +39,77 @@ trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
-type Driver = http1::Connection<TokioIo<Box<dyn Transport>>, Full<Bytes>>;
+type Driver = http1::Connection<TokioIo<Patient>, Full<Bytes>>;
+
+/// What the host does not take of a request is forgotten: it may have answered all the same.
+struct Patient {
+    transport: Box<dyn Transport>,
+    is_refused: Arc<AtomicBool>,
+}
+
+impl Patient {
+    fn taken<T>(&self, written: Poll<io::Result<T>>, all: T) -> Poll<io::Result<T>> {
+        match written {
+            Poll::Ready(Err(error)) => {
+                tracing::debug!(%error, "rest of a request");
+                self.is_refused.store(true, Ordering::Relaxed);
+                Poll::Ready(Ok(all))
+            }
+            written => written,
+        }
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_read(task, out)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.transport).poll_write(task, bytes);
+        self.taken(written, bytes.len())
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.transport).poll_write_vectored(task, slices);
+        self.taken(written, slices.iter().map(|slice| slice.len()).sum())
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.transport.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.transport).poll_flush(task);
+        self.taken(flushed, ())
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_shutdown(task)
+    }
+}
 
 /// A connection, in use or kept.
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     /// `None`: it has ended.
     driver: Option<Pin<Box<Driver>>>,
+    /// A part of a request was not taken.
+    is_refused: Arc<AtomicBool>,
 }
 
 impl Connection {
@@ -60,11 +129,13 @@ impl Connection {
         } else {
             Box::new(stream)
         };
+        let is_refused = Arc::<AtomicBool>::default();
+        let transport = Patient { transport, is_refused: Arc::clone(&is_refused) };
         let mut builder = http1::Builder::new();
         builder.max_buf_size(HEAD_SIZE_MAX).max_headers(FIELDS_MAX);
         let (sender, driver) =
             builder.handshake(TokioIo::new(transport)).await.map_err(|error| failure(&error))?;
-        Ok(Connection { sender, driver: Some(Box::pin(driver)) })
+        Ok(Connection { sender, driver: Some(Box::pin(driver)), is_refused })
     }
 
     /// Asks, and reads the response.
@@ -96,7 +167,8 @@ impl Connection {
         {
             self.driver = None;
         }
-        self.driver.is_some() && self.sender.is_ready()
+        let is_refused = self.is_refused.load(Ordering::Relaxed);
+        self.driver.is_some() && self.sender.is_ready() && !is_refused
     }
 }
 
@@ -180,6 +252,11 @@ fn message(request: &Request) -> Result<http::Request<Full<Bytes>>, Failure> {
     }
     if request.keep_alive.is_none() {
         fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    // hyper says nothing of no body, but these methods are expected to (RFC 9110 section 8.6).
+    let has_content = [Method::POST, Method::PUT, Method::PATCH].contains(&request.method);
+    if has_content && request.body.is_empty() {
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     let mut message = http::Request::new(Full::new(request.body.clone()));
     *message.method_mut() = request.method.clone();

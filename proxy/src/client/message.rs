@@ -148,6 +148,14 @@ pub struct Request {
     pub keep_alive: Option<KeepAlive>,
 }
 
+impl Request {
+    /// Whether it may be sent once more if nobody knows what became of it. A question whether somebody
+    /// may pass changes nothing, whatever its method.
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.method.is_idempotent() || self.purpose == Purpose::ForwardAuth
+    }
+}
+
 /// What was answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {

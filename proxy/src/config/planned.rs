@@ -102,7 +102,6 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
             "include_req_body_expr",
             "include_resp_body_expr",
             "max_req_body_bytes",
-            "max_req_body_size",
             "max_resp_body_bytes",
         ],
         Kind::Workers

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::held::{self, Held};
 use crate::{
     connection::ConnectionCx,
     deadlines::Wait,
@@ -83,7 +84,7 @@ impl Upload {
 /// A request body from the downstream to the node. Trailers are dropped (RFC 9110 section 6.5.1).
 #[derive(Debug)]
 pub(crate) struct RequestBody {
-    incoming: Option<Incoming>,
+    content: Option<Content>,
     /// Gets a copy.
     tap: Option<Box<Tap>>,
     upload: Upload,
@@ -93,19 +94,71 @@ pub(crate) struct RequestBody {
 /// A request body that nobody has begun to read, and what is left of its copies.
 #[derive(Debug, Default)]
 pub(crate) struct Unsent {
-    pub(crate) incoming: Option<Incoming>,
+    pub(crate) content: Option<Content>,
     pub(crate) tap: Option<Box<Tap>>,
 }
 
+/// Where a request body comes from.
+#[derive(Debug)]
+pub(crate) enum Content {
+    Coming(Incoming),
+    Held(Held),
+}
+
+impl Content {
+    /// `None`: hyper has nothing to do with it.
+    pub(crate) fn of(body: held::Body) -> Option<Content> {
+        match body {
+            held::Body::Plain => None,
+            held::Body::Hyper(incoming) => Some(Content::Coming(incoming)),
+            held::Body::Held(held) => Some(Content::Held(held)),
+        }
+    }
+
+    fn poll_data(&mut self, task: &mut Context<'_>) -> PolledFrame {
+        match self {
+            Content::Coming(incoming) => poll_data(incoming, task),
+            Content::Held(held) => Poll::Ready(held.piece().map(|piece| Ok(Frame::data(piece)))),
+        }
+    }
+
+    /// Whether there is nothing more, nor an end that is written.
+    fn is_over(&self) -> bool {
+        match self {
+            Content::Coming(incoming) => incoming.is_end_stream(),
+            Content::Held(held) => held.length() == Some(0),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Content::Coming(incoming) => incoming.size_hint(),
+            Content::Held(held) => {
+                held.length().map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
+        }
+    }
+
+    /// Who is waited for first.
+    fn stage(&self) -> Stage {
+        match self {
+            Content::Coming(_) => Stage::Downstream,
+            Content::Held(_) => Stage::Node,
+        }
+    }
+}
+
+type PolledFrame = Poll<Option<Result<Frame<Bytes>, hyper::Error>>>;
+
 impl RequestBody {
     pub(crate) fn new(unsent: Unsent, upload: &Upload, cx: &Rc<ConnectionCx>) -> Self {
-        let Unsent { incoming, mut tap } = unsent;
-        let incoming = incoming.filter(|incoming| !incoming.is_end_stream());
-        upload.0.stage.set(if incoming.is_none() { Stage::Complete } else { Stage::Downstream });
-        if let (None, Some(tap)) = (&incoming, &mut tap) {
+        let Unsent { content, mut tap } = unsent;
+        let content = content.filter(|content| !content.is_over());
+        upload.0.stage.set(content.as_ref().map_or(Stage::Complete, Content::stage));
+        if let (None, Some(tap)) = (&content, &mut tap) {
             tap.complete();
         }
-        Self { incoming, tap, upload: upload.clone(), cx: Rc::downgrade(cx) }
+        Self { content, tap, upload: upload.clone(), cx: Rc::downgrade(cx) }
     }
 }
 
@@ -113,17 +166,14 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        task: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self { incoming: Some(incoming), tap, upload, cx } = &mut *self else {
+    fn poll_frame(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> PolledFrame {
+        let Self { content: Some(content), tap, upload, cx } = &mut *self else {
             return Poll::Ready(None);
         };
         if upload.0.is_abandoned.get() {
             return Poll::Pending;
         }
-        let Poll::Ready(frame) = poll_data(incoming, task) else {
+        let Poll::Ready(frame) = content.poll_data(task) else {
             upload.0.stage.set(Stage::Downstream);
             return Poll::Pending;
         };
@@ -131,7 +181,7 @@ impl Body for RequestBody {
             upload.0.is_abandoned.set(true);
             return Poll::Pending;
         }
-        let is_last = frame.is_none() || incoming.is_end_stream();
+        let is_last = frame.is_none() || content.is_over();
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
@@ -145,19 +195,16 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        self.content.as_ref().is_none_or(Content::is_over)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
+        self.content.as_ref().map_or(SizeHint::with_exact(0), Content::size_hint)
     }
 }
 
 /// The next data frame; a trailer frame is the end.
-fn poll_data(
-    incoming: &mut Incoming,
-    task: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+fn poll_data(incoming: &mut Incoming, task: &mut Context<'_>) -> PolledFrame {
     Pin::new(incoming)
         .poll_frame(task)
         .map(|frame| frame.filter(|frame| !frame.as_ref().is_ok_and(Frame::is_trailers)))

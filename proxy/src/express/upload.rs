@@ -14,7 +14,10 @@ use crate::{
     connection::ConnectionCx,
     deadlines::Wait,
     error::Fault,
-    exchange::DISCARDED_BODY_MAX,
+    exchange::{
+        DISCARDED_BODY_MAX,
+        held::{Held, HeldSource},
+    },
     http::{
         answer::After,
         framing::{BodyLength, FramingError},
@@ -32,6 +35,8 @@ const DISCARD_SIZE: usize = 4096;
 
 pub(super) struct Upload {
     relay: Relay,
+    /// The body, if it does not come from the downstream any more.
+    held: Option<HeldSource>,
     stage: Stage,
     /// The node's response has begun, and no longer depends on this.
     is_answered: bool,
@@ -53,7 +58,12 @@ impl Upload {
     pub(super) fn new(head: &RequestHead, tap: Option<Box<Tap>>) -> Upload {
         let is_chunked = head.body_length() == BodyLength::Chunked;
         let relay = Relay::new(is_chunked, BodyFilters::default()).tapped(tap);
-        Upload { relay, stage: Stage::Untouched, is_answered: false }
+        Upload { relay, held: None, stage: Stage::Untouched, is_answered: false }
+    }
+
+    /// With the body that is here already, if it is.
+    pub(super) fn of(self, held: Option<Held>) -> Upload {
+        Upload { held: held.map(Held::source), ..self }
     }
 
     /// It is to be sent once more, having no body or none that was touched.
@@ -144,13 +154,17 @@ impl Upload {
 
     fn poll(
         &mut self,
-        mut source: BodySource<'_>,
+        source: BodySource<'_>,
         node: &mut TcpStream,
         out: &mut Vec<u8>,
         splicing: Splicing<'_>,
         task: &mut Context<'_>,
     ) -> Poll<Result<(), Broken>> {
-        if self.is_untouched() {
+        let mut source = match &mut self.held {
+            Some(held) => held.in_place_of(source),
+            None => source,
+        };
+        if self.stage == Stage::Untouched {
             self.stage = Stage::Moving;
             // What has come of the body leaves with the head.
             let framed = self.relay.frame(source.reader, source.input, out);

@@ -1,7 +1,7 @@
 //! `forward-auth`: asks somebody else whether a request may pass.
 //!
-//! The question is a GET without body that tells of the request in `X-Forwarded-*`. A status below
-//! 300 lets the request pass, with fields of the answer in place of the client's own; every other is
+//! The question tells of the request in `X-Forwarded-*`. It is a GET without body, or a POST with the
+//! request's own, which no node sees before the answer. A status below 300 lets the request pass, with fields of the answer in place of the client's own; every other is
 //! passed on with its body. Redirects are not followed. What keeps the answer from coming, or from
 //! coming whole, is a refusal too, unless `allow_degradation` says otherwise; one who refuses has
 //! refused all the same.
@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
-use super::{Call, Kind, Outcome, Phase, Plugin, Reply, RequestContext};
+use super::{Call, HELD_BYTES_MAX, Kind, Outcome, Phase, Plugin, Reply, RequestContext};
 use crate::{
     client::{self, Failure, KeepAlive, Purpose, Response, Trust, Url},
     config::plugins::{Scope, Section, field_name, field_templates, list, url},
@@ -27,6 +27,8 @@ pub(super) static KIND: Kind =
 const NAMES_MAX: usize = 64;
 /// Bytes of an answer that is passed on; of a longer one only the status is.
 const ANSWER_SIZE_MAX: usize = 64 << 10;
+/// Bytes of a body that goes along, unless the settings say otherwise.
+const BODY_SIZE_MAX: u64 = 64 << 20;
 /// Milliseconds.
 const TIMEOUT_MAX: u64 = 60_000;
 const KEEPALIVE_TIMEOUT_MAX: u64 = 3_600_000;
@@ -38,6 +40,8 @@ struct ForwardAuth {
     timeout: Duration,
     trust: Trust,
     keep_alive: Option<KeepAlive>,
+    /// Of a body that goes along, bytes; `None`: none does.
+    body_size_max: Option<u64>,
     /// Of the request, for the question.
     request_headers: Vec<HeaderName>,
     extra_headers: Vec<(HeaderName, Template)>,
@@ -51,8 +55,7 @@ struct ForwardAuth {
 
 fn read(section: &mut Section<'_>, _scope: &Scope<'_>) -> Option<Arc<dyn Plugin>> {
     let url = section.require("uri").and_then(|value| url(&value));
-    let method = section.take("request_method");
-    let method = method.map_or(Some(()), |value| value.one_of(&[("GET", ())], &["POST"]));
+    let body_size_max = body_size_max(section);
     let timeout = section.within_or("timeout", 1..=TIMEOUT_MAX, 3000);
     let is_verified = section.leaf_or("ssl_verify", true);
     let keep_alive = keep_alive(section);
@@ -64,12 +67,12 @@ fn read(section: &mut Section<'_>, _scope: &Scope<'_>) -> Option<Arc<dyn Plugin>
         extra_headers.map_or(Some(Vec::new()), |value| field_templates(&value, Groups::None));
     let allow_degradation = section.leaf_or("allow_degradation", false);
     let status_on_error = section.within_or("status_on_error", 200..=599_u16, 403);
-    method?;
     Some(Arc::new(ForwardAuth {
         url: url?,
         timeout: Duration::from_millis(timeout),
         trust: if is_verified { Trust::System } else { Trust::Anybody },
         keep_alive,
+        body_size_max: body_size_max?,
         request_headers: request_headers?,
         extra_headers: extra_headers?,
         upstream_headers: upstream_headers?.into_iter().map(with_text).collect(),
@@ -77,6 +80,18 @@ fn read(section: &mut Section<'_>, _scope: &Scope<'_>) -> Option<Arc<dyn Plugin>
         allow_degradation,
         status_on_error: StatusCode::from_u16(status_on_error).ok()?,
     }))
+}
+
+/// `Some(None)`: the question has no body.
+fn body_size_max(section: &mut Section<'_>) -> Option<Option<u64>> {
+    const METHODS: [(&str, bool); 2] = [("GET", false), ("POST", true)];
+    let method = section.take("request_method");
+    let has_body = method.map_or(Some(false), |value| value.one_of(&METHODS, &[]))?;
+    if !has_body && let Some(value) = section.take("max_req_body_size") {
+        value.error("means nothing without `request_method: POST`");
+    }
+    let size_max = 1..=HELD_BYTES_MAX as u64;
+    Some(has_body.then(|| section.within_or("max_req_body_size", size_max, BODY_SIZE_MAX)))
 }
 
 fn keep_alive(section: &mut Section<'_>) -> Option<KeepAlive> {
@@ -98,15 +113,15 @@ fn with_text(name: HeaderName) -> (HeaderName, Arc<str>) {
 
 impl Plugin for ForwardAuth {
     fn request(&self, cx: &mut RequestContext<'_>) -> Outcome {
-        match self.question(cx) {
-            Some(question) => Outcome::Call(Call::Http(Box::new(question))),
-            // A client has spoilt it.
-            None => Outcome::Answer(Answer::of(self.status_on_error)),
+        match self.body_size_max {
+            Some(size_max) => Outcome::Call(Call::Body { size_max }),
+            None => self.ask(cx, None),
         }
     }
 
     fn resume(&self, cx: &mut RequestContext<'_>, reply: Reply) -> Outcome {
         let answered = match reply {
+            Reply::Body(body) => return self.ask(cx, Some(body)),
             Reply::Http(answered) => answered.and_then(given),
             Reply::Delayed | Reply::Refreshed | Reply::Redis(_) => Err(Failure::Malformed),
         };
@@ -126,15 +141,23 @@ impl Plugin for ForwardAuth {
 }
 
 impl ForwardAuth {
+    fn ask(&self, cx: &RequestContext<'_>, body: Option<Bytes>) -> Outcome {
+        match self.question(cx, body) {
+            Some(question) => Outcome::Call(Call::Http(Box::new(question))),
+            // A client has spoilt it.
+            None => Outcome::Answer(Answer::of(self.status_on_error)),
+        }
+    }
+
     /// `None`: something that belongs into it is nothing that a field can hold.
-    fn question(&self, cx: &RequestContext<'_>) -> Option<client::Request> {
+    fn question(&self, cx: &RequestContext<'_>, body: Option<Bytes>) -> Option<client::Request> {
         Some(client::Request {
             purpose: Purpose::ForwardAuth,
-            method: Method::GET,
+            method: if body.is_some() { Method::POST } else { Method::GET },
             url: self.url.clone(),
             address: None,
             fields: self.fields(cx)?,
-            body: Bytes::new(),
+            body: body.unwrap_or_default(),
             timeout: self.timeout,
             body_size_max: ANSWER_SIZE_MAX,
             trust: self.trust,
@@ -162,7 +185,12 @@ impl ForwardAuth {
             template.expand(&facts, None, &mut value);
             fields.insert(name, HeaderValue::from_bytes(&value).ok()?);
         }
-        for name in &self.request_headers {
+        // Without those nobody could read the body.
+        let about_body: &[HeaderName] = match self.body_size_max {
+            Some(_) => &[header::CONTENT_TYPE, header::CONTENT_ENCODING],
+            None => &[],
+        };
+        for name in about_body.iter().chain(&self.request_headers) {
             // What is said already must not be the client's to say.
             if fields.contains_key(name) {
                 continue;

@@ -190,7 +190,7 @@ impl Plugin for LimitConn {
         let replied = match reply {
             Reply::Delayed => return Outcome::Continue,
             Reply::Redis(replied) => replied,
-            Reply::Http(_) | Reply::Refreshed => return self.rejection.unclear(UNCLEAR),
+            Reply::Body(_) | Reply::Http(_) | Reply::Refreshed => return self.rejection.unclear(UNCLEAR),
         };
         let facts = cx.facts();
         let (Ok(numbers), Ok(applied)) = (replied.numbers, self.applied(&facts)) else {

@@ -3,6 +3,7 @@
 mod forward_auth;
 mod key_sets;
 mod mirror;
+mod posts;
 mod secure;
 
 use std::{

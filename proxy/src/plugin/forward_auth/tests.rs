@@ -78,6 +78,27 @@ fn the_question_tells_of_the_request() {
 }
 
 #[test]
+fn the_question_has_the_body_if_told_so() {
+    let trial = trial("request_method: POST, request_headers: [content-type, x-a]");
+    let fields = "content-type: a/b\r\ncontent-encoding: gzip\r\ncontent-language: de\r\nx-a: 1\r\n\
+                  content-length: 3\r\n";
+    let asked = trial.ask("PUT /", fields);
+    assert_eq!(asked, Seen::Called(Call::Body { size_max: 64 << 20 }));
+    let mut reply = Some(Reply::Body(Bytes::from_static(b"abc")));
+    let asked = trial.ask_with("PUT /", fields, &mut |_| reply.take());
+    let Seen::Called(Call::Http(request)) = asked else { panic!("{asked:?}") };
+    assert_eq!((request.method.as_str(), &*request.body), ("POST", &b"abc"[..]));
+    let lines = lines(&request.fields);
+    let own: Vec<_> = lines.iter().filter(|line| !line.starts_with("x-forwarded")).collect();
+    assert_eq!(own, ["content-encoding: gzip", "content-type: a/b", "x-a: 1"]);
+    for (size, seen) in [("1", 1), ("268435456", 256 << 20)] {
+        let settings = format!("request_method: POST, max_req_body_size: {size}");
+        let asked = self::trial(&settings).ask("PUT /", fields);
+        assert_eq!(asked, Seen::Called(Call::Body { size_max: seen }));
+    }
+}
+
+#[test]
 fn a_client_cannot_say_what_we_say() {
     let trial = Trial::new(
         "{ forward-auth: { uri: \"http://auth/\", \
@@ -213,8 +234,9 @@ fn settings_that_cannot_be_met_are_refused() {
         ("", "`uri` is missing"),
         ("uri: auth/check", "needs a URL"),
         ("uri: \"http://u:p@a/\"", "needs a URL"),
-        ("uri: \"http://a/\", request_method: POST", "`POST` is not built yet"),
-        ("uri: \"http://a/\", max_req_body_size: 1", "not built yet"),
+        ("uri: \"http://a/\", request_method: PUT", "expected"),
+        ("uri: \"http://a/\", max_req_body_size: 1", "means nothing without `request_method: POST`"),
+        ("uri: \"http://a/\", request_method: POST, max_req_body_size: 0", "from 1 to 268435456"),
         ("uri: \"http://a/\", timeout: 0", "from 1 to 60000"),
         ("uri: \"http://a/\", timeout: 60001", "from 1 to 60000"),
         ("uri: \"http://a/\", status_on_error: 100", "from 200 to 599"),

@@ -42,7 +42,7 @@ fn replied(trial: &Trial, numbers: Result<&[i64], Failure>) -> (Seen, Duration) 
             delay = *time;
             Some(Reply::Delayed)
         }
-        Call::Http(_) | Call::Keys(_) => None,
+        Call::Body { .. } | Call::Http(_) | Call::Keys(_) => None,
     });
     (seen, delay)
 }

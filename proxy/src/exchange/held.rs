@@ -1,0 +1,184 @@
+//! A request body that is here to its last byte before a node sees any of it: a plugin that decides
+//! about the request has asked for it ([`Call::Body`](crate::plugin::Call::Body)).
+//!
+//! It is read once, from wherever the lane has it, and forwarded from memory. The memory that all such
+//! bodies of a worker take is bounded: what would be beyond is refused, so nobody waits for anybody.
+
+use std::{
+    future::poll_fn,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+
+use crate::{
+    connection::ConnectionCx,
+    deadlines::Wait,
+    error::Fault,
+    http::{
+        framing::{BodyLength, BodyReader, FramingError},
+        head::RequestHead,
+    },
+    inlet::{self, BodySource},
+    memory::Taken,
+};
+
+/// Read at a time.
+const READ_SIZE: usize = 32 * 1024;
+/// Handed over at a time, so that it shows how fast a node takes it.
+const PIECE_SIZE: usize = 64 * 1024;
+
+/// The body of a request that is not decided about.
+pub(crate) enum Body {
+    /// In the downstream's inlet: the express lane's.
+    Plain,
+    Hyper(Incoming),
+    Held(Held),
+}
+
+impl Body {
+    /// All of it, if that is no more than `size_max` bytes.
+    ///
+    /// # Errors
+    /// It is more, or there is no room for it; it did not come, or not well-formed.
+    pub(crate) async fn hold(
+        &mut self,
+        cx: &ConnectionCx,
+        head: &RequestHead,
+        size_max: u64,
+    ) -> Result<Bytes, Fault> {
+        let length = head.body_length();
+        if matches!(length, BodyLength::Fixed(length) if length > size_max) {
+            return Err(Fault::BodyTooLarge);
+        }
+        cx.limit_body(size_max)?;
+        let mut coming = Coming { content: BytesMut::new(), memory: Taken::none(&cx.worker.held) };
+        match self {
+            Body::Held(held) => return Ok(held.content.clone()),
+            Body::Plain => poll_fn(|task| coming.poll_plain(cx, task)).await?,
+            Body::Hyper(incoming) => coming.read(cx, incoming).await?,
+        }
+        let content = coming.content.freeze();
+        let is_chunked = length == BodyLength::Chunked;
+        *self = Body::Held(Held { content: content.clone(), is_chunked, memory: coming.memory });
+        Ok(content)
+    }
+
+    /// `None`: nobody has asked for it.
+    pub(crate) fn held(self) -> Option<Held> {
+        match self {
+            Body::Held(held) => Some(held),
+            Body::Plain | Body::Hyper(_) => None,
+        }
+    }
+}
+
+/// One that is being read.
+struct Coming {
+    content: BytesMut,
+    memory: Taken,
+}
+
+impl Coming {
+    fn piece(&mut self, data: &[u8]) -> Result<(), Fault> {
+        if !self.memory.more(data.len()) {
+            return Err(Fault::BodyMemory);
+        }
+        self.content.extend_from_slice(data);
+        Ok(())
+    }
+
+    async fn read(&mut self, cx: &ConnectionCx, incoming: &mut Incoming) -> Result<(), Fault> {
+        while let Some(frame) = incoming.frame().await {
+            let frame = frame.map_err(|_| cx.body_fault().unwrap_or(Fault::DownstreamReset))?;
+            if let Some(data) = frame.data_ref() {
+                self.piece(data)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_plain(&mut self, cx: &ConnectionCx, task: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        let before = self.content.len();
+        let read = cx.with_body(|source| self.poll_source(source, task));
+        let read = read.unwrap_or(Poll::Ready(Err(Fault::DownstreamReset)));
+        if read.is_ready() || self.content.len() > before {
+            cx.deadlines.stop(Wait::Downstream);
+        }
+        if read.is_pending() {
+            // Left as it is, for whoever would read the rest.
+            if cx.deadlines.has_expired(Wait::Downstream) {
+                return Poll::Ready(Err(Fault::BodyTimedOut));
+            }
+            cx.deadlines.start(Wait::Downstream, cx.worker.timeouts.body);
+        }
+        read
+    }
+
+    fn poll_source(
+        &mut self,
+        BodySource { stream, input, reader }: BodySource<'_>,
+        task: &mut Context<'_>,
+    ) -> Poll<Result<(), Fault>> {
+        loop {
+            while !reader.is_complete() && !input.is_empty() {
+                let framing = reader.framing(input).map_err(FramingError::request_fault)?;
+                input.advance(framing);
+                let count = reader.data(input.len());
+                self.piece(&input[..count])?;
+                input.advance(count);
+            }
+            if reader.is_complete() {
+                return Poll::Ready(Ok(()));
+            }
+            match ready!(inlet::poll_read(stream, task, input, READ_SIZE)) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Poll::Ready(Err(Fault::DownstreamReset)),
+            }
+        }
+    }
+}
+
+/// A body in memory, as far as it has not been forwarded. It leaves framed as it came.
+#[derive(Debug)]
+pub(crate) struct Held {
+    content: Bytes,
+    is_chunked: bool,
+    memory: Taken,
+}
+
+impl Held {
+    /// How much there is to come, if the node is told.
+    pub(crate) fn length(&self) -> Option<u64> {
+        (!self.is_chunked).then_some(self.content.len() as u64)
+    }
+
+    /// `None`: that was all.
+    pub(crate) fn piece(&mut self) -> Option<Bytes> {
+        let size = self.content.len().min(PIECE_SIZE);
+        (size > 0).then(|| self.content.split_to(size))
+    }
+
+    /// For the express lane, which reads bodies from where they have come in.
+    pub(crate) fn source(self) -> HeldSource {
+        let length = BodyLength::Fixed(self.content.len() as u64);
+        let input = BytesMut::from(self.content);
+        HeldSource { input, reader: BodyReader::new(length), _memory: self.memory }
+    }
+}
+
+/// A body that has been read, as if it were still to be.
+pub(crate) struct HeldSource {
+    input: BytesMut,
+    reader: BodyReader,
+    _memory: Taken,
+}
+
+impl HeldSource {
+    /// In place of `source`, whose body is over.
+    pub(crate) fn in_place_of<'s>(&'s mut self, source: BodySource<'s>) -> BodySource<'s> {
+        BodySource { stream: source.stream, input: &mut self.input, reader: &mut self.reader }
+    }
+}

@@ -1,0 +1,282 @@
+//! `forward-auth` with the request's body: who sees it, when, and what becomes of one that nobody can
+//! judge.
+
+use std::{
+    io::Read as _,
+    net::{Shutdown, SocketAddr},
+    sync::mpsc,
+};
+
+use proxy::test_support::{Node, PATIENCE, Reply, Seen, TestProxy};
+
+use super::{get, host, read_head, saying, yaml};
+
+const NO: &[u8] = b"HTTP/1.1 401 No\r\ncontent-length: 3\r\n\r\nwhy";
+const YES: &[u8] = b"HTTP/1.1 200 Yes\r\ncontent-length: 0\r\nx-user: alice\r\n\r\n";
+
+fn proxy(is_express: bool, node: &Node, auth: SocketAddr, more: &str) -> TestProxy {
+    let plugins = format!(
+        "forward-auth: {{ uri: \"http://{auth}/check\", request_method: POST, timeout: 10000, \
+         upstream_headers: [x-user]{more} }}"
+    );
+    TestProxy::start(&yaml(is_express, node, &plugins))
+}
+
+/// Lets bodies pass that do not begin with `no`.
+fn auth() -> Node {
+    Node::scripted(|seen| {
+        let answer = if seen.body.starts_with(b"no") { NO } else { YES };
+        Reply::Bytes(answer.to_vec())
+    })
+}
+
+fn fixed(body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "POST /a?b HTTP/1.1\r\nhost: a\r\ncontent-type: text/x\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+fn chunked(body: &[u8], size: usize) -> Vec<u8> {
+    let head = "POST /a?b HTTP/1.1\r\nhost: a\r\ncontent-type: text/x\r\n\
+                Transfer-Encoding: chunked\r\n\r\n";
+    let mut message = head.as_bytes().to_vec();
+    for piece in body.chunks(size) {
+        message.extend_from_slice(format!("{:x};x=y\r\n", piece.len()).as_bytes());
+        message.extend_from_slice(piece);
+        message.extend_from_slice(b"\r\n");
+    }
+    message.extend_from_slice(b"0\r\nx-trailer: t\r\n\r\n");
+    message
+}
+
+/// The content of what a node has seen.
+fn content(seen: &Seen) -> Vec<u8> {
+    if seen.field("transfer-encoding").is_none() {
+        return seen.body.clone();
+    }
+    let (mut rest, mut content) = (&seen.body[..], Vec::new());
+    loop {
+        let end = rest.windows(2).position(|pair| pair == b"\r\n").expect("a size line");
+        let size = std::str::from_utf8(&rest[..end]).expect("ASCII");
+        let size = usize::from_str_radix(size, 16).expect("hex");
+        if size == 0 {
+            return content;
+        }
+        content.extend_from_slice(&rest[end + 2..end + 2 + size]);
+        rest = &rest[end + 2 + size + 2..];
+    }
+}
+
+fn bytes(count: usize) -> Vec<u8> {
+    (0..count).map(|at| (at % 251) as u8).collect()
+}
+
+#[test]
+fn both_get_the_body_byte_for_byte_the_node_after_the_verdict() {
+    let (large, middle) = (bytes(3 << 20), bytes(70_000));
+    for is_express in [true, false] {
+        let (node, auth) = (Node::always("x"), auth());
+        let proxy = proxy(is_express, &node, auth.address, "");
+        let mut client = proxy.client();
+        for (message, body, framing) in [
+            (fixed(b"a\0\xff\r\n"), &b"a\0\xff\r\n"[..], ("content-length", "5")),
+            (fixed(b""), b"", ("content-length", "0")),
+            (fixed(&large), &large, ("content-length", "3145728")),
+            (chunked(b"abc", 2), b"abc", ("transfer-encoding", "chunked")),
+            (chunked(b"", 1), b"", ("transfer-encoding", "chunked")),
+            (chunked(&middle, 9000), &middle, ("transfer-encoding", "chunked")),
+        ] {
+            let response = client.ask(message);
+            assert_eq!((response.status, response.text().as_str()), (200, "x"));
+            let (asked, seen) = (auth.take().remove(0), node.take().remove(0));
+            assert_eq!((asked.line(), seen.line()), ("POST /check HTTP/1.1", "POST /a?b HTTP/1.1"));
+            assert!(content(&asked) == body && content(&seen) == body, "{}", body.len());
+            let length = body.len().to_string();
+            assert_eq!(asked.field("content-length"), Some(length.as_str()));
+            assert_eq!(asked.field("content-type"), Some("text/x"));
+            assert_eq!(seen.field(framing.0), Some(framing.1));
+            assert_eq!(seen.field("x-user"), Some("alice"));
+        }
+        assert_eq!(client.ask(get("/")).status, 200);
+        let asked = auth.take().remove(0);
+        assert_eq!((asked.line(), &*asked.body), ("POST /check HTTP/1.1", &b""[..]));
+        // Whoever is refused keeps his connection, and the node has heard nothing of it.
+        let heard = node.heard();
+        let refused = [b"no", &bytes(200_000)[..]].concat();
+        for message in [fixed(&refused), chunked(&refused[..60_000], 50_000)] {
+            let response = client.ask(message);
+            assert_eq!((response.status, response.text().as_str()), (401, "why"));
+        }
+        assert!(node.heard() == heard);
+        assert_eq!(client.ask(fixed(b"abc")).status, 200);
+    }
+}
+
+#[test]
+fn the_node_hears_nothing_while_the_verdict_is_awaited() {
+    let (told, asked) = mpsc::channel();
+    let (let_go, may_go) = mpsc::channel::<()>();
+    let may_go = std::sync::Mutex::new(may_go);
+    let auth = Node::scripted(move |seen| {
+        told.send(seen.body.len()).expect("a test that listens");
+        may_go.lock().expect("no panic").recv().expect("a test that lets go");
+        Reply::Bytes(YES.to_vec())
+    });
+    for is_express in [true, false] {
+        let node = Node::always("x");
+        let proxy = proxy(is_express, &node, auth.address, "");
+        let mut client = proxy.client();
+        client.send(fixed(&bytes(100_000)));
+        assert_eq!(asked.recv_timeout(PATIENCE), Ok(100_000));
+        assert_eq!(node.heard(), "");
+        let_go.send(()).expect("somebody who waits");
+        assert_eq!(client.response().status, 200);
+        assert!(node.only().body == bytes(100_000));
+    }
+}
+
+#[test]
+fn a_body_that_waits_to_be_asked_for_is() {
+    let expecting = |length: usize| {
+        format!(
+            "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
+        )
+    };
+    for is_express in [true, false] {
+        let (node, auth) = (Node::always("x"), auth());
+        let proxy = proxy(is_express, &node, auth.address, ", max_req_body_size: 10");
+        let mut client = proxy.client();
+        for (body, status) in [("abc", 200), ("now", 401), ("abd", 200)] {
+            client.send(expecting(3));
+            assert_eq!(client.until(b"\r\n\r\n"), b"HTTP/1.1 100 Continue\r\n\r\n");
+            assert_eq!(client.send(body).response().status, status, "{body}");
+        }
+        // One that is refused by its length is not asked for.
+        client.send(expecting(11));
+        assert_eq!(client.response().status, 413);
+        client.closed();
+        assert_eq!((auth.seen().len(), node.seen().len()), (3, 2));
+        assert_eq!(node.seen()[1].body, b"abd");
+    }
+}
+
+#[test]
+fn what_is_too_large_or_broken_is_nobodys_to_judge() {
+    let over = bytes(1001);
+    let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    for is_express in [true, false] {
+        let (node, auth) = (Node::always("x"), auth());
+        let more = ", max_req_body_size: 1000, allow_degradation: true";
+        let proxy = proxy(is_express, &node, auth.address, more);
+        let ask = |message: &[u8]| proxy.client().ask(message).status;
+        assert_eq!(ask(&fixed(&over[1..])), 200);
+        assert_eq!(ask(&chunked(&over[1..], 400)), 200);
+        for (message, status) in [
+            (fixed(&over), 413),
+            (chunked(&over, 2000), 413),
+            (chunked(&over, 400), 413),
+            (format!("{head}3\r\nabcX").into_bytes(), 400),
+            (format!("{head}3\r\nabc\r\nxyz\r\n").into_bytes(), 400),
+        ] {
+            assert_eq!(ask(&message), status, "{}", String::from_utf8_lossy(&message));
+        }
+        // In pieces, so that what is wrong with it comes when it is being read.
+        for (pieces, status) in [(["3\r\nabc", "X"], 400), (["2\r\nab\r\n", "3e8\r\n"], 413)] {
+            let mut client = proxy.client();
+            client.send(head).send(pieces[0]);
+            client.hears_within(std::time::Duration::from_millis(20));
+            assert_eq!(client.send(pieces[1]).response().status, status, "{pieces:?}");
+        }
+        // One that breaks off is answered by nobody.
+        for message in [&fixed(&over[1..])[..200], format!("{head}3\r\nab").as_bytes()] {
+            let mut client = proxy.client();
+            client.send(message);
+            client.stream().shutdown(Shutdown::Write).expect("an open connection");
+            client.closed();
+        }
+        assert_eq!((auth.seen().len(), node.seen().len()), (2, 2));
+    }
+}
+
+#[test]
+fn a_body_that_does_not_come_is_not_waited_for() {
+    for is_express in [true, false] {
+        let (node, auth) = (Node::always("x"), auth());
+        let plugins =
+            format!("forward-auth: {{ uri: \"http://{}/\", request_method: POST }}", auth.address);
+        let text = yaml(is_express, &node, &plugins);
+        let proxy = TestProxy::start(&format!("{text}timeouts: {{ body: 100ms }}\n"));
+        let mut client = proxy.client();
+        client.send(&fixed(b"abc")[..fixed(b"abc").len() - 1]);
+        assert_eq!(client.response().status, 408);
+        client.closed();
+        assert_eq!((auth.seen().len(), node.seen().len()), (0, 0));
+    }
+}
+
+#[test]
+fn who_is_asked_may_answer_early_or_never() {
+    let silent = host(|mut stream| {
+        drop(read_head(&mut stream));
+        let mut all = Vec::new();
+        drop(stream.read_to_end(&mut all));
+    });
+    let body = bytes(5 << 20);
+    let [early_yes, early_no, nothing] = [YES, NO, b""].map(saying);
+    for is_express in [true, false] {
+        for (auth, more, status) in [
+            (early_yes, "", 200),
+            (early_no, "", 401),
+            (nothing, ", status_on_error: 503", 503),
+            (silent, ", timeout: 100, status_on_error: 504", 504),
+        ] {
+            let node = Node::always("x");
+            let plugins =
+                format!("forward-auth: {{ uri: \"http://{auth}/\", request_method: POST{more} }}");
+            let proxy = TestProxy::start(&yaml(is_express, &node, &plugins));
+            let mut client = proxy.client();
+            assert_eq!(client.ask(fixed(&body)).status, status, "{more}");
+            match status {
+                200 => assert!(node.only().body == body),
+                _ => assert_eq!(node.heard(), ""),
+            }
+            // What was held is gone, and the next one is judged anew.
+            assert_eq!(client.ask(fixed(b"abc")).status, status, "{more}");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_leaves_takes_its_body_along() {
+    for is_express in [true, false] {
+        let (node, auth) = (Node::always("x"), auth());
+        let proxy = proxy(is_express, &node, auth.address, "");
+        let mut client = proxy.client();
+        client.send(&fixed(&bytes(100_000))[..50_000]);
+        drop(client);
+        proxy.check_metric("tandem_faults_total{fault=\"downstream_reset\"}", 1.0);
+        let mut client = proxy.client();
+        assert_eq!(client.ask(fixed(b"abc")).status, 200);
+        assert_eq!((auth.seen().len(), node.seen().len()), (1, 1));
+    }
+}
+
+#[test]
+fn a_copy_of_a_body_that_was_judged_is_whole() {
+    for is_express in [true, false] {
+        let (node, auth, mirror) = (Node::always("x"), auth(), Node::always("m"));
+        let plugins = format!(
+            "forward-auth: {{ uri: \"http://{}/\", request_method: POST }}, \
+             proxy-mirror: {{ host: \"http://{}\" }}",
+            auth.address, mirror.address
+        );
+        let proxy = TestProxy::start(&yaml(is_express, &node, &plugins));
+        let body = bytes(100_000);
+        assert_eq!(proxy.client().ask(fixed(&body)).status, 200);
+        assert_eq!(proxy.client().ask(chunked(&body, 30_000)).status, 200);
+        proxy.check_metric("tandem_calls_total{purpose=\"mirror\",result=\"answered\"}", 2.0);
+        assert!(mirror.seen().iter().all(|seen| content(seen) == body));
+    }
+}
