@@ -45,7 +45,7 @@ use crate::{
         framing::BodyLength,
         head::{RequestHead, ResponseHead},
     },
-    metrics::Checkout,
+    metrics::{Checkout, Direction},
     mirror,
     pipeline::{Decision, Paused, Plan, Refusal, Route},
     plugin::{self, Call, Consumer, Origin, Shape},
@@ -92,8 +92,8 @@ pub(crate) async fn serve(
             }
         }
     };
-    let tap = mirror::copy(&cx, &head, plan);
-    let mut body = Unsent { content: Content::of(body), tap };
+    let (tap, kept) = (mirror::copy(&cx, &head, plan), cx.keep_body(Direction::Recv));
+    let mut body = Unsent { content: Content::of(body), tap, kept };
     let answer =
         over_nodes(&cx, plan, async |node: &Node| attempt(&cx, &head, plan, node, &mut body).await);
     match answer.await {
@@ -443,8 +443,9 @@ async fn send(
 /// Makes of it what the downstream gets.
 fn respond(cx: &Rc<ConnectionCx>, head: &RequestHead, plan: &Plan<'_>, heard: Heard) -> Reply {
     let Heard { connection, upload, head: response_head, coming } = heard;
-    let Shape { edits, filters, is_filtered } =
+    let Shape { edits, mut filters, is_filtered } =
         plan.shape(connection.node, &response_head, &cx.worker.encoders);
+    filters.keep(cx.keep_body(Direction::Sent));
     let status = response_head.status();
     cx.record(|record| record.answered(status.as_u16(), edits.status));
     let leaving = Leaving::new(head, &response_head, edits.status, is_filtered, after(cx, head));
@@ -453,6 +454,7 @@ fn respond(cx: &Rc<ConnectionCx>, head: &RequestHead, plan: &Plan<'_>, heard: He
     cx.record(|record| record.sends(&bytes));
     let body = match coming {
         Coming::Whole(whole) => {
+            filters.see(&whole);
             bytes.extend_from_slice(&whole);
             ResponseBody::whole(cx, connection, whole.len())
         }

@@ -130,7 +130,8 @@ async fn exchange(
             }
         }
     };
-    let mut upload = Upload::new(head, mirror::copy(cx, head, plan)).of(body.held());
+    let (tap, kept) = (mirror::copy(cx, head, plan), cx.keep_body(Direction::Recv));
+    let mut upload = Upload::new(head, tap, kept).of(body.held());
     let forward = Forward { cx, head, plan };
     let asked =
         over_nodes(cx, plan, async |node: &Node| forward.attempt(node, &mut upload, buffers).await);
@@ -406,8 +407,9 @@ impl Forward<'_> {
         let Forward { cx, head, plan } = self;
         let Buffers { response: out, input, .. } = buffers;
         let length = response.body_length();
-        let Shape { edits, filters, is_filtered } =
+        let Shape { edits, mut filters, is_filtered } =
             plan.shape(node, &response, &cx.worker.encoders);
+        filters.keep(cx.keep_body(Direction::Sent));
         let leaving = Leaving::new(head, &response, edits.status, is_filtered, after);
         out.clear();
         response_head::write(out, &response, plan, &edits, &cx.worker, leaving);

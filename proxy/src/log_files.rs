@@ -14,7 +14,7 @@ use crate::log_queue::{self, AppendedFile, Dropped, Queue, Writing};
 
 /// Bytes of lines that may wait for one file; beyond it lines are dropped. There are two such buffers
 /// for each, of which only what was ever used is resident.
-const QUEUE_SIZE_MAX: usize = 1 << 20;
+const QUEUE_SIZE_MAX: usize = 4 << 20;
 /// Files that one configuration may name.
 pub const FILES_MAX: usize = 64;
 /// Of a file that is made: nobody's business but the operator's.

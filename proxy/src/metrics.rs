@@ -97,6 +97,7 @@ struct Families {
     lookups: Family<LookupLabels, Counter>,
     mirror_dropped: Family<ReasonLabels, Counter>,
     limit_errors: Family<LimitErrorLabels, Counter>,
+    logged_bodies_cut: Family<ReasonLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     reloaded: Gauge,
 }
@@ -423,6 +424,12 @@ impl Metrics {
         self.families.mirror_dropped.get_or_create(&ReasonLabels { reason }).inc();
     }
 
+    /// A body of which a log has only the beginning. Looked up by a hash, as above.
+    pub fn logged_body_cut(&self, cut: plugin::Cut) {
+        let reason = cut.label();
+        self.families.logged_bodies_cut.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
     /// A request whose plugin has asked a Redis in vain.
     pub fn limit_error(&self, plugin: &'static str, failure: plugin::Failure) {
         let labels = LimitErrorLabels { plugin, reason: failure.label() };
@@ -477,6 +484,7 @@ impl Families {
         names::LOOKUPS.register(registry, &self.lookups);
         names::MIRROR_DROPPED.register(registry, &self.mirror_dropped);
         names::LIMIT_ERRORS.register(registry, &self.limit_errors);
+        names::LOGGED_BODIES_CUT.register(registry, &self.logged_bodies_cut);
         names::RELOADS.register(registry, &self.reloads);
         names::RELOADED.register(registry, &self.reloaded);
     }

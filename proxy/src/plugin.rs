@@ -15,6 +15,7 @@ mod edits;
 mod encoding;
 mod few;
 mod hex;
+mod kept_body;
 mod limit;
 mod log_entry;
 mod request;
@@ -38,12 +39,15 @@ pub use self::{
     consumers::{Consumer, Consumers, Credential},
     edits::{FieldEdits, FieldName, Rewrite, is_editable},
     encoding::{EncoderMemory, Encoding},
+    kept_body::{Cut, KeptBody, LoggedBodies, LoggedBody},
     request::{
         Detail, Finished, Kept, Now, Origin, Request, RequestContext, RequestEdits, RouteNames,
     },
     script::{Failure, Question, Replied, Script, Server, Step, Undo, Undoing},
 };
-pub(crate) use self::{edits::is_alike, log_entry::Layout, request::is_identity};
+pub(crate) use self::{
+    edits::is_alike, kept_body::LOGGED_BYTES_MAX, log_entry::Layout, request::is_identity,
+};
 use crate::{
     client,
     config::plugins::{CredentialAt, Scope, Section},
@@ -259,6 +263,9 @@ pub struct Hooks {
     pub log: bool,
     /// Whether the log hook wants [`Finished::detail`].
     pub log_detail: bool,
+    /// Bytes of the request's and of the response's body that it wants to be kept in there.
+    pub kept_request: usize,
+    pub kept_response: usize,
 }
 
 impl Hooks {
@@ -269,6 +276,8 @@ impl Hooks {
             answer: self.answer || other.answer,
             log: self.log || other.log,
             log_detail: self.log_detail || other.log_detail,
+            kept_request: self.kept_request.max(other.kept_request),
+            kept_response: self.kept_response.max(other.kept_response),
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     http::{answer::Answer, fields::Scheme, head::RequestHead},
     kernel::Passed,
     metrics::{Direction, NORMAL_END, RouteMetrics},
-    plugin::{Chain, Consumer, Detail, Finished, Kept},
+    plugin::{Chain, Consumer, Detail, Finished, Kept, KeptBody, LoggedBodies},
     route::stream::StreamRoute,
     snapshot::Snapshot,
     upstream::{balance::NodeIndex, group::Upstream, health::Outcome},
@@ -42,6 +42,8 @@ pub(crate) struct RequestRecord {
     client: Option<IpAddr>,
     /// Only where a log hook asks for it; boxed, as few do.
     detail: Option<Box<Detail>>,
+    /// Bytes that are kept of bodies for it, by [`Direction`].
+    kept_sizes: [usize; 2],
     /// What plugins have asked to be kept until the end.
     kept: Kept,
     /// Where the request went, if not where its route leads to.
@@ -92,6 +94,7 @@ impl RequestRecord {
             consumer: None,
             client: None,
             detail: None,
+            kept_sizes: [0; 2],
             kept: Kept::default(),
             diverted: None,
             node: None,
@@ -131,9 +134,24 @@ impl RequestRecord {
     pub(crate) fn asked_by(&mut self, consumer: Option<&Consumer>, client: Option<IpAddr>) {
         self.consumer = consumer.map(|consumer| consumer.index);
         self.client = client;
-        if self.chain().is_some_and(|chain| chain.hooks(consumer).log_detail) {
+        let Some(hooks) = self.chain().map(|chain| chain.hooks(consumer)) else { return };
+        self.kept_sizes = [hooks.kept_response, hooks.kept_request];
+        if hooks.log_detail {
             self.detail.get_or_insert_default();
         }
+    }
+
+    /// Where the body that is about to pass is kept, if it is.
+    pub(crate) fn keep_body(&mut self, direction: Direction) -> Option<KeptBody> {
+        let size_max = self.kept_sizes[direction as usize];
+        let detail = self.detail.as_deref_mut().filter(|_| size_max > 0)?;
+        let kept = KeptBody::new(size_max, &self.worker.logged);
+        let slot = match direction {
+            Direction::Sent => &mut detail.response,
+            Direction::Recv => &mut detail.request,
+        };
+        *slot = Some(kept.clone());
+        Some(kept)
     }
 
     /// The plugins that the request passes.
@@ -155,6 +173,9 @@ impl RequestRecord {
     /// This leaves, in place of a node's response.
     pub(crate) fn answer(&mut self, answer: &Answer) {
         self.status(answer.status.as_u16());
+        if let Some(kept) = self.keep_body(Direction::Sent) {
+            kept.piece(answer.body_for(self.method()));
+        }
         if let Some(detail) = &mut self.detail {
             detail.answer(answer);
         }
@@ -347,6 +368,7 @@ impl RequestRecord {
             first_byte: self.first_byte,
             begun: self.worker.clock.at(self.started.into_std()).unix(),
             detail: self.detail.as_deref(),
+            bodies: LoggedBodies::default(),
             consumer,
             status,
             upstream_status: self.upstream_status.or(status.filter(|_| self.node.is_some())),
@@ -356,6 +378,10 @@ impl RequestRecord {
             total,
         };
         chain.log(&finished);
+        let kept = self.detail.iter().flat_map(|detail| [&detail.request, &detail.response]);
+        for cut in kept.flatten().filter_map(|body| body.look().cut()) {
+            self.worker.metrics.logged_body_cut(cut);
+        }
     }
 
     fn route_metrics(&self) -> &RouteMetrics {

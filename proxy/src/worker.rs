@@ -34,7 +34,7 @@ use crate::{
     memory::Memory,
     metrics::{ListenerMetrics, Metrics, RouteMetrics},
     mirror::Mirrors,
-    plugin::{EncoderMemory, HELD_BYTES_MAX, Now},
+    plugin::{EncoderMemory, HELD_BYTES_MAX, LOGGED_BYTES_MAX, Now},
     redis::Links,
     snapshot::{Publisher, Rules},
     sys::affinity,
@@ -94,6 +94,8 @@ pub(crate) struct Worker {
     pub(crate) pool: RefCell<Pool<UpstreamConnection>>,
     pub(crate) client: Arc<Client>,
     pub(crate) mirrors: Mirrors,
+    /// Of what is kept of bodies for logs.
+    pub(crate) logged: Rc<Memory>,
     /// Of bodies that are here whole before they are forwarded.
     pub(crate) held: Rc<Memory>,
     date: RefCell<Date>,
@@ -229,6 +231,7 @@ impl Worker {
             client: Arc::new(Client::new(Arc::clone(&shared.metrics))),
             mirrors: Mirrors::default(),
             held: Memory::new(HELD_BYTES_MAX),
+            logged: Memory::new(LOGGED_BYTES_MAX),
             date: RefCell::default(),
             clock: Clock::default(),
             tunnels: TunnelContext::new(

@@ -99,10 +99,6 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
             "redis_cluster_ssl",
             "redis_cluster_ssl_verify",
             "redis_sentinels",
-            "include_req_body_expr",
-            "include_resp_body_expr",
-            "max_req_body_bytes",
-            "max_resp_body_bytes",
         ],
         Kind::Workers
         | Kind::Xdp

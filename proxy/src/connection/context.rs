@@ -31,7 +31,7 @@ use crate::{
     kernel::{LegWatch, Meter},
     lead::Lead,
     metrics::Direction,
-    plugin::Origin,
+    plugin::{KeptBody, Origin},
     record::RequestRecord,
     upstream::plain::PlainConnection,
     worker::{ListenerCx, Worker},
@@ -179,6 +179,11 @@ impl ConnectionCx {
                 record.blame(fault);
             }
         });
+    }
+
+    /// Where the body that is about to pass is kept, if it is.
+    pub(crate) fn keep_body(&self, direction: Direction) -> Option<KeptBody> {
+        self.record.borrow_mut().as_mut()?.keep_body(direction)
     }
 
     pub(crate) fn body_fault(&self) -> Option<Fault> {

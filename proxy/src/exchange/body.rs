@@ -20,7 +20,7 @@ use crate::{
     deadlines::Wait,
     error::Fault,
     mirror::Tap,
-    plugin::BodyFilters,
+    plugin::{BodyFilters, KeptBody},
     upstream::{
         balance::Picked,
         connection::{Detached, UpstreamConnection, driven},
@@ -87,6 +87,8 @@ pub(crate) struct RequestBody {
     content: Option<Content>,
     /// Gets a copy.
     tap: Option<Box<Tap>>,
+    /// Gets its beginning.
+    kept: Option<KeptBody>,
     upload: Upload,
     cx: Weak<ConnectionCx>,
 }
@@ -96,6 +98,7 @@ pub(crate) struct RequestBody {
 pub(crate) struct Unsent {
     pub(crate) content: Option<Content>,
     pub(crate) tap: Option<Box<Tap>>,
+    pub(crate) kept: Option<KeptBody>,
 }
 
 /// Where a request body comes from.
@@ -152,13 +155,13 @@ type PolledFrame = Poll<Option<Result<Frame<Bytes>, hyper::Error>>>;
 
 impl RequestBody {
     pub(crate) fn new(unsent: Unsent, upload: &Upload, cx: &Rc<ConnectionCx>) -> Self {
-        let Unsent { content, mut tap } = unsent;
+        let Unsent { content, mut tap, kept } = unsent;
         let content = content.filter(|content| !content.is_over());
         upload.0.stage.set(content.as_ref().map_or(Stage::Complete, Content::stage));
         if let (None, Some(tap)) = (&content, &mut tap) {
             tap.complete();
         }
-        Self { content, tap, upload: upload.clone(), cx: Rc::downgrade(cx) }
+        Self { content, tap, kept, upload: upload.clone(), cx: Rc::downgrade(cx) }
     }
 }
 
@@ -167,7 +170,7 @@ impl Body for RequestBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> PolledFrame {
-        let Self { content: Some(content), tap, upload, cx } = &mut *self else {
+        let Self { content: Some(content), tap, kept, upload, cx } = &mut *self else {
             return Poll::Ready(None);
         };
         if upload.0.is_abandoned.get() {
@@ -186,6 +189,7 @@ impl Body for RequestBody {
             && let Some(data) = frame.data_ref()
         {
             tap.take_if(|tap| !tap.piece(data));
+            kept.take_if(|kept| !kept.piece(data));
         }
         if is_last && let Some(mut tap) = tap.take() {
             tap.complete();
@@ -295,7 +299,13 @@ impl NodeBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         loop {
             if self.filters.is_empty() {
-                return self.poll_data(cx, task);
+                let polled = self.poll_data(cx, task);
+                if let Poll::Ready(Some(Ok(frame))) = &polled
+                    && let Some(data) = frame.data_ref()
+                {
+                    self.filters.see(data);
+                }
+                return polled;
             }
             let piece = match self.is_complete {
                 true => None,

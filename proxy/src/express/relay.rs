@@ -195,7 +195,9 @@ impl Relay {
 
     fn data(&mut self, count: usize, input: &mut BytesMut, out: &mut Vec<u8>) {
         self.tap.take_if(|tap| !tap.piece(&input[..count]));
-        if !self.filters.is_empty() {
+        if self.filters.is_empty() {
+            self.filters.see(&input[..count]);
+        } else {
             let piece = self.filters.piece(input.split_to(count).freeze());
             self.news.copied += piece.len() as u64;
             push_chunk(out, &piece);
@@ -253,7 +255,8 @@ impl Relay {
     ) -> Poll<io::Result<usize>> {
         let due = source.reader.opaque_remaining().unwrap_or(0);
         let is_much = due > 0 && self.announced.is_some_and(|size| size >= splicing.min);
-        let is_seen = !self.filters.is_empty() || self.tap.is_some();
+        let is_changed = !self.filters.is_empty();
+        let is_seen = is_changed || self.filters.is_keeping() || self.tap.is_some();
         if is_much && !is_seen && !self.lacks_pipe {
             loop {
                 ready!(source.stream.poll_read_ready(task))?;

@@ -26,7 +26,7 @@ use crate::{
     inlet::{self, BodySource},
     metrics::Direction,
     mirror::Tap,
-    plugin::BodyFilters,
+    plugin::{BodyFilters, KeptBody},
     upstream::connection::AFTERMATH_MAX,
 };
 
@@ -54,10 +54,12 @@ enum Stage {
 }
 
 impl Upload {
-    /// What is left of copies goes along.
-    pub(super) fn new(head: &RequestHead, tap: Option<Box<Tap>>) -> Upload {
+    /// What is left of copies goes along, and what is kept for logs.
+    pub(super) fn new(head: &RequestHead, tap: Option<Box<Tap>>, kept: Option<KeptBody>) -> Upload {
         let is_chunked = head.body_length() == BodyLength::Chunked;
-        let relay = Relay::new(is_chunked, BodyFilters::default()).tapped(tap);
+        let mut filters = BodyFilters::default();
+        filters.keep(kept);
+        let relay = Relay::new(is_chunked, filters).tapped(tap);
         Upload { relay, held: None, stage: Stage::Untouched, is_answered: false }
     }
 
@@ -69,7 +71,7 @@ impl Upload {
     /// It is to be sent once more, having no body or none that was touched.
     pub(super) fn restart(&mut self, head: &RequestHead) {
         if !self.is_untouched() {
-            *self = Upload::new(head, None);
+            *self = Upload::new(head, None, None);
         }
     }
 

@@ -118,6 +118,8 @@ metrics! {
         "Lookups of what a name resolves to; cut: answered, with more addresses than are taken";
     LOG_FILE_DROPPED = "tandem_log_file_dropped_total", Counter, ["path"], Stable,
         "Lines of a logger that were not written because the queue was full, the line too long or the file not writable";
+    LOGGED_BODIES_CUT = "tandem_logged_bodies_cut_total", Counter, ["reason"], Stable,
+        "Bodies of which a log has only the beginning: longer than asked for, or no memory for more";
     ENCODINGS_SKIPPED = "tandem_encodings_skipped_total", Counter, [], Stable,
         "Responses that left as they were because encoders had all the memory they may have";
     RELOADS = "tandem_config_reloads_total", Counter, ["result"], Stable,

@@ -58,6 +58,7 @@ fn exercised() -> Metrics {
     metrics.looked_up(Lookup::Answered);
     metrics.mirror_dropped(Dropped::TooMany);
     metrics.limit_error("limit-count", crate::plugin::Failure::TimedOut);
+    metrics.logged_body_cut(crate::plugin::Cut::Memory);
     metrics.reloaded(Reload::Applied);
     metrics
 }

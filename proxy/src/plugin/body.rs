@@ -2,6 +2,8 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::KeptBody;
+
 /// Changes one response body, piece by piece.
 pub trait BodyFilter: std::fmt::Debug {
     /// What is passed on for this piece; may be empty.
@@ -16,46 +18,139 @@ pub trait BodyFilter: std::fmt::Debug {
     fn end(&mut self) -> Bytes;
 }
 
-/// Everything one response body passes through, in order.
+/// Everything one body passes through, in order.
 #[derive(Debug, Default)]
-pub struct BodyFilters(Vec<Box<dyn BodyFilter>>);
+pub struct BodyFilters {
+    filters: Vec<Box<dyn BodyFilter>>,
+    /// Gets what these have made of it.
+    kept: Option<KeptBody>,
+    encoder: Option<Box<dyn BodyFilter>>,
+}
 
 impl BodyFilters {
+    /// Whether it stays as it is.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.filters.is_empty() && self.encoder.is_none()
+    }
+
+    /// Whether it is kept, as far as it is there.
+    pub fn is_keeping(&self) -> bool {
+        self.kept.is_some()
     }
 
     pub fn piece(&mut self, piece: Bytes) -> Bytes {
-        self.0.iter_mut().fold(piece, |piece, filter| filter.piece(piece))
+        let piece = self.filters.iter_mut().fold(piece, |piece, filter| filter.piece(piece));
+        self.encode(piece)
     }
 
     /// What is due in all of them while the body pauses.
     pub fn pause(&mut self) -> Bytes {
-        self.0.iter_mut().fold(Bytes::new(), |piece, filter| {
-            let mut passed = BytesMut::from(filter.piece(piece));
-            passed.extend_from_slice(&filter.pause());
-            passed.freeze()
-        })
+        let due = self.filters.iter_mut().fold(Bytes::new(), paused);
+        self.see(&due);
+        match &mut self.encoder {
+            Some(encoder) => paused(due, encoder),
+            None => due,
+        }
+    }
+
+    /// Keeps the body as it is behind all but the encoder.
+    pub fn keep(&mut self, kept: Option<KeptBody>) {
+        self.kept = kept;
     }
 
     /// Behind all others.
-    pub fn push(&mut self, filter: Box<dyn BodyFilter>) {
-        self.0.push(filter);
+    pub fn encode_by(&mut self, encoder: Box<dyn BodyFilter>) {
+        self.encoder = Some(encoder);
+    }
+
+    /// A piece of a body that stays as it is.
+    pub fn see(&mut self, piece: &[u8]) {
+        self.kept.take_if(|kept| !kept.piece(piece));
     }
 
     /// What is left in all of them; none is asked again.
     pub fn end(&mut self) -> Bytes {
         let mut end = BytesMut::new();
-        while !self.0.is_empty() {
-            let left = self.0.remove(0).end();
+        while !self.filters.is_empty() {
+            let left = self.filters.remove(0).end();
             end.extend_from_slice(&self.piece(left));
+        }
+        if let Some(mut encoder) = self.encoder.take() {
+            end.extend_from_slice(&encoder.end());
         }
         end.freeze()
     }
+
+    fn encode(&mut self, piece: Bytes) -> Bytes {
+        self.see(&piece);
+        match &mut self.encoder {
+            Some(encoder) => encoder.piece(piece),
+            None => piece,
+        }
+    }
+}
+
+fn paused(piece: Bytes, filter: &mut Box<dyn BodyFilter>) -> Bytes {
+    let mut passed = BytesMut::from(filter.piece(piece));
+    passed.extend_from_slice(&filter.pause());
+    passed.freeze()
 }
 
 impl FromIterator<Box<dyn BodyFilter>> for BodyFilters {
     fn from_iter<I: IntoIterator<Item = Box<dyn BodyFilter>>>(filters: I) -> Self {
-        Self(filters.into_iter().collect())
+        Self { filters: filters.into_iter().collect(), ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Memory;
+
+    /// Says everything twice, and `.` where it can.
+    #[derive(Debug)]
+    struct Twice;
+
+    impl BodyFilter for Twice {
+        fn piece(&mut self, piece: Bytes) -> Bytes {
+            [&piece[..], &piece].concat().into()
+        }
+
+        fn pause(&mut self) -> Bytes {
+            Bytes::from_static(b".")
+        }
+
+        fn end(&mut self) -> Bytes {
+            Bytes::from_static(b"!")
+        }
+    }
+
+    fn twice() -> Box<dyn BodyFilter> {
+        Box::new(Twice)
+    }
+
+    #[test]
+    fn what_is_kept_is_behind_the_filters_and_before_the_encoder() {
+        for (count, is_encoded, kept, passed) in [
+            (0, true, "ab", "aa.bb!"),
+            (1, false, "aa.bb!", "aa.bb!"),
+            (1, true, "aa.bb!", "aaaa...bbbb!!!"),
+            (2, false, "aaaa...bbbb!!!", "aaaa...bbbb!!!"),
+        ] {
+            let mut filters: BodyFilters = (0..count).map(|_| twice()).collect();
+            let body = KeptBody::new(100, &Memory::new(100));
+            filters.keep(Some(body.clone()));
+            if is_encoded {
+                filters.encode_by(twice());
+            }
+            let mut all = filters.piece("a".into()).to_vec();
+            all.extend_from_slice(&filters.pause());
+            all.extend_from_slice(&filters.piece("b".into()));
+            all.extend_from_slice(&filters.end());
+            let seen = body.look().up_to(100).map(|body| body.bytes.to_vec());
+            let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            assert_eq!(shown(&all), passed, "{count} {is_encoded}");
+            assert_eq!(seen.as_deref().map(shown).as_deref(), Some(kept), "{count} {is_encoded}");
+        }
     }
 }

@@ -263,7 +263,7 @@ pub(super) fn apply<'e>(
     let Some(encoding) = choice.encoding else { return };
     if head.body_length() != BodyLength::Empty {
         let Some(filter) = encoder::start(encoding.coder, length, memory) else { return };
-        shape.filters.push(filter);
+        shape.filters.encode_by(filter);
     }
     shape.is_filtered = true;
     fields.set(CONTENT_ENCODING, HeaderValue::from_static(encoding.coder.names()[0]));

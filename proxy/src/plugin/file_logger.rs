@@ -2,21 +2,28 @@
 //!
 //! The line is made when the exchange is over and written by a thread of the file's own
 //! ([`log_files`](crate::log_files)). `match` is a list of expressions of which one has to hold; they
-//! see what variables of logs say too. What is not set here may be in `plugin_metadata`.
+//! see what variables of logs say too. What is not set here may be in `plugin_metadata`. Bodies are kept
+//! on their way, as many bytes of each as are asked for; whether they are wanted is found out in the end.
 
 use std::{
     path::PathBuf,
     sync::{Arc, OnceLock},
 };
 
-use super::{Finished, Hooks, Kind, Phase, Plugin, log_entry::Layout};
+use serde_json::Value as Json;
+
+use super::{
+    Detail, Finished, Hooks, KeptBody, Kind, LoggedBodies, LoggedBody, Phase, Plugin,
+    kept_body::Beginning, log_entry::Layout,
+};
 use crate::{
     config::{
-        expression::any_expression,
-        plugins::{Scope, Section, log_path, not_built},
+        expression::{any_expression, expression},
+        plugins::{Scope, Section, log_path},
     },
     expression::Expression,
     log_files::{LogFile, LogFiles},
+    variable::Facts,
 };
 
 pub(super) static KIND: Kind =
@@ -24,14 +31,57 @@ pub(super) static KIND: Kind =
 
 /// Bytes of one line; a longer one is dropped.
 const LINE_SIZE_MAX: usize = 128 << 10;
+/// The same of one with bodies.
+const LINE_WITH_BODIES_MAX: usize = 2 << 20;
+/// Bytes of a body that may be asked for, and that are unless the settings say otherwise.
+const BODY_SIZE_MAX: usize = 1 << 20;
+const BODY_SIZE: usize = 512 << 10;
 
 #[derive(Debug)]
 struct FileLogger {
     path: PathBuf,
     layout: Layout,
     matches: Option<Expression>,
+    request_body: Option<Part>,
+    response_body: Option<Part>,
     /// Once it is in force.
     file: OnceLock<LogFile>,
+}
+
+/// What is wanted of bodies.
+#[derive(Debug)]
+struct Part {
+    size_max: usize,
+    condition: Option<Expression>,
+}
+
+impl Part {
+    /// `Some(None)`: nothing is. `keys` are the switch, the condition and the size.
+    fn read(section: &mut Section<'_>, keys: [&'static str; 3]) -> Option<Option<Part>> {
+        let [switch, condition, size] = keys;
+        let is_wanted = section.leaf_or(switch, false);
+        if !is_wanted && (section.has(condition) || section.has(size)) {
+            section.error(format!(
+                "`{condition}` and `{size}` mean nothing without `{switch}: true`"
+            ));
+        }
+        let condition = section.take(condition).map(|value| expression(&value));
+        let size_max = section.within_or(size, 1..=BODY_SIZE_MAX, BODY_SIZE);
+        let condition = condition.map_or(Some(None), |condition| condition.map(Some))?;
+        Some(is_wanted.then_some(Part { size_max, condition }))
+    }
+
+}
+
+/// What there is of `kept` that is wanted.
+fn part<'k>(
+    wanted: &Option<Part>,
+    kept: Option<&'k Beginning>,
+    facts: &Facts<'_>,
+) -> Option<LoggedBody<'k>> {
+    let Part { size_max, condition } = wanted.as_ref()?;
+    let is_meant = condition.as_ref().is_none_or(|condition| condition.holds(facts));
+    kept?.up_to(*size_max).filter(|_| is_meant)
 }
 
 fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>> {
@@ -39,8 +89,10 @@ fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>>
     let path = section.take("path").map(|value| log_path(&value, scope.log_paths));
     let layout = Layout::read(section);
     let matches = section.take("match").map(|value| any_expression(&value));
-    not_built(section, "include_req_body");
-    not_built(section, "include_resp_body");
+    let request_body =
+        Part::read(section, ["include_req_body", "include_req_body_expr", "max_req_body_bytes"]);
+    let response_body =
+        Part::read(section, ["include_resp_body", "include_resp_body_expr", "max_resp_body_bytes"]);
     let path = path.unwrap_or_else(|| {
         if metadata.path.is_none() {
             section.error("property \"path\" is not set in either the plugin conf or the metadata");
@@ -51,6 +103,8 @@ fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>>
         path: path?,
         layout: layout?.or(&metadata.layout),
         matches: matches.map_or(Some(None), |matches| matches.map(Some))?,
+        request_body: request_body?,
+        response_body: response_body?,
         file: OnceLock::new(),
     }))
 }
@@ -61,18 +115,45 @@ impl Plugin for FileLogger {
     }
 
     fn hooks(&self) -> Hooks {
-        Hooks { log: true, log_detail: true, ..Hooks::default() }
+        let size = |part: &Option<Part>| part.as_ref().map_or(0, |part| part.size_max);
+        Hooks {
+            log: true,
+            log_detail: true,
+            kept_request: size(&self.request_body),
+            kept_response: size(&self.response_body),
+            ..Hooks::default()
+        }
     }
 
     fn log(&self, exchange: &Finished<'_>) {
         let Some(file) = self.file.get() else { return };
         let entry = exchange.with_facts(|facts| {
             let is_meant = self.matches.as_ref().is_none_or(|matches| matches.holds(facts));
-            is_meant.then(|| self.layout.entry(exchange, facts))
+            is_meant.then(|| self.entry(exchange, facts))
         });
         let Some(entry) = entry else { return };
         let line = format!("{entry}\n");
-        if line.len() > LINE_SIZE_MAX { file.lose() } else { file.write(line.as_bytes()) }
+        if line.len() > self.line_size_max() { file.lose() } else { file.write(line.as_bytes()) }
+    }
+}
+
+impl FileLogger {
+    fn entry(&self, exchange: &Finished<'_>, facts: &Facts<'_>) -> Json {
+        let kept = |of: fn(&Detail) -> &Option<KeptBody>| {
+            exchange.detail.and_then(|detail| of(detail).as_ref()).map(KeptBody::look)
+        };
+        let (request, response) = (kept(|it| &it.request), kept(|it| &it.response));
+        let bodies = LoggedBodies {
+            request: part(&self.request_body, request.as_deref(), facts),
+            response: part(&self.response_body, response.as_deref(), facts),
+        };
+        let exchange = Finished { bodies, ..*exchange };
+        self.layout.entry(&exchange, &Facts { finished: Some(&exchange), ..*facts })
+    }
+
+    fn line_size_max(&self) -> usize {
+        let has_bodies = self.request_body.is_some() || self.response_body.is_some();
+        if has_bodies { LINE_WITH_BODIES_MAX } else { LINE_SIZE_MAX }
     }
 }
 

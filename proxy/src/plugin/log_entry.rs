@@ -2,18 +2,20 @@
 //!
 //! In a format a text that begins with `$` is a variable, or a text with variables in it; one that is
 //! absent is left out. `route_id` and `service_id` are added. The default has no secrets: neither the
-//! query nor any field in which credentials may stand is in it; who wants them names them.
+//! query nor any field in which credentials may stand is in it; who wants them names them. Bodies are
+//! in it as far as the logger has them: as text if they are UTF-8, in Base64 if not.
 
 use std::{sync::Arc, time::Duration};
 
+use base64ct::{Base64, Encoding as _};
 use serde_json::{Map, Value as Json, json};
 
-use super::Finished;
+use super::{Finished, LoggedBody};
 use crate::{
     config::plugins::{Section, Value},
     sys::host,
     template::{Groups, Template},
-    variable::{Facts, Variable},
+    variable::{Facts, Logged, Variable},
 };
 
 /// Mappings inside each other, as in APISIX.
@@ -173,6 +175,10 @@ impl Member {
     fn expand(&self, facts: &Facts<'_>) -> Option<Json> {
         match self {
             Member::Literal(json) => Some(json.clone()),
+            // As much as the logger has of it.
+            Member::Variable(variable) if is_body(variable) => {
+                facts.value(variable).map(|value| lossy(&value))
+            }
             Member::Variable(variable) => facts.value(variable).map(|value| text(&value)),
             Member::Text(template) => {
                 let mut value = Vec::new();
@@ -184,10 +190,37 @@ impl Member {
     }
 }
 
-/// What is not UTF-8 becomes U+FFFD.
+fn is_body(variable: &Variable) -> bool {
+    matches!(variable, Variable::Logged(Logged::RequestBody | Logged::ResponseBody))
+}
+
 fn text(value: &[u8]) -> Json {
-    let value = value.get(..VALUE_SIZE_MAX).unwrap_or(value);
+    lossy(value.get(..VALUE_SIZE_MAX).unwrap_or(value))
+}
+
+/// What is not UTF-8 becomes U+FFFD.
+fn lossy(value: &[u8]) -> Json {
     String::from_utf8_lossy(value).into_owned().into()
+}
+
+/// Puts a body into the mapping of its message.
+fn put_body(message: &mut Json, body: Option<LoggedBody<'_>>) {
+    let Some(LoggedBody { bytes, is_cut }) = body else { return };
+    let readable = match str::from_utf8(bytes) {
+        Ok(text) => Some(text),
+        // What was cut may end within a character.
+        Err(error) if is_cut && error.error_len().is_none() => {
+            str::from_utf8(&bytes[..error.valid_up_to()]).ok()
+        }
+        Err(_) => None,
+    };
+    match readable {
+        Some(text) => message["body"] = text.into(),
+        None => message["body_base64"] = Base64::encode_string(bytes).into(),
+    }
+    if is_cut {
+        message["body_is_cut"] = true.into();
+    }
 }
 
 /// Those that are open, in lower case; several of one name are one, as RFC 9110 section 5.3 joins
@@ -219,25 +252,23 @@ fn default(exchange: &Finished<'_>, facts: &Facts<'_>) -> Map<String, Json> {
     let url = format!("{scheme}://{host}:{}{path}", facts.ends.local.port());
     let mut entry = Map::new();
     let mut put = |name: &str, value: Json| entry.insert(name.to_owned(), value);
-    put(
-        "request",
-        json!({
-            "url": text(url.as_bytes()),
-            "uri": text(path.as_bytes()),
-            "method": exchange.head.method(),
-            "headers": fields(exchange.head.fields().map(|field| (field.name, field.value))),
-            "size": exchange.request_length(),
-        }),
-    );
+    let mut request = json!({
+        "url": text(url.as_bytes()),
+        "uri": text(path.as_bytes()),
+        "method": exchange.head.method(),
+        "headers": fields(exchange.head.fields().map(|field| (field.name, field.value))),
+        "size": exchange.request_length(),
+    });
+    put_body(&mut request, exchange.bodies.request);
+    put("request", request);
     let sent = exchange.detail.into_iter().flat_map(|detail| detail.fields());
-    put(
-        "response",
-        json!({
-            "status": exchange.status,
-            "headers": fields(sent),
-            "size": exchange.sent_bytes,
-        }),
-    );
+    let mut response = json!({
+        "status": exchange.status,
+        "headers": fields(sent),
+        "size": exchange.sent_bytes,
+    });
+    put_body(&mut response, exchange.bodies.response);
+    put("response", response);
     let version = env!("CARGO_PKG_VERSION");
     put("server", json!({ "hostname": host::name(), "version": version }));
     put("client_ip", value(Variable::RemoteAddr));

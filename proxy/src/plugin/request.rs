@@ -15,6 +15,7 @@ use http::HeaderName;
 use super::{
     consumers::{Consumer, Consumers},
     edits::{FieldEdits, Rewrite, is_alike},
+    kept_body::{KeptBody, LoggedBodies},
     proxy_mirror::Mirror,
 };
 use crate::{
@@ -228,7 +229,7 @@ pub(crate) fn is_identity(name: &[u8]) -> bool {
 pub type RequestEdits<'a> = FieldEdits<'a, 2>;
 
 /// An exchange that is over, as the log hooks see it.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Finished<'a> {
     pub head: &'a RequestHead,
     pub ends: Ends,
@@ -252,6 +253,8 @@ pub struct Finished<'a> {
     pub begun: Duration,
     /// If a plugin wanted it ([`Hooks::log_detail`](super::Hooks::log_detail)).
     pub detail: Option<&'a Detail>,
+    /// As one logger wants them; whoever makes its lines sets them.
+    pub bodies: LoggedBodies<'a>,
     /// What the request hooks have kept.
     pub kept: &'a Kept,
     /// Body bytes to and from the downstream.
@@ -303,6 +306,9 @@ pub struct Detail {
     asked: Option<Duration>,
     /// Fields of the response that the downstream got, a line each.
     fields: Vec<u8>,
+    /// What is kept of the bodies.
+    pub(crate) request: Option<KeptBody>,
+    pub(crate) response: Option<KeptBody>,
 }
 
 /// Without values: those may hold credentials.

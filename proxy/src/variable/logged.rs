@@ -14,6 +14,10 @@ pub enum Logged {
     BodyBytesSent,
     /// `msec`: the time of day, seconds since 1970 with milliseconds.
     Msec,
+    /// `request_body`: its beginning, as a logger keeps it.
+    RequestBody,
+    /// `resp_body`: the same of the response.
+    ResponseBody,
     /// `request_length`: the head as received and the body, bytes.
     RequestLength,
     /// `request_time`: from the first byte to the last, seconds with milliseconds.
@@ -42,6 +46,8 @@ impl Logged {
         match self {
             Logged::NodeAddress => printed(exchange.node?.ip().to_string()),
             Logged::NodePort => printed(exchange.node?.port().to_string()),
+            Logged::RequestBody => exchange.bodies.request.map(|body| Cow::Borrowed(body.bytes)),
+            Logged::ResponseBody => exchange.bodies.response.map(|body| Cow::Borrowed(body.bytes)),
             Logged::BodyBytesSent => printed(exchange.sent_bytes.to_string()),
             Logged::Msec => printed(seconds(now)),
             Logged::RequestLength => printed(exchange.request_length().to_string()),

@@ -1,6 +1,8 @@
 //! `file-logger`, seen from outside: what is in its lines, where they go, and what becomes of them when
 //! files are renamed, rules change or nobody reads.
 
+mod bodies;
+
 use std::{
     fs, io::Read, net::SocketAddr, os::unix::fs::OpenOptionsExt, path::Path, process::Command,
 };

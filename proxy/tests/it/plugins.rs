@@ -49,6 +49,7 @@ impl Plugin for Probe {
             answer: true,
             log: true,
             log_detail: true,
+            ..Hooks::default()
         }
     }
 

@@ -24,10 +24,12 @@ fn what_makes_no_sense_is_refused() {
             "more than 5 mappings inside each other",
         ),
         (&format!("{path}, match: [[a]]"), "match"),
-        (&format!("{path}, include_req_body: true"), "not built yet"),
-        (&format!("{path}, include_resp_body: true"), "not built yet"),
-        (&format!("{path}, include_req_body_expr: []"), "not built yet"),
-        (&format!("{path}, max_resp_body_bytes: 1"), "not built yet"),
+        (&format!("{path}, include_req_body: 1"), "include_req_body"),
+        (&format!("{path}, include_req_body_expr: []"), "mean nothing without `include_req_body: true`"),
+        (&format!("{path}, max_resp_body_bytes: 1"), "mean nothing without `include_resp_body: true`"),
+        (&format!("{path}, include_req_body: true, max_req_body_bytes: 0"), "from 1 to 1048576"),
+        (&format!("{path}, include_resp_body: true, max_resp_body_bytes: 1048577"), "from 1 to"),
+        (&format!("{path}, include_resp_body: true, include_resp_body_expr: [a]"), "include_resp_body_expr"),
     ] {
         refused("file-logger", settings, message);
     }
@@ -37,7 +39,9 @@ fn what_makes_no_sense_is_refused() {
 fn every_key_is_taken() {
     let directory = tempfile::tempdir().expect("a directory");
     let settings = format!(
-        "path: {}/x.log, include_req_body: false, include_resp_body: false, \
+        "path: {}/x.log, include_req_body: true, include_resp_body: true, \
+         include_req_body_expr: [[arg_a, \"==\", b]], max_req_body_bytes: 1048576, \
+         include_resp_body_expr: [[status, \">=\", 500]], max_resp_body_bytes: 1, \
          log_format: {{ a: {{ b: {{ c: {{ d: {{ e: $host, f: 1, g: null, h: \"cost $5\" }} }} }} }} }}, \
          log_format_extra: {{ t: \"${{uri}} ${{arg_x ?? none}}\" }}, \
          match: [[[status, \">=\", 400]], [[request_time, \">\", 1]]]",
