@@ -266,9 +266,16 @@ async fn a_call_goes_over_a_new_connection_if_the_kept_one_has_ended() {
         assert!(client.call(&host.request()).await.is_ok());
         assert_eq!(host.connections(), calls);
     }
+    // A question is asked again whatever its method.
+    let question = Request { method: Method::POST, ..host.request() };
+    for calls in 4..=6 {
+        assert!(client.call(&question).await.is_ok());
+        assert_eq!(host.connections(), calls);
+    }
     // What must not be repeated is asked once, and may fail.
-    let post = Request { method: Method::POST, ..host.request() };
-    let asked = client.call(&post).await;
+    let copy = Request { purpose: Purpose::Mirror, ..host.request() };
+    assert!(client.call(&copy).await.is_ok());
+    let asked = client.call(&Request { method: Method::POST, ..copy }).await;
     assert!(matches!(asked, Ok(_) | Err(Failure::Closed)), "{asked:?}");
 }
 
@@ -279,6 +286,8 @@ async fn connections_are_not_kept_beyond_their_time_and_number() {
     let request = host.request();
     let both = tokio::join!(client.call(&request), client.call(&request));
     assert!(both.0.is_ok() && both.1.is_ok());
+    let one_too_many = "tandem_call_limits_total{purpose=\"forward_auth\",limit=\"idle\"} 1\n";
+    assert!(page(&client.metrics).contains(one_too_many));
     assert_eq!(client.share(Purpose::ForwardAuth).idle().values().map(Vec::len).sum::<usize>(), 1);
     client.sweep();
     assert_eq!(client.share(Purpose::ForwardAuth).idle().len(), 1);

@@ -182,3 +182,43 @@ impl HeldSource {
         BodySource { stream: source.stream, input: &mut self.input, reader: &mut self.reader }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Memory;
+
+    fn held(content: &[u8], is_chunked: bool) -> Held {
+        let content = Bytes::copy_from_slice(content);
+        Held { content, is_chunked, memory: Taken::none(&Memory::new(0)) }
+    }
+
+    #[test]
+    fn what_finds_no_room_is_refused() {
+        let memory = Memory::new(5);
+        let coming = || Coming { content: BytesMut::new(), memory: Taken::none(&memory) };
+        let (mut one, mut other) = (coming(), coming());
+        assert_eq!((one.piece(b"ab"), other.piece(b"cd")), (Ok(()), Ok(())));
+        assert_eq!(one.piece(b"ef"), Err(Fault::BodyMemory));
+        drop(other);
+        assert_eq!((one.piece(b"ef"), &*one.content), (Ok(()), &b"abef"[..]));
+    }
+
+    #[test]
+    fn it_leaves_in_pieces_and_says_its_length_if_it_came_with_one() {
+        let content = vec![b'x'; PIECE_SIZE + 1];
+        let mut body = held(&content, false);
+        assert_eq!(body.length(), Some(PIECE_SIZE as u64 + 1));
+        let sizes: Vec<_> = std::iter::from_fn(|| body.piece()).map(|piece| piece.len()).collect();
+        assert_eq!((sizes, body.length()), (vec![PIECE_SIZE, 1], Some(0)));
+        assert_eq!((held(b"", false).length(), held(b"", true).length()), (Some(0), None));
+        assert_eq!(held(b"a", true).length(), None);
+    }
+
+    #[test]
+    fn the_express_lane_finds_it_as_if_it_were_to_come() {
+        let HeldSource { input, mut reader, .. } = held(b"abc", true).source();
+        assert_eq!((&*input, reader.data(input.len())), (&b"abc"[..], 3));
+        assert!(reader.is_complete() && held(b"", true).source().reader.is_complete());
+    }
+}
