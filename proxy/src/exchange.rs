@@ -235,7 +235,7 @@ pub(crate) async fn perform<'a>(
         }
         Call::Redis(question) => plugin::Reply::Redis(cx.worker.redis.ask(question).await),
     };
-    let mut decision = paused.resume(reply);
+    let mut decision = paused.resume(reply, Instant::now().into_std());
     note(cx, rules, &mut decision);
     decision
 }

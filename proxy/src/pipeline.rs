@@ -8,6 +8,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     ptr,
     sync::Arc,
+    time::Instant,
 };
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -333,8 +334,9 @@ fn names(route: &config::Route) -> RouteNames {
 }
 
 impl<'a> Paused<'a> {
-    /// The next decision, after the call.
-    pub fn resume(self, reply: Reply) -> Decision<'a> {
+    /// The next decision, after the call, which was over `now`.
+    pub fn resume(mut self, reply: Reply, now: Instant) -> Decision<'a> {
+        self.undecided.cx.resumed = Some(now);
         self.undecided.go_on(Some(reply))
     }
 

@@ -133,12 +133,14 @@ impl Judgement {
 impl Plugin for ApiBreaker {
     fn request(&self, cx: &mut RequestContext<'_>) -> Outcome {
         let facts = cx.facts();
+        // What the record counts from.
         let begun = cx.request.origin.now.instant;
+        let now = cx.now().instant;
         let host = facts.value(&Variable::Host).unwrap_or_default();
         let key = self.circuits.key((&host, facts.path));
         let is_open =
-            |circuit: &Circuit| circuit.open_until.is_some_and(|until| begun < until);
-        if self.circuits.with(key, begun, is_open) == Some(true) {
+            |circuit: &Circuit| circuit.open_until.is_some_and(|until| now < until);
+        if self.circuits.with(key, now, is_open) == Some(true) {
             return Outcome::Answer(self.answer(&facts));
         }
         cx.keep(Watched { circuits: Arc::clone(&self.circuits), key, begun });

@@ -82,7 +82,7 @@ fn read(section: &mut Section<'_>, _: &Scope<'_>) -> Option<Arc<dyn Plugin>> {
 
 impl Plugin for Csrf {
     fn request(&self, cx: &mut RequestContext<'_>) -> Outcome {
-        let now = cx.request.origin.now.unix();
+        let now = cx.now().unix();
         if let Ok(cookie) = HeaderValue::try_from(self.cookie(now)) {
             cx.response.add(SET_COOKIE, cookie);
         }

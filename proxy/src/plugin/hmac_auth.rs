@@ -163,7 +163,7 @@ impl HmacAuth {
         let (consumer, secret) =
             cx.consumers.owner::<Secret>(KIND.name, given.key_id.as_bytes()).ok_or(FAILED)?;
         let algorithm = self.algorithm(given.algorithm).ok_or(FAILED)?;
-        let is_signed = self.is_recent(head, cx.request.origin.now.unix())
+        let is_signed = self.is_recent(head, cx.now().unix())
             && self.covers_enough(&given)
             && is_signed(head, &given, secret.key(algorithm)).unwrap_or(false);
         if is_signed { Ok(consumer) } else { Err(FAILED) }

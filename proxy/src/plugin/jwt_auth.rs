@@ -165,7 +165,7 @@ impl JwtAuth {
             .consumers
             .owner::<Signer>(KIND.name, key.as_bytes())
             .ok_or("Invalid user key in JWT token")?;
-        let now = cx.request.origin.now.unix();
+        let now = cx.now().unix();
         // What is of no use in any case is no reason to fetch keys.
         if token.algorithm != signer.algorithm || !self.is_valid(&token.claims, now, signer.grace) {
             return Err(FAILED.into());

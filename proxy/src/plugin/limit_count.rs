@@ -210,7 +210,7 @@ impl Plugin for LimitCount {
 impl LimitCount {
     /// Counts here, rule by rule.
     fn count(&self, table: &Table<Counted>, cx: &mut RequestContext<'_>) -> Outcome {
-        let now = cx.request.origin.now.instant;
+        let now = cx.now().instant;
         let mut has_counted = false;
         for (index, rule) in self.rules.iter().enumerate() {
             let Applied { value, limit, seconds, .. } = match self.apply(index, rule, &cx.facts()) {

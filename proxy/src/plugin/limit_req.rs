@@ -86,7 +86,7 @@ fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>>
 
 impl Plugin for LimitReq {
     fn request(&self, cx: &mut RequestContext<'_>) -> Outcome {
-        let now = cx.request.origin.now.instant;
+        let now = cx.now().instant;
         let facts = cx.facts();
         let value = self.key.value(&facts);
         let table = match &self.buckets {
@@ -147,7 +147,7 @@ impl Bucket {
     /// How long a request has to wait, `None` if it is one too many; also says when the bucket is
     /// empty.
     fn pour(&mut self, rate: f64, burst: f64, now: Instant) -> (Instant, Option<Duration>) {
-        // A request that something has held back began before the last one came.
+        // Another worker may have counted a request that came a little later.
         let now = self.last.map_or(now, |last| last.max(now));
         let excess = match self.last {
             Some(last) => {

@@ -30,7 +30,7 @@ use crate::{
     variable::{Ends, Facts, Named},
 };
 
-/// The time that a request is decided at.
+/// A time at which something is decided about a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
     pub instant: Instant,
@@ -112,6 +112,8 @@ impl Request<'_> {
 #[derive(Debug)]
 pub struct RequestContext<'a> {
     pub request: Request<'a>,
+    /// When a plugin that has held the request back was done with that.
+    pub(crate) resumed: Option<Instant>,
     pub consumers: &'a Consumers,
     /// The query as the node would see it, without `?`.
     pub query: Option<Cow<'a, str>>,
@@ -157,6 +159,7 @@ impl<'a> RequestContext<'a> {
             upstreams,
             query: request.query.map(Cow::Borrowed),
             request,
+            resumed: None,
             consumers,
             edits: FieldEdits::default(),
             rewrite: Rewrite::default(),
@@ -166,6 +169,12 @@ impl<'a> RequestContext<'a> {
             upstream: None,
             kept: Kept::default(),
         }
+    }
+
+    /// The time at which the hook runs.
+    pub fn now(&self) -> Now {
+        let now = self.request.origin.now;
+        Now { instant: self.resumed.unwrap_or(now.instant), ..now }
     }
 
     /// What expressions and templates see, with the query as the node would see it.

@@ -87,7 +87,7 @@ impl Plugin for RequestId {
         let received = values.next().filter(|value| is_id(value) && values.next().is_none());
         let received = received.and_then(|value| HeaderValue::from_bytes(value).ok());
         let is_new = received.is_none();
-        let now = cx.request.origin.now.unix();
+        let now = cx.now().unix();
         let id = received.unwrap_or_else(|| self.algorithm.id(now.as_secs(), now.subsec_nanos()));
         if self.include_in_response {
             cx.response.set_default(self.name.clone(), id.clone());

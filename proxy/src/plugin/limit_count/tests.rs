@@ -1,6 +1,9 @@
 use std::time::Duration;
 
-use super::super::trial::{Seen, Trial, refused};
+use super::super::{
+    Reply,
+    trial::{Seen, Trial, refused},
+};
 
 fn trial(settings: &str) -> Trial {
     Trial::new(&format!("{{ limit-count: {{ {settings} }} }}"), "")
@@ -53,6 +56,21 @@ fn a_sliding_window_keeps_the_share_of_the_last_one() {
         trial.pass(Duration::from_secs(seconds));
         assert_eq!(allowed(&trial), expected, "after {seconds} s more");
     }
+}
+
+#[test]
+fn a_request_that_was_held_back_counts_when_it_goes_on() {
+    let mut trial = Trial::new(
+        "{ fault-injection: { delay: { duration: 12, vars: [[[http_slow, ==, y]]] } }, \
+         limit-count: { count: 1, time_window: 10 } }",
+        "",
+    );
+    let slow = trial.ask_with("GET /", "slow: y\r\n", &mut |_| Some(Reply::Delayed));
+    assert!(matches!(slow, Seen::Forwarded { .. }), "{slow:?}");
+    trial.pass(Duration::from_secs(21));
+    assert!(!passes(&trial, "GET /", ""));
+    trial.pass(Duration::from_secs(1));
+    assert!(passes(&trial, "GET /", ""));
 }
 
 #[test]

@@ -91,7 +91,7 @@ impl Trial {
         self.ask_with(line, fields, &mut |_| None)
     }
 
-    /// Calls are answered by `reply`, as long as it has one.
+    /// Calls are answered by `reply`, as long as it has one, delays when they are over.
     pub(crate) fn ask_with(
         &self,
         line: &str,
@@ -106,11 +106,17 @@ impl Trial {
         let peer = SocketAddr::new(self.peer, 40000);
         let local = SocketAddr::from(([127, 0, 0, 1], 80));
         let origin = Origin { peer, local, now };
+        let mut resumed = now.instant;
         let mut decision = self.pipeline.decide(&head, &origin);
         loop {
             match decision {
                 Decision::Call(paused) => match reply(&paused.call) {
-                    Some(reply) => decision = paused.resume(reply),
+                    Some(reply) => {
+                        if let Call::Delay(time) = paused.call {
+                            resumed += time;
+                        }
+                        decision = paused.resume(reply, resumed);
+                    }
                     None => return Seen::Called(paused.call),
                 },
                 Decision::Answer(refusal) => {
