@@ -35,7 +35,7 @@ pub(crate) use self::tests::trial;
 
 pub use self::{
     body::{BodyFilter, BodyFilters},
-    chain::{Chain, Meta, PluginConfig, PluginSet, Progress, Run},
+    chain::{Chain, ErrorResponse, Meta, PluginConfig, PluginSet, Progress, Run},
     consumers::{Consumer, Consumers, Credential},
     edits::{FieldEdits, FieldName, Rewrite, is_editable},
     encoding::{EncoderMemory, Encoding},

@@ -10,7 +10,6 @@ use std::{
 };
 
 use base64ct::{Base64, Encoding as _};
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use regex::bytes::{Regex, RegexBuilder};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
@@ -25,7 +24,7 @@ use crate::{
     client::Url,
     http::name::is_token_byte,
     log_files,
-    plugin::{self, Credential, Kind, Meta, Plugin, PluginConfig, PluginSet},
+    plugin::{self, Credential, ErrorResponse, Kind, Meta, Plugin, PluginConfig, PluginSet},
     template::{Groups, Template},
 };
 
@@ -158,13 +157,16 @@ fn meta(value: &Value<'_>) -> Option<Meta> {
     Some(Meta { is_disabled, priority, filter, error_response })
 }
 
-/// A text as it is, anything else as JSON.
-fn error_response(value: &Value<'_>) -> Option<Bytes> {
-    if !value.is_mapping() {
-        return value.leaf::<String>().map(Into::into);
+/// A text as it is, which may be JSON too, or a mapping as JSON.
+fn error_response(value: &Value<'_>) -> Option<ErrorResponse> {
+    if value.is_mapping() {
+        let json = value.json();
+        return Some(ErrorResponse { body: format!("{json}\n").into(), is_json: true });
     }
-    let json = value.json();
-    Some(format!("{json}\n").into())
+    let text = value.leaf::<String>()?;
+    let is_json =
+        text.trim_start().starts_with(['{', '[']) && serde_json::from_str::<Json>(&text).is_ok();
+    Some(ErrorResponse { body: text.into(), is_json })
 }
 
 /// `plugins` of a consumer or a consumer group: what applies to it, and what it is known by.

@@ -10,6 +10,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 /// `Server` of our own answers.
 pub const SERVER: &str = "tandem";
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 /// RFC 9110 section 15.5.6: a 405 lists what is taken instead. The only method refused is CONNECT.
 const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
@@ -63,6 +64,16 @@ impl Answer {
     pub fn field(mut self, name: HeaderName, value: HeaderValue) -> Answer {
         self.fields.push((name, value));
         self
+    }
+
+    /// Its body, if there is any, is a text, unless a field `content-type` says otherwise.
+    #[must_use]
+    pub fn as_text(self) -> Answer {
+        let is_typed = self.fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE);
+        if is_typed || self.body.is_empty() {
+            return self;
+        }
+        self.field(header::CONTENT_TYPE, TEXT)
     }
 
     /// All fields but `date` and `connection`. `content-length` is that of the body even where the

@@ -2,7 +2,8 @@
 //!
 //! What is counted is the node's status for each host and path. Every `failures`-th unhealthy one
 //! opens the circuit for 2, 4, 8, … seconds, up to `max_breaker_sec`; `successes` healthy ones
-//! forget all of that. While it is open, requests are answered here. There are
+//! forget all of that. While it is open, requests are answered here, with a text or with what looks
+//! like JSON. There are
 //! [`ENTRIES_MAX`](super::table::ENTRIES_MAX) paths in trouble at a time; what is more is not
 //! counted.
 
@@ -177,7 +178,10 @@ impl ApiBreaker {
                 answer.fields.push((name.clone(), value));
             }
         }
-        answer
+        match answer.body.trim_ascii_start() {
+            [b'{' | b'[', ..] => answer,
+            _text => answer.as_text(),
+        }
     }
 
     fn judge(&self, key: Key, status: u16, now: Instant) {

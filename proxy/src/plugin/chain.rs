@@ -3,6 +3,7 @@
 use std::{cmp::Reverse, fmt, sync::Arc};
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 
 use super::{
     BodyFilters, Call, EncoderMemory, FieldEdits, Hooks, Kind, Outcome, Phase, Plugin, Reply,
@@ -36,8 +37,15 @@ pub struct Meta {
     pub priority: Option<i32>,
     /// Only requests for which it holds are the plugin's business.
     pub filter: Option<Expression>,
-    /// The body of every answer of 400 and above.
-    pub error_response: Option<Bytes>,
+    /// In place of the body of every answer of 400 and above.
+    pub error_response: Option<ErrorResponse>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ErrorResponse {
+    pub body: Bytes,
+    /// It is a text otherwise.
+    pub is_json: bool,
 }
 
 impl PluginConfig {
@@ -157,10 +165,14 @@ impl Step {
     }
 
     fn dress(&self, mut answer: Answer) -> Answer {
-        if let Some(body) = &self.config.meta.error_response
+        if let Some(ErrorResponse { body, is_json }) = &self.config.meta.error_response
             && answer.status.as_u16() >= 400
         {
             answer.body = body.clone();
+            answer.fields.retain(|(name, _)| *name != CONTENT_TYPE);
+            if !is_json {
+                return answer.as_text();
+            }
         }
         answer
     }

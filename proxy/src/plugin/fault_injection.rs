@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::{Call, Kind, Outcome, Phase, Plugin, Reply, RequestContext};
 use crate::{
@@ -31,7 +31,6 @@ pub(super) static KIND: Kind =
 
 /// Seconds.
 const DELAY_MAX: f64 = 3600.0;
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 #[derive(Debug)]
 struct FaultInjection {
@@ -150,10 +149,7 @@ impl Abort {
                 answer.fields.push((name.clone(), value));
             }
         }
-        if !answer.body.is_empty() && answer.fields.iter().all(|(name, _)| *name != CONTENT_TYPE) {
-            answer.fields.push((CONTENT_TYPE, TEXT));
-        }
-        answer
+        answer.as_text()
     }
 }
 

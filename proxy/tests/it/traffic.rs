@@ -312,6 +312,7 @@ fn a_circuit_opens_by_what_the_node_says() {
     proxy.access_log(2);
     for response in on_both(&proxy, &get("/bad", "")) {
         assert_eq!((response.status, response.text().as_str()), (502, "open"));
+        assert_eq!(response.field("content-type"), Some("text/plain; charset=utf-8"));
         assert_eq!(response.field("x-why"), Some("/bad"));
     }
     for response in on_both(&proxy, &get("/good", "")) {

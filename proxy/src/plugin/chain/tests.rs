@@ -108,6 +108,24 @@ fn a_plugin_has_a_filter_an_error_response_and_a_priority_of_its_own() {
     assert_eq!(refuser(&dressed, "/r").as_deref(), Some("{\"why\":\"not\"}"));
     let dressed = trial(&with("error_response: no"), "");
     assert_eq!(refuser(&dressed, "/r").as_deref(), Some("no"));
+    for (own, meta, content_type) in [
+        ("", "error_response: { why: not }", None),
+        ("", "error_response: '{\"why\": \"not\"}'", None),
+        ("", "error_response: '{why}'", Some("text/plain; charset=utf-8")),
+        ("", "error_response: no", Some("text/plain; charset=utf-8")),
+        ("body: x", "error_response: { why: not }", None),
+        (
+            "body: x, headers: { content-type: a/b }",
+            "error_response: no",
+            Some("text/plain; charset=utf-8"),
+        ),
+    ] {
+        let plugins = format!(
+            "plugins: {{ fault-injection: {{ abort: {{ http_status: 500, {own} }}, _meta: {{ {meta} }} }} }}"
+        );
+        let seen = trial(&plugins, "").ask("GET /r", "");
+        assert_eq!(seen.field("content-type"), content_type, "{own} {meta}");
+    }
     let both = |priority: i32| {
         let plugins = format!(
             "plugins: {{ {}, ua-restriction: {{ denylist: [x], message: ua, _meta: {{ priority: {priority} }} }} }}",
