@@ -108,9 +108,11 @@ fn begin(cx: &ConnectionCx, head: &RequestHead, plan: &Plan<'_>) -> Option<Box<T
 /// The fields that the node gets, but for a `Host` that would be its own.
 fn forwarded(cx: &ConnectionCx, head: &RequestHead, plan: &Plan<'_>) -> HeaderMap {
     let host = request_head::host(head, plan);
+    let client = plan.represented().map(|client| client.to_string());
     let mut all = HeaderMap::new();
     let is_replaced = |name: &[u8]| plan.replaces(name);
-    for field in fields::forwarded_request_fields(head, &cx.forwarding, b"", is_replaced) {
+    let client = client.as_deref();
+    for field in fields::forwarded_request_fields(head, &cx.forwarding, b"", client, is_replaced) {
         let name = HeaderName::from_bytes(field.name.as_bytes());
         let value = HeaderValue::from_bytes(field.value.as_bytes());
         if let (Ok(name), Ok(value)) = (name, value) {

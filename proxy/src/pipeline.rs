@@ -449,6 +449,12 @@ impl<'a> Plan<'a> {
         self.rewrite.method.as_deref().map_or_else(|| head.method_bytes(), str::as_bytes)
     }
 
+    /// Whom the peer speaks for, if for somebody else.
+    pub fn represented(&self) -> Option<IpAddr> {
+        let Request { client, origin, .. } = self.request;
+        (client != origin.peer.ip()).then(|| client.to_canonical())
+    }
+
     /// What is idempotent may be sent again; a body would have to be kept.
     pub fn is_replayable(&self) -> bool {
         self.request.head.body_length() == BodyLength::Empty

@@ -28,7 +28,9 @@ pub(crate) fn write(
     out.reserve(head.bytes().len() + GAINED);
     push(out, &[plan.method(), b" ", plan.target.as_bytes(), b" HTTP/1.1\r\n"]);
     let host = host(head, plan).unwrap_or_else(|| own_host(node));
-    fields::forwarded_request_fields(head, forwarding, &host, |name| plan.replaces(name))
+    let client = plan.represented().map(|client| client.to_string());
+    let is_replaced = |name: &[u8]| plan.replaces(name);
+    fields::forwarded_request_fields(head, forwarding, &host, client.as_deref(), is_replaced)
         .for_each(|field| push_field(out, &field));
     for (name, value) in plan.edits.made(|name| head.field(name).is_some()) {
         push(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);

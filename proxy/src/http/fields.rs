@@ -170,12 +170,14 @@ impl Forwarding {
 }
 
 /// The fields a node gets. `host` is the value of its `Host`: [`RequestHead::host`], or the node's
-/// own name where that is `None` or configured otherwise. `is_replaced` says of the name of a received
-/// one, which plugins may change, that it stays behind.
+/// own name where that is `None` or configured otherwise. `client` is whom the downstream speaks for,
+/// if for somebody else. `is_replaced` says of the name of a received field, which plugins may change,
+/// that it stays behind.
 pub fn forwarded_request_fields<'a>(
     head: &'a RequestHead,
     forwarding: &'a Forwarding,
     host: &'a [u8],
+    client: Option<&'a str>,
     is_replaced: impl Fn(&[u8]) -> bool + 'a,
 ) -> impl Iterator<Item = ForwardedField<'a>> {
     // What plugins may not change is dropped or made anew.
@@ -187,13 +189,15 @@ pub fn forwarded_request_fields<'a>(
     let host_received = head.host_bytes().map(Value::Received);
     let port = head.host_port().map_or(Value::Shared(&forwarding.port), Value::Received);
     let xff = appended(head.end_to_end(Known::XForwardedFor), &forwarding.peer);
+    let real_ip =
+        client.map_or(Value::Shared(&forwarding.peer), |client| Value::Received(client.as_bytes()));
     let via = appended(head.end_to_end(Known::Via), forwarding.pseudonym.entry(head.version()));
     let added = [
         Some(made(&X_FORWARDED_FOR, Known::XForwardedFor, xff)),
         Some(made(&X_FORWARDED_PROTO, Known::XForwardedProto, Value::Shared(&forwarding.scheme))),
         host_received.map(|host| made(&X_FORWARDED_HOST, Known::XForwardedHost, host)),
         Some(made(&X_FORWARDED_PORT, Known::XForwardedPort, port)),
-        Some(made(&X_REAL_IP, Known::XRealIp, Value::Shared(&forwarding.peer))),
+        Some(made(&X_REAL_IP, Known::XRealIp, real_ip)),
         Some(made(&VIA, Known::Via, via)),
         framing_field(head.body_length(), head.known(Known::ContentLength).next()),
     ];

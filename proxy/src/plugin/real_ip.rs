@@ -3,7 +3,8 @@
 //! Only a peer of `trusted_addresses` is believed, if there are any. Of `http_x_forwarded_for` the
 //! last address counts; with `recursive` the last one that is not trusted itself, or the first. What
 //! is no address is ignored. A port may stand behind the address, and is ignored too. Plugins and
-//! variables behind this one see that address; the node is told of the connection as ever.
+//! variables behind this one see that address, and so does the node as `X-Real-IP`;
+//! `X-Forwarded-For`, which names whom a request came through, goes on with the peer.
 
 use std::{
     net::{IpAddr, SocketAddr},

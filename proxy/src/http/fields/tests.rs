@@ -44,7 +44,7 @@ fn check_request(fields: &str, kept: &[&str], xff: &str, via: &str, framing: Opt
     let forwarding = forwarding("192.0.2.7");
     let host = head.host_bytes().unwrap();
     assert_eq!(
-        lines(forwarded_request_fields(&head, &forwarding, host, |_| false)),
+        lines(forwarded_request_fields(&head, &forwarding, host, None, |_| false)),
         expected,
         "{fields:?}"
     );
@@ -121,7 +121,7 @@ fn the_body_is_framed_anew() {
 fn an_old_request_without_host_gets_the_nodes() {
     let head = request("GET / HTTP/1.0\r\n\r\n");
     let forwarding = forwarding("::ffff:192.0.2.7");
-    let fields = lines(forwarded_request_fields(&head, &forwarding, b"node:3000", |_| false));
+    let fields = lines(forwarded_request_fields(&head, &forwarding, b"node:3000", None, |_| false));
     let expected = [
         "host: node:3000",
         "x-forwarded-for: 192.0.2.7",

@@ -94,3 +94,17 @@ fn a_client_cannot_speak_before_its_proxy() {
     let fields = "x-forwarded-for: 10.1.1.1\r\nx-forwarded-for: 203.0.113.9\r\n";
     assert_eq!(listed.ask("GET /", fields).status(), Some(403));
 }
+
+#[test]
+fn nodes_are_told_who_the_client_is_and_whom_it_came_through() {
+    let settings = "{ real-ip: { source: http_x_forwarded_for, trusted_addresses: [192.0.2.1] } }";
+    let fields = "x-forwarded-for: 203.0.113.7\r\nx-real-ip: 1.1.1.1\r\n";
+    for (peer, client) in [("192.0.2.1", "203.0.113.7"), ("::ffff:192.0.2.1", "203.0.113.7"), ("198.51.100.1", "198.51.100.1")] {
+        let seen = Trial::new(settings, "").from(peer).ask("GET /", fields);
+        let peer = peer.trim_start_matches("::ffff:");
+        assert_eq!(seen.field("x-real-ip"), Some(client), "{peer}");
+        assert_eq!(seen.field("x-forwarded-for"), Some(&*format!("203.0.113.7, {peer}")));
+    }
+    let seen = Trial::new(settings, "").from("::ffff:198.51.100.1").ask("GET /", fields);
+    assert_eq!(seen.field("x-real-ip"), Some("198.51.100.1"));
+}
