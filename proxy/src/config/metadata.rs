@@ -43,7 +43,7 @@ pub(super) fn read(root: &mut Section<'_>, log_paths: &LogPaths) -> Metadata {
     let mut metadata = Metadata::default();
     resource::each(root, "plugin_metadata", |mut section, id| match id.as_deref() {
         Some("file-logger") => {
-            metadata.source = Some(section.json());
+            metadata.source = Some(section.source());
             metadata.file_logger = file_logger(&mut section, log_paths);
             section.finish(Kind::PluginMetadata);
         }

@@ -114,7 +114,7 @@ fn one(at: &Place<'_>, name: &str, value: &Value<'_>, scope: &Scope<'_>) -> Opti
 
 /// The settings, apart from what holds for every plugin, and what is set for all uses of this one.
 fn source(value: &Value<'_>, metadata: Option<&Json>) -> Json {
-    let mut source = value.json();
+    let mut source = value.source();
     if let Some(settings) = source.as_object_mut() {
         settings.remove("_meta");
     }

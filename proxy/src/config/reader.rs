@@ -297,6 +297,11 @@ impl<'t> Value<'t> {
         self.node.json()
     }
 
+    /// The whole subtree as it is written, to be compared.
+    pub(crate) fn source(&self) -> Json {
+        self.node.source()
+    }
+
     /// The value with all it holds, whatever that is; a scalar has the type of its text, also out of
     /// the environment. `None`: something in it is missing, repeated, or nothing that JSON has.
     pub(crate) fn checked_json(&self) -> Option<Json> {
@@ -400,9 +405,9 @@ impl<'t> Section<'t> {
         self.at.error(message);
     }
 
-    /// The whole mapping, as [`Value::json`].
-    pub(crate) fn json(&self) -> Json {
-        self.at.json()
+    /// The whole mapping, as [`Value::source`].
+    pub(crate) fn source(&self) -> Json {
+        self.at.source()
     }
 
     /// Whether the file has a key that nobody took yet.

@@ -35,6 +35,17 @@ pub(crate) enum Content {
 }
 
 impl Node {
+    /// The subtree as it is written: `1.10` is not `1.1`.
+    pub(super) fn source(&self) -> serde_json::Value {
+        match &self.content {
+            Content::Scalar(Scalar { text, origin }) => format!("{origin:?} {text}").into(),
+            Content::Sequence(items) => items.iter().map(Node::source).collect(),
+            Content::Mapping(entries) => {
+                entries.iter().map(|entry| (entry.key.clone(), entry.value.source())).collect()
+            }
+        }
+    }
+
     /// What is no JSON is null, and of keys that occur twice the last counts: who asks has been told.
     pub(super) fn json(&self) -> serde_json::Value {
         match &self.content {

@@ -262,3 +262,19 @@ fn the_swap_of_a_config_map_reloads() {
     let mut other = Client::connect(tandem.web());
     assert_eq!(other.ask(GET).text(), "3");
 }
+
+#[test]
+fn what_is_written_otherwise_is_new_even_if_it_is_the_same_number() {
+    let (_nodes, upstreams) = two_nodes();
+    let saying = |value: &str| {
+        let plugins = format!("{{ response-rewrite: {{ headers: {{ x-version: {value} }} }} }}");
+        let route = format!("{{ id: r, uri: /*, upstream_id: one, plugins: {plugins} }}");
+        web(true, &route, &upstreams)
+    };
+    let proxy = TestProxy::start(&saying("1.1"));
+    let mut client = proxy.client();
+    for value in ["1.1", "1.10", "0x10", "16"] {
+        proxy.reload(&saying(value)).expect("applied");
+        assert_eq!(client.ask(GET).field("x-version"), Some(value));
+    }
+}
