@@ -114,6 +114,13 @@ impl Template {
         }
     }
 
+    /// What of it is the same for every request.
+    pub fn literals(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|part| match part {
+            Part::Literal(text) | Part::Reference { default: text, .. } => &**text,
+        })
+    }
+
     /// Whether any variable in it has a value.
     pub fn has_value(&self, facts: &Facts<'_>) -> bool {
         self.0.iter().any(|part| match part {

@@ -260,11 +260,13 @@ impl Section<'_> {
     }
 }
 
+const NO_FIELD_VALUE: &str = "has characters that no field can have";
+
 /// The value of a field, RFC 9110 section 5.5.
 pub(crate) fn field_value(value: &Value<'_>) -> Option<HeaderValue> {
     let text = value.leaf::<String>()?;
     let made = HeaderValue::try_from(text);
-    made.map_err(|_| value.error("has characters that no field can have")).ok()
+    made.map_err(|_| value.error(NO_FIELD_VALUE)).ok()
 }
 
 /// Bytes of one compiled regular expression, and of what searching with it may cache in a thread.
@@ -309,6 +311,21 @@ pub(crate) fn scalar_template(value: &Value<'_>, groups: Groups) -> Option<Templ
     text_template(value, value.written()?, groups)
 }
 
+/// The same for the value of a field, RFC 9110 section 5.5.
+pub(crate) fn field_template(value: &Value<'_>, groups: Groups) -> Option<Template> {
+    field_text(value, value.written()?, groups)
+}
+
+/// `text`, which stands in `value`, as the value of a field with variables in it.
+pub(crate) fn field_text(value: &Value<'_>, text: &str, groups: Groups) -> Option<Template> {
+    let template = text_template(value, text, groups)?;
+    if template.literals().any(|literal| HeaderValue::from_str(literal).is_err()) {
+        value.error(NO_FIELD_VALUE);
+        return None;
+    }
+    Some(template)
+}
+
 /// The name of a field that plugins may change, which stands as a key.
 pub(crate) fn field_key(place: &Place<'_>, name: &str) -> Option<HeaderName> {
     match HeaderName::from_bytes(name.as_bytes()) {
@@ -324,15 +341,38 @@ pub(crate) fn field_key(place: &Place<'_>, name: &str) -> Option<HeaderName> {
     }
 }
 
+/// Values of one field.
+const FIELD_VALUES_MAX: usize = 32;
+
 /// Fields by name, each with a template.
 pub(crate) fn field_templates(
     value: &Value<'_>,
     groups: Groups,
 ) -> Option<Vec<(HeaderName, Template)>> {
+    named(value, |value| field_template(value, groups))
+}
+
+/// Fields by name, each with a template or a list of them.
+pub(crate) fn field_lists(
+    value: &Value<'_>,
+    groups: Groups,
+) -> Option<Vec<(HeaderName, Vec<Template>)>> {
+    named(value, |value| match value.sequence() {
+        Some(_) => list(value, FIELD_VALUES_MAX, |value| field_template(value, groups)),
+        None => field_template(value, groups).map(|template| vec![template]),
+    })
+}
+
+/// What `read` makes of each field.
+fn named<T>(
+    value: &Value<'_>,
+    read: impl Fn(&Value<'_>) -> Option<T>,
+) -> Option<Vec<(HeaderName, T)>> {
     let pairs = value.pairs()?.into_iter().map(|(place, name, value)| {
-        let name = field_key(&place, name);
-        Some((name?, scalar_template(&value, groups)?))
+        let (name, made) = (field_key(&place, name), read(&value));
+        Some((name?, made?))
     });
+    // All are read, so that all errors are found.
     let pairs: Vec<_> = pairs.collect();
     pairs.into_iter().collect()
 }

@@ -20,7 +20,7 @@ use super::{
     table::{Key, Table},
 };
 use crate::{
-    config::plugins::{Scope, Section, Value, field_key, scalar_template},
+    config::plugins::{Scope, Section, Value, field_key, field_template, scalar_template},
     http::answer::Answer,
     template::{Groups, Template},
     variable::{Facts, Variable},
@@ -71,8 +71,12 @@ fn read(section: &mut Section<'_>, _scope: &Scope<'_>) -> Option<Arc<dyn Plugin>
     let code = section.require("break_response_code");
     let code = code.and_then(|value| value.within(&(200..=599_u16)));
     let body = section.take("break_response_body");
+    let has_body = body.is_some();
     let body = body.map_or(Some(None), |it| scalar_template(&it, Groups::None).map(Some));
     let fields = section.take("break_response_headers");
+    if let (Some(fields), false) = (&fields, has_body) {
+        fields.error("needs `break_response_body`");
+    }
     let fields = fields.map_or(Some(Vec::new()), |value| fields_of(&value));
     let seconds = section.within_or("max_breaker_sec", 3..=BREAK_MAX, 300);
     let unhealthy = Judgement::read(section, "unhealthy", ("failures", 500..=599, 500));
@@ -95,7 +99,7 @@ fn fields_of(value: &Value<'_>) -> Option<Vec<(HeaderName, Template)>> {
         let name = section.require("key");
         let name = name.and_then(|key| field_key(&key.place, &key.leaf::<String>()?));
         let text = section.require("value");
-        let text = text.and_then(|value| scalar_template(&value, Groups::None));
+        let text = text.and_then(|value| field_template(&value, Groups::None));
         section.finish_plugin();
         Some((name?, text?))
     });

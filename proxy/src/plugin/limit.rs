@@ -145,7 +145,8 @@ impl Rejection {
     /// `rejected_code`, `rejected_msg` and `allow_degradation`.
     pub(super) fn read(section: &mut Section<'_>, name: &'static str) -> Option<Rejection> {
         let code = section.within_or("rejected_code", 200..=599_u16, 503);
-        let message = section.take("rejected_msg").and_then(|value| value.leaf::<String>());
+        let message = section.take("rejected_msg");
+        let message = message.and_then(|value| value.text("is empty", |text| !text.is_empty()));
         let body = message.map_or_else(Bytes::new, |message| {
             format!("{}\n", serde_json::json!({ "error_msg": message })).into()
         });

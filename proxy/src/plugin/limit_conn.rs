@@ -116,9 +116,13 @@ struct Applied<'f> {
 
 fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>> {
     let rules = match section.take("rules") {
-        Some(_) if ["conn", "burst", "key"].iter().any(|key| section.has(key)) => {
+        Some(_) if ["conn", "burst", "key"].into_iter().any(|key| section.has(key)) => {
             section.error("conn/burst/key and rules cannot be specified at the same time");
-            return None;
+            // Nothing else is wrong with these.
+            for key in ["conn", "burst", "key"] {
+                section.take(key);
+            }
+            None
         }
         Some(list) => rules(&list, |section, _index, key| Rule::read(section, key)),
         None => Rule::only(section).map(|rule| [rule].into()),

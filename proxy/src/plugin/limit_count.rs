@@ -91,9 +91,13 @@ struct Standing {
 
 fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>> {
     let rules = match section.take("rules") {
-        Some(_) if section.has("count") || section.has("time_window") => {
+        Some(_) if ["count", "time_window"].into_iter().any(|key| section.has(key)) => {
             section.error("count/time_window and rules cannot be specified at the same time");
-            return None;
+            // Nothing else is wrong with these.
+            for key in ["count", "time_window"] {
+                section.take(key);
+            }
+            None
         }
         Some(list) => rules(&list, Rule::listed),
         None => Rule::only(section).map(|rule| [rule].into()),

@@ -12,10 +12,10 @@ use std::{borrow::Cow, sync::Arc};
 use http::{HeaderName, HeaderValue, StatusCode};
 use regex::bytes::Regex;
 
-use super::{Kind, Outcome, Phase, Plugin, RequestContext};
+use super::{Kind, Outcome, Phase, Plugin, RequestContext, RequestEdits};
 use crate::{
     config::plugins::{
-        Scope, Section, Value, field_name, field_templates, regex_pairs, template,
+        Scope, Section, Value, field_lists, field_name, field_templates, regex_pairs, template,
     },
     http::{
         answer::Answer,
@@ -56,6 +56,8 @@ enum Path {
 struct Fields {
     add: Vec<(HeaderName, Template)>,
     set: Vec<(HeaderName, Template)>,
+    /// Further values of what is set.
+    more: Vec<(HeaderName, Template)>,
     remove: Vec<Arc<str>>,
 }
 
@@ -112,21 +114,28 @@ fn host(value: &Value<'_>) -> Option<HeaderValue> {
 /// `{add, set, remove}`, or names and values, which are set.
 fn fields(value: &Value<'_>, groups: Groups) -> Option<Fields> {
     if !["add", "set", "remove"].iter().any(|key| value.member(key).is_some()) {
-        return Some(Fields { set: field_templates(value, groups)?, ..Fields::default() });
+        let set = field_templates(value, groups)?;
+        return Some(Fields { set, ..Fields::default() });
     }
     let mut section = value.section()?;
-    let add = section.take("add").map(|value| field_templates(&value, groups));
-    let set = section.take("set").map(|value| field_templates(&value, groups));
+    let add = section.take("add").map(|value| field_lists(&value, groups));
+    let set = section.take("set").map(|value| field_lists(&value, groups));
     let remove = section.take("remove").map(|value| {
         let names: Vec<_> = value.items()?.iter().map(field_name).collect();
-        names.into_iter().map(|name| name.map(Arc::from)).collect::<Option<Vec<_>>>()
+        names.into_iter().map(|name| name.map(Arc::from)).collect::<Option<_>>()
     });
     section.finish_plugin();
-    Some(Fields {
-        add: add.unwrap_or_else(|| Some(Vec::new()))?,
-        set: set.unwrap_or_else(|| Some(Vec::new()))?,
-        remove: remove.unwrap_or_else(|| Some(Vec::new()))?,
-    })
+    let mut fields =
+        Fields { remove: remove.unwrap_or_else(|| Some(Vec::new()))?, ..Fields::default() };
+    for (name, values) in add.unwrap_or_else(|| Some(Vec::new()))? {
+        fields.add.extend(values.into_iter().map(|value| (name.clone(), value)));
+    }
+    for (name, values) in set.unwrap_or_else(|| Some(Vec::new()))? {
+        let mut values = values.into_iter().map(|value| (name.clone(), value));
+        fields.set.extend(values.next());
+        fields.more.extend(values);
+    }
+    Some(fields)
 }
 
 impl Path {
@@ -167,17 +176,21 @@ impl Plugin for ProxyRewrite {
             HeaderValue::try_from(value).ok()
         };
         // A value that a client has spoilt is left out, and the client's own field with it.
-        for (name, template) in &self.fields.add {
-            if let Some(value) = value(template) {
-                cx.edits.add(name.clone(), value);
+        let add = |edits: &mut RequestEdits<'_>, fields: &[(HeaderName, Template)]| {
+            for (name, template) in fields {
+                if let Some(value) = value(template) {
+                    edits.add(name.clone(), value);
+                }
             }
-        }
+        };
+        add(&mut cx.edits, &self.fields.add);
         for (name, template) in &self.fields.set {
             match value(template) {
                 Some(value) => cx.edits.set(name.clone(), value),
                 None => cx.edits.remove(&Arc::from(name.as_str())),
             }
         }
+        add(&mut cx.edits, &self.fields.more);
         self.fields.remove.iter().for_each(|name| cx.edits.remove(name));
         if let Some(host) = &self.host {
             cx.rewrite.host = Some(host.clone());

@@ -42,6 +42,7 @@ fn what_makes_no_sense_is_refused() {
         ("break_response_code: 502, healthy: { http_statuses: [] }", "at least one"),
         ("break_response_code: 502, healthy: { failures: 1 }", "unknown key"),
         ("break_response_code: 502, break_response_headers: [{ key: te, value: 1 }]", "itself"),
+        ("break_response_code: 502, break_response_headers: [{ key: a, value: 1 }]", "needs `break_response_body`"),
     ] {
         refused("api-breaker", settings, message);
     }

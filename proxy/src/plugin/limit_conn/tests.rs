@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::{
     super::{
         Call,
-        trial::{Seen, Trial, refused},
+        trial::{Seen, Trial, findings, refused},
     },
     Unit,
 };
@@ -113,4 +113,14 @@ fn what_makes_no_sense_is_refused() {
     ] {
         refused("limit-conn", settings, message);
     }
+}
+
+#[test]
+fn what_is_said_twice_is_one_error() {
+    let rules = "rules: [{ conn: 1, burst: 1, key: $remote_addr }]";
+    let settings = format!("conn: 1, burst: 1, key: uri, default_conn_delay: 1, {rules}");
+    let found = findings(&format!("{{ limit-conn: {{ {settings} }} }}"), "");
+    assert_eq!(found, [
+        "routes[0].plugins.limit-conn: conn/burst/key and rules cannot be specified at the same time",
+    ]);
 }

@@ -204,3 +204,12 @@ fn who_has_no_value_is_counted_by_the_address() {
     assert!(passes(&trial, "GET /", ""));
     assert!(passes(&trial, "GET /", "a: 1\r\n"));
 }
+
+#[test]
+fn what_is_said_twice_is_one_error() {
+    let rules = "rules: [{ count: 1, time_window: 1, key: $remote_addr }]";
+    let found = super::super::trial::findings(&format!("{{ limit-count: {{ count: 1, time_window: 1, {rules} }} }}"), "");
+    assert_eq!(found, [
+        "routes[0].plugins.limit-count: count/time_window and rules cannot be specified at the same time",
+    ]);
+}

@@ -66,6 +66,7 @@ fn what_makes_no_sense_is_refused() {
         ("rate: .nan, burst: 0, key: uri", "a number"),
         ("rate: 1, burst: 3601, key: uri", "more than an hour"),
         ("rate: 1, burst: 0, key: uri, policy: redis-cluster", "not built yet"),
+        ("rate: 1, burst: 0, key: uri, rejected_msg: \"\"", "is empty"),
     ] {
         refused("limit-req", settings, message);
     }

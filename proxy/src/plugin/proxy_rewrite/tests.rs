@@ -82,6 +82,22 @@ fn fields_are_added_then_set_then_removed() {
 }
 
 #[test]
+fn a_field_may_have_several_values() {
+    let trial = trial(
+        "headers: { add: { x-add: [a, 1.10] }, set: { x-set: [\"$arg_a\", b, \"$arg_b\"] } }",
+    );
+    let values = |line: &str, name: &str| {
+        let seen = trial.ask(line, "x-add: 0\r\nx-set: 0\r\n");
+        let super::super::trial::Seen::Forwarded { head, .. } = seen else { panic!("{seen:?}") };
+        let values = head.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        values.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(values("GET /?a=1&b=2", "x-add"), ["0", "a", "1.10"]);
+    assert_eq!(values("GET /?a=1&b=2", "x-set"), ["1", "b", "2"]);
+    assert_eq!(values("GET /?a=%0d&b=%0a", "x-set"), ["b"]);
+}
+
+#[test]
 fn the_old_form_of_fields_sets_them() {
     let trial = trial("headers: { X-Arg: \"$arg_a\", x-b: b }");
     let seen = trial.ask("GET /?a=1", "x-b: a\r\n");
@@ -102,7 +118,11 @@ fn what_makes_no_sense_is_refused() {
         ("host: \"a b\"", "is not a host"),
         ("host: \"a:0\"", "is not a host"),
         ("headers: { host: a }", "makes itself"),
-        ("headers: { set: { x-a: [1] } }", "a string or a number"),
+        ("headers: { set: { x-a: [] } }", "needs 1 to 32 items"),
+        ("headers: { set: { x-a: [[1]] } }", "a string or a number"),
+        ("headers: { x-a: [1] }", "a string or a number"),
+        ("headers: { x-a: \"a\\r\\nb: c\" }", "has characters that no field can have"),
+        ("headers: { x-a: \"${arg_a ?? a\\nb}\" }", "has characters that no field can have"),
         ("headers: { x-a: $1 }", "unknown variable"),
     ] {
         refused("proxy-rewrite", settings, message);
