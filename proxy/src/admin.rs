@@ -41,7 +41,7 @@ use crate::{
     log_queue::Dropped,
     metrics::{KernelSample, LogSample, Metrics, NodeSample, Sample},
     pipeline::Pipeline,
-    plugin::EncoderMemory,
+    plugin::BodyMemory,
     reload::Reloader,
     sys::socket,
     upstream::health::{Health, View},
@@ -75,7 +75,7 @@ pub struct Sources {
     pub access_log_dropped: Option<Dropped>,
     pub reloader: Arc<Reloader>,
     pub log_files: Arc<LogFiles>,
-    pub encoders: Arc<EncoderMemory>,
+    pub body_memory: BodyMemory,
     pub shutdown: Shutdown,
 }
 
@@ -250,7 +250,8 @@ impl Sources {
                 files: self.log_files.dropped(),
             },
             nodes: views(&rules).map(node).collect(),
-            encodings_skipped: self.encoders.refused(),
+            encodings_skipped: self.body_memory.encoders.refused(),
+            filters_cut: self.body_memory.filters.refused(),
         });
         response(StatusCode::OK, OPEN_METRICS, page)
     }

@@ -33,7 +33,7 @@ use crate::{
     log_queue::QueueGuard,
     metrics::Metrics,
     pipeline::Pipeline,
-    plugin::EncoderMemory,
+    plugin::BodyMemory,
     reload::{self, File, Reloader},
     snapshot::Publisher,
     sys::{affinity, cpu_quota, limits},
@@ -126,7 +126,7 @@ impl App {
                 access_log_dropped,
                 reloader: Arc::clone(&reloader),
                 log_files: Arc::clone(&log_files),
-                encoders: Arc::clone(&shared.encoders),
+                body_memory: shared.body_memory.clone(),
                 shutdown: shutdown.clone(),
             };
             control.spawn(admin.serve(sources));
@@ -244,7 +244,7 @@ fn share(
         guard: Arc::new(Guard::new(&config.kernel.guard)),
         metrics,
         access_log,
-        encoders: Arc::new(EncoderMemory::new(config.limits.encoder_memory)),
+        body_memory: BodyMemory::new(&config.limits),
         kernel: Arc::clone(kernel),
         permits: Arc::new(Semaphore::new(permits)),
         orders: shutdown.watch(),

@@ -355,6 +355,9 @@ pub struct Limits {
     /// What the encoders of responses may hold, bytes, all together; a response for which there is no
     /// room leaves as it is.
     pub encoder_memory: usize,
+    /// What the filters of bodies may hold, bytes, all together; a body for which there is no room is
+    /// changed piece by piece.
+    pub filter_memory: usize,
 }
 
 impl Default for Limits {
@@ -374,6 +377,7 @@ impl Default for Limits {
             unsent_max: 512 << 10,
             sockmap_tunnels: 4096,
             encoder_memory: 256 << 20,
+            filter_memory: 256 << 20,
         }
     }
 }

@@ -444,7 +444,7 @@ async fn send(
 fn respond(cx: &Rc<ConnectionCx>, head: &RequestHead, plan: &Plan<'_>, heard: Heard) -> Reply {
     let Heard { connection, upload, head: response_head, coming } = heard;
     let Shape { edits, mut filters, is_filtered } =
-        plan.shape(connection.node, &response_head, &cx.worker.encoders);
+        plan.shape(connection.node, &response_head, &cx.worker.body_memory);
     filters.keep(cx.keep_body(Direction::Sent));
     let status = response_head.status();
     cx.record(|record| record.answered(status.as_u16(), edits.status));

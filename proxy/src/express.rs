@@ -408,7 +408,7 @@ impl Forward<'_> {
         let Buffers { response: out, input, .. } = buffers;
         let length = response.body_length();
         let Shape { edits, mut filters, is_filtered } =
-            plan.shape(node, &response, &cx.worker.encoders);
+            plan.shape(node, &response, &cx.worker.body_memory);
         filters.keep(cx.keep_body(Direction::Sent));
         let leaving = Leaving::new(head, &response, edits.status, is_filtered, after);
         out.clear();

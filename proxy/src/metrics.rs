@@ -530,9 +530,12 @@ pub struct Sample {
     pub nodes: Vec<NodeSample>,
     /// Responses for whose encoding there was no memory.
     pub encodings_skipped: u64,
+    /// Bodies that filters could not hold as a whole.
+    pub filters_cut: u64,
 }
 
-fn sampled(Sample { kernel, logs, nodes, encodings_skipped }: &Sample) -> Registry {
+fn sampled(sample: &Sample) -> Registry {
+    let Sample { kernel, logs, nodes, encodings_skipped, filters_cut } = sample;
     let mut registry = Registry::default();
     let info = Family::<KernelLabels, Gauge>::default();
     let KernelSample { mode, xdp_mode, abi, ref counters } = *kernel;
@@ -568,6 +571,10 @@ fn sampled(Sample { kernel, logs, nodes, encodings_skipped }: &Sample) -> Regist
     let encodings = Counter::<u64>::default();
     encodings.inc_by(*encodings_skipped);
     names::ENCODINGS_SKIPPED.register(&mut registry, &encodings);
+
+    let cut = Counter::<u64>::default();
+    cut.inc_by(*filters_cut);
+    names::FILTERS_CUT.register(&mut registry, &cut);
     registry
 }
 

@@ -28,7 +28,7 @@ use crate::{
     log_files::LogFiles,
     metrics::{ByListener, Metrics},
     plugin::{
-        self, Call, Chain, Consumer, Consumers, EncoderMemory, FieldEdits, Kept, Mirror, Origin,
+        self, BodyMemory, Call, Chain, Consumer, Consumers, FieldEdits, Kept, Mirror, Origin,
         PluginConfig, PluginSet, Progress, Reply, Request, RequestContext, RequestEdits, Rewrite,
         RouteNames, Run, Shape,
     },
@@ -462,12 +462,7 @@ impl<'a> Plan<'a> {
     }
 
     /// What the plugins make of the response of `node`, and what the upstream adds.
-    pub fn shape(
-        &self,
-        node: SocketAddr,
-        head: &ResponseHead,
-        memory: &Arc<EncoderMemory>,
-    ) -> Shape<'_> {
+    pub fn shape(&self, node: SocketAddr, head: &ResponseHead, memory: &BodyMemory) -> Shape<'_> {
         let mut shape = self.run.shape(&self.request, head, &self.response, memory);
         if let Some(line) = self.tie(node) {
             shape.edits.fields.add(header::SET_COOKIE, line.clone());

@@ -18,6 +18,7 @@ mod hex;
 mod kept_body;
 mod limit;
 mod log_entry;
+mod memory;
 mod request;
 mod script;
 mod table;
@@ -38,8 +39,9 @@ pub use self::{
     chain::{Chain, ErrorResponse, Meta, PluginConfig, PluginSet, Progress, Run},
     consumers::{Consumer, Consumers, Credential},
     edits::{FieldEdits, FieldName, Rewrite, is_editable},
-    encoding::{EncoderMemory, Encoding},
+    encoding::Encoding,
     kept_body::{Cut, KeptBody, LoggedBodies, LoggedBody},
+    memory::{BodyMemory, Memory},
     request::{
         Detail, Finished, Kept, Now, Origin, Request, RequestContext, RequestEdits, RouteNames,
     },
@@ -215,11 +217,12 @@ pub trait Plugin: std::fmt::Debug + Send + Sync {
     }
 
     /// What changes the body of this response, if anything does. Its length is unknown then, and
-    /// `content-length` is removed.
+    /// `content-length` is removed. What it holds back is a share of `_memory`.
     fn response_body(
         &self,
         _request: &Request<'_>,
         _head: &ResponseHead,
+        _memory: &Arc<Memory>,
     ) -> Option<Box<dyn BodyFilter>> {
         None
     }

@@ -5,7 +5,12 @@ use tokio::{
 };
 
 use super::*;
-use crate::{config::Config, http::fields::Pseudonym, pipeline::Pipeline, snapshot::Publisher};
+use crate::{
+    config::{Config, Limits},
+    http::fields::Pseudonym,
+    pipeline::Pipeline,
+    snapshot::Publisher,
+};
 
 struct Running {
     address: SocketAddr,
@@ -22,7 +27,7 @@ async fn start() -> Running {
         access_log_dropped: None,
         reloader: Arc::new(reloader()),
         log_files: Arc::default(),
-        encoders: Arc::new(EncoderMemory::new(0)),
+        body_memory: BodyMemory::new(&Limits::default()),
         shutdown: shutdown.clone(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -425,6 +425,7 @@ fn page(metrics: &Metrics) -> String {
         logs: LogSample::default(),
         nodes: Vec::new(),
         encodings_skipped: 0,
+        filters_cut: 0,
     })
 }
 

@@ -74,7 +74,7 @@ pub(super) const BUFFER_SIZE: RangeInclusive<Size> = kib(4)..=kib(64 << 10);
 /// ones than these are not used, copying is cheaper (`forward::pipes`).
 pub(super) const PIPE_SIZE: RangeInclusive<Size> = kib(64)..=kib(64 << 10);
 /// Up to a tebibyte.
-pub(super) const ENCODER_MEMORY: RangeInclusive<Size> = kib(0)..=kib(1 << 30);
+pub(super) const BODY_MEMORY: RangeInclusive<Size> = kib(0)..=kib(1 << 30);
 pub(super) const SPLICE_MIN: RangeInclusive<Size> = Size(1)..=kib(1 << 30);
 /// User ids; `(uid_t) -1` is nobody's.
 pub(super) const USER_ID: RangeInclusive<u32> = 0..=u32::MAX - 1;

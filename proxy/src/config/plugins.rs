@@ -275,9 +275,27 @@ const REGEX_SIZE_MAX: usize = 1 << 20;
 /// A regular expression over bytes, whose classes are of ASCII; it takes time in proportion to what it
 /// looks at.
 pub(crate) fn regex(value: &Value<'_>) -> Option<Regex> {
+    regex_with(value, "")
+}
+
+/// The letters of a regular expression's options that mean something here: `j` and `o` tell others to
+/// compile it once, as is done anyway.
+pub(crate) fn regex_options(value: &Value<'_>) -> Option<String> {
+    value.text("has letters other than `i`, `j`, `m`, `o`, `s` and `x`", |options| {
+        options.bytes().all(|letter| b"ijmosx".contains(&letter))
+    })
+}
+
+/// The same with options of PCRE: `i` for either case, `m` for `^` and `$` at every line, `s` for a `.`
+/// that matches ends of lines, `x` for blanks that mean nothing.
+pub(crate) fn regex_with(value: &Value<'_>, options: &str) -> Option<Regex> {
     let pattern = value.leaf::<String>()?;
     let regex = RegexBuilder::new(&pattern)
         .unicode(false)
+        .case_insensitive(options.contains('i'))
+        .multi_line(options.contains('m'))
+        .dot_matches_new_line(options.contains('s'))
+        .ignore_whitespace(options.contains('x'))
         .size_limit(REGEX_SIZE_MAX)
         .dfa_size_limit(REGEX_SIZE_MAX)
         .build();

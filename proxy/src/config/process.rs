@@ -393,7 +393,8 @@ pub(super) fn limits(root: &mut Section<'_>) -> Limits {
         receive_buffer,
         unsent_max: size("unsent_max", bounds::BUFFER_SIZE, d.unsent_max),
         sockmap_tunnels,
-        encoder_memory: size("encoder_memory", bounds::ENCODER_MEMORY, d.encoder_memory),
+        encoder_memory: size("encoder_memory", bounds::BODY_MEMORY, d.encoder_memory),
+        filter_memory: size("filter_memory", bounds::BODY_MEMORY, d.filter_memory),
     };
     if limits.target_size_max > limits.head_size_max {
         section.error("`target_size_max` is above `head_size_max`, of which a target is a part");

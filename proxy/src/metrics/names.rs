@@ -122,6 +122,8 @@ metrics! {
         "Bodies of which a log has only the beginning: longer than asked for, or no memory for more";
     ENCODINGS_SKIPPED = "tandem_encodings_skipped_total", Counter, [], Stable,
         "Responses that left as they were because encoders had all the memory they may have";
+    FILTERS_CUT = "tandem_filters_cut_total", Counter, [], Stable,
+        "Bodies whose filters saw them piece by piece because filters held all the memory they may have";
     RELOADS = "tandem_config_reloads_total", Counter, ["result"], Stable,
         "Configurations that were read while running: applied, invalid, or refused because only a start reads what they change";
     RELOADED = "tandem_config_last_reload_successful", Gauge, [], Stable,

@@ -25,6 +25,7 @@ fn page(metrics: &Metrics) -> String {
             is_up: true,
         }],
         encodings_skipped: 2,
+        filters_cut: 2,
     })
 }
 
@@ -122,6 +123,7 @@ fn series_have_exactly_the_described_labels() {
     assert!(page.contains("tandem_access_log_dropped_total 3\n"));
     assert!(page.contains("tandem_log_file_dropped_total{path=\"/a.log\"} 5\n"));
     assert!(page.contains("tandem_encodings_skipped_total 2\n"));
+    assert!(page.contains("tandem_filters_cut_total 2\n"));
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub struct BodyFilters {
     /// Gets what these have made of it.
     kept: Option<KeptBody>,
     encoder: Option<Box<dyn BodyFilter>>,
+    /// Those that have seen the end; what they have passed on may not have left.
+    over: Vec<Box<dyn BodyFilter>>,
 }
 
 impl BodyFilters {
@@ -72,11 +74,14 @@ impl BodyFilters {
     pub fn end(&mut self) -> Bytes {
         let mut end = BytesMut::new();
         while !self.filters.is_empty() {
-            let left = self.filters.remove(0).end();
+            let mut filter = self.filters.remove(0);
+            let left = filter.end();
             end.extend_from_slice(&self.piece(left));
+            self.over.push(filter);
         }
         if let Some(mut encoder) = self.encoder.take() {
             end.extend_from_slice(&encoder.end());
+            self.over.push(encoder);
         }
         end.freeze()
     }

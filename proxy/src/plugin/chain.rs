@@ -6,10 +6,11 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 
 use super::{
-    BodyFilters, Call, EncoderMemory, FieldEdits, Hooks, Kind, Outcome, Phase, Plugin, Reply,
+    BodyFilters, BodyMemory, Call, FieldEdits, Hooks, Kind, Outcome, Phase, Plugin, Reply,
     ResponseEdits, Shape,
     consumers::Consumer,
     encoding,
+    memory::Memory,
     request::{Finished, Request, RequestContext},
 };
 use crate::{
@@ -349,15 +350,15 @@ impl<'a> Run<'a> {
         request: &Request<'_>,
         head: &ResponseHead,
         early: &FieldEdits<'_>,
-        memory: &Arc<EncoderMemory>,
+        memory: &BodyMemory,
     ) -> Shape<'_> {
-        let filters = self.response_body(request, head);
+        let filters = self.response_body(request, head, &memory.filters);
         let mut shape =
             Shape { is_filtered: !filters.is_empty(), filters, edits: ResponseEdits::default() };
         self.response_head(request, head, &mut shape.edits);
         if self.hooks().response_body {
             let encodings = self.plugins(request).filter_map(|plugin| plugin.encoding());
-            encoding::apply(encodings, request.head, head, early, memory, &mut shape);
+            encoding::apply(encodings, request.head, head, early, &memory.encoders, &mut shape);
         }
         // What a bodiless response would be filtered to is nothing.
         if head.body_length() == BodyLength::Empty {
@@ -379,11 +380,17 @@ impl<'a> Run<'a> {
     }
 
     /// What the body of this response passes through, in the order of the request hooks.
-    fn response_body(&self, request: &Request<'_>, head: &ResponseHead) -> BodyFilters {
+    fn response_body(
+        &self,
+        request: &Request<'_>,
+        head: &ResponseHead,
+        memory: &Arc<Memory>,
+    ) -> BodyFilters {
         if !self.hooks().response_body {
             return BodyFilters::default();
         }
-        self.plugins(request).filter_map(|plugin| plugin.response_body(request, head)).collect()
+        let plugins = self.plugins(request);
+        plugins.filter_map(|plugin| plugin.response_body(request, head, memory)).collect()
     }
 
     /// Lets the plugins at an answer that one of them has made.

@@ -21,9 +21,8 @@ use http::{
 };
 
 use self::accept::Accepted;
-pub use self::encoder::EncoderMemory;
 pub(super) use self::encoder::{BrotliMode, Coder, ZSTD_LEVEL_MAX};
-use super::{FieldEdits, ResponseEdits, Shape};
+use super::{FieldEdits, ResponseEdits, Shape, memory::Memory};
 use crate::{
     config::plugins::{Section, Value, list},
     http::{
@@ -243,7 +242,7 @@ pub(super) fn apply<'e>(
     request: &RequestHead,
     head: &ResponseHead,
     early: &FieldEdits<'_>,
-    memory: &Arc<EncoderMemory>,
+    memory: &Arc<Memory>,
     shape: &mut Shape<'_>,
 ) {
     let mut encodings = encodings.peekable();

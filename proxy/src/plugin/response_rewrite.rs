@@ -2,30 +2,32 @@
 //!
 //! It holds for answers that plugins make as well. `vars` see the status. `body` and `filters` cannot
 //! be had at once. Filters look at a body as a whole, at one of more than `max_resp_body_size` in
-//! pieces of that size: what lies across their border is not found. So that there is something to
-//! look at, the node is not told which encodings the downstream takes; a body that it encodes all
-//! the same passes as it is. Where a body changes, what the node said of it is dropped.
+//! pieces of that size, and at one that finds no room in `limits.filter_memory` as it comes: what
+//! lies across a border is not found. So that there is something to look at, the node is not told
+//! which encodings the downstream takes, nor that it wants a part; a body that it encodes all the same
+//! passes as it is. Where a body changes, what the node said of it is dropped.
 //!
 //! A response without a body (to HEAD, 204, 304) gets none: with another status it is empty.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, mem, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderName, HeaderValue, StatusCode,
-    header::{CONTENT_ENCODING, ETAG, LAST_MODIFIED},
+    header::CONTENT_ENCODING,
 };
 use regex::bytes::Regex;
 
 use super::{
-    BodyFilter, Hooks, Kind, Outcome, Phase, Plugin, Request, RequestContext, ResponseEdits,
+    BodyFilter, Hooks, Kind, Memory, Outcome, Phase, Plugin, Request, RequestContext,
+    ResponseEdits, memory::Share,
 };
 use crate::{
     config::{
         expression::expression,
         plugins::{
-            Scope, Section, Value, base64, field_key, field_name, field_templates, regex,
-            text_template,
+            Scope, Section, Value, base64, field_key, field_name, field_templates, field_text,
+            regex_options, regex_with,
         },
     },
     expression::Expression,
@@ -40,7 +42,17 @@ pub(super) static KIND: Kind =
 /// Bytes of a body that filters look at as a whole.
 const BODY_SIZE_MAX: usize = 64 << 20;
 const FILTERS_MAX: usize = 32;
-const OF_THE_BODY: [HeaderName; 3] = [CONTENT_ENCODING, ETAG, LAST_MODIFIED];
+/// True of the body as it was.
+const OF_THE_BODY: [&str; 8] = [
+    "accept-ranges",
+    "content-digest",
+    "content-encoding",
+    "content-md5",
+    "digest",
+    "etag",
+    "last-modified",
+    "repr-digest",
+];
 
 #[derive(Debug)]
 struct ResponseRewrite {
@@ -121,13 +133,12 @@ fn change(section: &mut Section<'_>) -> Option<Option<Change>> {
 
 fn filter(value: &Value<'_>) -> Option<Filter> {
     let mut section = value.section()?;
-    let regex = section.require("regex").and_then(|value| regex(&value));
+    let options = section.take_or("options", "jo", regex_options);
+    let regex = section.require("regex").zip(options);
+    let regex = regex.and_then(|(value, options)| regex_with(&value, &options));
     let replacement = section.require("replace").and_then(|value| value.leaf::<String>());
     let scope = section.take("scope");
     let scope = scope.map(|value| value.one_of(&[("once", Some(1)), ("global", None)], &[]));
-    if let Some(options) = section.take("options") {
-        options.one_of(&[("jo", ())], &["i", "ijo", "joi"]);
-    }
     section.finish_plugin();
     let replacement = replacement_of(&replacement?).into_bytes().into();
     Some(Filter { regex: regex?, replacement, count: scope.unwrap_or(Some(Some(1)))? })
@@ -184,13 +195,20 @@ fn line(value: &Value<'_>) -> Option<(HeaderName, Template)> {
     let line = value.text("needs a name, a colon and a value", |line| line.contains(':'))?;
     let (name, text) = line.split_once(':')?;
     let name = field_key(&value.place, name.trim())?;
-    Some((name, text_template(value, text.trim(), Groups::None)?))
+    Some((name, field_text(value, text.trim(), Groups::None)?))
 }
 
 impl Plugin for ResponseRewrite {
     fn request(&self, cx: &mut RequestContext<'_>) -> Outcome {
-        if matches!(self.change, Some(Change::Filters { .. })) {
-            cx.edits.remove("accept-encoding");
+        match self.change {
+            // What is looked for may lie across the border of a part.
+            Some(Change::Filters { .. }) => {
+                cx.edits.remove("accept-encoding");
+                cx.edits.remove("range");
+            }
+            // All responses have this body.
+            Some(Change::Body(_)) if self.vars.is_none() => cx.edits.remove("range"),
+            Some(Change::Body(_)) | None => {}
         }
         Outcome::Continue
     }
@@ -213,7 +231,7 @@ impl Plugin for ResponseRewrite {
         edits.status = self.status.or(edits.status);
         if self.changes(is_encoded(head)) {
             for name in OF_THE_BODY {
-                edits.fields.remove(&Arc::from(name.as_str()));
+                edits.fields.remove(name);
             }
         }
         self.expanded(&self.add, &facts, |name, value| edits.fields.add(name, value));
@@ -227,11 +245,12 @@ impl Plugin for ResponseRewrite {
         &self,
         request: &Request<'_>,
         head: &ResponseHead,
+        memory: &Arc<Memory>,
     ) -> Option<Box<dyn BodyFilter>> {
         let applies =
             self.changes(is_encoded(head)) && self.applies(&facts(request, head.status()));
         let change = self.change.as_ref().filter(|_| applies)?;
-        Some(Box::new(Rewriter { change: change.clone(), held: BytesMut::new() }))
+        Some(Box::new(Rewriter::new(change.clone(), memory)))
     }
 
     fn answer(&self, request: &Request<'_>, answer: &mut Answer) {
@@ -242,7 +261,7 @@ impl Plugin for ResponseRewrite {
         answer.status = self.status.unwrap_or(answer.status);
         if let Some(change) = &self.change {
             answer.body = change.of(&answer.body);
-            answer.fields.retain(|(name, _)| !OF_THE_BODY.contains(name));
+            answer.fields.retain(|(name, _)| !OF_THE_BODY.contains(&name.as_str()));
         }
         let fields = &mut answer.fields;
         self.expanded(&self.add, &facts, |name, value| fields.push((name, value)));
@@ -319,22 +338,80 @@ struct Rewriter {
     change: Change,
     /// What no filter has seen yet.
     held: BytesMut,
+    /// Of that.
+    share: Share,
+    memory: Arc<Memory>,
+    /// There was no room for all of it.
+    is_cut: bool,
+    /// Of what was passed on last, which waits for the downstream.
+    passed: Option<Arc<Share>>,
+}
+
+/// Bytes with their share of the memory.
+struct Counted {
+    body: Bytes,
+    _share: Arc<Share>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl Rewriter {
+    fn new(change: Change, memory: &Arc<Memory>) -> Self {
+        let (share, memory) = (memory.nothing(), Arc::clone(memory));
+        Self { change, held: BytesMut::new(), share, memory, is_cut: false, passed: None }
+    }
+
+    /// Changes what is held, as if it were all there is.
+    fn flush(&mut self) -> Bytes {
+        let body = self.change.of(&self.held.split().freeze());
+        self.held = BytesMut::new();
+        self.share.resize(0);
+        body
+    }
+
+    /// With the memory that it takes until it has left.
+    fn pass(&mut self, body: Bytes) -> Bytes {
+        if body.is_empty() {
+            return body;
+        }
+        let mut share = self.memory.nothing();
+        share.resize(body.len());
+        let share = Arc::new(share);
+        self.passed = Some(Arc::clone(&share));
+        Bytes::from_owner(Counted { body, _share: share })
+    }
 }
 
 impl BodyFilter for Rewriter {
     fn piece(&mut self, piece: Bytes) -> Bytes {
         let Change::Filters { size_max, .. } = self.change else { return Bytes::new() };
         self.held.extend_from_slice(&piece);
-        let mut passed = BytesMut::new();
+        let mut changed = BytesMut::new();
         while self.held.len() > size_max {
             let whole = self.held.split_to(size_max).freeze();
-            passed.extend_from_slice(&self.change.of(&whole));
+            changed.extend_from_slice(&self.change.of(&whole));
         }
-        passed.freeze()
+        if !self.share.try_resize(self.held.capacity()) {
+            if !mem::replace(&mut self.is_cut, true) {
+                self.memory.refuse();
+            }
+            let rest = self.flush();
+            changed.extend_from_slice(&rest);
+        }
+        self.pass(changed.freeze())
     }
 
     fn end(&mut self) -> Bytes {
-        self.change.of(&self.held.split().freeze())
+        let body = self.flush();
+        match self.change {
+            Change::Filters { .. } => self.pass(body),
+            // The same for all.
+            Change::Body(_) => body,
+        }
     }
 }
 

@@ -395,3 +395,22 @@ fn an_answer_of_a_node_that_takes_no_more_is_passed_on() {
     assert_eq!((response.status, response.text().as_str()), (413, "no"));
     node.join().expect("the node is content");
 }
+
+#[test]
+fn a_body_that_filters_cannot_hold_is_filtered_as_it_comes() {
+    let node = Node::scripted(|_| Reply::ok(&"a".repeat(1_000_000)));
+    for is_express in [true, false] {
+        for (limits, is_cut) in [("", false), ("limits: { filter_memory: 64KiB }\n", true)] {
+            let plugins =
+                "{ response-rewrite: { filters: [{ regex: '.+', options: s, replace: x }] } }";
+            let yaml = TestProxy::yaml(&[node.address])
+                .replace("name: web,", &format!("name: web, express_lane: {is_express},"))
+                .replace("uri: /*,", &format!("uri: /*, plugins: {plugins},"));
+            let proxy = TestProxy::start(&format!("{yaml}{limits}"));
+            let body = proxy.client().ask(GET).body;
+            assert!(body.iter().all(|byte| *byte == b'x'), "{is_express} {limits}");
+            assert_eq!(body.len() > 1, is_cut, "{is_express} {limits}");
+            proxy.check_metric("tandem_filters_cut_total", f64::from(u8::from(is_cut)));
+        }
+    }
+}

@@ -101,7 +101,7 @@ fn every_scalar_key_acts() {
          limits: { connections: 7, head_size_max: 8KiB, head_fields_max: 50, target_size_max: 4KiB, \
            body_size_max: 1GiB, pool_idle_max: 0, stream_buffer_max: 64KiB, pipe_size: 1MiB, splice_min: 5KiB, \
            send_buffer: 128KiB, receive_buffer: auto, unsent_max: 16KiB, sockmap_tunnels: 9, \
-           encoder_memory: 3MiB }\n\
+           encoder_memory: 3MiB, filter_memory: 5MiB }\n\
          drain: { timeout: 0s }\n",
     ));
     assert_eq!(config.workers.count.map(usize::from), Some(2));
@@ -140,7 +140,7 @@ fn every_scalar_key_acts() {
         [l.splice_min as usize, l.stream_buffer_max, l.pipe_size, l.send_buffer, l.unsent_max],
         [5120, 65_536, 1 << 20, 131_072, 16_384]
     );
-    assert_eq!((l.receive_buffer, l.encoder_memory), (None, 3 << 20));
+    assert_eq!((l.receive_buffer, l.encoder_memory, l.filter_memory), (None, 3 << 20, 5 << 20));
     assert_eq!((l.sockmap_tunnels, config.drain.timeout), (9, Duration::ZERO));
 }
 

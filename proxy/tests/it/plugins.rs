@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use proxy::{
     http::{answer::Answer, head::ResponseHead},
     plugin::{
-        BodyFilter, Call, Finished, Hooks, Outcome, Plugin, Reply, Request, RequestContext,
+        BodyFilter, Call, Finished, Hooks, Memory, Outcome, Plugin, Reply, Request, RequestContext,
         ResponseEdits,
     },
     test_support::{Node, PATIENCE, Reply as NodeReply, TestProxy, gives_up_connections},
@@ -73,6 +73,7 @@ impl Plugin for Probe {
         &self,
         _request: &Request<'_>,
         head: &ResponseHead,
+        _memory: &Arc<Memory>,
     ) -> Option<Box<dyn BodyFilter>> {
         let is_wanted = head.values("x-filtered").next().is_some();
         is_wanted.then(|| Box::new(Shout { name: self.name }) as Box<dyn BodyFilter>)

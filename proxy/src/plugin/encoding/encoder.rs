@@ -1,13 +1,10 @@
-//! One body on its way through an encoder, and the memory that all encoders share.
+//! One body on its way through an encoder.
 
 use std::{
     fmt,
     io::{self, Write},
     mem,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
 };
 
 use ::brotli::{
@@ -18,7 +15,10 @@ use ::zstd::stream::write::Encoder as ZstdEncoder;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 
-use crate::plugin::BodyFilter;
+use crate::plugin::{
+    BodyFilter,
+    memory::{Memory, Share},
+};
 
 /// What an encoder of gzip holds: windows, tables, and what waits.
 const GZIP_SIZE: usize = 500 << 10;
@@ -126,7 +126,7 @@ fn zstd_size(level: i32, length: Option<u64>) -> usize {
 pub(super) fn start(
     coder: Coder,
     length: Option<u64>,
-    memory: &Arc<EncoderMemory>,
+    memory: &Arc<Memory>,
 ) -> Option<Box<dyn BodyFilter>> {
     let memory = memory.take(coder.size(length))?;
     let encoder = Encoder::new(coder, length)
@@ -134,49 +134,6 @@ pub(super) fn start(
         .ok()?;
     let held = Vec::new();
     Some(Box::new(Encoded { encoder: Some(encoder), held, is_due: false, _memory: memory }))
-}
-
-/// What all encoders may hold, of all workers together. A response for which there is no room leaves as
-/// it is, and is counted.
-#[derive(Debug)]
-pub struct EncoderMemory {
-    taken: AtomicUsize,
-    /// Bytes.
-    max: usize,
-    refused: AtomicU64,
-}
-
-/// Of the memory; given back when dropped.
-#[derive(Debug)]
-struct Share {
-    of: Arc<EncoderMemory>,
-    size: usize,
-}
-
-impl EncoderMemory {
-    pub fn new(max: usize) -> Self {
-        Self { taken: AtomicUsize::new(0), max, refused: AtomicU64::new(0) }
-    }
-
-    /// How many responses found no room.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Relaxed)
-    }
-
-    fn take(self: &Arc<Self>, size: usize) -> Option<Share> {
-        let fits = |taken: usize| taken.checked_add(size).filter(|taken| *taken <= self.max);
-        if self.taken.fetch_update(Relaxed, Relaxed, fits).is_err() {
-            self.refused.fetch_add(1, Relaxed);
-            return None;
-        }
-        Some(Share { of: Arc::clone(self), size })
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.of.taken.fetch_sub(self.size, Relaxed);
-    }
 }
 
 enum Encoder {

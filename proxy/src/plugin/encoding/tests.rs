@@ -12,8 +12,8 @@ const BROTLI: Coder =
     Coder::Brotli { quality: 1, mode: BrotliMode::Generic, lgwin: 10, lgblock: 0 };
 const ZSTD: Coder = Coder::Zstd { level: 1 };
 
-fn plenty() -> Arc<EncoderMemory> {
-    Arc::new(EncoderMemory::new(usize::MAX))
+fn plenty() -> Arc<Memory> {
+    Arc::new(Memory::new(usize::MAX))
 }
 
 fn any(coder: Coder) -> Encoding {

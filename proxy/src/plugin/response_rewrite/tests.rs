@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 
 use super::{
@@ -5,7 +7,7 @@ use super::{
         BodyFilter,
         trial::{Seen, Trial, refused},
     },
-    Change, Filter, Rewriter, replacement_of,
+    Change, Filter, Memory, Rewriter, replacement_of,
 };
 
 /// What comes of an answer that another plugin has made.
@@ -46,32 +48,86 @@ fn answers_of_plugins_are_rewritten() {
 }
 
 #[test]
+fn filters_have_the_options_of_their_expressions() {
+    for (regex, options, expected) in [
+        ("A", "jo", "b\na"),
+        ("A", "joi", "b\n."),
+        ("^a$", "jo", "b\na"),
+        ("^a$", "m", "b\n."),
+        ("b.a", "jo", "b\na"),
+        ("b.a", "s", "."),
+        ("a b", "i", "b\na"),
+        ("\\n a", "x", "b."),
+    ] {
+        let filter = format!("{{ regex: '{regex}', replace: ., options: {options} }}");
+        let plugins = format!(
+            "{{ fault-injection: {{ abort: {{ http_status: 418, body: \"b\\na\" }} }}, \
+             response-rewrite: {{ filters: [{filter}] }} }}"
+        );
+        let seen = Trial::new(&plugins, "").ask("GET /", "");
+        let Seen::Answered { body, .. } = &seen else { panic!("{seen:?}") };
+        assert_eq!(body, expected, "{filter}");
+    }
+}
+
+#[test]
 fn only_what_is_meant_is_rewritten() {
     let vars = |status| format!("status_code: 500, vars: [[status, ==, {status}]]");
     check(&vars(418), 500, "x-a: 1\netag: x\n", "a teapot");
     check(&vars(200), 418, "x-a: 1\netag: x\n", "a teapot");
 }
 
+/// What filters make of a body of these pieces, `abc` being `x`.
+fn filtered(size_max: usize, memory: &Arc<Memory>, pieces: &[&'static str]) -> Bytes {
+    let regex = regex::bytes::RegexBuilder::new("abc").unicode(false).build().expect("a regex");
+    let filters = vec![Filter { regex, replacement: (*b"x").into(), count: None }].into();
+    let mut rewriter = Rewriter::new(Change::Filters { filters, size_max }, memory);
+    let mut out = BytesMut::new();
+    for piece in pieces {
+        out.extend_from_slice(&rewriter.piece(Bytes::from_static(piece.as_bytes())));
+    }
+    out.extend_from_slice(&rewriter.end());
+    out.freeze()
+}
+
 #[test]
 fn filters_see_a_body_as_a_whole_up_to_their_limit() {
-    let regex = regex::bytes::RegexBuilder::new("abc").unicode(false).build().expect("a regex");
-    let filter = || Filter { regex: regex.clone(), replacement: (*b"x").into(), count: None };
+    let plenty = Arc::new(Memory::new(usize::MAX));
     for (size_max, pieces, expected) in [
         (100, ["ab", "cab", "c."], "xx."),
         (3, ["ab", "cab", "c."], "xx."),
         (4, ["ab", "cab", "c."], "xabc."),
         (100, ["", "", ""], ""),
     ] {
-        let filters = vec![filter()].into();
-        let change = Change::Filters { filters, size_max };
-        let mut rewriter = Rewriter { change, held: BytesMut::new() };
-        let mut out = BytesMut::new();
-        for piece in pieces {
-            out.extend_from_slice(&rewriter.piece(Bytes::from_static(piece.as_bytes())));
-        }
-        out.extend_from_slice(&rewriter.end());
-        assert_eq!(out, expected, "{size_max}");
+        assert_eq!(filtered(size_max, &plenty, &pieces), expected, "{size_max}");
     }
+    assert_eq!(plenty.refused(), 0);
+}
+
+#[test]
+fn filters_see_a_body_as_it_comes_where_there_is_no_memory() {
+    let memory = Arc::new(Memory::new(1000));
+    let pieces = ["ab", "c", "abc", "ab", "c"];
+    let other = memory.take(1000).expect("room");
+    assert_eq!(filtered(100, &memory, &pieces), "abcxabc");
+    assert_eq!(memory.refused(), 1);
+    drop(other);
+    assert_eq!(filtered(100, &memory, &pieces), "xxx");
+    assert_eq!(memory.refused(), 1);
+    assert!(memory.take(1000).is_some());
+}
+
+#[test]
+fn what_filters_have_passed_on_counts_until_it_has_left() {
+    let memory = Arc::new(Memory::new(10));
+    let change = Change::Filters { filters: Vec::new().into(), size_max: 100 };
+    let mut rewriter = Rewriter::new(change, &memory);
+    assert!(rewriter.piece(Bytes::from_static(&[b'x'; 10])).is_empty());
+    let body = rewriter.end();
+    drop(rewriter);
+    assert!(memory.take(1).is_none());
+    drop(body);
+    assert!(memory.take(10).is_some());
 }
 
 #[test]
@@ -89,12 +145,17 @@ fn groups_are_numbers() {
 
 #[test]
 fn nodes_are_asked_for_what_filters_can_read() {
-    let fields = "accept-encoding: gzip\r\n";
-    for (settings, expected) in
-        [("filters: [{ regex: a, replace: b }]", None), ("body: x", Some("gzip"))]
-    {
-        let trial = Trial::new(&format!("{{ response-rewrite: {{ {settings} }} }}"), "");
-        assert_eq!(trial.ask("GET /", fields).field("accept-encoding"), expected, "{settings}");
+    let fields = "accept-encoding: gzip\r\nrange: bytes=0-1\r\n";
+    for (settings, encoding, range) in [
+        ("filters: [{ regex: a, replace: b }]", None, None),
+        ("body: x", Some("gzip"), None),
+        ("body: x, vars: [[status, ==, 404]]", Some("gzip"), Some("bytes=0-1")),
+        ("status_code: 500", Some("gzip"), Some("bytes=0-1")),
+    ] {
+        let seen = Trial::new(&format!("{{ response-rewrite: {{ {settings} }} }}"), "");
+        let seen = seen.ask("GET /", fields);
+        let asked = (seen.field("accept-encoding"), seen.field("range"));
+        assert_eq!(asked, (encoding, range), "{settings}");
     }
 }
 
@@ -110,7 +171,9 @@ fn what_makes_no_sense_is_refused() {
         ("filters: []", "needs 1 to 32"),
         ("filters: [{ regex: a }]", "`replace` is missing"),
         ("filters: [{ regex: \"(\", replace: b }]", "invalid regular expression"),
-        ("filters: [{ regex: a, replace: b, options: i }]", "not built yet"),
+        ("filters: [{ regex: a, replace: b, options: u }]", "letters other than"),
+        ("headers: { x-a: \"a\\nb\" }", "no field can have"),
+        ("headers: { add: [\"x-a: a\\nb\"] }", "no field can have"),
         ("max_resp_body_size: 0", "from 1 to"),
         ("headers: { content-length: 1 }", "makes itself"),
         ("headers: { add: [x] }", "a colon"),

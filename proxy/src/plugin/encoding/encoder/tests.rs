@@ -37,8 +37,8 @@ fn data(size: usize) -> Vec<u8> {
     (0..size).map(byte).collect()
 }
 
-fn plenty() -> Arc<EncoderMemory> {
-    Arc::new(EncoderMemory::new(usize::MAX))
+fn plenty() -> Arc<Memory> {
+    Arc::new(Memory::new(usize::MAX))
 }
 
 fn encoded(coder: Coder, length: Option<u64>, pieces: &[&[u8]]) -> Vec<u8> {
@@ -105,18 +105,6 @@ fn a_body_that_is_longer_than_announced_is_broken_not_wrong() {
     let coder = Coder::Zstd { level: 3 };
     let out = encoded(coder, Some(10), &[&data(100), &data(100)]);
     assert!(!decoded(coder, &out).1);
-}
-
-#[test]
-fn memory_is_had_once_and_given_back() {
-    let little = Arc::new(EncoderMemory::new(10));
-    let first = little.take(6).expect("room");
-    assert!(little.take(5).is_none());
-    let second = little.take(4).expect("room");
-    assert_eq!(little.refused(), 1);
-    drop((first, second));
-    assert!(little.take(usize::MAX).is_none() && little.take(10).is_some());
-    assert_eq!(little.refused(), 2);
 }
 
 #[test]
