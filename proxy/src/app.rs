@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     access_log::AccessLog,
-    admin,
+    admin::{self, Admin},
     client::Client,
     config::{Config, Datapath, Listener, Workers},
     dns,
@@ -28,7 +28,7 @@ use crate::{
     http::fields::Pseudonym,
     kernel::KernelPlane,
     key_source,
-    listener::{self, Group},
+    listener::{self, BindLock, Group},
     log_files::LogFiles,
     log_queue::QueueGuard,
     metrics::Metrics,
@@ -84,11 +84,7 @@ impl App {
             let [hangups, rotations] = others.map(|it| it.context("signal handlers"));
             (Signals::install().context("signal handlers")?, [hangups?, rotations?])
         };
-        let groups = config
-            .listeners
-            .iter()
-            .map(|listener| listener::bind(listener, workers, &config.limits))
-            .collect::<anyhow::Result<Vec<_>>>()?;
+        let (groups, admin) = bind(config, workers, &control)?;
         let kernel = Arc::new(load_kernel(config, &groups, workers)?);
         let (access_log, access_log_guard) = match &config.log.access {
             Some(access) => AccessLog::open(access).map(|(log, guard)| (Some(log), Some(guard)))?,
@@ -99,11 +95,6 @@ impl App {
         let permits = connection_limit(config.limits.connections, open_files);
         let log_files = Arc::<LogFiles>::default();
         let shared = share(config, &kernel, access_log, &log_files, permits, &shutdown);
-        let admin = config
-            .admin
-            .address
-            .map(|address| admin::bind(address, &control).context("admin"))
-            .transpose()?;
         let admin_address = admin.as_ref().map(|admin| admin.address());
         let listeners = config
             .listeners
@@ -205,6 +196,20 @@ fn connection_limit(configured: Option<NonZeroUsize>, open_files: u64) -> usize 
     let affordable = open_files.saturating_sub(RESERVED_FILES) / FILES_PER_CONNECTION;
     let affordable = usize::try_from(affordable).unwrap_or(usize::MAX).max(1);
     configured.map_or(affordable, NonZeroUsize::get).min(CONNECTIONS_MAX)
+}
+
+/// Binds every address, while no other instance does.
+fn bind(
+    config: &Config,
+    workers: usize,
+    control: &runtime::Runtime,
+) -> anyhow::Result<(Vec<Group>, Option<Admin>)> {
+    let _alone = BindLock::acquire();
+    let listeners = config.listeners.iter();
+    let groups = listeners.map(|listener| listener::bind(listener, workers, &config.limits));
+    let groups = groups.collect::<anyhow::Result<_>>()?;
+    let admin = config.admin.address.map(|address| admin::bind(address, control));
+    Ok((groups, admin.transpose().context("admin")?))
 }
 
 fn load_kernel(config: &Config, groups: &[Group], workers: usize) -> anyhow::Result<KernelPlane> {

@@ -4,6 +4,8 @@
 //! the guard before a byte of it is read, and served when there is a permit for it. Each socket has
 //! at most one accepted connection that waits for a permit; the others wait in the kernel's queue.
 
+mod lock;
+
 use std::{io, iter, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
@@ -23,6 +25,8 @@ use crate::{
     worker::{ListenerCx, Worker},
 };
 
+pub(crate) use lock::BindLock;
+
 /// Connections the kernel completes ahead of us; it takes the smaller of this and `somaxconn`.
 const BACKLOG: i32 = 4096;
 /// After an accept that failed for want of something (files, memory): the first wait, and the
@@ -37,7 +41,7 @@ pub struct Group {
     pub sockets: Vec<Socket>,
 }
 
-/// Binds a listener for `workers` workers.
+/// Binds a listener for `workers` workers, under [`BindLock`].
 ///
 /// # Errors
 /// The address is taken, also by another Tandem: the first socket is bound without `SO_REUSEPORT`,

@@ -13,6 +13,8 @@ use std::{
 use proxy::test_support::{Client, Node, TestProxy, eventually, unused_address};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::system_calls::can_trace;
+
 const BINARY: &str = env!("CARGO_BIN_EXE_tandem");
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 const HALF: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nx";
@@ -271,6 +273,36 @@ fn a_second_instance_is_told_that_the_address_is_taken() {
     let third = run_file("run", &file(&yaml(node.address, &sections)));
     assert_eq!(third.status.code(), Some(1));
     assert!(stderr(&third).contains("Address already in use"), "{}", stderr(&third));
+}
+
+/// The kernel lets two sockets have an address if both are bound before either listens.
+#[test]
+fn of_two_that_start_together_one_has_the_address() {
+    if !can_trace() {
+        return;
+    }
+    let node = Node::always("ok");
+    let slowly = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=listen", "-e"];
+    let slowly = [&slowly[..], &["inject=listen:delay_enter=100ms"]].concat();
+    let tcp = "stream_routes: [{ id: all, upstream_id: app }]";
+    for (what, protocol, sections) in
+        [("listener `web`", "http", ""), ("listener `web`", "tcp", tcp), ("admin", "http", "")]
+    {
+        let address = unused_address().to_string();
+        let text = yaml(node.address, sections);
+        let text = match what {
+            "admin" => format!("{text}admin: {{ address: \"{address}\" }}\n"),
+            _ => text.replace("127.0.0.1:0\"", &format!("{address}\", protocol: {protocol}")),
+        };
+        let mut two = [(); 2].map(|()| Tandem::start_with(&slowly, &text));
+        let has_ended = |one: &mut Tandem| one.child.try_wait().expect("our child").is_some();
+        let ended = eventually("one that ends", || two.iter_mut().position(has_ended));
+        two.swap(0, ended);
+        let [refused, serving] = &mut two;
+        assert_eq!(refused.exit().code(), Some(1));
+        refused.line(&[what, &format!("bind {address}: Address already in use")]);
+        serving.line(&["INFO", "serving"]);
+    }
 }
 
 #[test]

@@ -9,9 +9,9 @@ use crate::process::{Tandem, yaml};
 const FIRST: usize = 20;
 const LAST: usize = 120;
 
-/// Whether there is somebody to count, or has to be.
+/// Whether there is a tracer, or has to be.
 #[expect(clippy::print_stdout, reason = "the test runner counts the lines `skipped: …`")]
-fn can_count() -> bool {
+pub(crate) fn can_trace() -> bool {
     if Command::new("strace").args(["-D", "true"]).output().is_ok_and(|run| run.status.success()) {
         return true;
     }
@@ -78,7 +78,7 @@ fn check_transfers(request: &str, reply: &'static str) {
 
 #[test]
 fn a_small_message_is_read_once_and_written_once() {
-    if !can_count() {
+    if !can_trace() {
         return;
     }
     const FIXED: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";

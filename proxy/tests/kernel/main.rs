@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failing helper is a failing test")]
 #![expect(clippy::print_stdout, reason = "the test runner counts the lines `skipped: …`")]
 
+mod bind;
 mod equivalence;
 mod guard;
 mod leg;
