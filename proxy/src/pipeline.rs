@@ -11,6 +11,7 @@ use std::{
     time::Instant,
 };
 
+use foldhash::fast::RandomState;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use crate::{
@@ -48,7 +49,7 @@ pub struct Pipeline {
     consumers: Consumers,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     /// By owner, for the next configuration to keep what it does not change.
-    plugin_sets: HashMap<Arc<str>, PluginSet>,
+    plugin_sets: HashMap<Arc<str>, PluginSet, RandomState>,
     key_sets: KeySets,
     /// This process in `Via` and in loop detection.
     pseudonym: Pseudonym,
@@ -258,8 +259,8 @@ impl Pipeline {
 struct PluginSets<'p> {
     before: Option<&'p Pipeline>,
     /// What was shared before by kind and group, whoever had it.
-    groups: HashMap<(&'static str, &'p str), &'p PluginConfig>,
-    kept: HashMap<Arc<str>, PluginSet>,
+    groups: HashMap<(&'static str, &'p str), &'p PluginConfig, RandomState>,
+    kept: HashMap<Arc<str>, PluginSet, RandomState>,
 }
 
 impl<'p> PluginSets<'p> {
@@ -268,7 +269,7 @@ impl<'p> PluginSets<'p> {
         let groups = sets.flat_map(|set| &set.plugins).filter_map(|config| {
             config.plugin.group().map(|group| ((config.kind.name, group), config))
         });
-        PluginSets { before, groups: groups.collect(), kept: HashMap::new() }
+        PluginSets { before, groups: groups.collect(), kept: HashMap::default() }
     }
 
     fn keep(&mut self, set: &PluginSet) -> PluginSet {

@@ -132,8 +132,7 @@ impl Reloader {
         let mut running = self.running();
         running.names.keep(questions(config));
         let Running { names, left_out, .. } = &mut *running;
-        self.publish(config, names, left_out);
-        let published = Instant::now();
+        let published = self.publish(config, names, left_out);
         running.config = if_named(config);
         drop(running);
         self.metrics.forget_all_but(config);
@@ -146,7 +145,8 @@ impl Reloader {
         self.rules.latest()
     }
 
-    fn publish(&self, config: &Config, names: &mut Book, left_out: &mut LeftOut) {
+    /// Returns since when the new rules are in force. The old ones end with whoever uses them last.
+    fn publish(&self, config: &Config, names: &mut Book, left_out: &mut LeftOut) -> Instant {
         let upstreams = self.resolved(config, names, left_out);
         let before = self.rules.latest();
         let pseudonym = before.pseudonym().clone();
@@ -159,7 +159,9 @@ impl Reloader {
             pseudonym,
         );
         self.rules.publish(Arc::new(rules));
-        names.published(Instant::now().into_std());
+        let published = Instant::now();
+        names.published(published.into_std());
+        published
     }
 
     /// A panic elsewhere cannot have left it half changed: what is published comes first.

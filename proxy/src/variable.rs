@@ -334,7 +334,7 @@ fn printed<'a>(value: impl ToString) -> Cow<'a, [u8]> {
     Cow::Owned(value.to_string().into_bytes())
 }
 
-/// As `Display` has it, which costs five times as much where it is IPv4 [measured].
+/// As `Display` has it, which takes five times as many instructions where it is IPv4.
 fn address<'a>(address: IpAddr) -> Cow<'a, [u8]> {
     let IpAddr::V4(address) = address else { return printed(address) };
     let mut text = Vec::with_capacity("255.255.255.255.".len());

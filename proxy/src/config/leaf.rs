@@ -4,6 +4,7 @@
 //! that numbers, booleans and strings mean here what they mean in every serde type.
 
 use std::{
+    borrow::Cow,
     net::{IpAddr, SocketAddr},
     str::FromStr,
     sync::Arc,
@@ -41,13 +42,17 @@ impl Scalar {
 
     /// The value with the type that its text has by the core schema.
     fn resolved(&self) -> Yaml {
-        let text = self.text.as_str();
-        match text {
-            "" | "~" | "null" | "Null" | "NULL" => Yaml::Null,
-            "true" | "True" | "TRUE" => Yaml::Bool(true),
-            "false" | "False" | "FALSE" => Yaml::Bool(false),
-            _ => number(text).map_or_else(|| Yaml::String(self.text.clone()), Yaml::Number),
-        }
+        no_string(&self.text).unwrap_or_else(|| Yaml::String(self.text.clone()))
+    }
+
+    /// The text, if it is a string, or out of the environment.
+    fn string(&self) -> Option<&str> {
+        let is_string = match self.origin {
+            Origin::Plain => no_string(&self.text).is_none(),
+            Origin::Quoted | Origin::Environment => true,
+            Origin::Unresolved => false,
+        };
+        is_string.then_some(&self.text)
     }
 
     /// The value with the type that its text has; `None` for a number that JSON has not, and for what
@@ -79,12 +84,25 @@ impl Scalar {
     }
 
     fn parse<T: FromStr>(&self) -> Option<T> {
-        self.decode::<String>()?.parse().ok()
+        self.string()?.parse().ok()
+    }
+}
+
+/// What a plain text is by the core schema, unless a string.
+fn no_string(text: &str) -> Option<Yaml> {
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => Some(Yaml::Null),
+        "true" | "True" | "TRUE" => Some(Yaml::Bool(true)),
+        "false" | "False" | "FALSE" => Some(Yaml::Bool(false)),
+        _ => number(text).map(Yaml::Number),
     }
 }
 
 /// Decimal, hexadecimal (`0x`), octal (`0o`) or floating-point, as the core schema has them.
 fn number(text: &str) -> Option<serde_yaml::Number> {
+    if !text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.')) {
+        return None;
+    }
     let radix = |prefix, radix| {
         let digits: &str = text.strip_prefix(prefix)?;
         // `from_str_radix` also takes a sign.
@@ -93,9 +111,6 @@ fn number(text: &str) -> Option<serde_yaml::Number> {
     };
     if let Some(n) = radix("0x", 16).or_else(|| radix("0o", 8)) {
         return Some(n.into());
-    }
-    if !text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.')) {
-        return None;
     }
     if let Ok(n) = text.parse::<u64>() {
         return Some(n.into());
@@ -139,7 +154,14 @@ by_serde! {
     i32, "a whole number";
     f64, "a number";
     i64, "a whole number";
-    String, "a string";
+}
+
+impl Leaf for String {
+    const EXPECTED: &'static str = "a string";
+
+    fn decode(scalar: &Scalar) -> Option<Self> {
+        scalar.string().map(str::to_owned)
+    }
 }
 
 macro_rules! by_text {
@@ -177,8 +199,8 @@ impl Leaf for Id {
         "an id of 1 to 64 letters, digits, `-`, `_` or `.`, not `-` alone";
 
     fn decode(scalar: &Scalar) -> Option<Self> {
-        let number = || scalar.decode::<u64>().filter(|&n| n > 0).map(|n| n.to_string());
-        let text = scalar.decode::<String>().or_else(number)?;
+        let number = || scalar.decode::<u64>().filter(|&n| n > 0).map(|n| n.to_string().into());
+        let text = scalar.string().map(Cow::Borrowed).or_else(number)?;
         let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         // `-` alone is what logs and metrics write for "none".
         let is_id = (1..=64).contains(&text.len()) && text.chars().all(is_allowed) && text != "-";
@@ -194,7 +216,7 @@ impl Leaf for Username {
     const EXPECTED: &'static str = "a name of 1 to 256 letters, digits, `-` or `_`";
 
     fn decode(scalar: &Scalar) -> Option<Self> {
-        let text = scalar.decode::<String>()?;
+        let text = scalar.string()?;
         let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         let is_name = (1..=256).contains(&text.len()) && text.chars().all(is_allowed);
         is_name.then(|| Username(text.into()))
@@ -205,8 +227,7 @@ impl Leaf for Duration {
     const EXPECTED: &'static str = "a time with its unit (`250ms`, `5s`, `10m`, `1h`)";
 
     fn decode(scalar: &Scalar) -> Option<Self> {
-        let text = scalar.decode::<String>()?;
-        let (count, unit) = count_and_unit(&text)?;
+        let (count, unit) = count_and_unit(scalar.string()?)?;
         let milliseconds = match unit {
             "ms" => 1,
             "s" => 1000,
@@ -236,8 +257,7 @@ impl Leaf for Size {
     const EXPECTED: &'static str = "a size with its unit (`512B`, `16KiB`, `1MiB`)";
 
     fn decode(scalar: &Scalar) -> Option<Self> {
-        let text = scalar.decode::<String>()?;
-        let (count, unit) = count_and_unit(&text)?;
+        let (count, unit) = count_and_unit(scalar.string()?)?;
         let bytes = match unit {
             "B" => 1,
             "KiB" => 1 << 10,

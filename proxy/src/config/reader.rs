@@ -3,9 +3,8 @@
 //! Reading never stops at an error. A value that cannot be had is `None`, with the reason in the sink;
 //! callers go on with whatever else they can check.
 
-use std::{collections::HashMap, ops::RangeInclusive, rc::Rc};
+use std::{ops::RangeInclusive, rc::Rc};
 
-use foldhash::fast::RandomState;
 use serde_json::Value as Json;
 
 use super::{
@@ -250,22 +249,19 @@ impl<'t> Value<'t> {
             return None;
         };
         let path = Rc::new(self.place.path.clone());
-        let mut first_marks =
-            HashMap::with_capacity_and_hasher(entries.len(), RandomState::default());
-        let mut open = Vec::with_capacity(entries.len());
-        for entry in entries {
-            match first_marks.entry(entry.key.as_str()) {
-                std::collections::hash_map::Entry::Vacant(vacant) => {
-                    vacant.insert(entry.mark);
-                    open.push(entry);
-                }
-                std::collections::hash_map::Entry::Occupied(first) => {
-                    let line = first.get().line;
-                    self.key(&path, entry)
-                        .error(format!("repeats the key of line {line}; remove one"));
-                }
+        let mut open: Vec<&Entry> = entries.iter().collect();
+        // Most have few keys: this is less than a hash of each. Of equal keys the first stays first.
+        open.sort_by(|one, other| one.key.cmp(&other.key));
+        open.dedup_by(|repeated, first| {
+            let is_same = repeated.key == first.key;
+            if is_same {
+                let line = first.mark.line;
+                let place = self.key(&path, repeated);
+                place.error(format!("repeats the key of line {line}; remove one"));
             }
-        }
+            is_same
+        });
+        open.sort_by_key(|entry| entry.mark);
         Some(Section { at: self.clone(), path, open, known: Vec::with_capacity(KEYS_HINT) })
     }
 
@@ -280,16 +276,21 @@ impl<'t> Value<'t> {
 
     /// The items of a sequence.
     pub(crate) fn items(&self) -> Option<Vec<Value<'t>>> {
+        self.each().map(Iterator::collect)
+    }
+
+    /// As [`items`](Self::items), one after the other.
+    pub(crate) fn each(&self) -> Option<impl ExactSizeIterator<Item = Value<'t>> + use<'t>> {
         let Content::Sequence(items) = &self.node.content else {
             self.unexpected("a list", "");
             return None;
         };
-        let above = Rc::new(self.place.path.clone());
-        let item = |(index, node): (usize, &'t Node)| {
+        let (list, above) = (self.place.clone(), Rc::new(self.place.path.clone()));
+        let item = move |(index, node): (usize, &'t Node)| {
             let path = Path { above: Some(Rc::clone(&above)), step: Step::Index(index) };
-            Value { place: self.place.within(node.mark, path), node }
+            Value { place: list.within(node.mark, path), node }
         };
-        Some(items.iter().enumerate().map(item).collect())
+        Some(items.iter().enumerate().map(item))
     }
 
     /// The whole subtree, scalars with the types that their texts have by the core schema.

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use foldhash::fast::RandomState;
+
 use super::{
     leaf::Id,
     reader::{Section, Value},
@@ -15,8 +17,22 @@ pub(super) fn each<'t>(
     list: &'static str,
     mut read: impl FnMut(Section<'t>, Option<Arc<str>>),
 ) {
-    let mut lines = HashMap::new();
-    for item in root.take(list).and_then(|value| value.items()).unwrap_or_default() {
+    all(root, list, |section, id| {
+        read(section, id);
+        None::<()>
+    });
+}
+
+/// What `read` makes of each resource of a list, as [`each`] calls it.
+pub(super) fn all<'t, T>(
+    root: &mut Section<'t>,
+    list: &'static str,
+    mut read: impl FnMut(Section<'t>, Option<Arc<str>>) -> Option<T>,
+) -> Vec<T> {
+    let Some(items) = root.take(list).and_then(|value| value.each()) else { return Vec::new() };
+    let mut resources = Vec::with_capacity(items.len());
+    let mut lines = HashMap::with_capacity_and_hasher(items.len(), RandomState::default());
+    for item in items {
         let Some(mut section) = item.section() else { continue };
         let id = section.require("id").and_then(|value| {
             let Id(id) = value.leaf()?;
@@ -25,8 +41,9 @@ pub(super) fn each<'t>(
             }
             Some(id)
         });
-        read(section, id);
+        resources.extend(read(section, id));
     }
+    resources
 }
 
 /// What people say about a resource, as far as anybody asks for it.

@@ -23,11 +23,7 @@ pub(super) fn routes<'t>(
     shared: &Shared,
     scope: &Scope<'_>,
 ) -> Vec<Route> {
-    let mut routes = Vec::new();
-    resource::each(root, "routes", |section, id| {
-        routes.extend(route(section, id, upstreams, shared, scope));
-    });
-    routes
+    resource::all(root, "routes", |section, id| route(section, id, upstreams, shared, scope))
 }
 
 /// What routes refer to.
@@ -118,11 +114,9 @@ pub(super) fn stream_routes<'t>(
     listeners: &Listeners,
     kernel: KernelMode,
 ) -> Vec<StreamRoute> {
-    let mut routes = Vec::new();
-    resource::each(root, "stream_routes", |section, id| {
-        routes.extend(stream_route(section, id, upstreams, listeners, kernel));
-    });
-    routes
+    resource::all(root, "stream_routes", |section, id| {
+        stream_route(section, id, upstreams, listeners, kernel)
+    })
 }
 
 fn stream_route<'t>(

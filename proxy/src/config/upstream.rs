@@ -13,6 +13,8 @@ use std::{
     sync::Arc,
 };
 
+use foldhash::fast::RandomState;
+
 use super::{
     Upstream, bounds,
     leaf::Id,
@@ -27,9 +29,9 @@ use crate::upstream::hash_key::HashKey;
 pub(super) struct Upstreams<'t> {
     list: Vec<Arc<Upstream>>,
     /// `None`: has an error, so that a reference to it is not another one.
-    by_id: HashMap<Arc<str>, Option<Listed>>,
+    by_id: HashMap<Arc<str>, Option<Listed>, RandomState>,
     places: Vec<(Arc<str>, Place<'t>)>,
-    referred: HashSet<Arc<str>>,
+    referred: HashSet<Arc<str>, RandomState>,
 }
 
 #[derive(Debug)]

@@ -89,6 +89,10 @@ pub fn normalise(path: &str) -> Result<Normalised<'_>, PathError> {
 /// A configured literal in the spelling that paths are matched in. Anything is a literal: a `%` that
 /// encodes nothing stands for itself. Segments are left alone.
 pub fn canonical_literal(literal: &str) -> String {
+    let stays = |byte| matches!(byte, b'!'..=b'~') && !matches!(byte, b'%' | b'\\' | b'?' | b'#');
+    if literal.bytes().all(stays) {
+        return literal.to_owned();
+    }
     let mut canonical = String::with_capacity(literal.len());
     let mut rest = literal.as_bytes();
     while let [first, tail @ ..] = rest {

@@ -142,7 +142,7 @@ fn amounts(section: &mut Section<'_>) -> Option<(Amount, Amount)> {
 }
 
 fn names(section: &Section<'_>, prefix: &str) -> Option<[HeaderName; 3]> {
-    let name = |rest| HeaderName::try_from(format!("{prefix}ratelimit-{rest}").to_ascii_lowercase());
+    let name = |rest| HeaderName::try_from(format!("{prefix}ratelimit-{rest}"));
     match (name("limit"), name("remaining"), name("reset")) {
         (Ok(limit), Ok(remaining), Ok(reset)) => Some([limit, remaining, reset]),
         _ => {

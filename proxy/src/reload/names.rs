@@ -93,7 +93,9 @@ impl Reloader {
         if running.names.publication().is_some() {
             let Running { config, names, left_out } = &mut *running;
             match config {
-                Some(config) => self.publish(config, names, left_out),
+                Some(config) => {
+                    self.publish(config, names, left_out);
+                }
                 None => names.published(Instant::now()),
             }
         }

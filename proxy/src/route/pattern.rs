@@ -75,10 +75,8 @@ impl Pattern {
             "has a `?` or `#`; routes match the path, without query"
         } else if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
             "has blanks or control characters; percent-encode them"
-        } else if canonical.contains("//") {
-            EMPTY_SEGMENT
-        } else if has_dot_segment(&canonical, !open.is_empty()) {
-            DOT_SEGMENT
+        } else if let Some(problem) = flaw_of_literal(&canonical, !open.is_empty()) {
+            problem
         } else {
             let open = open_segments(literal, open)?;
             return Ok(Pattern { text: text.into(), literal: canonical.into(), open });
@@ -173,17 +171,27 @@ const DOT_SEGMENT: &str =
 
 /// Where the first `*`, or the first segment that begins with `:`, stands.
 fn literal_end(text: &str) -> usize {
-    let parameter = text.find("/:").map(|slash| slash + 1);
-    [parameter, text.find('*')].into_iter().flatten().min().unwrap_or(text.len())
+    let bytes = text.as_bytes();
+    let is_open = |at: &usize| match bytes[*at] {
+        b'*' => true,
+        b':' => *at > 0 && bytes[*at - 1] == b'/',
+        _ => false,
+    };
+    (0..bytes.len()).find(is_open).unwrap_or(text.len())
 }
 
 /// The last segment of what stays open is not whole yet: `/.*` matches `/.well-known`.
-fn has_dot_segment(literal: &str, is_open: bool) -> bool {
-    let mut segments = literal.split('/');
-    if is_open {
-        segments.next_back();
+fn flaw_of_literal(literal: &str, is_open: bool) -> Option<&'static str> {
+    let mut segments = literal.split('/').skip(1).peekable();
+    while let Some(segment) = segments.next() {
+        let is_last = segments.peek().is_none();
+        match segment {
+            "" if !is_last => return Some(EMPTY_SEGMENT),
+            "." | ".." if !is_last || !is_open => return Some(DOT_SEGMENT),
+            _ => {}
+        }
     }
-    segments.any(|segment| matches!(segment, "." | ".."))
+    None
 }
 
 fn open_segments(literal: &str, open: &str) -> Result<Box<[Segment]>, PatternError> {
