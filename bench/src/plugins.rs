@@ -78,7 +78,7 @@ pub(crate) fn report(tandem: &Path, placement: &Placement) -> anyhow::Result<Str
     let (_node, config, address) = configured(placement)?;
     let mut proxy = Counted::start(tandem, placement, (&config, address))?;
     let mut asker = Asker::prepare(address)?;
-    for case in &CASES {
+    for case in CASES {
         asker.ask(case, Side::With, REQUESTS_FIRST)?;
         asker.ask(case, Side::base_of(case), REQUESTS_FIRST)?;
     }
@@ -86,7 +86,7 @@ pub(crate) fn report(tandem: &Path, placement: &Placement) -> anyhow::Result<Str
     let mut text = String::from(
         "| plugin | request | answer | instructions | of the plugin | |\n|---|---|---:|---:|---:|---|\n",
     );
-    for case in &CASES {
+    for case in CASES {
         let mut counted = |side| {
             let status = asker.ask(case, side, REQUESTS)?;
             let total = callgrind::total(&proxy.take()?)? / u64::from(REQUESTS);
@@ -106,7 +106,7 @@ pub(crate) fn check(tandem: &Path, placement: &Placement) -> anyhow::Result<()> 
     let (_node, config, address) = configured(placement)?;
     let _proxy = Solo::start(solo::bare, tandem, placement, (&config, address), LISTEN_MAX)?;
     let mut asker = Asker::prepare(address)?;
-    for case in &CASES {
+    for case in CASES {
         for side in [Side::With, Side::Without, Side::Lost] {
             asker.ask(case, side, REQUESTS_CHECKED)?;
         }
@@ -175,7 +175,7 @@ impl Asker {
         let answer = asker.client.exchange(&asker.request(csrf, Side::With))?;
         asker.token = token(&answer.head).context("csrf sets no cookie")?;
         let mut held = Vec::new();
-        for case in &CASES {
+        for case in CASES {
             match case.before {
                 Before::Nothing => {}
                 Before::One => {

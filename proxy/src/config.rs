@@ -604,6 +604,16 @@ pub enum Balancing {
     Maglev,
 }
 
+impl Balancing {
+    /// Whether a key of the request says which node it is.
+    pub fn is_hashing(self) -> bool {
+        match self {
+            Balancing::Chash | Balancing::Maglev => true,
+            Balancing::RoundRobin | Balancing::LeastConn | Balancing::Ewma => false,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     pub address: SocketAddr,

@@ -45,7 +45,7 @@ pub(super) fn balancing(section: &mut Section<'_>) -> (Balancing, Option<HashKey
     let balancing = balancing.unwrap_or(Balancing::RoundRobin);
     let place = section.place().clone();
     let (on, key) = (section.take("hash_on"), section.take("key"));
-    let is_hashing = matches!(balancing, Balancing::Chash | Balancing::Maglev);
+    let is_hashing = balancing.is_hashing();
     if let Some(unused) = on.as_ref().or(key.as_ref()).filter(|_| !is_hashing) {
         unused.place.warning("only `chash` and `maglev` look at it");
     }

@@ -54,7 +54,7 @@ fn path(value: &Value<'_>) -> Option<Box<str>> {
 pub(super) fn slow_start(section: &mut Section<'_>, balancing: Balancing) -> Option<Duration> {
     let mut slow_start = section.section("slow_start")?;
     let window = slow_start.require("window").and_then(|value| seconds(&value, &bounds::SECONDS));
-    if matches!(balancing, Balancing::Chash | Balancing::Maglev) {
+    if balancing.is_hashing() {
         slow_start.error("`chash` and `maglev` give each key its node from the start; remove it");
     }
     slow_start.finish(Kind::SlowStart);
