@@ -300,21 +300,17 @@ fn sweep_contestants() -> Vec<Contestant> {
     contestants
 }
 
-/// Both lanes, with and without the kernel half. Peers stay out: what they send again, and whom they
-/// let finish, is a matter of how they are configured.
-fn disrupted_contestants(extent: Extent) -> Vec<Contestant> {
+/// Both lanes, without the kernel half, with it, and with all of it that there is. Peers stay out: what
+/// they send again, and whom they let finish, is a matter of how they are configured.
+fn disrupted_contestants() -> Vec<Contestant> {
     let mut contestants = Vec::new();
-    for kernel in [Kernel::Off, Kernel::On] {
+    for kernel in [Kernel::Off, Kernel::On, Kernel::SameHost] {
         contestants.extend(
             [Lane::Express, Lane::Hyper]
                 .map(|lane| Contestant::Tandem(Mode { lane, ..Mode::http(kernel) })),
         );
     }
-    match extent {
-        Extent::Full => contestants,
-        // Each lane and each half once.
-        Extent::Smoke => vec![contestants[0], contestants[3]],
-    }
+    contestants
 }
 
 /// Peers stay out: their second worker would show how they deal connections out, not ours.
@@ -502,7 +498,7 @@ impl Maker {
                 work.disruption = Some(disruption);
             }
         }
-        among(|| disrupted_contestants(self.extent), cases)
+        among(disrupted_contestants, cases)
     }
 
     fn workers(&self) -> Vec<Case> {

@@ -420,7 +420,7 @@ impl PathCounters {
                 .objection_to_xdp(connections, requests)
                 .or_else(|| short("bytes by sockmap", self.sockmap_bytes, 1)),
             Kernel::SameHost => {
-                let messages = delivered_messages(network, carried);
+                let messages = delivered_messages(network, mode.lane, carried);
                 // A response that has gone past us was not delivered to us, nor by us.
                 let delivered = self.delivered + 2.0 * self.passed;
                 short("messages delivered", delivered, messages * requests)
@@ -500,12 +500,17 @@ fn none(what: &str, seen: f64) -> Option<String> {
 
 /// Messages that must have been delivered for each request. A small request and its response are two
 /// on each leg; a node's first ones go by TCP, so its leg alone never has two for each. A client's is
-/// taken from the second request on. Large bodies are many messages, and prove less.
-const fn delivered_messages(network: Network, carried: Carried) -> u64 {
-    match network {
-        Network::Client => 1,
-        Network::Loopback | Network::Three if carried.requests > carried.connections => 2,
-        Network::Loopback | Network::Three => 1,
+/// taken from the second request on. hyper's connections to nodes are no legs. Large bodies are many
+/// messages, and prove less.
+const fn delivered_messages(network: Network, lane: Lane, carried: Carried) -> u64 {
+    let of_clients = match network {
+        Network::Client => 0,
+        Network::Loopback | Network::Three if carried.requests > carried.connections => 1,
+        Network::Loopback | Network::Three => 0,
+    };
+    match lane {
+        Lane::Express => of_clients + 1,
+        Lane::Hyper => of_clients,
     }
 }
 
@@ -645,15 +650,21 @@ mod tests {
     #[test]
     fn a_same_host_row_needs_its_legs_and_clients_where_they_are() {
         let http = Service::Http { nodes: Vec::new(), auth: Auth::Open };
-        let check = |network, connections, delivered, other_namespace| {
+        let check_on = |lane, network, connections, delivered, other_namespace| {
+            let by = |one| if lane == one { 100.0 } else { 0.0 };
             let moved = PathCounters {
                 delivered,
                 other_namespace,
-                express_requests: 100.0,
+                express_requests: by(Lane::Express),
+                hyper_requests: by(Lane::Hyper),
                 ..PathCounters::between(&Metrics::none(), &Metrics::none())
             };
             let carried = Carried { connections, requests: 100, bytes_each: 1, flow: Flow::Free };
-            moved.objection(Mode::http(Kernel::SameHost), network, &http, carried).is_none()
+            let mode = Mode { lane, ..Mode::http(Kernel::SameHost) };
+            moved.objection(mode, network, &http, carried).is_none()
+        };
+        let check = |network, connections, delivered, other_namespace| {
+            check_on(Lane::Express, network, connections, delivered, other_namespace)
         };
         for network in [Network::Loopback, Network::Three] {
             assert!(check(network, 5, 200.0, 0.0));
@@ -664,6 +675,10 @@ mod tests {
             assert!(check(network, 100, 100.0, 0.0));
             assert!(!check(network, 100, 99.0, 0.0));
         }
+        // Clients' legs alone.
+        assert!(check_on(Lane::Hyper, Network::Loopback, 5, 100.0, 0.0));
+        assert!(!check_on(Lane::Hyper, Network::Loopback, 5, 99.0, 0.0));
+        assert!(check_on(Lane::Hyper, Network::Client, 5, 0.0, 5.0));
         assert!(check(Network::Client, 5, 100.0, 5.0));
         assert!(!check(Network::Client, 5, 99.0, 5.0));
         assert!(!check(Network::Client, 5, 100.0, 4.0));

@@ -272,7 +272,9 @@ fn worker_targets(report: &Report) -> Vec<Target> {
 fn disruption_targets(report: &Report) -> Vec<Target> {
     let mut targets = Vec::new();
     for (scenario, what) in [("C4", "a node dies and comes back"), ("E1", "reloads")] {
-        for contestant in [OFF, HYPER, "tandem on", "tandem on hyper"] {
+        for contestant in
+            [OFF, HYPER, "tandem on", "tandem on hyper", SAME_HOST, "tandem same-host hyper"]
+        {
             targets.push(Target {
                 what: format!("{scenario}, {what}, {contestant}: rounds with a failed request"),
                 bound: Bound::AlwaysBelow(1.0),

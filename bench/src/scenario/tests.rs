@@ -40,3 +40,16 @@ fn every_peer_has_a_row_in_every_case() {
         }
     }
 }
+
+#[test]
+fn disruptions_meet_both_lanes_with_and_without_the_kernel_half() {
+    for extent in [Extent::Full, Extent::Smoke] {
+        for id in ["C4", "E1"] {
+            let case = &cases(id, extent).unwrap()[0];
+            let names: Vec<String> = case.contestants.iter().map(ToString::to_string).collect();
+            let kernels = ["tandem off", "tandem on", "tandem same-host"];
+            let expected = kernels.map(|kernel| [kernel.to_owned(), format!("{kernel} hyper")]);
+            assert_eq!(names, expected.concat(), "{id}");
+        }
+    }
+}
