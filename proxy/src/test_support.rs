@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use proxy_common::names;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub use self::name_server::{NameServer, Says};
@@ -26,6 +27,7 @@ use crate::{
     app::App,
     config::{Config, ConfigErrors},
     drain::Shutdown,
+    kernel::KernelPlane,
     plugin::{Plugin, PluginConfig},
     reload::{Refused, Reloader},
 };
@@ -34,7 +36,8 @@ use crate::{
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// `hyper`: proxies are started without the express lane.
 const LANE: &str = "TANDEM_TEST_LANE";
-/// `same_host`: proxies deliver directly, and clients and nodes do not block in their calls.
+/// `same_host`: proxies have the kernel half, all of it but XDP, of which an interface has one program;
+/// they deliver directly, and clients and nodes do not block in their calls.
 const KERNEL: &str = "TANDEM_TEST_KERNEL";
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -43,6 +46,9 @@ pub struct TestProxy {
     listeners: Vec<(Arc<str>, SocketAddr)>,
     admin: Option<SocketAddr>,
     shutdown: Shutdown,
+    kernel: Arc<KernelPlane>,
+    /// At the start: it has tried itself before that.
+    kernel_work: Option<[u64; 3]>,
     reloader: Arc<Reloader>,
     running: Option<thread::JoinHandle<anyhow::Result<()>>>,
     access_log: PathBuf,
@@ -50,8 +56,8 @@ pub struct TestProxy {
 }
 
 impl TestProxy {
-    /// Starts a proxy on `yaml`, with the kernel half off, one worker, an admin listener and an
-    /// access log unless the text says otherwise.
+    /// Starts a proxy on `yaml`, with the kernel half off (on where the whole run is to have it), one
+    /// worker, an admin listener and an access log unless the text says otherwise.
     pub fn start(yaml: &str) -> TestProxy {
         Self::start_with(yaml, &[])
     }
@@ -67,6 +73,8 @@ impl TestProxy {
             listeners: app.listeners.clone(),
             admin: app.admin,
             shutdown: app.shutdown(),
+            kernel: Arc::clone(&app.kernel),
+            kernel_work: kernel_work(&app.kernel),
             reloader: app.reloader(),
             running: Some(thread::spawn(move || app.wait())),
             access_log,
@@ -182,10 +190,33 @@ impl TestProxy {
         self.shutdown.drain();
         self.running.take().expect("still running").join().expect("no panic")
     }
+
+    /// Says what the kernel half has done since the start, if it is on, in a line that the test runner
+    /// adds up: a run that asked for it and did without is none.
+    #[expect(clippy::print_stdout, reason = "of a test, for the test runner")]
+    fn tell_kernel_work(&self) {
+        if let (Some(now), Some(before)) = (kernel_work(&self.kernel), self.kernel_work) {
+            let [steered, delivered, passed] = [0, 1, 2].map(|at| now[at] - before[at]);
+            println!("kernel half: {steered} steered, {delivered} delivered, {passed} passed");
+        }
+    }
+}
+
+/// Connections steered, messages delivered, and responses that have gone past the proxy; `None`: it runs
+/// in userspace.
+fn kernel_work(kernel: &KernelPlane) -> Option<[u64; 3]> {
+    let counters = Some(kernel.counters()).filter(|counters| !counters.is_empty())?;
+    let wanted =
+        [(names::WORKER, "steered"), (names::LOCAL, "delivered"), (names::BYPASS, "passed")];
+    Some(wanted.map(|wanted| {
+        let named = counters.iter().filter(|it| (it.program, it.reason) == wanted);
+        named.map(|it| it.packets).sum()
+    }))
 }
 
 impl Drop for TestProxy {
     fn drop(&mut self) {
+        self.tell_kernel_work();
         self.shutdown.end();
         if let Some(running) = self.running.take() {
             let ended = running.join();

@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 
 use self::{
     kernel_log::Watch,
-    libtest::{Line, Reader},
+    libtest::{KernelWork, Line, Reader, Summary},
 };
 use crate::{
     apt, build_ebpf,
@@ -58,11 +58,12 @@ enum Verdict {
 type RunRung = fn(&Peers) -> Result<Rung>;
 
 /// Each rung with the file that shows it is there.
-const RUNGS: [(&str, &str, RunRung); 9] = [
+const RUNGS: [(&str, &str, RunRung); 10] = [
     ("unit", "Cargo.toml", unit),
     ("wire", "proxy/tests/it/main.rs", wire),
     ("hyper lane", "proxy/tests/it/lanes.rs", hyper_lane),
     ("same host", "proxy/src/kernel/same_host.rs", same_host),
+    ("policy on", "proxy/src/kernel/same_host.rs", policy_on),
     ("object", "proxy/tests/it/object.rs", object),
     ("kernel", "proxy/tests/kernel/main.rs", kernel),
     ("fuzz", "proxy/fuzz/Cargo.toml", fuzz),
@@ -164,37 +165,67 @@ fn wire(peers: &Peers) -> Result<Rung> {
     Ok(rung)
 }
 
+/// Tests of whatever goes through a lane, by module: they are run on each lane.
+const CARRIED: [&str; 7] =
+    ["aborts", "bodies", "limits", "plugins", "routing", "smuggling", "wire"];
+/// What begins in another module than it seems to, for libtest looks for its words anywhere.
+const NOT_CARRIED: [&str; 1] = ["shared_limits::"];
+/// Tests of what decides about requests: they see to both lanes themselves.
+const POLICY: [&str; 12] = [
+    "balancing",
+    "calls",
+    "encoding",
+    "file_logger",
+    "health",
+    "names",
+    "policy",
+    "reload",
+    "retries",
+    "shared_limits",
+    "sticky",
+    "upstreams",
+];
+/// And of [`POLICY`] those that are tables of settings, with a proxy for each, and with nothing for the
+/// kernel half to do.
+const NOT_POLICY: [&str; 6] = [
+    "system_calls::",
+    "calls::forward_auth::an_answer_that_is_none_lets_nobody_pass",
+    "encoding::levels_windows_blocks_and_modes_have_an_effect",
+    "encoding::types_lengths_and_versions_are_chosen",
+    "names::the_family_of_addresses_is_a_choice",
+    "shared_limits::answers_that_make_no_sense_are_no_answers",
+];
+
+/// Arguments of libtest for the tests of `modules`, less those that are `left_out`.
+fn chosen(modules: &[&str], left_out: &[&str]) -> Vec<String> {
+    let modules = modules.iter().map(|module| format!("{module}::"));
+    modules.chain(left_out.iter().map(|test| format!("--skip={test}"))).collect()
+}
+
 /// Whatever goes through a lane, once more where the express lane is switched off.
 fn hyper_lane(peers: &Peers) -> Result<Rung> {
     let mut rung = Rung::new("hyper lane");
     let mut test = command::cargo();
     test.args(["test", "--no-fail-fast"]).args(INTEGRATION).args(["--", "--show-output"]);
-    test.args(["aborts::", "bodies::", "limits::", "plugins::", "routing::", "smuggling::"]);
-    test.arg("wire::");
+    test.args(chosen(&CARRIED, &NOT_CARRIED));
     rung.libtest(peers, test.env("TANDEM_TEST_LANE", "hyper"))?;
     Ok(rung)
 }
 
-/// The same where the kernel delivers between the proxy and clients and nodes that do not block.
+/// The same with the kernel half on, which delivers between the proxy and clients and nodes that do not
+/// block.
 fn same_host(peers: &Peers) -> Result<Rung> {
-    if !apt::is_root() {
-        let why = "delivering on this host takes root; `sudo cargo xtask test`";
-        return Ok(Rung::of_one("same host", not_here(why.to_owned())));
-    }
-    let arguments = ["test", "--package=proxy", "--all-features", "--test", "it", "--no-run"];
-    let built = cargo_build::executables(&arguments)?;
-    let binary = built.iter().find(|executable| executable.name == "it");
-    let binary = binary.context("cargo made no test binary `it`")?;
     let mut rung = Rung::new("same host");
     for lane in ["express", "hyper"] {
-        let mut test = Command::new(&binary.path);
-        test.arg("--show-output").args(["aborts::", "bodies::", "limits::", "plugins::"]);
-        test.args(["routing::", "smuggling::", "wire::"]);
-        let package = workspace::root().join("proxy");
-        test.env("CARGO_MANIFEST_DIR", &package).current_dir(&package);
-        test.env("TANDEM_TEST_KERNEL", "same_host").env("TANDEM_TEST_LANE", lane);
-        rung.libtest(peers, &mut test)?;
+        rung.kernel_on(peers, lane, &CARRIED, &NOT_CARRIED)?;
     }
+    Ok(rung)
+}
+
+/// What decides about requests, with the kernel half on.
+fn policy_on(peers: &Peers) -> Result<Rung> {
+    let mut rung = Rung::new("policy on");
+    rung.kernel_on(peers, "express", &POLICY, &NOT_POLICY)?;
     Ok(rung)
 }
 
@@ -206,23 +237,55 @@ fn object(peers: &Peers) -> Result<Rung> {
 
 /// Built by cargo, run without it: with privileges cargo would leave files of root in `target`.
 fn kernel(peers: &Peers) -> Result<Rung> {
-    let arguments = ["test", "--package=proxy", "--all-features", "--test", "kernel", "--no-run"];
-    let built = cargo_build::executables(&arguments)?;
-    let binary = built.iter().find(|executable| executable.name == "kernel");
-    let binary = binary.context("cargo made no test binary `kernel`")?;
+    let binary = test_binary("kernel")?;
     let mut rung = Rung::new("kernel");
-    let mut tests = Command::new(&binary.path);
     // Namespaces belong to threads, and an interface has one XDP program.
-    tests.args(["--test-threads=1", "--show-output"]);
-    // As cargo would.
-    let package = workspace::root().join("proxy");
-    tests.env("CARGO_MANIFEST_DIR", &package).current_dir(&package);
-    rung.libtest(peers, &mut tests)?;
+    rung.libtest(peers, tests_of(&binary).arg("--test-threads=1"))?;
     if !apt::is_root() {
-        let again = format!("sudo {} --test-threads=1", binary.path.display());
+        let again = format!("sudo {} --test-threads=1", binary.display());
         rung.notes.push(format!("privileged tests need root; `{again}`"));
     }
     Ok(rung)
+}
+
+/// A test binary of `proxy`, built by cargo.
+fn test_binary(name: &str) -> Result<PathBuf> {
+    let arguments = ["test", "--package=proxy", "--all-features", "--test", name, "--no-run"];
+    let built = cargo_build::executables(&arguments)?;
+    let binary = built.into_iter().find(|executable| executable.name == name);
+    Ok(binary.with_context(|| format!("cargo made no test binary `{name}`"))?.path)
+}
+
+/// Runs a test binary of `proxy` as cargo would.
+fn tests_of(binary: &Path) -> Command {
+    let package = workspace::root().join("proxy");
+    let mut tests = Command::new(binary);
+    tests.env("CARGO_MANIFEST_DIR", &package).current_dir(&package).arg("--show-output");
+    tests
+}
+
+/// Why a proxy cannot have the kernel half here, with what gets it.
+fn kernel_half_absence() -> Option<&'static str> {
+    if !apt::is_root() {
+        Some("loading programs takes root; `sudo cargo xtask test`")
+    } else if !workspace::bpf_object().exists() {
+        Some("the proxy is built without the BPF object; `cargo xtask build-ebpf`")
+    } else if !may_load_programs() {
+        Some("takes CAP_BPF and CAP_NET_ADMIN, as with `docker run --privileged`")
+    } else {
+        None
+    }
+}
+
+/// Root of a container may be without.
+fn may_load_programs() -> bool {
+    /// CAP_NET_ADMIN, CAP_BPF of linux/capability.h.
+    const NEEDED: u64 = 1 << 12 | 1 << 39;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & NEEDED == NEEDED)
 }
 
 /// A short run of each target on its corpus; what it finds is kept outside the committed one.
@@ -354,11 +417,44 @@ impl Rung {
         let mut test = command::cargo();
         test.args(["test", "--no-fail-fast"]).args(cargo);
         test.args(["--", "--show-output"]).args(libtest);
-        self.libtest(peers, &mut test)
+        self.libtest(peers, &mut test).map(drop)
     }
 
-    /// Runs something that prints as libtest does, and counts.
-    fn libtest(&mut self, peers: &Peers, command: &mut Command) -> Result<()> {
+    /// Runs the wire tests of `modules` with the kernel half on, less those that are `left_out`. What it
+    /// has to show for each module, unless some of it was skipped: connections that it steered, and
+    /// messages that it delivered.
+    fn kernel_on(
+        &mut self,
+        peers: &Peers,
+        lane: &str,
+        modules: &[&str],
+        left_out: &[&str],
+    ) -> Result<()> {
+        if let Some(why) = kernel_half_absence() {
+            self.add(not_here(why.to_owned()));
+            return Ok(());
+        }
+        // Built by cargo, run without it, as in `kernel`.
+        let mut tests = tests_of(&test_binary("it")?);
+        tests.args(chosen(modules, left_out));
+        tests.env("TANDEM_TEST_KERNEL", "same_host").env("TANDEM_TEST_LANE", lane);
+        let work = self.libtest(peers, &mut tests)?;
+        for module in modules {
+            let skipped = format!("skipped: {module}::");
+            let is_whole = !self.notes.iter().any(|note| note.starts_with(&skipped));
+            for done in ["steered", "delivered"] {
+                if is_whole && work.of(module, done) == 0 {
+                    let why =
+                        format!("{lane} lane, `{module}`: the kernel half has {done} nothing");
+                    self.add(Verdict::Failed(why));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs something that prints as libtest does, and counts. Returns what the kernel half has done.
+    fn libtest(&mut self, peers: &Peers, command: &mut Command) -> Result<KernelWork> {
         peers.equip(command).stdin(Stdio::null()).stdout(Stdio::piped());
         let shown = command::shown(command);
         let mut child = command.spawn().with_context(|| format!("start `{shown}`"))?;
@@ -372,14 +468,14 @@ impl Rung {
             }
         }
         let status = child.wait().with_context(|| format!("wait for `{shown}`"))?;
-        let (counts, skipped) = reader.finish();
+        let Summary { counts, skipped, kernel_work } = reader.finish();
         self.counts += counts;
         self.notes.extend(skipped.into_iter().map(|why| format!("skipped: {why}")));
         // It did not compile, or a test took the whole process with it.
         if !status.success() && counts.failed == 0 {
             self.add(Verdict::Failed(format!("`{shown}`: {status}")));
         }
-        Ok(())
+        Ok(kernel_work)
     }
 }
 

@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const PATTERN_SIZE: u64 = 10_000;
 /// More than any window.
 const FLOOD_MAX: usize = 64 << 20;
+/// Of one call of it.
+const FLOOD_STEP: usize = 16 << 10;
 
 pub(super) fn run(same_host: &SameHost, user: Option<u32>) -> anyhow::Result<()> {
     let (mut foreign, mut own, mut meter) =
@@ -247,12 +249,14 @@ fn wake(from: &mut TcpStream, to: &TcpStream) -> anyhow::Result<()> {
 
 /// Writes until neither way takes more, then reads everything.
 fn flood(same_host: &SameHost, from: &mut TcpStream, to: &mut TcpStream) -> anyhow::Result<()> {
-    let byte = |at: usize| (at % 253) as u8;
+    // A row of numbers over and over, of which no multiple is a round size.
+    let row: Vec<u8> = (0..253).collect();
+    let rows = row.repeat(FLOOD_STEP.div_ceil(row.len()) + 1);
     let mut written = 0;
     let mut was_bounded = false;
     while written < FLOOD_MAX {
-        let chunk: Vec<u8> = (written..written + 16_384).map(byte).collect();
-        match from.write(&chunk) {
+        let at = written % row.len();
+        match from.write(&rows[at..at + FLOOD_STEP]) {
             Ok(count) => written += count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => return Err(error.into()),
@@ -260,6 +264,7 @@ fn flood(same_host: &SameHost, from: &mut TcpStream, to: &mut TcpStream) -> anyh
         was_bounded |= !same_host.is_direct(from.as_fd())?;
     }
     ensure!(was_bounded && written < FLOOD_MAX, "{written} bytes were taken that nobody reads");
-    let pattern: Vec<u8> = (0..written).map(byte).collect();
+    let mut pattern = row.repeat(written.div_ceil(row.len()));
+    pattern.truncate(written);
     expect(to, &pattern)
 }
