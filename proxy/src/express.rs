@@ -384,7 +384,7 @@ impl Forward<'_> {
         carried_all.inspect_err(|fault| cx.broke_off(*fault))?;
         cx.exchange_over();
         if !upload.is_over() && carried.keeps_alive && after == After::KeepAlive {
-            return Ok(upload.finish(cx, connection.stream, &mut buffers.request).await);
+            return Ok(upload.finish(cx, &mut connection.stream, &mut buffers.request).await);
         }
         let is_reusable = carried.keeps_alive && buffers.input.is_empty() && upload.is_complete();
         if is_reusable && connection.join_leg(&cx.worker.kernel) {

@@ -180,11 +180,11 @@ impl Upload {
     pub(super) async fn finish(
         &mut self,
         cx: &ConnectionCx,
-        mut node: TcpStream,
+        node: &mut TcpStream,
         out: &mut Vec<u8>,
     ) -> After {
-        let moved = poll_fn(|task| match self.advance(cx, &mut node, out, task) {
-            Ok(()) if self.is_over() || has_said_more(&node, task) => Poll::Ready(Ok(())),
+        let moved = poll_fn(|task| match self.advance(cx, node, out, task) {
+            Ok(()) if self.is_over() || has_said_more(node, task) => Poll::Ready(Ok(())),
             Ok(()) => Poll::Pending,
             Err(fault) => Poll::Ready(Err(fault)),
         });

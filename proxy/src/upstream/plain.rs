@@ -5,7 +5,10 @@ use std::{io, net::SocketAddr, os::fd::AsFd as _, sync::Arc};
 use tokio::net::TcpStream;
 
 use super::{group::Upstream, pool::Pooled};
-use crate::kernel::{Join, KernelPlane, Meter, Outlook};
+use crate::{
+    kernel::{Join, KernelPlane, Meter, Outlook},
+    sys::socket,
+};
 
 /// Check-ins at which a connection is looked at: it joins at the first, what is sent next shows whether
 /// its node blocks, and after that it is known what it is good for.
@@ -78,6 +81,19 @@ impl PlainConnection {
             Outlook::Unknown => {}
         }
         true
+    }
+}
+
+impl Drop for PlainConnection {
+    /// A node that is still sending learns of it by a reset, as TCP has it where something is unread; of
+    /// what was delivered it does not know.
+    fn drop(&mut self) {
+        if self.is_leg
+            && socket::has_unread(&self.stream)
+            && let Err(error) = socket::reset_on_close(&self.stream)
+        {
+            tracing::debug!(%error, "linger");
+        }
     }
 }
 

@@ -3,13 +3,15 @@
 mod large;
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
+    sync::mpsc,
     thread,
     time::Duration,
 };
 
 use proxy::test_support::{PATIENCE, TestProxy, eventually};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 
 use crate::seeded::{self, Seeded};
@@ -133,4 +135,67 @@ fn whoever_leaves_leaves_nothing_behind() {
         assert_eq!((response.status, response.text().len()), (200, 20));
     }
     proxy.stop().expect("a clean end");
+}
+
+/// What became of a node that sends without an end.
+#[derive(Debug, PartialEq, Eq)]
+enum Sending {
+    HeldBack,
+    Over,
+}
+
+/// A node that never blocks in a call, and that looks for nothing but room while it sends.
+fn sends_on(mut stream: TcpStream, told: &mpsc::Sender<Sending>) {
+    stream.set_nonblocking(true).expect("an option");
+    let patience = Timespec::try_from(PATIENCE).expect("a short time");
+    let waits = |stream: &TcpStream, flags| {
+        poll(&mut [PollFd::new(stream, flags)], Some(&patience)).is_ok_and(|ready| ready > 0)
+    };
+    let mut request = [0; 1024];
+    while waits(&stream, PollFlags::IN) {
+        let Ok(count @ 1..) = stream.read(&mut request) else { return };
+        if !request[..count].starts_with(b"GET /endless ") {
+            stream.write_all(FIXED.as_bytes()).expect("room");
+            continue;
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("room");
+        loop {
+            match stream.write(&[b'x'; 1 << 16]) {
+                Ok(_) => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => return drop(told.send(Sending::Over)),
+            }
+            drop(told.send(Sending::HeldBack));
+            if !waits(&stream, PollFlags::OUT) {
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_node_that_sends_on_is_let_go_with_its_client() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let proxy = TestProxy::to(&[listener.local_addr().expect("an address")]);
+    let (told, telling) = mpsc::channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (stream, told) = (stream.expect("the proxy connects"), told.clone());
+            thread::spawn(move || sends_on(stream, &told));
+        }
+    });
+    let mut client = proxy.client();
+    // It takes the kernel a few to find out that the node does not block.
+    for _ in 0..8 {
+        assert_eq!(client.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").status, 200);
+    }
+    client.send("GET /endless HTTP/1.1\r\nhost: a\r\n\r\n").until(b"\r\n\r\n");
+    assert_eq!(telling.recv_timeout(PATIENCE), Ok(Sending::HeldBack));
+    // Until nothing moves any more.
+    while telling.recv_timeout(Duration::from_millis(200)).is_ok() {}
+    leave(client.stream(), true);
+    drop(client);
+    eventually("the node is let go", || {
+        telling.try_iter().any(|it| it == Sending::Over).then_some(())
+    });
 }
