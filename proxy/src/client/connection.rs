@@ -49,14 +49,12 @@ struct Patient {
 
 impl Patient {
     fn taken<T>(&self, written: Poll<io::Result<T>>, all: T) -> Poll<io::Result<T>> {
-        match written {
-            Poll::Ready(Err(error)) => {
-                tracing::debug!(%error, "rest of a request");
-                self.is_refused.store(true, Ordering::Relaxed);
-                Poll::Ready(Ok(all))
-            }
-            written => written,
+        if let Poll::Ready(Err(error)) = &written {
+            tracing::debug!(%error, "rest of a request");
+            self.is_refused.store(true, Ordering::Relaxed);
+            return Poll::Ready(Ok(all));
         }
+        written
     }
 }
 
