@@ -21,7 +21,7 @@ mod deadlines;
 pub mod http;
 mod inlet;
 mod lead;
-mod memory;
+pub mod memory;
 
 mod exchange;
 mod express;

@@ -18,7 +18,6 @@ mod hex;
 mod kept_body;
 mod limit;
 mod log_entry;
-mod memory;
 mod request;
 mod script;
 mod table;
@@ -41,7 +40,6 @@ pub use self::{
     edits::{FieldEdits, FieldName, Rewrite, is_editable},
     encoding::Encoding,
     kept_body::{Cut, KeptBody, LoggedBodies, LoggedBody},
-    memory::{BodyMemory, Memory},
     request::{
         Detail, Finished, Kept, Now, Origin, Request, RequestContext, RequestEdits, RouteNames,
     },
@@ -56,6 +54,7 @@ use crate::{
     http::{answer::Answer, head::ResponseHead},
     key_source::KeySource,
     log_files::LogFiles,
+    memory::Memory,
 };
 
 /// Every plugin there is: the file `plugin/NAME.rs` has a `KIND`.

@@ -22,7 +22,7 @@ use crate::{
         head::RequestHead,
     },
     inlet::{self, BodySource},
-    memory::Taken,
+    memory::Share,
 };
 
 /// Read at a time.
@@ -54,7 +54,7 @@ impl Body {
             return Err(Fault::BodyTooLarge);
         }
         cx.limit_body(size_max)?;
-        let mut coming = Coming { content: BytesMut::new(), memory: Taken::none(&cx.worker.held) };
+        let mut coming = Coming { content: BytesMut::new(), memory: cx.worker.held.nothing() };
         match self {
             Body::Held(held) => return Ok(held.content.clone()),
             Body::Plain => poll_fn(|task| coming.poll_plain(cx, task)).await?,
@@ -78,12 +78,12 @@ impl Body {
 /// One that is being read.
 struct Coming {
     content: BytesMut,
-    memory: Taken,
+    memory: Share,
 }
 
 impl Coming {
     fn piece(&mut self, data: &[u8]) -> Result<(), Fault> {
-        if !self.memory.more(data.len()) {
+        if !self.memory.grow(data.len()) {
             return Err(Fault::BodyMemory);
         }
         self.content.extend_from_slice(data);
@@ -146,7 +146,7 @@ impl Coming {
 pub(crate) struct Held {
     content: Bytes,
     is_chunked: bool,
-    memory: Taken,
+    memory: Share,
 }
 
 impl Held {
@@ -173,7 +173,7 @@ impl Held {
 pub(crate) struct HeldSource {
     input: BytesMut,
     reader: BodyReader,
-    _memory: Taken,
+    _memory: Share,
 }
 
 impl HeldSource {
@@ -186,17 +186,19 @@ impl HeldSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
     use crate::memory::Memory;
 
     fn held(content: &[u8], is_chunked: bool) -> Held {
         let content = Bytes::copy_from_slice(content);
-        Held { content, is_chunked, memory: Taken::none(&Memory::new(0)) }
+        Held { content, is_chunked, memory: Arc::new(Memory::new(0)).nothing() }
     }
 
     #[test]
     fn what_finds_no_room_is_refused() {
-        let memory = Memory::new(5);
-        let coming = || Coming { content: BytesMut::new(), memory: Taken::none(&memory) };
+        let memory = Arc::new(Memory::new(5));
+        let coming = || Coming { content: BytesMut::new(), memory: memory.nothing() };
         let (mut one, mut other) = (coming(), coming());
         assert_eq!((one.piece(b"ab"), other.piece(b"cd")), (Ok(()), Ok(())));
         assert_eq!(one.piece(b"ef"), Err(Fault::BodyMemory));

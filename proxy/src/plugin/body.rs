@@ -110,6 +110,8 @@ impl FromIterator<Box<dyn BodyFilter>> for BodyFilters {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
     use crate::memory::Memory;
 
     /// Says everything twice, and `.` where it can.
@@ -143,7 +145,7 @@ mod tests {
             (2, false, "aaaa...bbbb!!!", "aaaa...bbbb!!!"),
         ] {
             let mut filters: BodyFilters = (0..count).map(|_| twice()).collect();
-            let body = KeptBody::new(100, &Memory::new(100));
+            let body = KeptBody::new(100, &Arc::new(Memory::new(100)));
             filters.keep(Some(body.clone()));
             if is_encoded {
                 filters.encode_by(twice());

@@ -6,16 +6,16 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 
 use super::{
-    BodyFilters, BodyMemory, Call, FieldEdits, Hooks, Kind, Outcome, Phase, Plugin, Reply,
-    ResponseEdits, Shape,
+    BodyFilters, Call, FieldEdits, Hooks, Kind, Outcome, Phase, Plugin, Reply, ResponseEdits,
+    Shape,
     consumers::Consumer,
     encoding,
-    memory::Memory,
     request::{Finished, Request, RequestContext},
 };
 use crate::{
     expression::Expression,
     http::{answer::Answer, framing::BodyLength, head::ResponseHead},
+    memory::{BodyMemory, Memory},
     variable::Facts,
 };
 

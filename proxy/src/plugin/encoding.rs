@@ -22,7 +22,7 @@ use http::{
 
 use self::accept::Accepted;
 pub(super) use self::encoder::{BrotliMode, Coder, ZSTD_LEVEL_MAX};
-use super::{FieldEdits, ResponseEdits, Shape, memory::Memory};
+use super::{FieldEdits, ResponseEdits, Shape};
 use crate::{
     config::plugins::{Section, Value, list},
     http::{
@@ -30,6 +30,7 @@ use crate::{
         head::{RequestHead, ResponseHead},
         name,
     },
+    memory::Memory,
 };
 
 /// Media types of one plugin.

@@ -7,9 +7,10 @@ use std::{
     cell::{Ref, RefCell},
     fmt,
     rc::Rc,
+    sync::Arc,
 };
 
-use crate::memory::{Memory, Taken};
+use crate::memory::{Memory, Share};
 
 /// Bytes of bodies that a worker keeps for logs.
 pub(crate) const LOGGED_BYTES_MAX: usize = 16 << 20;
@@ -22,7 +23,7 @@ pub struct KeptBody(Rc<RefCell<Beginning>>);
 pub struct Beginning {
     bytes: Vec<u8>,
     size_max: usize,
-    memory: Taken,
+    memory: Share,
     cut: Option<Cut>,
 }
 
@@ -53,8 +54,8 @@ impl fmt::Debug for KeptBody {
 }
 
 impl KeptBody {
-    pub(crate) fn new(size_max: usize, memory: &Rc<Memory>) -> KeptBody {
-        let memory = Taken::none(memory);
+    pub(crate) fn new(size_max: usize, memory: &Arc<Memory>) -> KeptBody {
+        let memory = memory.nothing();
         KeptBody(Rc::new(RefCell::new(Beginning {
             bytes: Vec::new(),
             size_max,
@@ -70,7 +71,7 @@ impl KeptBody {
         if body.cut.is_some() {
             return false;
         }
-        if !body.memory.more(kept) {
+        if !body.memory.grow(kept) {
             body.cut = Some(Cut::Memory);
             return false;
         }
@@ -118,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_body_is_kept_up_to_its_size_and_the_memory_of_all() {
-        let memory = Memory::new(10);
+        let memory = Arc::new(Memory::new(10));
         for (size_max, pieces, bytes, cut) in [
             (4, &["ab", "cd"][..], "abcd", None),
             (4, &["ab", "cd", "", "e"], "abcd", Some(Cut::Size)),
@@ -139,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_logger_has_as_much_as_it_wants() {
-        let kept = KeptBody::new(6, &Memory::new(10));
+        let kept = KeptBody::new(6, &Arc::new(Memory::new(10)));
         assert_eq!(kept.look().up_to(6), None);
         kept.piece(b"abcdef");
         let body = |bytes: &'static [u8], is_cut| Some(LoggedBody { bytes, is_cut });

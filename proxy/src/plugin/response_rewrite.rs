@@ -19,8 +19,8 @@ use http::{
 use regex::bytes::Regex;
 
 use super::{
-    BodyFilter, Hooks, Kind, Memory, Outcome, Phase, Plugin, Request, RequestContext,
-    ResponseEdits, memory::Share,
+    BodyFilter, Hooks, Kind, Outcome, Phase, Plugin, Request, RequestContext,
+    ResponseEdits,
 };
 use crate::{
     config::{
@@ -32,6 +32,7 @@ use crate::{
     },
     expression::Expression,
     http::{answer::Answer, head::ResponseHead},
+    memory::{Memory, Share},
     template::{Groups, Template},
     variable::Facts,
 };

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 use proxy::{
     http::{answer::Answer, head::ResponseHead},
+    memory::Memory,
     plugin::{
-        BodyFilter, Call, Finished, Hooks, Memory, Outcome, Plugin, Reply, Request, RequestContext,
+        BodyFilter, Call, Finished, Hooks, Outcome, Plugin, Reply, Request, RequestContext,
         ResponseEdits,
     },
     test_support::{Node, PATIENCE, Reply as NodeReply, TestProxy, gives_up_connections},

@@ -15,9 +15,9 @@ use ::zstd::stream::write::Encoder as ZstdEncoder;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 
-use crate::plugin::{
-    BodyFilter,
+use crate::{
     memory::{Memory, Share},
+    plugin::BodyFilter,
 };
 
 /// What an encoder of gzip holds: windows, tables, and what waits.
