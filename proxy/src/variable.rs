@@ -19,10 +19,11 @@ use crate::{
         cookie,
         fields::Scheme,
         head::{RequestHead, Version},
+        name::is_token_byte,
         query,
     },
     plugin::{Finished, is_alike},
-    route::Pattern,
+    route::pattern::{Pattern, is_parameter_part},
     sys::host,
 };
 
@@ -127,25 +128,76 @@ const NAMES: &[(&str, Variable)] = &[
     ("uri", Variable::Uri),
 ];
 
-type OfName = fn(Box<str>) -> Variable;
-
 /// What names begin with that go on with one of the client's or the operator's choice.
-const PREFIXES: &[(&str, OfName)] = &[
-    ("http_", Variable::Field),
-    ("arg_", Variable::Argument),
-    ("cookie_", Variable::Cookie),
-    ("uri_param_", Variable::Parameter),
-    ("sent_http_", |name| Variable::Logged(Logged::SentField(name))),
+struct Prefix {
+    text: &'static str,
+    /// What it goes on with.
+    what: &'static str,
+    is_part: fn(char) -> bool,
+    variable: fn(Box<str>) -> Variable,
+}
+
+const PREFIXES: &[Prefix] = &[
+    Prefix { text: "http_", what: FIELD, is_part: is_token_part, variable: Variable::Field },
+    Prefix { text: "arg_", what: ARGUMENT, is_part: is_query_part, variable: Variable::Argument },
+    Prefix { text: "cookie_", what: COOKIE, is_part: is_token_part, variable: Variable::Cookie },
+    Prefix {
+        text: "uri_param_",
+        what: "a parameter's name",
+        is_part: is_parameter_part,
+        variable: Variable::Parameter,
+    },
+    Prefix {
+        text: "sent_http_",
+        what: FIELD,
+        is_part: is_token_part,
+        variable: |name| Variable::Logged(Logged::SentField(name)),
+    },
 ];
+
+const FIELD: &str = "a field's name";
+const ARGUMENT: &str = "an argument's name";
+const COOKIE: &str = "a cookie's name";
+
+/// Of fields (RFC 9110 section 5.6.2) and cookies (RFC 6265 section 4.1.1). A `$` would be allowed
+/// there, but what has one is a text with variables in it that stands where a variable belongs.
+fn is_token_part(c: char) -> bool {
+    c != '$' && u8::try_from(c).is_ok_and(is_token_byte)
+}
+
+/// Of arguments, as they are decoded.
+fn is_query_part(c: char) -> bool {
+    !c.is_whitespace() && !c.is_control() && !matches!(c, '$' | '&' | '=' | '#')
+}
+
+impl Prefix {
+    /// What follows the prefix, if it is this one.
+    fn rest<'n>(&self, name: &'n str) -> Option<&'n str> {
+        name.strip_prefix(self.text).filter(|rest| !rest.is_empty())
+    }
+}
 
 /// A name that means nothing here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownVariable(pub String);
 
+impl UnknownVariable {
+    /// What the name goes on with, and the first character of it that cannot be there.
+    fn flaw(&self) -> Option<(&'static str, char)> {
+        PREFIXES.iter().find_map(|prefix| {
+            let rest = prefix.rest(&self.0)?;
+            Some((prefix.what, rest.chars().find(|c| !(prefix.is_part)(*c))?))
+        })
+    }
+}
+
 impl fmt::Display for UnknownVariable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(name) = self;
         write!(f, "unknown variable `{}`", shown(name))?;
+        if let Some((what, flaw)) = self.flaw() {
+            return write!(f, "; {what} has no `{}`", flaw.escape_debug());
+        }
         match nearest(name, NAMES.iter().map(|(known, _)| *known)) {
             Some(near) => write!(f, "; did you mean `{near}`?"),
             None => Ok(()),
@@ -157,14 +209,14 @@ impl std::error::Error for UnknownVariable {}
 
 impl Variable {
     /// # Errors
-    /// The name is not known, or a prefix alone.
+    /// The name is not known, a prefix alone, or goes on with what nothing can be named.
     pub fn parse(name: &str) -> Result<Variable, UnknownVariable> {
         if let Some((_, variable)) = NAMES.iter().find(|(known, _)| *known == name) {
             return Ok(variable.clone());
         }
-        let named = PREFIXES.iter().find_map(|(prefix, make)| {
-            let rest = name.strip_prefix(prefix).filter(|rest| !rest.is_empty())?;
-            Some(make(rest.into()))
+        let named = PREFIXES.iter().find_map(|prefix| {
+            let rest = prefix.rest(name).filter(|rest| rest.chars().all(prefix.is_part))?;
+            Some((prefix.variable)(rest.into()))
         });
         named.ok_or_else(|| UnknownVariable(name.to_owned()))
     }

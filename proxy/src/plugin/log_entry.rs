@@ -163,7 +163,7 @@ impl Member {
         let Some(name) = json.as_str().and_then(|text| text.strip_prefix('$')) else {
             return Some(Member::Literal(json));
         };
-        // Names that begin with `http_` and the like go on with anything.
+        // As in a template a name without braces has no `-` and the like.
         let is_alone = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if is_alone && let Ok(variable) = Variable::parse(name) {
             return Some(Member::Variable(variable));

@@ -222,9 +222,13 @@ fn open_segments(literal: &str, open: &str) -> Result<Box<[Segment]>, PatternErr
 const STAR_INSIDE: &str =
     "has a `*` inside a segment; it can open the end of a path or stand for whole segments";
 
+/// What names of parameters are made of.
+pub fn is_parameter_part(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '-')
+}
+
 fn name(text: &str) -> Result<Box<str>, PatternError> {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    if text.chars().all(is_allowed) {
+    if text.chars().all(is_parameter_part) {
         Ok(text.into())
     } else {
         Err(PatternError("has a parameter whose name is not of letters, digits, `-` and `_`"))

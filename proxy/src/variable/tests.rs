@@ -103,6 +103,9 @@ fn fields_arguments_and_cookies_give_their_first_value() {
             ("cookie_S", Some("two")),
             ("cookie_t", Some("x=y")),
             ("cookie_bare", None),
+            ("cookie_a.b!", None),
+            ("arg_list[0].\u{e9}", None),
+            ("http_x-one", Some("1")),
         ],
     );
 }
@@ -167,6 +170,18 @@ fn unknown_names_are_errors() {
         ("cookie_", "unknown variable `cookie_`"),
         ("", "unknown variable ``"),
         ("request_time\n", "unknown variable `request_time\\n`"),
+        ("http_x $y", "unknown variable `http_x $y`; a field's name has no ` `"),
+        ("http_$x", "unknown variable `http_$x`; a field's name has no `$`"),
+        ("http_x:", "unknown variable `http_x:`; a field's name has no `:`"),
+        ("http_\u{e9}", "unknown variable `http_\u{e9}`; a field's name has no `\u{e9}`"),
+        ("sent_http_x y", "unknown variable `sent_http_x y`; a field's name has no ` `"),
+        ("cookie_a;b", "unknown variable `cookie_a;b`; a cookie's name has no `;`"),
+        ("cookie_a$b", "unknown variable `cookie_a$b`; a cookie's name has no `$`"),
+        ("arg_a b", "unknown variable `arg_a b`; an argument's name has no ` `"),
+        ("arg_a$b", "unknown variable `arg_a$b`; an argument's name has no `$`"),
+        ("arg_a=1", "unknown variable `arg_a=1`; an argument's name has no `=`"),
+        ("arg_a\r", "unknown variable `arg_a\\r`; an argument's name has no `\\r`"),
+        ("uri_param_a.b", "unknown variable `uri_param_a.b`; a parameter's name has no `.`"),
     ] {
         let error = Variable::parse(name).expect_err(name).to_string();
         assert!(error.starts_with(message), "{error}");
