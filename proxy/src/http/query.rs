@@ -13,9 +13,13 @@ pub fn arguments<'q>(query: &'q str, name: &str) -> impl Iterator<Item = (&'q st
     })
 }
 
-/// `text` with its `%xx` decoded once. A `%` that encodes nothing and a `+` stand for themselves.
+/// `text` with its `%xx` decoded once, and a blank for each `+`. A `%` that encodes nothing stands for
+/// itself.
 pub fn decode(text: &str) -> Cow<'_, [u8]> {
-    percent_decode_str(text).into()
+    if memchr::memchr(b'+', text.as_bytes()).is_none() {
+        return percent_decode_str(text).into();
+    }
+    percent_decode_str(&text.replace('+', " ")).collect::<Vec<u8>>().into()
 }
 
 #[cfg(test)]
@@ -34,7 +38,8 @@ mod tests {
     #[test]
     fn arguments_are_found_by_their_decoded_name() {
         check("a=1&b=2&a=3", "a", &[("a=1", "1"), ("a=3", "3")]);
-        check("%61=x%20y+z", "a", &[("%61=x%20y+z", "x y+z")]);
+        check("%61=x%20y+z%2B", "a", &[("%61=x%20y+z%2B", "x y z+")]);
+        check("a+b=+&a%20b=2&a%2Bb=3", "a b", &[("a+b=+", " "), ("a%20b=2", "2")]);
         check("a", "a", &[("a", "")]);
         check("a=b=c", "a", &[("a=b=c", "b=c")]);
         check("a=%zz%4", "a", &[("a=%zz%4", "%zz%4")]);

@@ -60,7 +60,7 @@ fn parameters_vars_and_clients_choose_the_route_on_both_lanes() {
             "listeners: [{{ name: web, address: \"127.0.0.1:0\", express_lane: {is_express} }}]\n\
              routes:\n\
              - {{ id: item, uri: \"/items/:id\", vars: [[uri_param_id, \"~~\", \"^[0-9]+$\"]], {item} }}\n\
-             - {{ id: beta, uri: /app/*, priority: 2, vars: [[OR, [arg_v, in, [beta, 2]], [http_x_beta, \"~=\", null]]], {beta} }}\n\
+             - {{ id: beta, uri: /app/*, priority: 2, vars: [[OR, [arg_v, in, [beta, 2, a b]], [http_x_beta, \"~=\", null]]], {beta} }}\n\
              - {{ id: cookie, uri: /app/*, priority: 1, vars: [[cookie_who, \"!\", ==, me], [cookie_who, \"~=\", null]], {cookie} }}\n\
              - {{ id: files, uri: /u/*path/raw, {files} }}\n\
              - {{ id: far, uri: /ends, remote_addrs: [10.0.0.0/8, \"2001:db8::/32\"], {rest} }}\n\
@@ -75,6 +75,8 @@ fn parameters_vars_and_clients_choose_the_route_on_both_lanes() {
             ("/items/7/", "", "rest"),
             ("/app/x?v=%62eta", "", "beta"),
             ("/app/x?v=2", "", "beta"),
+            ("/app/x?v=a+b", "", "beta"),
+            ("/app/x?v=a%2Bb", "", "rest"),
             ("/app/x?v=1&v=2", "", "rest"),
             ("/app/x", "X-Beta: \r\n", "beta"),
             ("/app/x", "cookie: a=b; who=you\r\n", "cookie"),
