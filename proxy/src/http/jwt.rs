@@ -25,11 +25,11 @@ pub struct Token<'t> {
     pub claims: Claims,
 }
 
-/// What is read of the claims. Times are seconds since the Unix epoch.
+/// What is read of the claims. Times ought to be seconds since the Unix epoch.
 #[derive(Debug, Default, PartialEq)]
 pub struct Claims {
-    pub expires: Option<f64>,
-    pub not_before: Option<f64>,
+    pub expires: Option<Value>,
+    pub not_before: Option<Value>,
     /// Under the name that was asked for.
     pub key: Option<Value>,
 }
@@ -122,14 +122,13 @@ mod tests {
     fn a_token_says_its_algorithm_and_its_claims() {
         let text = token(HEADER, r#"{"exp":1.5,"x":{"exp":1},"nbf":-2,"iss":"me","key":1}"#);
         let (signed, _) = text.rsplit_once('.').unwrap();
-        let claims =
-            Claims { expires: Some(1.5), not_before: Some(-2.0), key: Some(Value::from("me")) };
+        let [expires, not_before, key] = [1.5.into(), (-2).into(), "me".into()].map(Some);
         let expected = Token {
             signed: signed.as_bytes(),
             signature: vec![0, 1, 2],
             algorithm: "HS256".into(),
             key_id: None,
-            claims,
+            claims: Claims { expires, not_before, key },
         };
         assert_eq!(parse(text.as_bytes(), "iss"), Some(expected));
         for (kid, id) in [("\"k\"", Some("k")), ("\"\"", Some("")), ("1", None), ("null", None)] {
@@ -168,11 +167,9 @@ mod tests {
             token(HEADER, "{} {}"),
             token(HEADER, "[]"),
             token(HEADER, "\"x\""),
-            token(HEADER, r#"{"exp":"1"}"#),
-            token(HEADER, r#"{"exp":null}"#),
             token(HEADER, r#"{"exp":1e999}"#),
-            token(HEADER, r#"{"nbf":[]}"#),
             token(HEADER, r#"{"exp":1,"exp":2}"#),
+            token(HEADER, r#"{"exp":null,"exp":2}"#),
             token(HEADER, r#"{"exp":1,"\u0065xp":2}"#),
             token(HEADER, r#"{"key":"a","key":"b"}"#),
             token(HEADER, r#"{"key":"a","nbf":1,"nbf":1}"#),

@@ -207,16 +207,19 @@ impl JwtAuth {
         value.map(Cow::Borrowed).ok_or("Missing JWT token in request")
     }
 
-    /// RFC 7519 sections 4.1.4 and 4.1.5, with clocks that may be off by `grace`.
+    /// RFC 7519 sections 4.1.4 and 4.1.5, with clocks that may be off by `grace`. What is no number is
+    /// no time.
     fn is_valid(&self, claims: &Claims, now: Duration, grace: Duration) -> bool {
         let (now, grace) = (now.as_secs_f64(), grace.as_secs_f64());
         let has = |time: &Time| match time {
             Time::Expires => claims.expires.is_some(),
             Time::NotBefore => claims.not_before.is_some(),
         };
+        let is_ahead = |expires: &Json| expires.as_f64().is_some_and(|at| now < at + grace);
+        let is_over = |not_before: &Json| not_before.as_f64().is_some_and(|at| at <= now + grace);
         self.required.iter().all(has)
-            && claims.expires.is_none_or(|expires| now < expires + grace)
-            && claims.not_before.is_none_or(|not_before| not_before <= now + grace)
+            && claims.expires.as_ref().is_none_or(is_ahead)
+            && claims.not_before.as_ref().is_none_or(is_over)
     }
 }
 

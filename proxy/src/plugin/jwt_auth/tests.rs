@@ -122,7 +122,11 @@ fn a_token_that_names_nobody_or_says_something_twice_is_refused() {
         ("{\"key\":\"alice\"}", "Invalid user key in JWT token"),
         ("{\"key\":\"alice-key\",\"key\":\"alice-key\"}", "JWT token invalid"),
         ("{\"key\":\"alice-key\",\"exp\":1,\"exp\":9999999999}", "JWT token invalid"),
-        ("{\"key\":\"alice-key\",\"exp\":\"9999999999\"}", "JWT token invalid"),
+        ("{\"key\":\"alice-key\",\"exp\":\"9999999999\"}", "failed to verify jwt"),
+        ("{\"key\":\"alice-key\",\"exp\":null}", "failed to verify jwt"),
+        ("{\"key\":\"alice-key\",\"exp\":true}", "failed to verify jwt"),
+        ("{\"key\":\"alice-key\",\"nbf\":[]}", "failed to verify jwt"),
+        ("{\"key\":\"nobody\",\"nbf\":\"1\"}", "Invalid user key in JWT token"),
     ] {
         check_refused(&trial, "GET /", &field(&hs256(claims)), message);
     }
