@@ -38,7 +38,7 @@ use crate::{
 };
 
 pub(super) static KIND: Kind =
-    Kind { name: "response-rewrite", priority: 899, phase: Phase::Rewrite, read, credential: None };
+    Kind { name: "response-rewrite", priority: 899, phase: Phase::Access, read, credential: None };
 
 /// Bytes of a body that filters look at as a whole.
 const BODY_SIZE_MAX: usize = 64 << 20;

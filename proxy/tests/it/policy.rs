@@ -74,6 +74,34 @@ fn consumer_restriction_goes_by_who_was_authenticated() {
 }
 
 #[test]
+fn what_is_done_to_responses_is_the_consumers_choice_before_the_routes() {
+    let rewrite =
+        |by: &str| format!("response-rewrite: {{ headers: {{ set: {{ x-by: {by} }} }} }}");
+    let (route, group, own) = (rewrite("route"), rewrite("group"), rewrite("consumer"));
+    for is_express in [true, false] {
+        let node = Node::always("x");
+        let yaml = TestProxy::yaml(&[node.address])
+            .replace("name: web,", &format!("name: web, express_lane: {is_express},"))
+            .replace("uri: /*,", &format!("uri: /*, plugins: {{ key-auth: {{}}, {route} }},"));
+        let proxy = TestProxy::start(&format!(
+            "{yaml}consumer_groups: [{{ id: g, plugins: {{ {group} }} }}]\n\
+             consumers:\n\
+             - {{ username: a, group_id: g, plugins: {{ key-auth: {{ key: a }}, {own} }} }}\n\
+             - {{ username: b, group_id: g, plugins: {{ key-auth: {{ key: b }} }} }}\n\
+             - {{ username: c, plugins: {{ key-auth: {{ key: c }} }} }}\n"
+        ));
+        let mut client = proxy.client();
+        for (key, status, by) in
+            [("a", 200, "consumer"), ("b", 200, "group"), ("c", 200, "route"), ("d", 401, "route")]
+        {
+            let response =
+                client.ask(format!("GET / HTTP/1.1\r\nhost: a\r\napikey: {key}\r\n\r\n"));
+            assert_eq!((response.status, response.field("x-by")), (status, Some(by)), "{key}");
+        }
+    }
+}
+
+#[test]
 fn jwt_auth_lets_only_signed_tokens_pass() {
     // `{"alg":"HS256"}` and `{"key":"k"}`.
     let (signed, signature) =
