@@ -47,9 +47,6 @@ fn route<'t>(
     }
     let hosts = resource::one_or_list(&mut section, "host", "hosts", pattern::host);
     let hosts = hosts.unwrap_or_default();
-    if hosts.len() > 1 && hosts.iter().any(|host| host == "*") {
-        section.error("`hosts` names `*` beside others; `*` alone means every host");
-    }
     let methods = section.take("methods");
     let methods = methods.and_then(|value| resource::each_once(&value, pattern::method));
     let remote_addrs =

@@ -14,7 +14,7 @@ fn hosts_methods_priority_and_status_choose_the_route() {
          routes:\n\
          - {{ id: exact, uri: /*, host: a.example, {} }}\n\
          - {{ id: wild, uri: /*, hosts: [\"*.example\"], {} }}\n\
-         - {{ id: every, uri: /every*, host: \"*\", {} }}\n\
+         - {{ id: every, uri: /every*, hosts: [\"*\", c.example], {} }}\n\
          - {{ id: behind, uri: /every, {} }}\n\
          - {{ id: posts, uris: [/p, /p/*], methods: [POST], {} }}\n\
          - {{ id: high, uri: /p/*, priority: 1, {} }}\n\
@@ -39,6 +39,8 @@ fn hosts_methods_priority_and_status_choose_the_route() {
         ("GET /x", "a.example.org", "rest"),
         ("GET /every", "o", "every"),
         ("GET /every", "b.example", "wild"),
+        ("GET /every", "c.example", "every"),
+        ("GET /", "c.example", "wild"),
         ("POST /p", "o", "posts"),
         ("GET /p", "o", "rest"),
         ("POST /p/x", "o", "high"),
