@@ -62,7 +62,7 @@ fn consumer<'t>(
     scope: &Scope<'_>,
 ) -> Option<(Consumer, Value<'t>, Vec<CredentialAt<'t>>)> {
     let custom_id = custom_id(&mut section);
-    let name = section.require("username");
+    let (id, name) = (section.take("id"), section.require("username"));
     let group = section.take("group_id");
     let group_plugins = group.as_ref().and_then(|value| groups.refer(value, "consumer group"));
     let owner = name.as_ref().and_then(|name| name.quiet_leaf());
@@ -73,6 +73,9 @@ fn consumer<'t>(
     let (plugins, credentials) = plugins.unwrap_or_default();
     let name = name?;
     let Username(username) = name.leaf()?;
+    if let Some(id) = id.filter(|id| id.quiet_leaf() != Some(Username(Arc::clone(&username)))) {
+        id.error("is not the `username`, which is what names a consumer; remove it");
+    }
     let group = group_plugins.as_ref().and_then(|set| set.owner.as_deref()?.split_once(':'));
     let consumer = Consumer {
         plugins: plugins.owned_by(owner.map(Into::into)),
@@ -87,7 +90,7 @@ fn consumer<'t>(
 
 /// Label `custom_id`, which nodes are told.
 fn custom_id(section: &mut Section<'_>) -> Option<HeaderValue> {
-    let id = resource::described(section).labels.remove("custom_id")?;
+    let id = resource::annotated(section).remove("custom_id")?;
     let value = HeaderValue::from_str(&id);
     if value.is_err() {
         section.error("the label `custom_id` has characters that no field value can have");

@@ -46,24 +46,43 @@ pub(super) fn all<'t, T>(
     resources
 }
 
-/// What people say about a resource, as far as anybody asks for it.
-#[derive(Debug, Default)]
-pub(super) struct Described {
-    pub(super) name: Option<Arc<str>>,
-    pub(super) labels: HashMap<String, String>,
+/// Reads the fields that describe; all but the name are checked, and then left out.
+pub(super) fn described(section: &mut Section<'_>) -> Option<Arc<str>> {
+    let name = section.take("name").and_then(|value| {
+        value.text("needs 1 to 256 characters", |name| {
+            (1..=TEXT_MAX).contains(&name.chars().count())
+        })
+    });
+    annotated(section);
+    name.map(Into::into)
 }
 
-/// Reads the fields that describe; most are checked, and then left out.
-pub(super) fn described(section: &mut Section<'_>) -> Described {
-    let name = section.take("name").and_then(|value| value.leaf::<String>());
-    let _: Option<String> = section.take("desc").and_then(|value| value.leaf());
+/// The same of a resource that has no name beside its id; what comes back are its labels.
+pub(super) fn annotated(section: &mut Section<'_>) -> HashMap<String, String> {
+    section.take("desc").and_then(|value| {
+        value.text("has more than 256 characters", |desc| desc.chars().count() <= TEXT_MAX)
+    });
+    dated(section);
+    let labels = section.take("labels").and_then(|value| value.pairs()).unwrap_or_default();
+    let pair = |(_, key, value): (_, &str, Value<'_>)| Some((key.to_owned(), label(&value)?));
+    labels.into_iter().filter_map(pair).collect()
+}
+
+/// The times that the Admin API writes down.
+pub(super) fn dated(section: &mut Section<'_>) {
     for key in ["create_time", "update_time"] {
         let _: Option<u64> = section.take(key).and_then(|value| value.leaf());
     }
-    let labels = section.take("labels").and_then(|value| value.pairs()).unwrap_or_default();
-    let pair = |(_, key, value): (_, &str, Value<'_>)| Some((key.to_owned(), value.leaf()?));
-    Described { name: name.map(Into::into), labels: labels.into_iter().filter_map(pair).collect() }
 }
+
+fn label(value: &Value<'_>) -> Option<String> {
+    value.text("needs 1 to 256 characters without blanks", |text| {
+        (1..=TEXT_MAX).contains(&text.chars().count()) && !text.contains(char::is_whitespace)
+    })
+}
+
+/// Characters of a name, a description and a label.
+const TEXT_MAX: usize = 256;
 
 /// A list under a key, if the file has it.
 pub(super) fn listed<T: PartialEq>(

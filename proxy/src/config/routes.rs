@@ -39,7 +39,7 @@ fn route<'t>(
     shared: &Shared,
     scope: &Scope<'_>,
 ) -> Option<Route> {
-    let name = resource::described(&mut section).name;
+    let name = resource::described(&mut section);
     let has_uri = section.has("uri") || section.has("uris");
     let uris = resource::one_or_list(&mut section, "uri", "uris", pattern::uri);
     if !has_uri {

@@ -62,7 +62,7 @@ pub(super) fn services<'t>(
 ) -> Listed<Service> {
     let mut services = Listed::default();
     resource::each(root, "services", |mut section, id| {
-        let name = resource::described(&mut section).name;
+        let name = resource::described(&mut section);
         let plugins = plugins(&mut section, "service", id.as_ref(), scope);
         let hosts = resource::listed(&mut section, "hosts", pattern::host).unwrap_or_default();
         let upstream = upstreams.resolve(&mut section, Owner::Service, id.as_deref());
@@ -101,7 +101,7 @@ pub(super) fn sets(
 pub(super) fn global_rules(root: &mut Section<'_>, scope: &Scope<'_>) -> Vec<PluginSet> {
     let mut rules: Vec<(Arc<str>, PluginSet)> = Vec::new();
     resource::each(root, "global_rules", |mut section, id| {
-        resource::described(&mut section);
+        resource::dated(&mut section);
         if !section.has("plugins") {
             section.error("`plugins` is missing");
         }

@@ -1345,6 +1345,51 @@ fn a_route_that_is_switched_off_is_checked_and_left_out() {
 }
 
 #[test]
+fn what_describes_a_resource_has_apisixs_bounds() {
+    let long = "x".repeat(257);
+    let most = "x".repeat(256);
+    let route = |keys: &str| {
+        let yaml = "upstreams: [{ id: u, nodes: { \"127.0.0.1:80\": 1 } }]\n\
+                    routes: [{ id: r, uri: /, upstream_id: u, KEYS }]\n";
+        yaml.replace("KEYS", keys)
+    };
+    valid(&with(&route(&format!("name: {most}, desc: {most}, labels: {{ a: {most} }}"))));
+    valid(&with(&route("desc: ''")));
+    let (name, label) = ("needs 1 to 256 characters", "needs 1 to 256 characters without blanks");
+    for (keys, place, problem) in [
+        (format!("name: {long}"), "name", name),
+        ("name: ''".to_owned(), "name", name),
+        (format!("desc: {long}"), "desc", "has more than 256 characters"),
+        (format!("labels: {{ a: {long} }}"), "labels.a", label),
+        ("labels: { a: '' }".to_owned(), "labels.a", label),
+        ("labels: { a: 'b c' }".to_owned(), "labels.a", label),
+    ] {
+        let text = messages(&with(&route(&keys)));
+        let expected = format!(": routes[0].{place}: {problem}\n");
+        assert!(text.contains(&expected), "{keys}: {text}");
+    }
+    for (addition, place, key) in [
+        ("global_rules: [{ id: 1, plugins: {}, KEY: x }]\n", "global_rules[0]", "name"),
+        ("global_rules: [{ id: 1, plugins: {}, KEY: x }]\n", "global_rules[0]", "desc"),
+        ("global_rules: [{ id: 1, plugins: {}, KEY: { a: b } }]\n", "global_rules[0]", "labels"),
+        ("consumers: [{ username: a, KEY: x }]\n", "consumers[0]", "name"),
+    ] {
+        let text = messages(&with(&addition.replace("KEY", key)));
+        assert!(text.contains(&format!(": {place}.{key}: unknown key")), "{text}");
+    }
+    valid(&with("global_rules: [{ id: 1, plugins: {}, create_time: 1, update_time: 2 }]\n"));
+    valid(&with(
+        "consumers: [{ username: a, id: a, desc: x, labels: { b: c }, create_time: 1 }]\n",
+    ));
+    check_addition(
+        "consumers: [{ username: a, id: b }]\n",
+        &[
+            "4:32: consumers[0].id: is not the `username`, which is what names a consumer; remove it",
+        ],
+    );
+}
+
+#[test]
 fn consumers_have_their_own_names_and_keys() {
     check_addition(
         "consumers:\n\

@@ -154,7 +154,12 @@ fn what_cannot_be_meant_is_a_configuration_error_that_shows_no_secret() {
 
 #[test]
 fn a_label_that_would_end_a_line_is_refused() {
-    let consumer = "consumers: [{ username: a, labels: { custom_id: \"a\\r\\nx-admin: 1\" } }]";
-    let problem = "the label `custom_id` has characters that no field value can have";
-    assert_eq!(findings("{}", consumer), [format!("consumers[0]: {problem}")]);
+    for (label, problem) in [
+        ("a\\r\\nx-admin: 1", ".labels.custom_id: needs 1 to 256 characters without blanks"),
+        ("a\\0", ": the label `custom_id` has characters that no field value can have"),
+    ] {
+        let consumer = format!("{{ username: a, labels: {{ custom_id: \"{label}\" }} }}");
+        let found = findings("{}", &format!("consumers: [{consumer}]"));
+        assert_eq!(found, [format!("consumers[0]{problem}")]);
+    }
 }
