@@ -647,7 +647,7 @@ pub struct NamedNode {
 #[derive(Debug, Clone)]
 pub struct Consumer {
     pub username: Arc<str>,
-    /// What it is known by, one for each plugin that authenticates; secrets.
+    /// What it is known by; secrets.
     pub credentials: Vec<Credential>,
     /// Label `custom_id`.
     pub custom_id: Option<HeaderValue>,

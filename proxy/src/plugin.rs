@@ -36,7 +36,7 @@ pub(crate) use self::tests::trial;
 pub use self::{
     body::{BodyFilter, BodyFilters},
     chain::{Chain, ErrorResponse, Meta, PluginConfig, PluginSet, Progress, Run},
-    consumers::{Consumer, Consumers, Credential},
+    consumers::{Consumer, Consumers, Credential, Found},
     edits::{FieldEdits, FieldName, Rewrite, is_editable},
     encoding::Encoding,
     kept_body::{Cut, KeptBody, LoggedBodies, LoggedBody},

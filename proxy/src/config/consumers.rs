@@ -9,14 +9,14 @@ use http::HeaderValue;
 
 use super::{
     Consumer,
-    leaf::Username,
+    leaf::{CredentialId, Username},
     planned::Kind,
     plugins::{self, CredentialAt, Owners, Scope},
     reader::{Section, Value},
     resource,
     shared::Listed,
 };
-use crate::plugin::PluginSet;
+use crate::plugin::{Credential, PluginSet};
 
 /// Names of all consumers of the file, those with errors included.
 pub(super) type Names = HashSet<Arc<str>>;
@@ -32,17 +32,22 @@ pub(super) fn names(root: &Section<'_>) -> Names {
         .collect()
 }
 
-/// Reads `consumers`. No two have the same name, no two the same credential.
+/// Reads `consumers`, among which stand their further credentials. No two consumers have the same
+/// name, no two the same credential.
 pub(super) fn read(
     root: &mut Section<'_>,
     groups: &Listed<PluginSet>,
     scope: &Scope<'_>,
 ) -> Vec<Consumer> {
-    let mut consumers = Vec::new();
+    let (mut consumers, mut further): (Vec<Consumer>, Further) = Default::default();
     let mut lines: HashMap<Arc<str>, usize> = HashMap::new();
     let mut owners = Owners::default();
     for item in root.take("consumers").and_then(|value| value.items()).unwrap_or_default() {
         let Some(section) = item.section() else { continue };
+        if is_credential(&section) {
+            further.read(section, scope, &mut owners);
+            continue;
+        }
         let Some((consumer, name, credentials)) = consumer(section, groups, scope) else {
             continue;
         };
@@ -53,7 +58,47 @@ pub(super) fn read(
         credentials.iter().for_each(|credential| owners.enter(username, credential));
         consumers.push(consumer);
     }
+    for consumer in &mut consumers {
+        consumer.credentials.extend(further.of.remove(&consumer.username).unwrap_or_default());
+    }
     consumers
+}
+
+/// Credentials that are resources of their own.
+#[derive(Default)]
+struct Further {
+    /// By consumer.
+    of: HashMap<Arc<str>, Vec<Credential>>,
+    lines: HashMap<CredentialId, usize>,
+}
+
+impl Further {
+    fn read(&mut self, mut section: Section<'_>, scope: &Scope<'_>, owners: &mut Owners) {
+        resource::described(&mut section);
+        let id = section.require("id").and_then(|value| {
+            let id = value.leaf::<CredentialId>()?;
+            if let Some(line) = self.lines.insert(id.clone(), value.place.line()) {
+                value.error(format!("is the id of line {line} too; ids are unique"));
+            }
+            if !scope.consumers.contains(&id.consumer) {
+                value.error(format!("no consumer is named `{}`", id.consumer));
+            }
+            Some(id)
+        });
+        let credential = section.require("plugins");
+        let credential = credential.and_then(|value| plugins::of_credential(&value));
+        section.finish(Kind::Consumer);
+        let (Some(CredentialId { consumer, id }), Some(at)) = (id, credential) else { return };
+        owners.enter(&consumer, &at);
+        let name = HeaderValue::from_str(&id).ok();
+        self.of.entry(consumer).or_default().push(Credential { name, ..at.credential });
+    }
+}
+
+/// Whether an item of `consumers` is a credential and not a consumer.
+fn is_credential(section: &Section<'_>) -> bool {
+    let id = section.peek("id").and_then(|value| value.quiet_leaf::<String>());
+    id.is_some_and(|id| id.contains(CredentialId::BETWEEN))
 }
 
 fn consumer<'t>(

@@ -223,6 +223,31 @@ impl Leaf for Username {
     }
 }
 
+/// What the Admin API calls a credential among consumers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct CredentialId {
+    pub(super) consumer: Arc<str>,
+    pub(super) id: Arc<str>,
+}
+
+impl CredentialId {
+    /// Between the name of the consumer and the id.
+    pub(super) const BETWEEN: &'static str = "/credentials/";
+}
+
+impl Leaf for CredentialId {
+    const EXPECTED: &'static str = "`USERNAME/credentials/ID`, both as consumers and ids are named";
+
+    fn decode(scalar: &Scalar) -> Option<Self> {
+        let text = scalar.decode::<String>()?;
+        let (consumer, id) = text.split_once(Self::BETWEEN)?;
+        let quoted = |text: &str| Scalar { text: text.to_owned(), origin: Origin::Quoted };
+        let Username(consumer) = Leaf::decode(&quoted(consumer))?;
+        let Id(id) = Leaf::decode(&quoted(id))?;
+        Some(CredentialId { consumer, id })
+    }
+}
+
 impl Leaf for Duration {
     const EXPECTED: &'static str = "a time with its unit (`250ms`, `5s`, `10m`, `1h`)";
 

@@ -71,7 +71,6 @@ fn is_lua(kind: Kind, key: &str) -> bool {
 const fn planned(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Root => &[
-            "credentials",
             "discovery",
             "instance",
             "plugins",

@@ -190,6 +190,23 @@ pub(super) fn of_consumer<'t>(
     (set, credentials)
 }
 
+/// `plugins` of a credential: the one by which its consumer is known.
+pub(super) fn of_credential<'t>(value: &Value<'t>) -> Option<CredentialAt<'t>> {
+    let pairs = value.clone().secret().pairs()?;
+    let [(at, name, value)] = &*pairs else {
+        value.error("needs one plugin; a further one has a credential of its own");
+        return None;
+    };
+    let Some(read) = known(at, name)?.credential else {
+        at.error("only supports auth type plugins in consumer credential");
+        return None;
+    };
+    let mut section = value.section()?;
+    let credential = read(&mut section);
+    section.finish(In::Plugin);
+    credential
+}
+
 /// Whose credential each one is; no two consumers share one.
 #[derive(Debug, Default)]
 pub(super) struct Owners(HashMap<(&'static str, Arc<[u8]>), Arc<str>>);
@@ -198,9 +215,10 @@ impl Owners {
     pub(super) fn enter(&mut self, username: &Arc<str>, at: &CredentialAt<'_>) {
         let Credential { kind, id, .. } = &at.credential;
         if let Some(owner) = self.0.insert((kind, Arc::clone(id)), Arc::clone(username)) {
-            at.place.error(format!(
-                "consumer `{owner}` has the same {kind} credential; it belongs to one consumer"
-            ));
+            let where_to =
+                if owner == *username { "say it once" } else { "it belongs to one consumer" };
+            at.place
+                .error(format!("consumer `{owner}` has the same {kind} credential; {where_to}"));
         }
     }
 }

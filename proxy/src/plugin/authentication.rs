@@ -5,7 +5,7 @@ use http::{
     header::{COOKIE, WWW_AUTHENTICATE},
 };
 
-use super::{Consumer, Outcome, RequestContext};
+use super::{Found, Outcome, RequestContext};
 use crate::{
     config::plugins::{Scope, Section, consumer, realm},
     http::{answer::Answer, cookie, query::arguments},
@@ -43,17 +43,17 @@ impl Authentication {
     pub(super) fn conclude<'a>(
         &self,
         cx: &mut RequestContext<'a>,
-        found: Result<&'a Consumer, &'static str>,
+        found: Result<Found<'a>, &'static str>,
         hide: impl FnOnce(&mut RequestContext<'a>),
     ) -> Outcome {
         let consumers = cx.consumers;
         let anonymous = || consumers.named(self.anonymous_consumer.as_deref()?);
         match found.or_else(|refusal| anonymous().ok_or(refusal)) {
-            Ok(consumer) => {
+            Ok(found) => {
                 if self.hide_credentials {
                     hide(cx);
                 }
-                cx.attach(consumer);
+                cx.attach(found);
                 Outcome::Continue
             }
             Err(refusal) => Outcome::Answer(

@@ -10,7 +10,7 @@ use http::header::AUTHORIZATION;
 use ring::{hmac, rand::SystemRandom};
 
 use super::{
-    Consumer, Credential, Kind, Outcome, Phase, Plugin, RequestContext,
+    Credential, Found, Kind, Outcome, Phase, Plugin, RequestContext,
     authentication::{Authentication, only},
 };
 use crate::{
@@ -84,7 +84,7 @@ fn credential<'t>(section: &mut Section<'t>) -> Option<CredentialAt<'t>> {
             && !name.contains(|c: char| c == ':' || c.is_control())
     });
     let detail = Arc::new(password(section, secret?.as_bytes())?);
-    let credential = Credential { kind: KIND.name, id: name?.into_bytes().into(), detail, keys: None };
+    let credential = Credential { kind: KIND.name, id: name?.into_bytes().into(), detail, keys: None, name: None };
     Some(CredentialAt { credential, place: username.place })
 }
 
@@ -97,7 +97,7 @@ impl Plugin for BasicAuth {
 
 impl BasicAuth {
     /// Whose name and password the request carries, or what is wrong with them.
-    fn owner<'a>(&self, cx: &RequestContext<'a>) -> Result<&'a Consumer, &'static str> {
+    fn owner<'a>(&self, cx: &RequestContext<'a>) -> Result<Found<'a>, &'static str> {
         const INVALID: &str = "Invalid authorization in request";
         let values = cx.request.head.values(AUTHORIZATION.as_str());
         let value = only(values, INVALID)?.ok_or("Missing authorization in request")?;
@@ -106,7 +106,7 @@ impl BasicAuth {
         let owner = cx.consumers.owner::<Password>(KIND.name, name);
         let known = owner.map_or(&self.decoy, |(_, known)| known);
         let is_right = known.is(password);
-        owner.filter(|_| is_right).map(|(consumer, _)| consumer).ok_or("Invalid user authorization")
+        owner.filter(|_| is_right).map(|(found, _)| found).ok_or("Invalid user authorization")
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Credential {
     pub detail: Arc<dyn Any + Send + Sync>,
     /// Where it comes from, if not from the configuration.
     pub keys: Option<Arc<KeySource>>,
+    /// What nodes are told it is called, if it is a resource of its own.
+    pub name: Option<HeaderValue>,
 }
 
 /// Without what is secret.
@@ -47,6 +49,14 @@ pub struct Consumer {
     pub group: Option<Arc<str>>,
     /// What applies to this consumer's requests, instead of what the route says by the same name.
     pub chain: Option<Chain>,
+}
+
+/// Who was authenticated.
+#[derive(Debug, Clone, Copy)]
+pub struct Found<'c> {
+    pub consumer: &'c Consumer,
+    /// The name of the credential, if it has one.
+    pub credential: Option<&'c HeaderValue>,
 }
 
 /// Everybody a plugin may authenticate.
@@ -97,16 +107,19 @@ impl Consumers {
     }
 
     /// Whose credential this is to the plugin `kind`, and what that plugin knows of it.
-    pub fn owner<T: 'static>(&self, kind: &'static str, id: &[u8]) -> Option<(&Consumer, &T)> {
+    pub fn owner<T: 'static>(&self, kind: &'static str, id: &[u8]) -> Option<(Found<'_>, &T)> {
         let owners = self.owners.get(&self.hasher.hash_one(id))?;
         let is_meant =
             |owner: &&Owner| owner.credential.kind == kind && owner.credential.id.ct_eq(id).into();
-        let owner = owners.iter().find(is_meant)?;
-        Some((self.list.get(owner.consumer)?, owner.credential.detail.downcast_ref()?))
+        let Owner { credential, consumer } = owners.iter().find(is_meant)?;
+        let consumer = self.list.get(*consumer)?;
+        let found = Found { consumer, credential: credential.name.as_ref() };
+        Some((found, credential.detail.downcast_ref()?))
     }
 
-    pub fn named(&self, name: &str) -> Option<&Consumer> {
-        self.list.get(*self.by_name.get(name)?)
+    pub fn named(&self, name: &str) -> Option<Found<'_>> {
+        let consumer = self.list.get(*self.by_name.get(name)?)?;
+        Some(Found { consumer, credential: None })
     }
 
     pub fn get(&self, index: usize) -> Option<&Consumer> {

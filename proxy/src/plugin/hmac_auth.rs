@@ -17,7 +17,7 @@ use ring::hmac;
 use subtle::ConstantTimeEq;
 
 use super::{
-    Consumer, Credential, Kind, Outcome, Phase, Plugin, RequestContext,
+    Credential, Found, Kind, Outcome, Phase, Plugin, RequestContext,
     authentication::{Authentication, only},
 };
 use crate::{
@@ -138,7 +138,7 @@ fn credential<'t>(section: &mut Section<'t>) -> Option<CredentialAt<'t>> {
             && !id.contains(|c: char| matches!(c, '"' | '\\') || c.is_control())
     });
     let detail = Arc::new(Secret::new(secret?.as_bytes()));
-    let credential = Credential { kind: KIND.name, id: id?.into_bytes().into(), detail, keys: None };
+    let credential = Credential { kind: KIND.name, id: id?.into_bytes().into(), detail, keys: None, name: None };
     Some(CredentialAt { credential, place: key_id.place })
 }
 
@@ -151,7 +151,7 @@ impl Plugin for HmacAuth {
 
 impl HmacAuth {
     /// Who has signed the request, or what is wrong with the signature.
-    fn owner<'a>(&self, cx: &RequestContext<'a>) -> Result<&'a Consumer, &'static str> {
+    fn owner<'a>(&self, cx: &RequestContext<'a>) -> Result<Found<'a>, &'static str> {
         let head = cx.request.head;
         let value = only(head.values(AUTHORIZATION.as_str()), FAILED)?
             .ok_or("client request can't be validated: missing Authorization header")?;
@@ -160,13 +160,13 @@ impl HmacAuth {
              'Signature'",
         )?;
         let given = signature(parameters).ok_or(FAILED)?;
-        let (consumer, secret) =
+        let (found, secret) =
             cx.consumers.owner::<Secret>(KIND.name, given.key_id.as_bytes()).ok_or(FAILED)?;
         let algorithm = self.algorithm(given.algorithm).ok_or(FAILED)?;
         let is_signed = self.is_recent(head, cx.now().unix())
             && self.covers_enough(&given)
             && is_signed(head, &given, secret.key(algorithm)).unwrap_or(false);
-        if is_signed { Ok(consumer) } else { Err(FAILED) }
+        if is_signed { Ok(found) } else { Err(FAILED) }
     }
 
     fn algorithm(&self, name: &str) -> Option<Algorithm> {

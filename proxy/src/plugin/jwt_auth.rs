@@ -17,7 +17,7 @@ use self::{key::Verifier, key_set::Verified};
 pub(crate) use self::key::p256;
 pub(crate) use self::key_set::{KeySet, Use};
 use super::{
-    Call, Consumer, Credential, Kind, Outcome, Phase, Plugin, Reply, RequestContext,
+    Call, Credential, Found, Kind, Outcome, Phase, Plugin, Reply, RequestContext,
     authentication::{Authentication, hide_argument, hide_cookie, only},
 };
 use crate::{
@@ -118,14 +118,14 @@ fn credential<'t>(section: &mut Section<'t>) -> Option<CredentialAt<'t>> {
         Verifier::Key(_) | Verifier::Set(_) => None,
     };
     let detail = Arc::new(Signer { algorithm, verifier, grace: Duration::from_secs(grace) });
-    let credential = Credential { kind: KIND.name, id: id.into_bytes().into(), detail, keys };
+    let credential = Credential { kind: KIND.name, id: id.into_bytes().into(), detail, keys, name: None };
     Some(CredentialAt { credential, place: value.place })
 }
 
 impl Plugin for JwtAuth {
     fn request(&self, cx: &mut RequestContext<'_>) -> Outcome {
         match self.owner(cx) {
-            Ok(consumer) => self.conclude(cx, Ok(consumer)),
+            Ok(found) => self.conclude(cx, Ok(found)),
             Err(Refusal::UnknownKey(source)) => Outcome::Call(Call::Keys(source)),
             Err(Refusal::Because(message)) => self.conclude(cx, Err(message)),
         }
@@ -156,12 +156,12 @@ impl From<&'static str> for Refusal {
 
 impl JwtAuth {
     /// Who has signed the token of the request, or what is wrong with it.
-    fn owner<'a>(&self, cx: &RequestContext<'a>) -> Result<&'a Consumer, Refusal> {
+    fn owner<'a>(&self, cx: &RequestContext<'a>) -> Result<Found<'a>, Refusal> {
         let text = self.token(cx)?;
         let token = jwt::parse(&text, &self.key_claim).ok_or("JWT token invalid")?;
         let key = token.claims.key.as_ref().and_then(Json::as_str);
         let key = key.ok_or("missing user key in JWT token")?;
-        let (consumer, signer) = cx
+        let (found, signer) = cx
             .consumers
             .owner::<Signer>(KIND.name, key.as_bytes())
             .ok_or("Invalid user key in JWT token")?;
@@ -172,7 +172,7 @@ impl JwtAuth {
         }
         let id = token.key_id.as_deref();
         match (signer.verifier.verifies(id, token.signed, &token.signature), &signer.verifier) {
-            (Verified::Yes, _) => Ok(consumer),
+            (Verified::Yes, _) => Ok(found),
             (Verified::Unknown, Verifier::Source(source)) => {
                 Err(Refusal::UnknownKey(Arc::clone(source)))
             }
@@ -183,7 +183,7 @@ impl JwtAuth {
     fn conclude<'a>(
         &self,
         cx: &mut RequestContext<'a>,
-        found: Result<&'a Consumer, &'static str>,
+        found: Result<Found<'a>, &'static str>,
     ) -> Outcome {
         self.authentication.conclude(cx, found, |cx| {
             cx.edits.remove(&self.header);

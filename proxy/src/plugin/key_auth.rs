@@ -5,7 +5,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use super::{
-    Consumer, Credential, Kind, Outcome, Phase, Plugin, RequestContext,
+    Credential, Found, Kind, Outcome, Phase, Plugin, RequestContext,
     authentication::{Authentication, hide_argument, only},
 };
 use crate::{
@@ -51,7 +51,7 @@ fn credential<'t>(section: &mut Section<'t>) -> Option<CredentialAt<'t>> {
             && !key.contains(char::is_control)
     })?;
     let credential =
-        Credential { kind: KIND.name, id: key.into_bytes().into(), detail: Arc::new(()), keys: None };
+        Credential { kind: KIND.name, id: key.into_bytes().into(), detail: Arc::new(()), keys: None, name: None };
     Some(CredentialAt { credential, place: value.place })
 }
 
@@ -67,7 +67,7 @@ impl Plugin for KeyAuth {
 
 impl KeyAuth {
     /// Whose key the request carries, or what is wrong with it.
-    fn owner<'a>(&self, cx: &RequestContext<'a>) -> Result<&'a Consumer, &'static str> {
+    fn owner<'a>(&self, cx: &RequestContext<'a>) -> Result<Found<'a>, &'static str> {
         const INVALID: &str = "Invalid API key in request";
         let key = match only(cx.request.head.values(&self.header), INVALID)? {
             Some(value) => Cow::Borrowed(value),
@@ -77,8 +77,8 @@ impl KeyAuth {
                 only(values, INVALID)?.ok_or("Missing API key in request")?.1
             }
         };
-        let (consumer, ()) = cx.consumers.owner(KIND.name, &key).ok_or(INVALID)?;
-        Ok(consumer)
+        let (found, ()) = cx.consumers.owner(KIND.name, &key).ok_or(INVALID)?;
+        Ok(found)
     }
 }
 

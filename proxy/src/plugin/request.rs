@@ -13,7 +13,7 @@ use std::{
 use http::HeaderName;
 
 use super::{
-    consumers::{Consumer, Consumers},
+    consumers::{Consumer, Consumers, Found},
     edits::{FieldEdits, Rewrite, is_alike},
     kept_body::{KeptBody, LoggedBodies},
     proxy_mirror::Mirror,
@@ -210,13 +210,16 @@ impl<'a> RequestContext<'a> {
     }
 
     /// The request is `consumer`'s; the node is told.
-    pub fn attach(&mut self, consumer: &'a Consumer) {
+    pub fn attach(&mut self, Found { consumer, credential }: Found<'a>) {
         self.edits.set(USERNAME.clone(), consumer.username_value.clone());
-        match &consumer.custom_id {
-            Some(id) => self.edits.set(CUSTOM_ID.clone(), id.clone()),
-            // Another consumer may have been attached before.
-            None if self.request.consumer.is_some() => self.edits.remove(CUSTOM_ID.as_str()),
-            None => {}
+        for (name, value) in [(&CUSTOM_ID, consumer.custom_id.as_ref()), (&CREDENTIAL, credential)]
+        {
+            match value {
+                Some(value) => self.edits.set(name.clone(), value.clone()),
+                // Another consumer may have been attached before.
+                None if self.request.consumer.is_some() => self.edits.remove(name.as_str()),
+                None => {}
+            }
         }
         self.request.consumer = Some(consumer);
     }
@@ -224,6 +227,7 @@ impl<'a> RequestContext<'a> {
 
 static USERNAME: http::HeaderName = http::HeaderName::from_static("x-consumer-username");
 static CUSTOM_ID: http::HeaderName = http::HeaderName::from_static("x-consumer-custom-id");
+static CREDENTIAL: http::HeaderName = http::HeaderName::from_static("x-credential-identifier");
 
 /// Fields that tell the node who was authenticated: what the downstream sends under these names
 /// never reaches it.

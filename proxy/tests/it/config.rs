@@ -1390,6 +1390,47 @@ fn what_describes_a_resource_has_apisixs_bounds() {
 }
 
 #[test]
+fn credentials_stand_among_the_consumers() {
+    let config = valid(&with(
+        "consumers:\n\
+         \x20 - { id: a/credentials/c-1, plugins: { key-auth: { key: one } }, desc: d, name: n }\n\
+         \x20 - { username: a, plugins: { key-auth: { key: two } } }\n\
+         \x20 - { id: a/credentials/c-2, plugins: { basic-auth: { username: a, password: p } } }\n",
+    ));
+    let [consumer] = &*config.consumers else { panic!("one consumer") };
+    let names = consumer.credentials.iter().map(|one| one.name.as_ref()?.to_str().ok());
+    assert_eq!(names.collect::<Vec<_>>(), [None, Some("c-1"), Some("c-2")]);
+    check_addition(
+        "consumers:\n\
+         \x20 - { username: a, plugins: { key-auth: { key: s3cret } } }\n\
+         \x20 - { username: b }\n\
+         \x20 - { id: a/credentials/c, plugins: { key-auth: { key: s3cret } } }\n\
+         \x20 - { id: b/credentials/c, plugins: { key-auth: { key: s3cret } } }\n\
+         \x20 - { id: a/credentials/c, plugins: { key-auth: { key: x }, basic-auth: { username: a, password: p } } }\n\
+         \x20 - { id: d/credentials/c, plugins: { limit-count: { count: 1, time_window: 1 } } }\n\
+         \x20 - { id: a/credentials/b/c, plugins: {}, username: a }\n\
+         \x20 - { id: b/credentials/d }\n",
+        &[
+            "7:56: consumers[2].plugins.key-auth.key: consumer `a` has the same key-auth credential; \
+             say it once",
+            "8:56: consumers[3].plugins.key-auth.key: consumer `a` has the same key-auth credential; \
+             it belongs to one consumer",
+            "9:11: consumers[4].id: is the id of line 7 too; ids are unique",
+            "9:37: consumers[4].plugins: needs one plugin; a further one has a credential of its own",
+            "10:11: consumers[5].id: no consumer is named `d`",
+            "10:39: consumers[5].plugins: only supports auth type plugins in consumer \
+             credential",
+            "11:11: consumers[6].id: expected `USERNAME/credentials/ID`, both as consumers and ids \
+             are named, found `a/credentials/b/c`",
+            "11:39: consumers[6].plugins: needs one plugin; a further one has a credential of its own",
+            "11:43: consumers[6].username: unknown key; known here: `name`, `desc`, `create_time`, \
+             `update_time`, `labels`, `id` or `plugins`",
+            "12:5: consumers[7]: `plugins` is missing",
+        ],
+    );
+}
+
+#[test]
 fn consumers_have_their_own_names_and_keys() {
     check_addition(
         "consumers:\n\
@@ -1425,9 +1466,11 @@ fn keys_of_consumers_are_in_no_message_and_no_debug_output() {
         "{ key-auth: { key: s3cret, kee: s3cret } }",
         "{ key-auth: { key: s3cret, header: s3cret } }",
     ] {
-        let text =
-            messages(&with(&format!("consumers: [{{ username: a, plugins: {plugins} }}]\n")));
-        assert!(!text.contains(SECRET), "{plugins}: {text}");
+        for whose in ["username: a", "id: a/credentials/b"] {
+            let text =
+                messages(&with(&format!("consumers: [{{ {whose}, plugins: {plugins} }}]\n")));
+            assert!(!text.contains(SECRET), "{plugins}: {text}");
+        }
     }
     let config =
         valid(&with("consumers: [{ username: a, plugins: { key-auth: { key: s3cret } } }]\n"));

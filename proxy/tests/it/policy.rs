@@ -74,6 +74,50 @@ fn consumer_restriction_goes_by_who_was_authenticated() {
 }
 
 #[test]
+fn a_node_is_told_which_credential_a_consumer_came_with() {
+    for is_express in [true, false] {
+        let node = Node::always("x");
+        let yaml = TestProxy::yaml(&[node.address])
+            .replace("name: web,", &format!("name: web, express_lane: {is_express},"))
+            .replace(
+                "uri: /*,",
+                "uri: /*, plugins: { basic-auth: { anonymous_consumer: a }, key-auth: {} },",
+            );
+        let proxy = TestProxy::start(&format!(
+            "{yaml}consumers:\n\
+             - {{ username: a, plugins: {{ key-auth: {{ key: own }} }} }}\n\
+             - {{ username: b, labels: {{ custom_id: of-b }} }}\n\
+             - {{ id: a/credentials/a-1, labels: {{ custom_id: no }}, plugins: {{ key-auth: {{ key: first }} }} }}\n\
+             - {{ id: a/credentials/a-2, plugins: {{ key-auth: {{ key: second }} }} }}\n\
+             - {{ id: b/credentials/b-1, plugins: {{ basic-auth: {{ username: b, password: p }} }} }}\n\
+             - {{ id: b/credentials/b-2, plugins: {{ key-auth: {{ key: other }} }} }}\n"
+        ));
+        let mut client = proxy.client();
+        let basic = "authorization: Basic Yjpw\r\n";
+        for (fields, consumer, credential, custom_id) in [
+            ("apikey: own\r\n", "a", None, None),
+            ("apikey: first\r\n", "a", Some("a-1"), None),
+            ("apikey: second\r\nX-Credential-Identifier: a-1\r\n", "a", Some("a-2"), None),
+            ("apikey: other\r\n", "b", Some("b-2"), Some("of-b")),
+            // `key-auth` has the last word, and leaves nothing of the other behind.
+            (&format!("{basic}apikey: own\r\nx_credential_identifier: z\r\n"), "a", None, None),
+        ] {
+            let response = client.ask(format!("GET / HTTP/1.1\r\nhost: a\r\n{fields}\r\n"));
+            assert_eq!(response.status, 200, "{fields}");
+            let seen = node.take().remove(0);
+            let told = ["x-consumer-username", "x-credential-identifier", "x-consumer-custom-id"];
+            let expected = [Some(consumer), credential, custom_id];
+            assert_eq!(told.map(|name| seen.field(name)), expected, "{fields}");
+            assert_eq!(seen.field("x_credential_identifier"), None, "{fields}");
+        }
+        for fields in ["", "apikey: third\r\n", "x-credential-identifier: a-1\r\n"] {
+            let response = client.ask(format!("GET / HTTP/1.1\r\nhost: a\r\n{fields}\r\n"));
+            assert_eq!((response.status, node.take().len()), (401, 0), "{fields}");
+        }
+    }
+}
+
+#[test]
 fn what_is_done_to_responses_is_the_consumers_choice_before_the_routes() {
     let rewrite =
         |by: &str| format!("response-rewrite: {{ headers: {{ set: {{ x-by: {by} }} }} }}");
