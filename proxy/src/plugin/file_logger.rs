@@ -10,8 +10,6 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use serde_json::Value as Json;
-
 use super::{
     Detail, Finished, Hooks, KeptBody, Kind, LoggedBodies, LoggedBody, Phase, Plugin,
     kept_body::Beginning, log_entry::Layout,
@@ -127,18 +125,17 @@ impl Plugin for FileLogger {
 
     fn log(&self, exchange: &Finished<'_>) {
         let Some(file) = self.file.get() else { return };
-        let entry = exchange.with_facts(|facts| {
+        let line = exchange.with_facts(|facts| {
             let is_meant = self.matches.as_ref().is_none_or(|matches| matches.holds(facts));
-            is_meant.then(|| self.entry(exchange, facts))
+            is_meant.then(|| self.line(exchange, facts))
         });
-        let Some(entry) = entry else { return };
-        let line = format!("{entry}\n");
-        if line.len() > self.line_size_max() { file.lose() } else { file.write(line.as_bytes()) }
+        let Some(line) = line else { return };
+        if line.len() > self.line_size_max() { file.lose() } else { file.write(&line) }
     }
 }
 
 impl FileLogger {
-    fn entry(&self, exchange: &Finished<'_>, facts: &Facts<'_>) -> Json {
+    fn line(&self, exchange: &Finished<'_>, facts: &Facts<'_>) -> Vec<u8> {
         let kept = |of: fn(&Detail) -> &Option<KeptBody>| {
             exchange.detail.and_then(|detail| of(detail).as_ref()).map(KeptBody::look)
         };
@@ -148,7 +145,7 @@ impl FileLogger {
             response: part(&self.response_body, response.as_deref(), facts),
         };
         let exchange = Finished { bodies, ..*exchange };
-        self.layout.entry(&exchange, &Facts { finished: Some(&exchange), ..*facts })
+        self.layout.line(&exchange, &Facts { finished: Some(&exchange), ..*facts })
     }
 
     fn line_size_max(&self) -> usize {

@@ -5,10 +5,11 @@
 //! query nor any field in which credentials may stand is in it; who wants them names them. Bodies are
 //! in it as far as the logger has them: as text if they are UTF-8, in Base64 if not.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, ops::Not, sync::Arc, time::Duration};
 
 use base64ct::{Base64, Encoding as _};
-use serde_json::{Map, Value as Json, json};
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value as Json};
 
 use super::{Finished, LoggedBody};
 use crate::{
@@ -108,21 +109,40 @@ impl Layout {
         }
     }
 
-    pub(crate) fn entry(&self, exchange: &Finished<'_>, facts: &Facts<'_>) -> Json {
-        let mut entry = match &self.format {
+    /// With its end. Only text, numbers and mappings are in it, so that nothing can be wrong with it.
+    pub(crate) fn line(&self, exchange: &Finished<'_>, facts: &Facts<'_>) -> Vec<u8> {
+        let written = match self {
+            Layout { format: None, extra: None } => {
+                serde_json::to_vec(&Entry::new(exchange, facts))
+            }
+            Layout { .. } => serde_json::to_vec(&self.members(exchange, facts)),
+        };
+        let mut line = written.unwrap_or_default();
+        line.push(b'\n');
+        line
+    }
+
+    fn members(&self, exchange: &Finished<'_>, facts: &Facts<'_>) -> Map<String, Json> {
+        let mut members = match &self.format {
             Some(format) => format.expand(facts),
-            None => default(exchange, facts),
+            None => match serde_json::to_value(Entry::new(exchange, facts)) {
+                Ok(Json::Object(members)) => members,
+                Ok(_) | Err(_) => Map::new(),
+            },
         };
         if let Some(extra) = &self.extra {
-            entry.extend(extra.expand(facts));
+            members.extend(extra.expand(facts));
         }
-        let route = facts.route.id.unwrap_or("no-matched");
-        entry.entry("route_id").or_insert_with(|| route.into());
+        members.entry("route_id").or_insert_with(|| route_id(facts).into());
         if let Some(service) = facts.service.id {
-            entry.entry("service_id").or_insert_with(|| service.into());
+            members.entry("service_id").or_insert_with(|| service.into());
         }
-        Json::Object(entry)
+        members
     }
+}
+
+fn route_id<'a>(facts: &Facts<'a>) -> &'a str {
+    facts.route.id.unwrap_or("no-matched")
 }
 
 impl Format {
@@ -195,7 +215,7 @@ fn is_body(variable: &Variable) -> bool {
 }
 
 fn text(value: &[u8]) -> Json {
-    lossy(value.get(..VALUE_SIZE_MAX).unwrap_or(value))
+    cut(value).into_owned().into()
 }
 
 /// What is not UTF-8 becomes U+FFFD.
@@ -203,86 +223,159 @@ fn lossy(value: &[u8]) -> Json {
     String::from_utf8_lossy(value).into_owned().into()
 }
 
-/// Puts a body into the mapping of its message.
-fn put_body(message: &mut Json, body: Option<LoggedBody<'_>>) {
-    let Some(LoggedBody { bytes, is_cut }) = body else { return };
-    let readable = match str::from_utf8(bytes) {
-        Ok(text) => Some(text),
-        // What was cut may end within a character.
-        Err(error) if is_cut && error.error_len().is_none() => {
-            str::from_utf8(&bytes[..error.valid_up_to()]).ok()
-        }
-        Err(_) => None,
-    };
-    match readable {
-        Some(text) => message["body"] = text.into(),
-        None => message["body_base64"] = Base64::encode_string(bytes).into(),
-    }
-    if is_cut {
-        message["body_is_cut"] = true.into();
-    }
+fn cut(value: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(value.get(..VALUE_SIZE_MAX).unwrap_or(value))
 }
 
-/// Those that are open, in lower case; several of one name are one, as RFC 9110 section 5.3 joins
-/// them.
-fn fields<'f>(all: impl Iterator<Item = (&'f [u8], &'f [u8])>) -> Map<String, Json> {
-    let mut fields = Map::<String, Json>::new();
-    for (name, value) in all {
-        let is_it = |open: &&&str| open.as_bytes().eq_ignore_ascii_case(name);
-        let Some(name) = OPEN_FIELDS.iter().find(is_it) else { continue };
-        let joined = match fields.get(*name).and_then(Json::as_str) {
-            Some(before) => text(&[before.as_bytes(), b", ", value].concat()),
-            None => text(value),
-        };
-        fields.insert((*name).to_owned(), joined);
+/// APISIX's entry, as far as it is nobody's secret.
+#[derive(Serialize)]
+struct Entry<'a> {
+    request: Request<'a>,
+    response: Response<'a>,
+    server: Server,
+    client_ip: String,
+    route_id: &'a str,
+    service_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consumer: Option<Named<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<SocketAddr>,
+    /// Since the Unix epoch; this and all times are milliseconds.
+    start_time: u64,
+    latency: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream_latency: Option<f64>,
+    apisix_latency: f64,
+}
+
+#[derive(Serialize)]
+struct Request<'a> {
+    url: Cow<'a, str>,
+    uri: Cow<'a, str>,
+    method: &'a str,
+    headers: Fields<'a>,
+    size: u64,
+    #[serde(flatten)]
+    body: Body<'a>,
+}
+
+#[derive(Serialize)]
+struct Response<'a> {
+    status: Option<u16>,
+    headers: Fields<'a>,
+    size: u64,
+    #[serde(flatten)]
+    body: Body<'a>,
+}
+
+#[derive(Serialize)]
+struct Server {
+    hostname: &'static str,
+    version: &'static str,
+}
+
+#[derive(Serialize)]
+struct Named<'a> {
+    username: &'a str,
+}
+
+impl<'a> Entry<'a> {
+    fn new(exchange: &'a Finished<'_>, facts: &Facts<'a>) -> Entry<'a> {
+        let path = exchange.head.path_and_query().0;
+        let (scheme, host) =
+            (facts.ends.scheme.as_str(), exchange.head.host_name().unwrap_or_default());
+        let mut url = format!("{scheme}://{host}:{}{path}", facts.ends.local.port());
+        if url.len() > VALUE_SIZE_MAX {
+            url = cut(url.as_bytes()).into_owned();
+        }
+        let received = exchange.head.fields().map(|field| (field.name, field.value));
+        let sent = exchange.detail.into_iter().flat_map(|detail| detail.fields());
+        let asked = exchange.detail.and_then(|detail| detail.asked()).unwrap_or(exchange.total);
+        let answered = exchange.node.map(|_| exchange.total.saturating_sub(asked));
+        Entry {
+            request: Request {
+                url: url.into(),
+                uri: cut(path.as_bytes()),
+                method: exchange.head.method(),
+                headers: Fields::open(received),
+                size: exchange.request_length(),
+                body: Body::of(exchange.bodies.request),
+            },
+            response: Response {
+                status: exchange.status,
+                headers: Fields::open(sent),
+                size: exchange.sent_bytes,
+                body: Body::of(exchange.bodies.response),
+            },
+            server: Server { hostname: host::name(), version: env!("CARGO_PKG_VERSION") },
+            client_ip: facts.ends.client.to_string(),
+            route_id: route_id(facts),
+            service_id: facts.service.id.unwrap_or_default(),
+            consumer: exchange.consumer.map(|consumer| Named { username: &consumer.username }),
+            upstream: exchange.node,
+            start_time: exchange.begun.as_millis() as u64,
+            latency: milliseconds(exchange.total),
+            upstream_latency: answered.map(milliseconds),
+            apisix_latency: milliseconds(asked),
+        }
     }
-    fields
 }
 
 fn milliseconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1000.0
 }
 
-/// APISIX's entry, as far as it is nobody's secret.
-fn default(exchange: &Finished<'_>, facts: &Facts<'_>) -> Map<String, Json> {
-    let value = |variable| facts.value(&variable).map_or(Json::Null, |value| text(&value));
-    let path = exchange.head.path_and_query().0;
-    let (scheme, host) =
-        (facts.ends.scheme.as_str(), exchange.head.host_name().unwrap_or_default());
-    let url = format!("{scheme}://{host}:{}{path}", facts.ends.local.port());
-    let mut entry = Map::new();
-    let mut put = |name: &str, value: Json| entry.insert(name.to_owned(), value);
-    let mut request = json!({
-        "url": text(url.as_bytes()),
-        "uri": text(path.as_bytes()),
-        "method": exchange.head.method(),
-        "headers": fields(exchange.head.fields().map(|field| (field.name, field.value))),
-        "size": exchange.request_length(),
-    });
-    put_body(&mut request, exchange.bodies.request);
-    put("request", request);
-    let sent = exchange.detail.into_iter().flat_map(|detail| detail.fields());
-    let mut response = json!({
-        "status": exchange.status,
-        "headers": fields(sent),
-        "size": exchange.sent_bytes,
-    });
-    put_body(&mut response, exchange.bodies.response);
-    put("response", response);
-    let version = env!("CARGO_PKG_VERSION");
-    put("server", json!({ "hostname": host::name(), "version": version }));
-    put("client_ip", value(Variable::RemoteAddr));
-    put("service_id", facts.service.id.unwrap_or_default().into());
-    put("start_time", (exchange.begun.as_millis() as u64).into());
-    put("latency", milliseconds(exchange.total).into());
-    let asked = exchange.detail.and_then(|detail| detail.asked()).unwrap_or(exchange.total);
-    put("apisix_latency", milliseconds(asked).into());
-    if let Some(node) = exchange.node {
-        put("upstream", node.to_string().into());
-        put("upstream_latency", milliseconds(exchange.total.saturating_sub(asked)).into());
+/// Those that are open, in lower case; several of one name are one, as RFC 9110 section 5.3 joins
+/// them.
+struct Fields<'a>(Vec<(&'static str, Cow<'a, str>)>);
+
+impl<'a> Fields<'a> {
+    fn open(all: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Fields<'a> {
+        let mut fields = Vec::<(_, Cow<'_, str>)>::new();
+        for (name, value) in all {
+            let is_it = |open: &&&str| open.as_bytes().eq_ignore_ascii_case(name);
+            let Some(&name) = OPEN_FIELDS.iter().find(is_it) else { continue };
+            match fields.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, before)) => {
+                    let joined = [before.as_bytes(), b", ", value].concat();
+                    *before = cut(&joined).into_owned().into();
+                }
+                None => fields.push((name, cut(value))),
+            }
+        }
+        Fields(fields)
     }
-    if let Some(consumer) = exchange.consumer {
-        put("consumer", json!({ "username": &*consumer.username }));
+}
+
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
-    entry
+}
+
+/// The body of a message, as far as it was kept.
+#[derive(Default, Serialize)]
+struct Body<'a> {
+    #[serde(rename = "body", skip_serializing_if = "Option::is_none")]
+    readable: Option<&'a str>,
+    #[serde(rename = "body_base64", skip_serializing_if = "Option::is_none")]
+    other: Option<String>,
+    #[serde(rename = "body_is_cut", skip_serializing_if = "Not::not")]
+    is_cut: bool,
+}
+
+impl<'a> Body<'a> {
+    fn of(body: Option<LoggedBody<'a>>) -> Body<'a> {
+        let Some(LoggedBody { bytes, is_cut }) = body else { return Body::default() };
+        let readable = match str::from_utf8(bytes) {
+            Ok(text) => Some(text),
+            // What was cut may end within a character.
+            Err(error) if is_cut && error.error_len().is_none() => {
+                str::from_utf8(&bytes[..error.valid_up_to()]).ok()
+            }
+            Err(_) => None,
+        };
+        let other = readable.is_none().then(|| Base64::encode_string(bytes));
+        Body { readable, other, is_cut }
+    }
 }
