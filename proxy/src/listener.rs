@@ -41,7 +41,7 @@ pub struct Group {
     pub sockets: Vec<Socket>,
 }
 
-/// Binds a listener for `workers` workers, under [`BindLock`].
+/// Binds a listener for `workers` workers. Who calls it holds the lock of instances that bind.
 ///
 /// # Errors
 /// The address is taken, also by another Tandem: the first socket is bound without `SO_REUSEPORT`,
