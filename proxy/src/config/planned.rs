@@ -92,7 +92,6 @@ const fn planned(kind: Kind) -> &'static [&'static str] {
         Kind::StreamRoute => &["plugins", "protocol", "service_id", "sni"],
         Kind::Plugins => PLUGINS,
         Kind::Plugin => &[
-            "max_req_body_size",
             "redis_cluster_name",
             "redis_cluster_nodes",
             "redis_cluster_ssl",

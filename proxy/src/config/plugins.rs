@@ -443,6 +443,24 @@ pub(crate) fn cookie_name(value: &Value<'_>) -> Option<String> {
     })
 }
 
+/// Bytes of a request body that is held, unless the settings say otherwise.
+const HELD_SIZE_MAX: u64 = 64 << 20;
+
+/// `max_req_body_size` of a plugin that may ask for the body of a request ([`plugin::Call::Body`]);
+/// `None`: it does not, as `switch` is not set.
+pub(crate) fn held_size_max(
+    section: &mut Section<'_>,
+    is_asked_for: bool,
+    switch: &str,
+) -> Option<u64> {
+    const KEY: &str = "max_req_body_size";
+    if !is_asked_for && let Some(value) = section.take(KEY) {
+        value.error(format!("means nothing without `{switch}`"));
+    }
+    let bytes = 1..=plugin::HELD_BYTES_MAX as u64;
+    is_asked_for.then(|| section.within_or(KEY, bytes, HELD_SIZE_MAX))
+}
+
 /// Takes a switch that does nothing yet and so must be off.
 pub(crate) fn not_built(section: &mut Section<'_>, key: &'static str) {
     if let Some(value) = section.take(key)

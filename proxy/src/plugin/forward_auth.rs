@@ -11,10 +11,10 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
-use super::{Call, HELD_BYTES_MAX, Kind, Outcome, Phase, Plugin, Reply, RequestContext};
+use super::{Call, Kind, Outcome, Phase, Plugin, Reply, RequestContext};
 use crate::{
     client::{self, Failure, KeepAlive, Purpose, Response, Trust, Url},
-    config::plugins::{Scope, Section, field_name, field_templates, list, url},
+    config::plugins::{Scope, Section, field_name, field_templates, held_size_max, list, url},
     http::{answer::Answer, name},
     template::{Groups, Template},
     variable::Variable,
@@ -27,8 +27,6 @@ pub(super) static KIND: Kind =
 const NAMES_MAX: usize = 64;
 /// Bytes of an answer that is passed on; of a longer one only the status is.
 const ANSWER_SIZE_MAX: usize = 64 << 10;
-/// Bytes of a body that goes along, unless the settings say otherwise.
-const BODY_SIZE_MAX: u64 = 64 << 20;
 /// Milliseconds.
 const TIMEOUT_MAX: u64 = 60_000;
 const KEEPALIVE_TIMEOUT_MAX: u64 = 3_600_000;
@@ -87,11 +85,7 @@ fn body_size_max(section: &mut Section<'_>) -> Option<Option<u64>> {
     const METHODS: [(&str, bool); 2] = [("GET", false), ("POST", true)];
     let method = section.take("request_method");
     let has_body = method.map_or(Some(false), |value| value.one_of(&METHODS, &[]))?;
-    if !has_body && let Some(value) = section.take("max_req_body_size") {
-        value.error("means nothing without `request_method: POST`");
-    }
-    let size_max = 1..=HELD_BYTES_MAX as u64;
-    Some(has_body.then(|| section.within_or("max_req_body_size", size_max, BODY_SIZE_MAX)))
+    Some(held_size_max(section, has_body, "request_method: POST"))
 }
 
 fn keep_alive(section: &mut Section<'_>) -> Option<KeepAlive> {

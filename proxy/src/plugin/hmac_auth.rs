@@ -5,6 +5,9 @@
 //! request lists, one line each: `@request-target`, which is the method and the target, or a field.
 //! What is not listed is not signed, unless `signed_headers` asks for it. A field that is listed and
 //! is not there, or is there twice, is refused.
+//!
+//! With `validate_request_body` there has to be a `Digest` (RFC 3230), by SHA-256, and the body has to
+//! have it. It is read only once the signature is right.
 
 use std::{
     sync::Arc,
@@ -13,15 +16,15 @@ use std::{
 
 use base64ct::{Base64, Encoding};
 use http::header::{AUTHORIZATION, DATE};
-use ring::hmac;
+use ring::{digest, hmac};
 use subtle::ConstantTimeEq;
 
 use super::{
-    Credential, Found, Kind, Outcome, Phase, Plugin, RequestContext,
+    Call, Credential, Found, Kind, Outcome, Phase, Plugin, Reply, RequestContext,
     authentication::{Authentication, only},
 };
 use crate::{
-    config::plugins::{CredentialAt, Scope, Section, Value, list, not_built},
+    config::plugins::{CredentialAt, Scope, Section, Value, held_size_max, list},
     http::{
         authorization::{Signature, after_scheme, signature},
         head::RequestHead,
@@ -45,6 +48,7 @@ const SIGNATURE_SIZE_MAX: usize = 64;
 /// Seconds; a year.
 const CLOCK_SKEW_MAX: u64 = 365 * 86_400;
 const REQUEST_TARGET: &str = "@request-target";
+const DIGEST: &str = "digest";
 const FAILED: &str = "client request can't be validated";
 
 #[derive(Debug)]
@@ -54,6 +58,8 @@ struct HmacAuth {
     clock_skew: Duration,
     /// What has to be signed, lower-case.
     signed_headers: Vec<String>,
+    /// Of a body whose digest is checked, bytes; `None`: none is.
+    body_size_max: Option<u64>,
     authentication: Authentication,
 }
 
@@ -102,14 +108,18 @@ fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>>
         list(&value, ALGORITHMS.len(), |value| value.one_of(&ALGORITHMS, &[]))
     });
     let clock_skew = section.within_or("clock_skew", 1..=CLOCK_SKEW_MAX, 300);
-    let signed_headers = section.take("signed_headers").map(|value| signed_headers(&value));
-    not_built(section, "validate_request_body");
+    let signed_headers = match section.take("signed_headers") {
+        Some(value) => signed_headers(&value),
+        None => Some(vec![DATE.to_string()]),
+    };
+    let body_size_max = body_size_max(section, signed_headers.as_deref().unwrap_or_default());
     let authentication = Authentication::read(section, scope, "hmac", "hmac")?;
     let every = || ALGORITHMS.iter().map(|(_, algorithm)| *algorithm).collect();
     Some(Arc::new(HmacAuth {
         allowed_algorithms: algorithms.unwrap_or_else(|| Some(every()))?,
         clock_skew: Duration::from_secs(clock_skew),
-        signed_headers: signed_headers.unwrap_or_else(|| Some(vec![DATE.to_string()]))?,
+        signed_headers: signed_headers?,
+        body_size_max,
         authentication,
     }))
 }
@@ -125,6 +135,18 @@ fn signed_headers(value: &Value<'_>) -> Option<Vec<String>> {
         value.place.warning("without `date` in it a request can be repeated for ever");
     }
     Some(names)
+}
+
+fn body_size_max(section: &mut Section<'_>, signed_headers: &[String]) -> Option<u64> {
+    let switch = section.take("validate_request_body").filter(|value| value.leaf() == Some(true));
+    if let Some(value) = &switch
+        && !signed_headers.iter().any(|name| name == DIGEST)
+    {
+        value.place.warning(
+            "without `digest` in `signed_headers` whoever changes a body can change its digest too",
+        );
+    }
+    held_size_max(section, switch.is_some(), "validate_request_body: true")
 }
 
 fn credential<'t>(section: &mut Section<'t>) -> Option<CredentialAt<'t>> {
@@ -145,23 +167,37 @@ fn credential<'t>(section: &mut Section<'t>) -> Option<CredentialAt<'t>> {
 impl Plugin for HmacAuth {
     fn request(&self, cx: &mut RequestContext<'_>) -> Outcome {
         let found = self.owner(cx);
-        self.authentication.conclude(cx, found, |cx| cx.edits.remove(AUTHORIZATION.as_str()))
+        let Some(size_max) = self.body_size_max else { return self.conclude(cx, found) };
+        match found.and_then(|_| digest_of(cx.request.head).ok_or(FAILED)) {
+            Ok(_) => Outcome::Call(Call::Body { size_max }),
+            Err(refusal) => self.conclude(cx, Err(refusal)),
+        }
+    }
+
+    fn resume(&self, cx: &mut RequestContext<'_>, reply: Reply) -> Outcome {
+        let is_meant = match reply {
+            Reply::Body(body) => digest_of(cx.request.head) == Some(sha256(&body)),
+            Reply::Delayed | Reply::Http(_) | Reply::Refreshed | Reply::Redis(_) => false,
+        };
+        // That the signature is right was seen when it came; by now its `Date` may be too old.
+        let found = if is_meant { Claim::of(cx).map(|claim| claim.found) } else { Err(FAILED) };
+        self.conclude(cx, found)
     }
 }
 
 impl HmacAuth {
+    fn conclude<'a>(
+        &self,
+        cx: &mut RequestContext<'a>,
+        found: Result<Found<'a>, &'static str>,
+    ) -> Outcome {
+        self.authentication.conclude(cx, found, |cx| cx.edits.remove(AUTHORIZATION.as_str()))
+    }
+
     /// Who has signed the request, or what is wrong with the signature.
     fn owner<'a>(&self, cx: &RequestContext<'a>) -> Result<Found<'a>, &'static str> {
         let head = cx.request.head;
-        let value = only(head.values(AUTHORIZATION.as_str()), FAILED)?
-            .ok_or("client request can't be validated: missing Authorization header")?;
-        let parameters = after_scheme(value, "Signature").ok_or(
-            "client request can't be validated: Authorization header does not start with \
-             'Signature'",
-        )?;
-        let given = signature(parameters).ok_or(FAILED)?;
-        let (found, secret) =
-            cx.consumers.owner::<Secret>(KIND.name, given.key_id.as_bytes()).ok_or(FAILED)?;
+        let Claim { given, found, secret } = Claim::of(cx)?;
         let algorithm = self.algorithm(given.algorithm).ok_or(FAILED)?;
         let is_signed = self.is_recent(head, cx.now().unix())
             && self.covers_enough(&given)
@@ -189,6 +225,44 @@ impl HmacAuth {
         let is_listed = |name: &String| listed(given).any(|one| one.eq_ignore_ascii_case(name));
         listed(given).nth(SIGNED_MAX).is_none() && self.signed_headers.iter().all(is_listed)
     }
+}
+
+/// Who the request says has signed it, and how; that anybody can say.
+struct Claim<'a> {
+    given: Signature<'a>,
+    found: Found<'a>,
+    secret: &'a Secret,
+}
+
+impl<'a> Claim<'a> {
+    fn of(cx: &RequestContext<'a>) -> Result<Self, &'static str> {
+        let value = only(cx.request.head.values(AUTHORIZATION.as_str()), FAILED)?
+            .ok_or("client request can't be validated: missing Authorization header")?;
+        let parameters = after_scheme(value, "Signature").ok_or(
+            "client request can't be validated: Authorization header does not start with \
+             'Signature'",
+        )?;
+        let given = signature(parameters).ok_or(FAILED)?;
+        let (found, secret) =
+            cx.consumers.owner(KIND.name, given.key_id.as_bytes()).ok_or(FAILED)?;
+        Ok(Self { given, found, secret })
+    }
+}
+
+/// Of SHA-256.
+type Digest = [u8; digest::SHA256_OUTPUT_LEN];
+
+/// The one digest that the request says its body has.
+fn digest_of(head: &RequestHead) -> Option<Digest> {
+    let value = only(head.values(DIGEST), ()).ok()??.strip_prefix(b"SHA-256=")?;
+    let mut buffer = Digest::default();
+    Base64::decode(value, &mut buffer).ok()?.try_into().ok()
+}
+
+fn sha256(body: &[u8]) -> Digest {
+    let mut digest = Digest::default();
+    digest.copy_from_slice(digest::digest(&digest::SHA256, body).as_ref());
+    digest
 }
 
 fn listed<'v>(given: &Signature<'v>) -> impl Iterator<Item = &'v str> {

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use base64ct::{Base64, Encoding};
 use proxy::test_support::{Node, TestProxy};
-use ring::hmac;
+use ring::{digest, hmac};
 
 /// Each case is the first line of a request with its fields, and the status it comes to; 200 is the
 /// node's.
@@ -182,6 +182,142 @@ fn hmac_auth_lets_only_signed_requests_pass() {
             (&format!("GET /a?c\n{fields}"), 401),
         ],
     );
+}
+
+fn digest(body: &str) -> String {
+    let digest = digest::digest(&digest::SHA256, body.as_bytes());
+    format!("SHA-256={}", Base64::encode_string(digest.as_ref()))
+}
+
+/// A message with a signature by `secret` of what `headers` lists, with the digest of `meant`, if any.
+/// `rest` is its framing and its body.
+fn signed(secret: &str, headers: &str, meant: Option<&str>, rest: &str) -> String {
+    let date = format!("date: {}", httpdate::fmt_http_date(SystemTime::now()));
+    let digest = meant.map(|body| format!("digest: {}", digest(body)));
+    let is_digest_signed = headers.contains("digest");
+    let lines = [Some(&date), digest.as_ref().filter(|_| is_digest_signed)];
+    let lines: String = lines.iter().flatten().map(|line| format!("{line}\n")).collect();
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    let signature =
+        Base64::encode_string(hmac::sign(&key, format!("k\n{lines}").as_bytes()).as_ref());
+    let digest = digest.map_or_else(String::new, |field| format!("{field}\r\n"));
+    format!(
+        "POST / HTTP/1.1\r\nhost: a\r\n{date}\r\n{digest}authorization: Signature keyId=\"k\",\
+         algorithm=\"hmac-sha256\",headers=\"{headers}\",signature=\"{signature}\"\r\n{rest}"
+    )
+}
+
+/// On one lane, with alice's secret.
+fn proxy_for_signers(is_express: bool, node: &Node, plugins: &str) -> TestProxy {
+    let yaml = TestProxy::yaml(&[node.address])
+        .replace("name: web,", &format!("name: web, express_lane: {is_express},"))
+        .replace("uri: /*,", &format!("uri: /*, plugins: {plugins},"));
+    let consumer = "{ username: alice, plugins: { hmac-auth: { key_id: k, secret_key: secret } } }";
+    TestProxy::start(&format!("{yaml}consumers: [{consumer}]\n"))
+}
+
+#[test]
+fn hmac_auth_lets_only_bodies_pass_that_have_the_digest() {
+    const ABC: &str = "content-length: 3\r\n\r\nabc";
+    const CHUNKED: &str = "transfer-encoding: chunked\r\n\r\n2\r\nab\r\n1;x=y\r\nc\r\n0\r\n\r\n";
+    const CHUNKED_OVER: &str = "transfer-encoding: chunked\r\n\r\n6\r\nabcdef\r\n0\r\n\r\n";
+    const OVER: &str = "content-length: 6\r\n\r\nabcdef";
+    // The length and the body that the node gets.
+    let (fixed, chunked) = ((Some("3"), "abc"), (None, "3\r\nabc\r\n0\r\n\r\n"));
+    for is_express in [true, false] {
+        let node = Node::always("x");
+        let plugins = "{ hmac-auth: { validate_request_body: true, max_req_body_size: 5 } }";
+        let proxy = proxy_for_signers(is_express, &node, plugins);
+        for (headers, meant, rest, expected) in [
+            ("date", Some("abc"), ABC, Ok(fixed)),
+            ("date digest", Some("abc"), ABC, Ok(fixed)),
+            ("date", Some("abc"), CHUNKED, Ok(chunked)),
+            ("date digest", Some("abc"), CHUNKED, Ok(chunked)),
+            ("date", Some(""), "\r\n", Ok((None, ""))),
+            ("date", Some(""), "content-length: 0\r\n\r\n", Ok((Some("0"), ""))),
+            ("date digest", Some("abd"), ABC, Err(401)),
+            ("date", Some("abd"), CHUNKED, Err(401)),
+            ("date", Some("abc"), "\r\n", Err(401)),
+            ("date", None, ABC, Err(401)),
+            ("date digest", None, ABC, Err(401)),
+            ("date", None, "\r\n", Err(401)),
+            ("date", Some("abcdef"), OVER, Err(413)),
+            ("date", Some("abcdef"), CHUNKED_OVER, Err(413)),
+            // Whoever has not signed is told so, whatever the body is.
+            ("date digest", None, OVER, Err(401)),
+        ] {
+            let mut client = proxy.client();
+            let status = client.ask(signed("secret", headers, meant, rest)).status;
+            let seen = node.take();
+            let at = format!("express: {is_express}, {headers}, {meant:?}, {rest}");
+            assert_eq!(
+                (status, seen.len()),
+                expected.map_or_else(|status| (status, 0), |_| (200, 1)),
+                "{at}"
+            );
+            if let (Ok((length, body)), [seen]) = (expected, &*seen) {
+                assert_eq!(seen.field("content-length"), length, "{at}");
+                assert_eq!(String::from_utf8_lossy(&seen.body), body, "{at}");
+            }
+            // Where the next request begins is known.
+            if status != 413 {
+                let good = signed("secret", "date", Some("abc"), ABC);
+                assert_eq!((client.ask(good).status, node.take().len()), (200, 1), "{at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn hmac_auth_asks_for_a_body_once_the_signature_is_right() {
+    let waiting = "expect: 100-continue\r\ncontent-length: 3\r\n\r\n";
+    for is_express in [true, false] {
+        let node = Node::always("x");
+        let plugins = "{ hmac-auth: { validate_request_body: true } }";
+        let proxy = proxy_for_signers(is_express, &node, plugins);
+        for (secret, meant) in [("other", Some("abc")), ("secret", None)] {
+            let mut client = proxy.client();
+            let received = client.send(signed(secret, "date", meant, waiting)).until(b"\r\n\r\n");
+            assert!(
+                received.starts_with(b"HTTP/1.1 401 "),
+                "{}",
+                String::from_utf8_lossy(&received)
+            );
+        }
+        for (body, status) in [("abd", 401), ("abc", 200)] {
+            let mut client = proxy.client();
+            client.send(signed("secret", "date", Some("abc"), waiting));
+            assert_eq!(client.until(b"\r\n\r\n"), b"HTTP/1.1 100 Continue\r\n\r\n");
+            assert_eq!(node.heard(), "");
+            assert_eq!(client.send(body).response().status, status, "{body}");
+            assert_eq!(node.take().len(), usize::from(status == 200), "{body}");
+        }
+    }
+}
+
+#[test]
+fn a_body_that_two_plugins_ask_for_is_within_the_limits_of_both() {
+    let chunked = |body: &str| {
+        let size = body.len();
+        let rest = format!("transfer-encoding: chunked\r\n\r\n{size}\r\n{body}\r\n0\r\n\r\n");
+        signed("secret", "date", Some(body), &rest)
+    };
+    for is_express in [true, false] {
+        let (node, auth) = (Node::always("x"), Node::always("yes"));
+        let plugins = format!(
+            "{{ hmac-auth: {{ validate_request_body: true }}, forward-auth: {{ \
+             uri: \"http://{}/\", request_method: POST, max_req_body_size: 3 }} }}",
+            auth.address
+        );
+        let proxy = proxy_for_signers(is_express, &node, &plugins);
+        for (body, status) in [("abc", 200), ("abcd", 413)] {
+            assert_eq!(proxy.client().ask(chunked(body)).status, status, "{body}");
+        }
+        assert_eq!(
+            (&*auth.only().body, &*node.only().body),
+            (&b"abc"[..], &b"3\r\nabc\r\n0\r\n\r\n"[..])
+        );
+    }
 }
 
 #[test]

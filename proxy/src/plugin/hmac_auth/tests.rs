@@ -1,9 +1,13 @@
 use std::time::Duration;
 
 use base64ct::{Base64, Encoding};
-use ring::hmac;
+use bytes::Bytes;
+use ring::{digest, hmac};
 
-use super::super::trial::{self, Seen, Trial, findings};
+use super::super::{
+    Call, Reply,
+    trial::{self, Seen, Trial, findings},
+};
 
 const CONSUMERS: &str = "consumers:
   - { username: alice, plugins: { hmac-auth: { key_id: alice-key, secret_key: open sesame } } }
@@ -185,6 +189,106 @@ fn a_date_is_good_as_long_as_clocks_may_differ() {
     }
 }
 
+const CHECKED: &str = "validate_request_body: true";
+/// `printf abc | openssl dgst -sha256 -binary | base64`.
+const ABC: &str = "SHA-256=ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=";
+
+fn digest(body: &[u8]) -> String {
+    let digest = digest::digest(&digest::SHA256, body);
+    format!("SHA-256={}", Base64::encode_string(digest.as_ref()))
+}
+
+/// What becomes of a request that is signed as `signing` says, with this `Digest` and this body.
+fn ask_with_body(settings: &str, signing: Signing<'_>, digest: &str, body: &'static [u8]) -> Seen {
+    let fields = format!("{}digest: {digest}\r\n", dated(&signing.field()));
+    trial(settings).ask_with("GET /a?b=%63", &fields, &mut |call| {
+        assert_eq!(*call, Call::Body { size_max: 64 << 20 });
+        Some(Reply::Body(Bytes::from_static(body)))
+    })
+}
+
+#[test]
+fn a_body_has_to_have_the_digest() {
+    assert_eq!(digest(b"abc"), ABC);
+    for (digest, body, is_good) in [
+        (ABC, &b"abc"[..], true),
+        (&digest(b""), b"", true),
+        (ABC, b"", false),
+        (ABC, b"abd", false),
+        (ABC, b"abc\n", false),
+        (&digest(b""), b"abc", false),
+        // None that is meant to be one.
+        ("", b"abc", false),
+        (&ABC.replace("SHA-256=", ""), b"abc", false),
+        (&ABC.replace("SHA-256", "SHA-512"), b"abc", false),
+        (&ABC.replace("SHA-256", "sha-256"), b"abc", false),
+        (&ABC.replace("Fa0=", "Fa0"), b"abc", false),
+        (&ABC.replace("Fa0=", ""), b"abc", false),
+        (&ABC.replace("Fa0=", "Fa1="), b"abc", false),
+        (&ABC.replace("Fa0=", "Fa0AAAA="), b"abc", false),
+        (&format!("{ABC}, {ABC}"), b"abc", false),
+        (&format!("{ABC}\r\ndigest: {ABC}"), b"abc", false),
+    ] {
+        let seen = ask_with_body(CHECKED, RIGHT, digest, body);
+        let consumer = is_good.then_some("alice");
+        assert_eq!(seen.field("x-consumer-username"), consumer, "{digest} {seen:?}");
+        assert_eq!(seen.status(), (!is_good).then_some(401), "{digest}");
+    }
+    // Nobody looks at it unless told so.
+    check_attached(&trial(""), "GET /a?b=%63", &format!("{}digest: x\r\n", dated(&RIGHT.field())));
+    let refused = ask_with_body(CHECKED, RIGHT, ABC, b"abd");
+    let expected = Seen::Answered {
+        status: 401,
+        fields: "www-authenticate: hmac realm=\"hmac\"\n".to_owned(),
+        body: format!("{{\"message\":\"{FAILED}\"}}\n"),
+    };
+    assert_eq!(refused, expected);
+    let open = ask_with_body(&format!("{CHECKED}, anonymous_consumer: guest"), RIGHT, ABC, b"abd");
+    assert_eq!(open.field("x-consumer-username"), Some("guest"));
+}
+
+#[test]
+fn a_digest_may_be_signed_and_has_to_be_if_told_so() {
+    let date = "date: Thu, 01 Jan 2026 00:00:00 GMT";
+    let line = format!("digest: {ABC}");
+    let lines = [date, line.as_str()];
+    let signed = Signing { headers: "date digest", lines: &lines, ..RIGHT };
+    let unsigned = Signing { headers: "date", lines: &lines[..1], ..RIGHT };
+    let strict = format!("{CHECKED}, signed_headers: [date, digest]");
+    for (settings, signing, digest, status) in [
+        (CHECKED, signed, ABC, None),
+        (CHECKED, unsigned, ABC, None),
+        (&strict, signed, ABC, None),
+        (&strict, unsigned, ABC, Some(401)),
+        (&strict, signed, &digest(b"abd"), Some(401)),
+    ] {
+        let body = if digest == ABC { b"abc" } else { b"abd" };
+        let seen = ask_with_body(settings, signing, digest, body);
+        assert_eq!(seen.status(), status, "{settings} {} {digest}", signing.headers);
+    }
+    let hidden = ask_with_body(&format!("{strict}, hide_credentials: true"), signed, ABC, b"abc");
+    assert_eq!((hidden.field("authorization"), hidden.field("digest")), (None, Some(ABC)));
+}
+
+#[test]
+fn a_body_is_asked_for_only_if_it_can_be_right() {
+    let (line, right) = ("GET /a?b=%63", dated(&RIGHT.field()));
+    let trial = |more: &str| trial(&format!("{CHECKED}{more}"));
+    let with_digest = format!("{right}digest: {ABC}\r\n");
+    for size in [1, 256 << 20] {
+        let seen = trial(&format!(", max_req_body_size: {size}")).ask(line, &with_digest);
+        assert_eq!(seen, Seen::Called(Call::Body { size_max: size }));
+    }
+    let wrong = dated(&Signing { secret: "other", ..RIGHT }.field());
+    for fields in [&right, &format!("{right}digest: x\r\n"), &format!("{wrong}digest: {ABC}\r\n")] {
+        check_refused(&trial(""), line, fields, FAILED);
+    }
+    let missing = format!("{FAILED}: missing Authorization header");
+    check_refused(&trial(""), line, &format!("digest: {ABC}\r\n"), &missing);
+    let open = trial(", anonymous_consumer: guest").ask(line, &right);
+    assert_eq!(open.field("x-consumer-username"), Some("guest"));
+}
+
 #[test]
 fn settings_say_what_has_to_be_signed_and_how() {
     let fields = dated(&RIGHT.field());
@@ -215,8 +319,21 @@ fn settings_say_what_has_to_be_signed_and_how() {
 #[test]
 fn what_cannot_be_meant_is_a_configuration_error_that_shows_no_secret() {
     for (settings, key, problem) in [
-        ("validate_request_body: true", ".validate_request_body", "`true` is not built yet; remove it"),
-        ("max_req_body_size: 1", ".max_req_body_size", "not built yet; remove it"),
+        (
+            "max_req_body_size: 1",
+            ".max_req_body_size",
+            "means nothing without `validate_request_body: true`",
+        ),
+        (
+            "validate_request_body: false, max_req_body_size: 1",
+            ".max_req_body_size",
+            "means nothing without `validate_request_body: true`",
+        ),
+        (
+            "validate_request_body: true, max_req_body_size: 0",
+            ".max_req_body_size",
+            "expected a whole number from 1 to 268435456, found `0`",
+        ),
         ("allowed_algorithms: []", ".allowed_algorithms", "needs 1 to 3 items"),
         (
             "allowed_algorithms: [hmac-md5]",
@@ -225,7 +342,7 @@ fn what_cannot_be_meant_is_a_configuration_error_that_shows_no_secret() {
         ),
         ("clock_skew: 0", ".clock_skew", "expected a whole number from 1 to 31536000, found `0`"),
         (
-            "signed_headers: [date, 'a b']",
+            "signed_headers: [date, 'a b'], realm: x",
             ".signed_headers[1]",
             "needs 1 to 50 characters without blanks",
         ),
@@ -240,6 +357,15 @@ fn what_cannot_be_meant_is_a_configuration_error_that_shows_no_secret() {
              repeated for ever"
         ]
     );
+    assert_eq!(
+        findings("{ hmac-auth: { validate_request_body: true } }", ""),
+        [
+            "routes[0].plugins.hmac-auth.validate_request_body: without `digest` in \
+             `signed_headers` whoever changes a body can change its digest too"
+        ]
+    );
+    let signed = "validate_request_body: true, signed_headers: [date, Digest]";
+    assert_eq!(findings(&format!("{{ hmac-auth: {{ {signed} }} }}"), ""), [""; 0]);
     let id = "needs 1 to 256 bytes, without quotes, backslashes and control characters";
     let long = "s3cret".repeat(50);
     for (credential, key, problem) in [
