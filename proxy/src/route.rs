@@ -2,8 +2,9 @@
 //!
 //! APISIX's precedence, host before path:
 //!
-//! 1. routes of exactly this host, then of `*.suffix` from the longest suffix to the shortest (any
-//!    depth below the suffix, not the suffix itself), then of `*`, then those that name no host;
+//! 1. routes of exactly this host, then of `*.suffix` and `*suffix` from the longest suffix to the
+//!    shortest (of the former any depth below the suffix, not the suffix itself; of the latter any
+//!    host that ends so), then of `*`, then those that name no host;
 //! 2. within those: exact paths, then patterns ([`Pattern`]) by their literal, which is what precedes
 //!    the first `:name` or `*`, from the longest to the shortest, whatever their priority;
 //! 3. within one path or literal: highest priority first, then the longest pattern, then the order
@@ -18,7 +19,7 @@ pub mod explain;
 pub mod pattern;
 pub mod stream;
 
-use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+use std::{cmp::Reverse, collections::HashMap, iter, sync::Arc};
 
 use foldhash::fast::RandomState;
 
@@ -30,8 +31,10 @@ use crate::{config, http::head::HOST_NAME_SIZE_MAX, variable::Facts};
 #[derive(Debug, Default)]
 pub struct Router {
     exact_hosts: HashMap<Box<str>, Paths, RandomState>,
-    /// By suffix, the leading dot included.
+    /// By suffix, the leading dot included if there is one.
     wildcard_hosts: HashMap<Box<str>, Paths, RandomState>,
+    /// Of those without one, each length once, the longest first.
+    partial_sizes: Vec<usize>,
     /// Of `*`, the shortest wildcard: every host, and none at all.
     every_host: Paths,
     /// Of routes that name no host.
@@ -69,6 +72,10 @@ impl Router {
             }
         }
         router.all_paths().for_each(Paths::finish);
+        let partial = router.wildcard_hosts.keys().filter(|suffix| !suffix.starts_with('.'));
+        router.partial_sizes = partial.map(|suffix| suffix.len()).collect();
+        router.partial_sizes.sort_unstable_by_key(|size| Reverse(*size));
+        router.partial_sizes.dedup();
         router
     }
 
@@ -113,10 +120,25 @@ impl Router {
         if self.wildcard_hosts.is_empty() {
             return None;
         }
-        // The first dot begins the longest suffix. A host that begins with one has no label there.
-        let mut suffixes =
-            host.match_indices('.').filter(|(at, _)| *at > 0).map(|(at, _)| &host[at..]);
+        let mut suffixes = self.suffixes(host);
         suffixes.find_map(|suffix| self.wildcard_hosts.get(suffix)?.find(path, takes))
+    }
+
+    /// What wildcards may name of `host`, the longest first.
+    fn suffixes<'h>(&self, host: &'h str) -> impl Iterator<Item = &'h str> {
+        // A host that begins with a dot has no label there.
+        let dots = host.match_indices('.').map(|(at, _)| at).filter(|at| *at > 0);
+        let within = self.partial_sizes.iter().filter_map(|size| host.len().checked_sub(*size));
+        let is_other = |at: &usize| host.get(*at..).is_some_and(|end| !end.starts_with('.'));
+        let (mut dots, mut within) = (dots.peekable(), within.filter(is_other).peekable());
+        iter::from_fn(move || {
+            let at = match (dots.peek(), within.peek()) {
+                (Some(dot), Some(at)) if at < dot => within.next(),
+                (Some(_), _) => dots.next(),
+                (None, _) => within.next(),
+            };
+            at.map(|at| &host[at..])
+        })
     }
 
     fn host(&mut self, pattern: &str) -> &mut Paths {

@@ -27,17 +27,17 @@ pub(super) fn network(value: &Value<'_>) -> Option<IpNet> {
     Some(network)
 }
 
-/// A host pattern: exact, `*.suffix`, or `*`. Lower-case.
+/// A host pattern: exact, `*.suffix`, `*suffix`, or `*`. Lower-case.
 pub(super) fn host(value: &Value<'_>) -> Option<String> {
     let host = value.leaf::<String>()?.to_ascii_lowercase();
     if let Some(address) = ip_literal(&host) {
         return Some(address);
     }
-    let literal = host.strip_prefix("*.").unwrap_or(&host);
+    let literal = host.strip_prefix("*.").or(host.strip_prefix('*')).unwrap_or(&host);
     let problem = if host == "*" {
         return Some(host);
     } else if literal.contains('*') {
-        "has a `*` that is not a whole first label; write `*.example.com`"
+        "has a `*` that is not its first character; write `*.example.com`"
     } else if literal.contains(':') {
         "has a port; routes match the name alone"
     } else if literal.is_empty() || literal.len() > bounds::HOST_CHARS_MAX {

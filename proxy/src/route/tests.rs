@@ -176,6 +176,37 @@ fn host_beats_path() {
             ("x.foo.com", "/none", "GET", None),
         ],
     );
+    // Without a dot behind it the `*` stands for any beginning, none too.
+    check(
+        &[
+            ("/*", "*foo.com", "", 0),
+            ("/a*", "*.foo.com", "", 0),
+            ("/*", "*.com", "", 0),
+            ("/*", "*r.foo.com", "", 0),
+            ("/*", "foo.com", "GET", 0),
+            ("/*", "*o", "", 0),
+        ],
+        &[
+            ("foo.com", "/a", "GET", Some(4)),
+            ("foo.com", "/a", "POST", Some(0)),
+            ("xFoo.com.", "/a", "GET", Some(0)),
+            ("x.y-foo.com", "/a", "GET", Some(0)),
+            ("x.foo.com", "/a", "GET", Some(1)),
+            ("x.foo.com", "/b", "GET", Some(0)),
+            ("bar.foo.com", "/a", "GET", Some(3)),
+            ("r.foo.com", "/a", "GET", Some(3)),
+            (".foo.com", "/a", "GET", Some(0)),
+            ("oo.com", "/a", "GET", Some(2)),
+            ("o", "/a", "GET", Some(5)),
+            ("com", "/a", "GET", None),
+            ("", "/a", "GET", None),
+        ],
+    );
+    // A host that begins with a dot is below nothing, however long other suffixes are.
+    check(
+        &[("/*", "*.foo.com", "", 0), ("/*", "*xfoo.com", "", 0)],
+        &[(".foo.com", "/", "GET", None), ("xfoo.com", "/", "GET", Some(1))],
+    );
     // `*` is a host like others, whatever the path.
     check(
         &[("/a/b", "", "", 9), ("/a/*", "*", "POST", 0), ("/a/*", "*.foo.com", "PUT", 0)],
@@ -307,7 +338,8 @@ fn select_slowly(routes: &[Route], host: &str, facts: &Facts<'_>) -> Option<usiz
     let host_rank = |pattern: &str| match pattern.strip_prefix('*') {
         Some("") => Some((1, 0)),
         Some(suffix) => {
-            (host.len() > suffix.len() && host.ends_with(suffix)).then_some((1, suffix.len()))
+            let is_below = host != suffix || !suffix.starts_with('.');
+            (is_below && host.ends_with(suffix)).then_some((1, suffix.len()))
         }
         None => (pattern == host).then_some((2, 0)),
     };
@@ -372,7 +404,7 @@ fn the_index_selects_what_the_rules_select() {
         "/", "/*", "/a", "/a*", "/a/*", "/a/b", "/a/b*", "/ab*", "/b/*", "/a/b/c", "/a/b/*", "/:x",
         "/a/:x", "/:x/b", "/*/c", "/a/:y/c", "/:x/*", "/a/*/:z",
     ];
-    let hosts = ["", "", "*", "x", "a.x", "*.x", "*.a.x", "*.b.a.x", "x *.a.x"];
+    let hosts = ["", "", "*", "x", "a.x", "*.x", "*x", "*.a.x", "*a.x", "*.b.a.x", "x *.a.x"];
     let methods = ["", "", "GET", "POST", "GET PUT"];
     let vars = [None, None, Some(json!([["arg_v", "1"]])), Some(json!([["arg_v", "~=", "1"]]))];
     let vars = vars.map(|vars| vars.map(|vars| Expression::parse(&vars).unwrap()));

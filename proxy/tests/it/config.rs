@@ -547,13 +547,13 @@ fn paths_of_routes_are_ones_that_can_match() {
 #[test]
 fn hosts_and_methods_of_routes_are_ones_that_can_match() {
     check_route(
-        "    uri: /\n    hosts: ['a.com:80', 'a..b', '*a.com', 'a.*', '', 'a/b', '[::1', '*', A.com, a.com]\n",
+        "    uri: /\n    hosts: ['a.com:80', 'a..b', '**.com', 'a.*', '', 'a/b', '[::1', '*', A.com, a.com]\n",
         &[
             "7:13: routes[0].hosts[0]: the host has a port; routes match the name alone",
             "7:25: routes[0].hosts[1]: the host has an empty label",
-            "7:33: routes[0].hosts[2]: the host has a `*` that is not a whole first label; write \
+            "7:33: routes[0].hosts[2]: the host has a `*` that is not its first character; write \
              `*.example.com`",
-            "7:43: routes[0].hosts[3]: the host has a `*` that is not a whole first label; write \
+            "7:43: routes[0].hosts[3]: the host has a `*` that is not its first character; write \
              `*.example.com`",
             "7:50: routes[0].hosts[4]: the host needs 1 to 253 characters",
             "7:54: routes[0].hosts[5]: the host has other characters than letters, digits, `-`, \
@@ -576,14 +576,14 @@ fn hosts_and_methods_of_routes_are_ones_that_can_match() {
     );
     let config = valid(&with(
         "routes:\n  - { id: a, uri: /, host: '*', upstream_id: u }\n  \
-         - { id: b, uri: /, hosts: [A.Example.com, '*.b.c', '[0:0:0:0:0:0:0:1]', \
+         - { id: b, uri: /, hosts: [A.Example.com, '*.b.c', '*B.c', '[0:0:0:0:0:0:0:1]', \
          '[2001:DB8::0:1]', '[::ffff:102:304]'], upstream_id: u }\n\
          upstreams: [{ id: u, nodes: { \"127.0.0.1:80\": 1 } }]\n",
     ));
     assert_eq!(config.routes[0].hosts, ["*"]);
     assert_eq!(
         config.routes[1].hosts,
-        ["a.example.com", "*.b.c", "[::1]", "[2001:db8::1]", "[::ffff:102:304]"]
+        ["a.example.com", "*.b.c", "*b.c", "[::1]", "[2001:db8::1]", "[::ffff:102:304]"]
     );
     check_route(
         "    uri: /\n    hosts: ['[::1]', '[::0:1]']\n",

@@ -13,7 +13,7 @@ fn hosts_methods_priority_and_status_choose_the_route() {
         "listeners: [{{ name: web, address: \"127.0.0.1:0\" }}]\n\
          routes:\n\
          - {{ id: exact, uri: /*, host: a.example, {} }}\n\
-         - {{ id: wild, uri: /*, hosts: [\"*.example\"], {} }}\n\
+         - {{ id: wild, uri: /*, hosts: [\"*.example\", \"*lt.test\"], {} }}\n\
          - {{ id: every, uri: /every*, hosts: [\"*\", c.example], {} }}\n\
          - {{ id: behind, uri: /every, {} }}\n\
          - {{ id: posts, uris: [/p, /p/*], methods: [POST], {} }}\n\
@@ -36,6 +36,8 @@ fn hosts_methods_priority_and_status_choose_the_route() {
         ("GET /x", "b.example", "wild"),
         ("GET /x", "b.a.example", "wild"),
         ("GET /x", "example", "rest"),
+        ("GET /x", "default.test", "wild"),
+        ("GET /x", "test", "rest"),
         ("GET /x", "a.example.org", "rest"),
         ("GET /every", "o", "every"),
         ("GET /every", "b.example", "wild"),
