@@ -118,8 +118,14 @@ impl Upload {
         tracing::debug!(?fault, "rest of a request");
         cx.deadlines.stop(Wait::Upload);
         cx.deadlines.stop(Wait::Downstream);
-        self.stage = Stage::Refused;
+        self.end(Stage::Refused);
         Ok(())
+    }
+
+    /// Nothing more will be moved. What was held is given up now: the response may take its time.
+    fn end(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.held = None;
     }
 
     fn advance_until_fault(
@@ -144,8 +150,8 @@ impl Upload {
             cx.deadlines.stop(Wait::Downstream);
         }
         match moved {
-            Poll::Ready(Ok(())) => self.stage = Stage::Complete,
-            Poll::Ready(Err(Broken::Target)) => self.stage = Stage::Refused,
+            Poll::Ready(Ok(())) => self.end(Stage::Complete),
+            Poll::Ready(Err(Broken::Target)) => self.end(Stage::Refused),
             Poll::Ready(Err(Broken::Source)) => return Err(Fault::DownstreamReset),
             Poll::Ready(Err(Broken::Framing(error))) => return Err(error.request_fault()),
             Poll::Pending if cx.deadlines.has_expired(wait) => return Err(late),

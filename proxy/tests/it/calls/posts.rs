@@ -2,8 +2,8 @@
 //! judge.
 
 use std::{
-    io::Read as _,
-    net::{Shutdown, SocketAddr},
+    io::{self, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
     sync::mpsc,
 };
 
@@ -260,6 +260,51 @@ fn a_client_that_leaves_takes_its_body_along() {
         let mut client = proxy.client();
         assert_eq!(client.ask(fixed(b"abc")).status, 200);
         assert_eq!((auth.seen().len(), node.seen().len()), (1, 1));
+    }
+}
+
+/// Reads a request with a body of this length, and forgets it; `false`: none came.
+fn forget(stream: &mut TcpStream, length: u64) -> bool {
+    let has_come = read_head(&mut *stream).is_some();
+    has_come && io::copy(&mut stream.take(length), &mut io::sink()).is_ok_and(|read| read == length)
+}
+
+#[test]
+fn a_body_takes_no_room_once_the_node_has_it() {
+    // There is room for one.
+    const LENGTH: usize = 130 << 20;
+    let answering = |answer: &'static [u8]| {
+        host(move |mut stream| {
+            if forget(&mut stream, LENGTH as u64) {
+                drop(stream.write_all(answer));
+                // The rest of a response may take its time.
+                drop(stream.read(&mut [0]));
+            }
+        })
+    };
+    let auth = answering(YES);
+    let node = answering(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nx");
+    for is_express in [true, false] {
+        let plugins = format!(
+            "forward-auth: {{ uri: \"http://{auth}/\", request_method: POST, timeout: 60000, \
+             max_req_body_size: {LENGTH} }}"
+        );
+        let text = TestProxy::yaml(&[node])
+            .replace("name: web,", &format!("name: web, express_lane: {is_express},"))
+            .replace("uri: /*,", &format!("uri: /*, plugins: {{ {plugins} }},"));
+        let proxy = TestProxy::start(&format!("{text}workers: {{ count: 1 }}\n"));
+        let clients = [(); 2].map(|()| {
+            let mut client = proxy.client();
+            client.send(format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {LENGTH}\r\n\r\n"));
+            let piece = vec![b'x'; 1 << 20];
+            for _ in 0..LENGTH / piece.len() {
+                client.send(&piece);
+            }
+            let head = client.until(b"\r\n\r\n");
+            assert!(head.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&head));
+            client
+        });
+        drop(clients);
     }
 }
 
