@@ -29,8 +29,10 @@ pub(super) static KIND: Kind =
 
 /// Bytes of one line; a longer one is dropped.
 const LINE_SIZE_MAX: usize = 128 << 10;
-/// The same of one with bodies.
+/// The same of one with bodies; those of a longer one are cut first, as it is the client who makes it
+/// long: of each no more stays than this, which is six times as much when it is escaped.
 const LINE_WITH_BODIES_MAX: usize = 2 << 20;
+const CUT_BODY_SIZE: usize = 64 << 10;
 /// Bytes of a body that may be asked for, and that are unless the settings say otherwise.
 const BODY_SIZE_MAX: usize = 1 << 20;
 const BODY_SIZE: usize = 512 << 10;
@@ -71,15 +73,16 @@ impl Part {
 
 }
 
-/// What there is of `kept` that is wanted.
+/// What there is of `kept` that is wanted, no more than `cut` bytes.
 fn part<'k>(
     wanted: &Option<Part>,
     kept: Option<&'k Beginning>,
     facts: &Facts<'_>,
+    cut: usize,
 ) -> Option<LoggedBody<'k>> {
     let Part { size_max, condition } = wanted.as_ref()?;
     let is_meant = condition.as_ref().is_none_or(|condition| condition.holds(facts));
-    kept?.up_to(*size_max).filter(|_| is_meant)
+    kept?.up_to(cut.min(*size_max)).filter(|_| is_meant)
 }
 
 fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>> {
@@ -129,28 +132,38 @@ impl Plugin for FileLogger {
             let is_meant = self.matches.as_ref().is_none_or(|matches| matches.holds(facts));
             is_meant.then(|| self.line(exchange, facts))
         });
-        let Some(line) = line else { return };
-        if line.len() > self.line_size_max() { file.lose() } else { file.write(&line) }
+        match line {
+            Some(Some(line)) => file.write(&line),
+            Some(None) => file.lose(),
+            None => {}
+        }
     }
 }
 
 impl FileLogger {
-    fn line(&self, exchange: &Finished<'_>, facts: &Facts<'_>) -> Vec<u8> {
+    /// `None`: it would be too long, whatever is left of bodies.
+    fn line(&self, exchange: &Finished<'_>, facts: &Facts<'_>) -> Option<Vec<u8>> {
+        let has_bodies = self.request_body.is_some() || self.response_body.is_some();
+        let (size_max, bodies): (usize, &[usize]) = match has_bodies {
+            true => (LINE_WITH_BODIES_MAX, &[BODY_SIZE_MAX, CUT_BODY_SIZE]),
+            false => (LINE_SIZE_MAX, &[0]),
+        };
+        let mut lines = bodies.iter().map(|size| self.line_with(exchange, facts, *size));
+        lines.find(|line| line.len() <= size_max)
+    }
+
+    /// With no more than `size_max` bytes of each body.
+    fn line_with(&self, exchange: &Finished<'_>, facts: &Facts<'_>, size_max: usize) -> Vec<u8> {
         let kept = |of: fn(&Detail) -> &Option<KeptBody>| {
             exchange.detail.and_then(|detail| of(detail).as_ref()).map(KeptBody::look)
         };
         let (request, response) = (kept(|it| &it.request), kept(|it| &it.response));
         let bodies = LoggedBodies {
-            request: part(&self.request_body, request.as_deref(), facts),
-            response: part(&self.response_body, response.as_deref(), facts),
+            request: part(&self.request_body, request.as_deref(), facts, size_max),
+            response: part(&self.response_body, response.as_deref(), facts, size_max),
         };
         let exchange = Finished { bodies, ..*exchange };
         self.layout.line(&exchange, &Facts { finished: Some(&exchange), ..*facts })
-    }
-
-    fn line_size_max(&self) -> usize {
-        let has_bodies = self.request_body.is_some() || self.response_body.is_some();
-        if has_bodies { LINE_WITH_BODIES_MAX } else { LINE_SIZE_MAX }
     }
 }
 

@@ -213,6 +213,23 @@ fn large_bodies_pass_whole_and_their_beginning_is_kept() {
     proxy.check_metric("tandem_logged_bodies_cut_total{reason=\"memory\"}", 0.0);
 }
 
+/// What is not printable is six times as long when it is escaped.
+#[test]
+fn nobody_keeps_out_of_a_log_by_a_body_that_is_long_there() {
+    let body = vec![1; 1 << 20];
+    let plugins = format!(
+        "{{ file-logger: {{ FILE, {BOTH}, max_req_body_bytes: 1048576, \
+         max_resp_body_bytes: 1048576 }} }}"
+    );
+    for (entry, got) in logged(&plugins, &post("/items/1", &body), &ok(&body)) {
+        assert!(got.body == body);
+        for message in ["request", "response"] {
+            assert_eq!(entry[message]["body"].as_str().map(str::len), Some(64 << 10), "{message}");
+            assert_eq!(entry[message]["body_is_cut"], true, "{message}");
+        }
+    }
+}
+
 #[test]
 fn each_logger_has_what_it_asks_for() {
     let directory = tempfile::tempdir().expect("a directory");
