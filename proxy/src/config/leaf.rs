@@ -55,6 +55,14 @@ impl Scalar {
         is_string.then_some(&self.text)
     }
 
+    /// As it is written, but for the quotes of what is a string without them too.
+    pub(super) fn source(&self) -> String {
+        let Scalar { text, origin } = self;
+        let is_bare = *origin == Origin::Plain && self.string().is_some();
+        let origin = if is_bare { Origin::Quoted } else { *origin };
+        format!("{origin:?} {text}")
+    }
+
     /// The value with the type that its text has; `None` for a number that JSON has not, and for what
     /// the environment did not resolve.
     pub(super) fn json(&self) -> Option<Json> {

@@ -35,10 +35,10 @@ pub(crate) enum Content {
 }
 
 impl Node {
-    /// The subtree as it is written: `1.10` is not `1.1`.
+    /// The subtree as it is written: `1.10` is not `1.1`, but `'a'` is `a`.
     pub(super) fn source(&self) -> serde_json::Value {
         match &self.content {
-            Content::Scalar(Scalar { text, origin }) => format!("{origin:?} {text}").into(),
+            Content::Scalar(scalar) => scalar.source().into(),
             Content::Sequence(items) => items.iter().map(Node::source).collect(),
             Content::Mapping(entries) => {
                 entries.iter().map(|entry| (entry.key.clone(), entry.value.source())).collect()

@@ -121,6 +121,14 @@ fn what_a_plugin_counts_survives_as_long_as_its_settings_do() {
     assert_eq!([client.ask(GET).status, client.ask(GET).status], [200, 200]);
     proxy.reload(&route(2, ", { id: s, uri: /s, upstream_id: u }")).expect("applied");
     assert_eq!(client.ask(GET).status, 503);
+    // Quotes around what is a text without them change nothing.
+    let quoted =
+        |name: &str| route(2, "").replace("time_window", &format!("policy: {name}, time_window"));
+    for name in ["local", "\"local\"", "'local'"] {
+        proxy.reload(&quoted(name)).expect("applied");
+        let expected = if name == "local" { [200, 200, 503] } else { [503; 3] };
+        assert_eq!([(); 3].map(|()| client.ask(GET).status), expected, "{name}");
+    }
     proxy.reload(&route(1, "")).expect("applied");
     assert_eq!([client.ask(GET).status, client.ask(GET).status], [200, 503]);
 }

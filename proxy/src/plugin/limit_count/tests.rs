@@ -172,6 +172,7 @@ fn a_group_counts_together() {
     for (settings, expected) in [
         ([&*g, &*g], [None, None, Some(503), Some(503)]),
         ([&*g, "group: g, time_window: 10, count: 2, _meta: { priority: 1 }"], [None, None, Some(503), Some(503)]),
+        ([&*g, "count: 2, time_window: 10, group: 'g'"], [None, None, Some(503), Some(503)]),
         ([&*g, &*h], [None; 4]),
         ([&*g, "count: 2, time_window: 10"], [None; 4]),
     ] {
