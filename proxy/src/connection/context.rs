@@ -37,8 +37,8 @@ use crate::{
     worker::{ListenerCx, Worker},
 };
 
-/// A downstream that takes nothing for so long may be what its node gives up: shorter than the patience
-/// of any node, longer than a usual pause.
+/// A downstream that was waited for so long, in sum, may be what its node gives up: shorter than the
+/// patience of any node, be it with a pause or with a whole response.
 const STALL_MIN: Duration = Duration::from_secs(1);
 
 /// What one downstream connection's stages share.
@@ -64,8 +64,8 @@ pub(crate) struct ConnectionCx {
     /// Found in a body under way: the exchange answers if it still can.
     pub(super) body_fault: Cell<Option<Fault>>,
     sent_bytes: Cell<u64>,
-    /// The downstream has held up the response under way for [`STALL_MIN`] at once.
-    has_stalled: Cell<bool>,
+    /// How long the response under way has waited for the downstream, in sum.
+    stalled: Cell<Duration>,
     leg: ClientLeg,
     pub(crate) passage: Rc<Passage>,
     pub(super) order: Cell<Order>,
@@ -109,7 +109,7 @@ impl ConnectionCx {
             refusal: Cell::default(),
             body_fault: Cell::default(),
             sent_bytes: Cell::default(),
-            has_stalled: Cell::default(),
+            stalled: Cell::default(),
             leg: ClientLeg::default(),
             passage: Rc::default(),
             order: Cell::new(Order::Run),
@@ -163,16 +163,17 @@ impl ConnectionCx {
     }
 
     fn note_stall(&self) {
-        if self.deadlines.waited(Wait::Send, self.worker.timeouts.send) >= STALL_MIN {
-            self.has_stalled.set(true);
-        }
+        let waited = self.deadlines.waited(Wait::Send, self.worker.timeouts.send);
+        self.stalled.set(self.stalled.get().saturating_add(waited));
     }
 
     /// The response under way has broken off behind its head. The node is not to blame if it had to
-    /// wait for the downstream: to read, or to send the rest of its request.
+    /// wait for the downstream: to read, or to send the rest of its request. One that was silent while
+    /// there was room had not to wait for a reader.
     pub(crate) fn broke_off(&self, fault: Fault) {
         self.note_stall();
-        let is_held_up = self.has_stalled.get() || self.is_body_owed();
+        let has_waited = self.stalled.get() >= STALL_MIN && fault != Fault::ResponseBodyTimedOut;
+        let is_held_up = has_waited || self.is_body_owed();
         self.record(|record| {
             record.fault(fault);
             if !is_held_up {
@@ -324,7 +325,7 @@ impl ConnectionCx {
         record.lane(lane);
         *self.record.borrow_mut() = Some(record);
         self.sent_bytes.set(0);
-        self.has_stalled.set(false);
+        self.stalled.set(Duration::ZERO);
         self.phase.set(Phase::Exchange);
     }
 

@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use base64ct::{Base64, Encoding as _};
@@ -327,6 +327,50 @@ fn a_client_that_leaves_or_does_not_read_speaks_against_nobody() {
                 assert!(lines[3].ends_with(" SD"), "{lines:?}");
                 proxy.check_metric(&up(node), 1.0);
                 proxy.check_metric(&ejections("ejected"), 0.0);
+            });
+        }
+    });
+}
+
+/// A node that gives a whole response so much time has to wait for such a client all the same. One that
+/// says nothing more when it is read to the end has not.
+#[test]
+fn a_client_that_reads_slowly_speaks_against_nobody_but_who_is_silent() {
+    let hurried = |stream: &mut TcpStream| {
+        let end = Instant::now() + Duration::from_secs(3);
+        stream.set_write_timeout(Some(Duration::from_secs(3)))?;
+        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 1 << 30)?;
+        while Instant::now() < end {
+            stream.write_all(&[b'x'; 4096])?;
+        }
+        Err(std::io::ErrorKind::TimedOut.into())
+    };
+    let silent = move |stream: &mut TcpStream| {
+        let _over = hurried(stream);
+        stream.read(&mut [0]).map(drop)
+    };
+    let cases = [(" SD", flooding(hurried).0), (" sD", flooding(silent).0)];
+    thread::scope(|scope| {
+        for (lane, (end, node)) in LANES.iter().flat_map(|lane| cases.map(|case| (lane, case))) {
+            scope.spawn(move || {
+                let keys = "timeout: { connect: 5, send: 5, read: 0.5 }, \
+                            outlier_detection: { consecutive_5xx: 1 }";
+                let proxy = proxy(keys, &[node]);
+                let mut client = TcpStream::connect(proxy.address(lane)).expect("connected");
+                client.write_all(GET.as_bytes()).expect("sent");
+                // Never still for long, and never as fast as the node.
+                let mut piece = vec![0; 256 << 10];
+                let slow = Instant::now() + Duration::from_secs(4);
+                while client.read(&mut piece).is_ok_and(|count| count > 0) {
+                    if Instant::now() < slow {
+                        thread::park_timeout(Duration::from_millis(20));
+                    }
+                }
+                let line = &proxy.access_log(1)[0];
+                assert!(line.ends_with(end), "{line}");
+                let is_silent = f64::from(u8::from(end == " sD"));
+                proxy.check_metric(&ejections("ejected"), is_silent);
+                proxy.check_metric(&up(node), 1.0 - is_silent);
             });
         }
     });
