@@ -229,12 +229,19 @@ impl Plugin for ResponseRewrite {
         if !self.applies(&facts) {
             return;
         }
-        edits.status = self.status.or(edits.status);
         if self.changes(is_encoded(head)) {
             for name in OF_THE_BODY {
                 edits.fields.remove(name);
             }
         }
+        if let Some(Change::Body(_)) = self.change
+            && head.status() == StatusCode::PARTIAL_CONTENT
+        {
+            // Of what is whole there is no part.
+            edits.status = Some(StatusCode::OK);
+            edits.fields.remove("content-range");
+        }
+        edits.status = self.status.or(edits.status);
         self.expanded(&self.add, &facts, |name, value| edits.fields.add(name, value));
         self.expanded(&self.set, &facts, |name, value| edits.fields.set(name, value));
         for name in &self.remove {

@@ -414,3 +414,29 @@ fn a_body_that_filters_cannot_hold_is_filtered_as_it_comes() {
         }
     }
 }
+
+#[test]
+fn a_body_of_its_own_is_no_part_of_anything() {
+    let node = Node::scripted(|_| {
+        let head = "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes 0-2/10\r\n";
+        Reply::Bytes(format!("{head}content-length: 3\r\n\r\nabc").into_bytes())
+    });
+    for is_express in [true, false] {
+        for (target, more, expected) in [
+            ("/?x=1", "", (200, None, "new")),
+            ("/?x=1", ", status_code: 203", (203, None, "new")),
+            ("/?x=2", "", (206, Some("bytes 0-2/10"), "abc")),
+        ] {
+            let plugins = format!(
+                "{{ response-rewrite: {{ body: new, vars: [[arg_x, ==, \"1\"]]{more} }} }}"
+            );
+            let yaml = TestProxy::yaml(&[node.address])
+                .replace("name: web,", &format!("name: web, express_lane: {is_express},"))
+                .replace("uri: /*,", &format!("uri: /*, plugins: {plugins},"));
+            let request = format!("GET {target} HTTP/1.1\r\nhost: a\r\nrange: bytes=0-2\r\n\r\n");
+            let got = TestProxy::start(&yaml).client().ask(request);
+            let seen = (got.status, got.field("content-range"), &*got.text());
+            assert_eq!(seen, expected, "{is_express} {target} {more}");
+        }
+    }
+}
