@@ -125,7 +125,7 @@ impl Plugin for ForwardAuth {
                 Outcome::Continue
             }
             Ok(answer) => Outcome::Answer(self.refusal(answer)),
-            Err(_) if self.allow_degradation => {
+            Err(failure) if self.allow_degradation && !self.is_clients_doing(failure) => {
                 self.tell_node(cx, &HeaderMap::new());
                 Outcome::Continue
             }
@@ -135,6 +135,17 @@ impl Plugin for ForwardAuth {
 }
 
 impl ForwardAuth {
+    /// Whether a client may have brought that about, by a body that takes longer than there is time or is
+    /// more than whoever is asked wants to have.
+    fn is_clients_doing(&self, failure: Failure) -> bool {
+        match failure {
+            Failure::Unresolved | Failure::Unreachable | Failure::Tls => false,
+            Failure::Closed | Failure::Malformed | Failure::TooLarge | Failure::TimedOut => {
+                self.body_size_max.is_some()
+            }
+        }
+    }
+
     fn ask(&self, cx: &RequestContext<'_>, body: Option<Bytes>) -> Outcome {
         match self.question(cx, body) {
             Some(question) => Outcome::Call(Call::Http(Box::new(question))),
