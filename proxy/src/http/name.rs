@@ -16,10 +16,16 @@ pub const fn is_value_byte(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=0x7e | 0x80..=0xff)
 }
 
+/// Bytes of the longest name that is known.
+const NAME_SIZE_MAX: usize = "proxy-authentication-info".len();
+
 /// The fields the proxy knows by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Known {
     Other,
+    /// With `_` where one that plugins may not touch has `-`: a node that is asked by way of CGI or WSGI
+    /// takes both for the same.
+    Alike,
     Connection,
     ContentLength,
     Date,
@@ -47,8 +53,14 @@ pub enum Known {
 }
 
 impl Known {
-    /// Compared without case, as it runs on every field of every message: by length first.
     pub fn of(name: &[u8]) -> Known {
+        let known = Known::as_spelled(name);
+        let is_alike = known == Known::Other && name.contains(&b'_') && is_alike(name);
+        if is_alike { Known::Alike } else { known }
+    }
+
+    /// Compared without case, as it runs on every field of every message: by length first.
+    fn as_spelled(name: &[u8]) -> Known {
         match name.len() {
             2 if lower(name) == *b"te" => Known::Te,
             3 if lower(name) == *b"via" => Known::Via,
@@ -115,6 +127,7 @@ impl Known {
             | Known::TransferEncoding
             | Known::Upgrade => true,
             Known::Other
+            | Known::Alike
             | Known::ContentLength
             | Known::Date
             | Known::Expect
@@ -134,7 +147,8 @@ impl Known {
     pub const fn is_editable(self) -> bool {
         match self {
             Known::Other | Known::Date => true,
-            Known::Connection
+            Known::Alike
+            | Known::Connection
             | Known::ContentLength
             | Known::Expect
             | Known::Forwarded
@@ -158,6 +172,17 @@ impl Known {
             | Known::XRealIp => false,
         }
     }
+}
+
+/// Whether it is [`Known::Alike`].
+fn is_alike(name: &[u8]) -> bool {
+    let mut dashed = [0; NAME_SIZE_MAX];
+    let Some(dashed) = dashed.get_mut(..name.len()) else { return false };
+    dashed.copy_from_slice(name);
+    for byte in dashed.iter_mut().filter(|byte| **byte == b'_') {
+        *byte = b'-';
+    }
+    !Known::as_spelled(dashed).is_editable()
 }
 
 /// A name of `N` bytes; no name if it has more or fewer.
@@ -209,10 +234,19 @@ mod tests {
     }
 
     #[test]
+    fn names_that_a_node_may_take_for_ours_are_told() {
+        check("X_Forwarded-For", Known::Alike);
+        check("x_real_ip", Known::Alike);
+        check("Content_Length", Known::Alike);
+        check("PROXY_AUTHENTICATION_INFO", Known::Alike);
+        for name in ["x_real_ipx", "user_agent", "_", "keep_aliv", &"_".repeat(40)] {
+            check(name, Known::Other);
+        }
+    }
+
+    #[test]
     fn neighbours_of_known_names_are_not_known() {
-        for name in
-            ["", "hosts", "Content_Length", "transfer-encodin", "x-forwarded-fo", "proxy-status"]
-        {
+        for name in ["", "hosts", "transfer-encodin", "x-forwarded-fo", "proxy-status", "x_y"] {
             check(name, Known::Other);
         }
     }

@@ -759,3 +759,14 @@ fn a_body_left_unread_is_not_the_next_request() {
     assert_eq!(Client::connect(proxy.address("web")).ask(AFTER).text(), "ok");
     node.join().expect("the node is content");
 }
+
+#[test]
+fn what_a_node_may_take_for_the_proxys_own_does_not_reach_it() {
+    let Bench { node, proxy } = Bench::new();
+    let fields = "X_Real_IP: 9.9.9.9\r\nx-forwarded_for: 9.9.9.9\r\nUser_Agent: x\r\n";
+    let request = format!("GET / HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
+    assert_eq!(proxy.client().ask(&request).status, 200);
+    let head = node.take().remove(0).head.to_ascii_lowercase();
+    assert!(!head.contains("9.9.9.9"), "{head}");
+    assert!(head.contains("user_agent: x"), "{head}");
+}

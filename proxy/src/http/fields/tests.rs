@@ -97,7 +97,8 @@ fn what_the_proxy_knows_better_is_replaced_or_appended() {
     check_request(
         "X-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Port: 1\r\nX-Real-IP: 9.9.9.9\r\n\
          Forwarded: for=9.9.9.9\r\nX-Forwarded-For: 1.1.1.1\r\nVia: 1.0 a\r\nx-forwarded-for: 2.2.2.2, 3.3.3.3\r\n\
-         X-Forwarded-For:\r\nvia: 1.1 b (c)\r\n",
+         X-Forwarded-For:\r\nX_Forwarded_For: 4.4.4.4\r\nX_Real-IP: 9.9.9.9\r\nTransfer_Encoding: x\r\n\
+         via: 1.1 b (c)\r\n",
         &[],
         "1.1.1.1, 2.2.2.2, 3.3.3.3, 192.0.2.7",
         "1.0 a, 1.1 b (c), 1.1 tandem-1",

@@ -253,6 +253,7 @@ impl<'a> Summary<'a> {
             }),
             Known::Trailer | Known::Upgrade => self.announces_more = true,
             Known::Other
+            | Known::Alike
             | Known::Date
             | Known::Forwarded
             | Known::Http2Settings
