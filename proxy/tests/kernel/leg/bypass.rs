@@ -151,12 +151,15 @@ fn responses_go_past_the_proxy_and_are_recorded_as_if_they_had_not_at(place: Pla
         let started = Instant::now();
         client.ask(&ask).expect("answered");
         asked.push((ask, started.elapsed().as_secs_f64() * 1e3));
+        // We are told by the next request at the latest.
+        thread::park_timeout(Duration::from_millis(1));
     }
     assert!(!client.has_more());
     let passes = passed.since() - before;
     assert!(passes as usize >= REQUESTS - REQUESTS / 10, "{passes} of {REQUESTS}");
     let by_place = [Place::Here, Place::Elsewhere].map(|other| other == place);
     assert_eq!(claimed.map(|claimed| claimed.since() > 0), by_place);
+    let mut late = 0;
     for (ask, taken) in &asked {
         let logged = Logged::find(&proxy, ask);
         assert_eq!((&logged.status, logged.sent), (&ask.status.to_string(), ask.size as u64));
@@ -164,10 +167,12 @@ fn responses_go_past_the_proxy_and_are_recorded_as_if_they_had_not_at(place: Pla
         assert!(logged.is_reused);
         let first_byte = logged.first_byte.expect("a first byte");
         assert!(0.3 <= first_byte && first_byte <= logged.total, "{logged:?}");
-        // When it was there, not when we were told.
-        let tolerance = if logged.via == "bypass" { 0.1 } else { 20.0 };
-        assert!(logged.total <= taken + tolerance, "{taken} {logged:?}");
+        assert!(logged.total <= taken + 20.0, "{taken} {logged:?}");
+        late += usize::from(logged.via == "bypass" && logged.total > taken + 0.1);
     }
+    // When it was there, not when we were told; but it is there a little before the node's call is over,
+    // and the node may be off its processor in between.
+    assert!(late <= REQUESTS / 10, "{late} of {REQUESTS}");
     check_totals(&proxy, passed.since());
 }
 
