@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     access_log::AccessLog,
-    admin::{self, Admin},
+    admin,
     client::Client,
     config::{Config, Datapath, Listener, Workers},
     dns,
@@ -84,8 +84,11 @@ impl App {
             let [hangups, rotations] = others.map(|it| it.context("signal handlers"));
             (Signals::install().context("signal handlers")?, [hangups?, rotations?])
         };
-        let (groups, admin) = bind(config, workers, &control)?;
+        let groups = bind(config, workers)?;
         let kernel = Arc::new(load_kernel(config, &groups, workers)?);
+        // Whoever can connect to it finds the listeners steered.
+        let admin = config.admin.address.map(|address| admin::bind(address, &control));
+        let admin = admin.transpose().context("admin")?;
         let (access_log, access_log_guard) = match &config.log.access {
             Some(access) => AccessLog::open(access).map(|(log, guard)| (Some(log), Some(guard)))?,
             None => (None, None),
@@ -198,18 +201,11 @@ fn connection_limit(configured: Option<NonZeroUsize>, open_files: u64) -> usize 
     configured.map_or(affordable, NonZeroUsize::get).min(CONNECTIONS_MAX)
 }
 
-/// Binds every address, while no other instance does.
-fn bind(
-    config: &Config,
-    workers: usize,
-    control: &runtime::Runtime,
-) -> anyhow::Result<(Vec<Group>, Option<Admin>)> {
+/// Binds every listener, while no other instance does.
+fn bind(config: &Config, workers: usize) -> anyhow::Result<Vec<Group>> {
     let _alone = BindLock::acquire();
     let listeners = config.listeners.iter();
-    let groups = listeners.map(|listener| listener::bind(listener, workers, &config.limits));
-    let groups = groups.collect::<anyhow::Result<_>>()?;
-    let admin = config.admin.address.map(|address| admin::bind(address, control));
-    Ok((groups, admin.transpose().context("admin")?))
+    listeners.map(|listener| listener::bind(listener, workers, &config.limits)).collect()
 }
 
 fn load_kernel(config: &Config, groups: &[Group], workers: usize) -> anyhow::Result<KernelPlane> {

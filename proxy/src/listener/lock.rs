@@ -1,8 +1,8 @@
 //! One instance at a time binds its addresses.
 //!
 //! Of two sockets that are bound to an address before either listens, both get through (`SO_REUSEADDR`,
-//! socket(7)): instances that start together would share it. So all instances of a network namespace
-//! lock its file, flock(2), from the first bind to the last listen.
+//! socket(7)), and once both set `SO_REUSEPORT` they share it. So instances that start together lock
+//! the file of their network namespace, flock(2), from the first bind to the last listen.
 
 use std::{
     fs::File,
