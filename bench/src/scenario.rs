@@ -562,8 +562,13 @@ impl Maker {
             ("get-1MiB", Traffic::Bytes(1 << 20), 8),
         ] {
             let connections = self.connections(&[connections])[0];
-            let work =
-                LoadWork { carrier: Carrier::Stream, ..LoadWork::http(traffic, connections) };
+            // A tunnel in the kernel works on whichever processor its bytes come in: split, `sockmap`
+            // would have the load's processor and leave the proxy's idle.
+            let work = LoadWork {
+                carrier: Carrier::Stream,
+                is_shared: true,
+                ..LoadWork::http(traffic, connections)
+            };
             cases.push(self.case(label.into(), Work::Load(work), stream_contestants()));
         }
         cases

@@ -79,7 +79,7 @@ fn main() -> ExitCode {
             run::run(purpose, &arguments)
         }
         Task::Lint => lint::run().map(|()| ExitCode::SUCCESS),
-        Task::Test { lint } => test::run(lint.then(lint::run_steps)),
+        Task::Test { lint } => test::run(lint),
         Task::Bench { arguments } => bench::run(&arguments),
     };
     match outcome {

@@ -12,6 +12,8 @@ use std::{
     ops::AddAssign,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -44,6 +46,8 @@ struct Counts {
 struct Rung {
     name: &'static str,
     counts: Counts,
+    /// Builds included.
+    took: Duration,
     /// Why tests were skipped or failed, where their own output does not say it.
     notes: Vec<String>,
 }
@@ -71,27 +75,35 @@ const RUNGS: [(&str, &str, RunRung); 10] = [
     ("instructions", "bench/src/instructions.rs", instructions),
 ];
 
-/// Runs every rung, behind those of `linted`; fails if a test did. The counts are the last line.
-pub(crate) fn run(linted: Option<Vec<lint::Done>>) -> Result<ExitCode> {
-    let mut rungs: Vec<Rung> = linted.map(lint_rung).into_iter().collect();
+/// Runs every rung, `with_lint` before them; fails if a test did. The counts are the last line.
+pub(crate) fn run(with_lint: bool) -> Result<ExitCode> {
+    let mut rungs = Vec::new();
+    if with_lint {
+        rungs.push(timed("lint", || Ok(lint_rung(lint::run_steps()))));
+    }
     println!("== kernel half");
-    rungs.push(kernel_half());
+    rungs.push(timed("kernel half", || Ok(kernel_half())));
     let peers = Peers::find_or_fetch_with_neighbours(&Cache::open()?);
     let mut log = Watch::start();
     for (name, needs, run) in RUNGS {
-        if !workspace::root().join(needs).exists() {
-            continue;
+        if workspace::root().join(needs).exists() {
+            println!("== {name}");
+            rungs.push(timed(name, || run(&peers)));
+            log.look(name);
         }
-        println!("== {name}");
-        let outcome = run(&peers);
-        rungs.push(outcome.unwrap_or_else(|error| {
-            println!("{error:#}");
-            Rung::of_one(name, Verdict::Failed(format!("{error:#}")))
-        }));
-        log.look(name);
     }
     rungs.push(log.finish());
     Ok(summarise(&rungs, &peers))
+}
+
+fn timed(name: &'static str, run: impl FnOnce() -> Result<Rung>) -> Rung {
+    let begun = Instant::now();
+    let mut rung = run().unwrap_or_else(|error| {
+        println!("{error:#}");
+        Rung::of_one(name, Verdict::Failed(format!("{error:#}")))
+    });
+    rung.took = begun.elapsed();
+    rung
 }
 
 fn summarise(rungs: &[Rung], peers: &Peers) -> ExitCode {
@@ -100,8 +112,8 @@ fn summarise(rungs: &[Rung], peers: &Peers) -> ExitCode {
         println!("missing: {missing}");
     }
     let total = sum(rungs);
-    for Rung { name, counts, notes } in rungs {
-        println!("{name:<12} {counts}");
+    for Rung { name, counts, took, notes } in rungs {
+        println!("{name:<12} {counts}, {} s", took.as_secs());
         for note in notes {
             println!("    {note}");
         }
@@ -288,8 +300,16 @@ fn may_load_programs() -> bool {
         .is_some_and(|mask| mask & NEEDED == NEEDED)
 }
 
-/// A short run of each target on its corpus; what it finds is kept outside the committed one.
+/// Fuzzing takes one processor; the other one begins what the rungs behind this one wait for.
 fn fuzz(peers: &Peers) -> Result<Rung> {
+    thread::scope(|scope| {
+        scope.spawn(counted);
+        fuzz_all(peers)
+    })
+}
+
+/// A short run of each target on its corpus; what it finds is kept outside the committed one.
+fn fuzz_all(peers: &Peers) -> Result<Rung> {
     if command::find("c++").is_none() {
         let why = "libFuzzer needs a C++ compiler; `sudo apt-get install g++`";
         return Ok(Rung::of_one("fuzz", Verdict::Skipped(why.to_owned())));
@@ -390,7 +410,7 @@ fn not_here(why: String) -> Verdict {
 
 impl Rung {
     fn new(name: &'static str) -> Rung {
-        Rung { name, counts: Counts::default(), notes: Vec::new() }
+        Rung { name, counts: Counts::default(), took: Duration::ZERO, notes: Vec::new() }
     }
 
     fn of_one(name: &'static str, verdict: Verdict) -> Rung {
