@@ -45,6 +45,8 @@ use crate::{
 const RESERVED_FILES: u64 = 256;
 /// Files one connection may hold: its own socket and its node's.
 const FILES_PER_CONNECTION: u64 = 2;
+/// Fewer connections at a time than anybody wants: what 768 open files have room for.
+const CONNECTIONS_FEW: u64 = 256;
 /// Downstream connections there can be a permit for.
 const CONNECTIONS_MAX: usize = Semaphore::MAX_PERMITS;
 
@@ -74,6 +76,7 @@ impl App {
     /// feature of the kernel half cannot be had. Nothing is left behind then.
     pub fn start(config: &Config) -> anyhow::Result<App> {
         let open_files = limits::raise_open_files().context("open-files limit")?;
+        let permits = connection_limit(config.limits.connections, open_files)?;
         let cpus = affinity::allowed_cpus().context("affinity mask")?;
         let workers = worker_count(config.workers, cpus.len());
         // Before anybody can see that it is there: who does may send a signal at once.
@@ -95,7 +98,6 @@ impl App {
         };
 
         let shutdown = Shutdown::new();
-        let permits = connection_limit(config.limits.connections, open_files);
         let log_files = Arc::<LogFiles>::default();
         let shared = share(config, &kernel, access_log, &log_files, permits, &shutdown);
         let admin_address = admin.as_ref().map(|admin| admin.address());
@@ -195,10 +197,26 @@ fn worker_count(workers: Workers, cpus: usize) -> usize {
     workers.count.map_or(cpus.min(quota), NonZeroUsize::get).max(1)
 }
 
-fn connection_limit(configured: Option<NonZeroUsize>, open_files: u64) -> usize {
+/// # Errors
+/// Nobody has said how many, and there are files for none.
+fn connection_limit(configured: Option<NonZeroUsize>, open_files: u64) -> anyhow::Result<usize> {
     let affordable = open_files.saturating_sub(RESERVED_FILES) / FILES_PER_CONNECTION;
-    let affordable = usize::try_from(affordable).unwrap_or(usize::MAX).max(1);
-    configured.map_or(affordable, NonZeroUsize::get).min(CONNECTIONS_MAX)
+    let advice = "raise `ulimit -n` (systemd: `LimitNOFILE=`) or set `limits.connections`";
+    match configured {
+        Some(_) => {}
+        None if affordable == 0 => bail!(
+            "{open_files} open files are too few: {RESERVED_FILES} are kept back, and a connection \
+             takes {FILES_PER_CONNECTION}; {advice}"
+        ),
+        None if affordable < CONNECTIONS_FEW => tracing::warn!(
+            open_files,
+            connections = affordable,
+            "few connections at a time, the others wait; {advice}"
+        ),
+        None => {}
+    }
+    let affordable = usize::try_from(affordable).unwrap_or(usize::MAX);
+    Ok(configured.map_or(affordable, NonZeroUsize::get).min(CONNECTIONS_MAX))
 }
 
 /// Binds every listener, while no other instance does.

@@ -20,6 +20,7 @@ use crate::{
     logging,
     reload::File,
     route::explain::{self, Asked},
+    sys,
 };
 
 /// A reverse proxy and API gateway whose kernel half steers connections and moves bytes.
@@ -140,6 +141,7 @@ pub fn complain(error: &anyhow::Error) {
 }
 
 fn serve(path: &Path) -> anyhow::Result<ExitCode> {
+    sys::limits::use_small_pages().context("transparent huge pages")?;
     let read = Config::read_file(path);
     let source = path.display().to_string();
     let loaded = read.and_then(|bytes| Ok((Config::parse_bytes(&bytes, &source)?, bytes)));

@@ -283,7 +283,7 @@ fn kernel_half_absence() -> Option<&'static str> {
     } else if !workspace::bpf_object().exists() {
         Some("the proxy is built without the BPF object; `cargo xtask build-ebpf`")
     } else if !may_load_programs() {
-        Some("takes CAP_BPF and CAP_NET_ADMIN, as with `docker run --privileged`")
+        Some("takes CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, as with `docker run --privileged`")
     } else {
         None
     }
@@ -291,8 +291,8 @@ fn kernel_half_absence() -> Option<&'static str> {
 
 /// Root of a container may be without.
 fn may_load_programs() -> bool {
-    /// CAP_NET_ADMIN, CAP_BPF of linux/capability.h.
-    const NEEDED: u64 = 1 << 12 | 1 << 39;
+    /// CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF of linux/capability.h.
+    const NEEDED: u64 = 1 << 12 | 1 << 38 | 1 << 39;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     effective

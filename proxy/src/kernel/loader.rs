@@ -11,6 +11,7 @@ use aya::{
     util::KernelVersion,
 };
 use proxy_common::{ABI_VERSION, globals, limits, names};
+use rustix::thread::{CapabilitySet, capabilities};
 
 use super::{log, rules::Rules, same_host, sockets::Offsets, sockmap};
 
@@ -192,7 +193,17 @@ fn explain(error: ProgramError) -> anyhow::Error {
     if tail.is_empty() {
         return io_error.into();
     }
+    if !is_trusted() {
+        return anyhow!(io_error).context("the verifier allows it only with CAP_PERFMON");
+    }
     anyhow!(io_error).context(format!("the verifier refused it:\n{tail}\n"))
+}
+
+/// Whom the verifier allows to follow the kernel's own pointers, and to have it look at loops once for
+/// many rounds (v5.8, `perfmon_capable`).
+fn is_trusted() -> bool {
+    let either = CapabilitySet::PERFMON | CapabilitySet::SYS_ADMIN;
+    capabilities(None).ok().is_none_or(|sets| sets.effective.intersects(either))
 }
 
 /// The last lines of a text.

@@ -438,6 +438,45 @@ fn without_privileges_auto_serves_and_require_does_not() {
 }
 
 #[test]
+fn with_fewer_capabilities_than_programs_take_the_missing_one_is_named() {
+    if !rustix::process::geteuid().is_root() || !proxy::kernel::is_built_in() {
+        println!("skipped: takes root and the BPF object; `sudo cargo xtask test`");
+        return;
+    }
+    let wrapper = ["setpriv", "--bounding-set=-all,+bpf,+net_admin", "--inh-caps=-all"];
+    let node = Node::always("ok");
+    let mut tandem = Tandem::start_with(&wrapper, &yaml(node.address, "kernel: { mode: require }"));
+    assert_eq!(tandem.exit().code(), Some(1));
+    tandem.line(&["tandem: ", "CAP_PERFMON"]);
+}
+
+#[test]
+fn memory_comes_in_small_pages() {
+    let node = Node::always("ok");
+    let tandem = Tandem::start(&yaml(node.address, ""));
+    tandem.line(&["INFO", "serving"]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", tandem.child.id()));
+    assert!(status.expect("a status").contains("\nTHP_enabled:\t0\n"));
+}
+
+#[test]
+fn few_files_are_few_connections_and_too_few_are_an_error() {
+    let node = Node::always("ok");
+    let with_files = |files: &str| {
+        Tandem::start_with(
+            &["prlimit", &format!("--nofile={files}:{files}")],
+            &yaml(node.address, ""),
+        )
+    };
+    let mut too_few = with_files("257");
+    assert_eq!(too_few.exit().code(), Some(1));
+    too_few.line(&["tandem: 257 open files are too few", "ulimit -n", "limits.connections"]);
+    let few = with_files("300");
+    assert_eq!(few.client().ask(GET).status, 200);
+    few.line(&["WARN", "open_files=300 connections=22", "ulimit -n"]);
+}
+
+#[test]
 fn running_out_of_files_never_stops_accepting() {
     const FILES: usize = 64;
     let node = Node::always("ok");
