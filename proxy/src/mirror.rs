@@ -13,7 +13,11 @@ use crate::{
     client::{KeepAlive, Purpose, Request, Trust},
     connection::ConnectionCx,
     exchange::request_head,
-    http::{fields, framing::BodyLength, head::RequestHead},
+    http::{
+        fields::{ForwardedField, PushField, forward_request_fields},
+        framing::BodyLength,
+        head::RequestHead,
+    },
     pipeline::Plan,
     worker::Worker,
 };
@@ -112,13 +116,7 @@ fn forwarded(cx: &ConnectionCx, head: &RequestHead, plan: &Plan<'_>) -> HeaderMa
     let mut all = HeaderMap::new();
     let is_replaced = |name: &[u8]| plan.replaces(name);
     let client = client.as_deref();
-    for field in fields::forwarded_request_fields(head, &cx.forwarding, b"", client, is_replaced) {
-        let name = HeaderName::from_bytes(field.name.as_bytes());
-        let value = HeaderValue::from_bytes(field.value.as_bytes());
-        if let (Ok(name), Ok(value)) = (name, value) {
-            all.append(name, value);
-        }
-    }
+    forward_request_fields(&mut all, head, &cx.forwarding, b"", client, is_replaced);
     all.remove(header::HOST);
     if let Some(Ok(host)) = host.map(|host| HeaderValue::from_bytes(&host)) {
         all.insert(header::HOST, host);
@@ -127,6 +125,16 @@ fn forwarded(cx: &ConnectionCx, head: &RequestHead, plan: &Plan<'_>) -> HeaderMa
         all.append(name, value.clone());
     }
     all
+}
+
+impl PushField<'_> for HeaderMap {
+    fn push_field(&mut self, field: ForwardedField<'_>) {
+        let name = HeaderName::from_bytes(field.name.as_bytes());
+        let value = HeaderValue::from_bytes(field.value.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            self.append(name, value);
+        }
+    }
 }
 
 /// Copies that wait for the body of their request.

@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, Method, Uri};
 use libfuzzer_sys::fuzz_target;
 use proxy::http::{
     fields::{
-        ForwardedField, Forwarding, Framing, Name, Pseudonym, Scheme, forwarded_request_fields,
+        ForwardedField, Forwarding, Framing, Name, Pseudonym, Scheme, forward_request_fields,
         forwarded_response_fields,
     },
     framing::{BodyLength, Version},
@@ -80,8 +80,8 @@ fn check_forwarded_request(head: &RequestHead) {
     let pseudonym = Pseudonym::new("fuzzed");
     let forwarding = Forwarding::new([192, 0, 2, 7].into(), 9080, Scheme::Http, pseudonym.clone());
     let host = head.host_bytes().unwrap_or(b"node");
-    let fields: Vec<_> =
-        forwarded_request_fields(head, &forwarding, host, None, |_| false).collect();
+    let mut fields = Vec::new();
+    forward_request_fields(&mut fields, head, &forwarding, host, None, |_| false);
     assert_eq!(fields.iter().filter(|field| field.known == Known::Via).count(), 1);
     check_forwarded(&fields, |name| head.is_connection_option(name));
 
@@ -137,15 +137,15 @@ fn write_response(head: &ResponseHead, fields: &[ForwardedField<'_>]) -> Vec<u8>
     for field in fields {
         match field.name {
             Name::Received(name) if field.known != Known::ContentLength => {
-                bytes.extend_from_slice(head.line(name));
+                bytes.extend_from_slice(&head.bytes()[head.line(name, field.value.as_bytes())]);
             }
             Name::Received(_) | Name::Made(_) => {
                 bytes.extend_from_slice(field.name.as_bytes());
                 bytes.extend_from_slice(b": ");
                 bytes.extend_from_slice(field.value.as_bytes());
+                bytes.extend_from_slice(b"\r\n");
             }
         }
-        bytes.extend_from_slice(b"\r\n");
     }
     bytes.extend_from_slice(b"\r\n");
     bytes

@@ -7,7 +7,7 @@ use super::response_head::{GAINED, push};
 use crate::{
     config::{Node, PassHost},
     http::{
-        fields::{self, ForwardedField, Forwarding, Name},
+        fields::{ForwardedField, Forwarding, Name, PushField, forward_request_fields},
         head::RequestHead,
     },
     pipeline::Plan,
@@ -26,14 +26,13 @@ pub(crate) fn write(
     node: &Node,
 ) {
     out.reserve(head.bytes().len() + GAINED);
-    push(out, &[plan.method(), b" ", plan.target.as_bytes(), b" HTTP/1.1\r\n"]);
+    push(out, [plan.method(), b" ", plan.target.as_bytes(), b" HTTP/1.1\r\n"]);
     let host = host(head, plan).unwrap_or_else(|| own_host(node));
     let client = plan.represented().map(|client| client.to_string());
     let is_replaced = |name: &[u8]| plan.replaces(name);
-    fields::forwarded_request_fields(head, forwarding, &host, client.as_deref(), is_replaced)
-        .for_each(|field| push_field(out, &field));
+    forward_request_fields(out, head, forwarding, &host, client.as_deref(), is_replaced);
     for (name, value) in plan.edits.made(|name| head.field(name).is_some()) {
-        push(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        push(out, [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -60,10 +59,14 @@ fn own_host(node: &Node) -> Cow<'_, [u8]> {
     Cow::Owned(host.into_bytes())
 }
 
-fn push_field(out: &mut Vec<u8>, field: &ForwardedField<'_>) {
-    match field.name {
-        Name::Received(name) => out.extend(name.iter().map(u8::to_ascii_lowercase)),
-        Name::Made(name) => out.extend_from_slice(name.as_str().as_bytes()),
+impl PushField<'_> for Vec<u8> {
+    /// Inlined, as most names are constants.
+    #[inline(always)]
+    fn push_field(&mut self, field: ForwardedField<'_>) {
+        match field.name {
+            Name::Received(name) => self.extend(name.iter().map(u8::to_ascii_lowercase)),
+            Name::Made(name) => self.extend_from_slice(name.as_bytes()),
+        }
+        push(self, [b": ", field.value.as_bytes(), b"\r\n"]);
     }
-    push(out, &[b": ", field.value.as_bytes(), b"\r\n"]);
 }

@@ -1,12 +1,14 @@
 //! The head of a node's response as the downstream gets it: the same bytes on either lane, and the
 //! node's own wherever the proxy has nothing to say about them.
 
+use std::{mem, ops::Range};
+
 use http::StatusCode;
 
 use crate::{
     http::{
         answer::After,
-        fields::{self, Framing, Name},
+        fields::{self, ForwardedField, Framing, Name},
         framing::{BodyLength, Version},
         head::{RequestHead, ResponseHead},
         name::Known,
@@ -89,42 +91,63 @@ pub(crate) fn write(
     match edits.status {
         Some(status) => {
             let reason = status.canonical_reason().unwrap_or_default().as_bytes();
-            push(out, &[version, status.as_str().as_bytes(), b" ", reason, b"\r\n"]);
+            push(out, [version, status.as_str().as_bytes(), b" ", reason, b"\r\n"]);
         }
         None => {
             let status = head.status();
-            push(out, &[version, status.as_str().as_bytes(), b" ", head.reason(), b"\r\n"]);
+            push(out, [version, status.as_str().as_bytes(), b" ", head.reason(), b"\r\n"]);
         }
     }
+    let bytes = head.bytes();
+    let part = |lines: Range<usize>| bytes.get(lines).unwrap_or_default();
+    // Received lines that stand side by side leave together.
+    let mut lines = 0..0;
     let mut has_date = false;
+    let has_edits = !edits.fields.is_empty() || !plan.response.is_empty();
     fields::forwarded_response_fields(head, leaving.framing, leaving.stays_open())
-        .filter(|field| !edits.fields.replaces(field) && !plan.response.replaces(field))
+        .filter(|field| {
+            !has_edits || !edits.fields.replaces(field) && !plan.response.replaces(field)
+        })
         .for_each(|field| {
             has_date |= field.known == Known::Date;
-            match field.name {
-                Name::Received(name) if field.known != Known::ContentLength => {
-                    push(out, &[head.line(name), b"\r\n"]);
-                }
-                // What frames the message has no blanks that anybody could read differently.
-                Name::Received(_) | Name::Made(_) => {
-                    push(out, &[field.name.as_bytes(), b": ", field.value.as_bytes(), b"\r\n"]);
-                }
+            let Some(line) = received_line(head, &field) else {
+                let (name, value) = (field.name.as_bytes(), field.value.as_bytes());
+                return push(out, [part(mem::take(&mut lines)), name, b": ", value, b"\r\n"]);
+            };
+            if line.start != lines.end {
+                out.extend_from_slice(part(mem::replace(&mut lines, line.start..line.start)));
             }
+            lines.end = line.end;
         });
+    out.extend_from_slice(part(lines));
     let is_received = |name: &str| head.field(name).is_some();
     for (name, value) in plan.response.made(is_received).chain(edits.fields.made(is_received)) {
         has_date |= *name == http::header::DATE;
-        push(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        push(out, [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
     }
     if let Some(option) = leaving.connection {
-        push(out, &[b"connection: ", option.as_bytes(), b"\r\n"]);
+        push(out, [b"connection: ", option.as_bytes(), b"\r\n"]);
     }
     if !has_date {
-        push(out, &[b"date: ", worker.date().as_bytes(), b"\r\n"]);
+        push(out, [b"date: ", worker.date().as_bytes(), b"\r\n"]);
     }
     out.extend_from_slice(b"\r\n");
 }
 
-pub(crate) fn push(out: &mut Vec<u8>, parts: &[&[u8]]) {
-    parts.iter().for_each(|part| out.extend_from_slice(part));
+/// Where the line of a field stands that leaves as it was received. What frames the message has no
+/// blanks that anybody could read differently.
+fn received_line(head: &ResponseHead, field: &ForwardedField<'_>) -> Option<Range<usize>> {
+    let (Name::Received(name), value) = (field.name, field.value.as_bytes()) else { return None };
+    let line = head.line(name, value);
+    let is_plain = || {
+        let behind_name = head.bytes().get(line.start + name.len()..).unwrap_or_default();
+        behind_name.starts_with(b": ") && line.len() == name.len() + value.len() + b": \r\n".len()
+    };
+    (field.known != Known::ContentLength || is_plain()).then_some(line)
+}
+
+/// Inlined, as most parts are constants.
+#[inline(always)]
+pub(crate) fn push<const N: usize>(out: &mut Vec<u8>, parts: [&[u8]; N]) {
+    parts.into_iter().for_each(|part| out.extend_from_slice(part));
 }

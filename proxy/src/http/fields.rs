@@ -14,23 +14,13 @@
 //! Names with an underscore pass.
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode};
 
 use super::{
     framing::{BodyLength, Version},
     head::{Field, RequestHead, ResponseHead},
     name::{self, Known},
 };
-
-static HOST: HeaderName = header::HOST;
-static VIA: HeaderName = header::VIA;
-static CONTENT_LENGTH: HeaderName = header::CONTENT_LENGTH;
-static TRANSFER_ENCODING: HeaderName = header::TRANSFER_ENCODING;
-static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// One field as it is sent on.
 #[derive(Debug, Clone)]
@@ -45,14 +35,14 @@ pub enum Name<'a> {
     /// In the case received.
     Received(&'a [u8]),
     /// Lower-case.
-    Made(&'static HeaderName),
+    Made(&'static str),
 }
 
 impl Name<'_> {
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Name::Received(name) => name,
-            Name::Made(name) => name.as_str().as_bytes(),
+            Name::Made(name) => name.as_bytes(),
         }
     }
 }
@@ -60,23 +50,20 @@ impl Name<'_> {
 /// Never holds a control byte but a tab.
 #[derive(Debug, Clone)]
 pub enum Value<'a> {
-    Received(&'a [u8]),
-    /// The same for every request of a connection.
-    Shared(&'a Bytes),
-    Made(Bytes),
+    Known(&'a [u8]),
+    Made(Vec<u8>),
 }
 
 impl Value<'_> {
     pub fn as_bytes(&self) -> &[u8] {
         match self {
-            Value::Received(value) => value,
-            Value::Shared(value) => value,
+            Value::Known(value) => value,
             Value::Made(value) => value,
         }
     }
 }
 
-fn made<'a>(name: &'static HeaderName, known: Known, value: Value<'a>) -> ForwardedField<'a> {
+fn made<'a>(name: &'static str, known: Known, value: Value<'a>) -> ForwardedField<'a> {
     ForwardedField { name: Name::Made(name), value, known }
 }
 
@@ -146,7 +133,7 @@ impl Scheme {
 pub struct Forwarding {
     peer: Bytes,
     port: Bytes,
-    scheme: Bytes,
+    scheme: &'static str,
     pseudonym: Pseudonym,
 }
 
@@ -160,8 +147,7 @@ impl Forwarding {
     ) -> Forwarding {
         // Over a dual-stack socket IPv4 comes mapped; nodes know it by its own form.
         let peer = peer.to_canonical().to_string().into();
-        let scheme = Bytes::from_static(scheme.as_str().as_bytes());
-        Forwarding { peer, port: port.to_string().into(), scheme, pseudonym }
+        Forwarding { peer, port: port.to_string().into(), scheme: scheme.as_str(), pseudonym }
     }
 
     pub fn pseudonym(&self) -> &Pseudonym {
@@ -169,40 +155,58 @@ impl Forwarding {
     }
 }
 
-/// The fields a node gets. `host` is the value of its `Host`: [`RequestHead::host`], or the node's
-/// own name where that is `None` or configured otherwise. `client` is whom the downstream speaks for,
-/// if for somebody else. `is_replaced` says of the name of a received field, which plugins may change,
-/// that it stays behind.
-pub fn forwarded_request_fields<'a>(
+/// What takes fields, one by one.
+pub trait PushField<'a> {
+    fn push_field(&mut self, field: ForwardedField<'a>);
+}
+
+impl<'a> PushField<'a> for Vec<ForwardedField<'a>> {
+    fn push_field(&mut self, field: ForwardedField<'a>) {
+        self.push(field);
+    }
+}
+
+/// Pushes the fields that a node gets. `host` is the value of its `Host`: [`RequestHead::host`], or the
+/// node's own name where that is `None` or configured otherwise. `client` is whom the downstream speaks
+/// for, if for somebody else. `is_replaced` says of the name of a received field, which plugins may
+/// change, that it stays behind.
+pub fn forward_request_fields<'a>(
+    to: &mut impl PushField<'a>,
     head: &'a RequestHead,
     forwarding: &'a Forwarding,
     host: &'a [u8],
     client: Option<&'a str>,
-    is_replaced: impl Fn(&[u8]) -> bool + 'a,
-) -> impl Iterator<Item = ForwardedField<'a>> {
+    is_replaced: impl Fn(&[u8]) -> bool,
+) {
+    to.push_field(made("host", Known::Host, Value::Known(host)));
     // What plugins may not change is dropped or made anew.
-    let is_kept = move |field: &Field<'_>| {
+    let is_kept = |field: &Field<'_>| {
         field.known.is_editable() && !field.is_connection_option && !is_replaced(field.name)
     };
-    let kept = head.fields().filter(is_kept).map(as_received);
+    head.fields().filter(is_kept).for_each(|field| to.push_field(as_received(field)));
 
-    let host_received = head.host_bytes().map(Value::Received);
-    let port = head.host_port().map_or(Value::Shared(&forwarding.port), Value::Received);
     let xff = appended(head.end_to_end(Known::XForwardedFor), &forwarding.peer);
-    let real_ip =
-        client.map_or(Value::Shared(&forwarding.peer), |client| Value::Received(client.as_bytes()));
+    to.push_field(made("x-forwarded-for", Known::XForwardedFor, xff));
+    let scheme = Value::Known(forwarding.scheme.as_bytes());
+    to.push_field(made("x-forwarded-proto", Known::XForwardedProto, scheme));
+    if let Some(host) = head.host_bytes() {
+        to.push_field(made("x-forwarded-host", Known::XForwardedHost, Value::Known(host)));
+    }
+    let port = head.host_port().unwrap_or(&forwarding.port);
+    to.push_field(made("x-forwarded-port", Known::XForwardedPort, Value::Known(port)));
+    let real_ip = client.map_or(&*forwarding.peer, str::as_bytes);
+    to.push_field(made("x-real-ip", Known::XRealIp, Value::Known(real_ip)));
     let via = appended(head.end_to_end(Known::Via), forwarding.pseudonym.entry(head.version()));
-    let added = [
-        Some(made(&X_FORWARDED_FOR, Known::XForwardedFor, xff)),
-        Some(made(&X_FORWARDED_PROTO, Known::XForwardedProto, Value::Shared(&forwarding.scheme))),
-        host_received.map(|host| made(&X_FORWARDED_HOST, Known::XForwardedHost, host)),
-        Some(made(&X_FORWARDED_PORT, Known::XForwardedPort, port)),
-        Some(made(&X_REAL_IP, Known::XRealIp, real_ip)),
-        Some(made(&VIA, Known::Via, via)),
-        framing_field(head.body_length(), head.known(Known::ContentLength).next()),
-    ];
-    let host = made(&HOST, Known::Host, Value::Received(host));
-    std::iter::once(host).chain(kept).chain(added.into_iter().flatten())
+    to.push_field(made("via", Known::Via, via));
+    match head.body_length() {
+        BodyLength::Empty | BodyLength::UntilClose => {}
+        BodyLength::Chunked => to.push_field(chunked()),
+        // From our own view of the body: a length with leading zeros is not passed on as it was.
+        BodyLength::Fixed(_) => {
+            let length = head.known(Known::ContentLength).next();
+            length.into_iter().for_each(|digits| to.push_field(content_length(canonical(digits))));
+        }
+    }
 }
 
 /// How the body of a response is framed when it leaves.
@@ -266,16 +270,16 @@ fn says_keep_alive(head: &ResponseHead) -> bool {
 }
 
 fn as_received(field: Field<'_>) -> ForwardedField<'_> {
-    let (name, value) = (Name::Received(field.name), Value::Received(field.value));
+    let (name, value) = (Name::Received(field.name), Value::Known(field.value));
     ForwardedField { name, value, known: field.known }
 }
 
 fn content_length(digits: &[u8]) -> ForwardedField<'_> {
-    made(&CONTENT_LENGTH, Known::ContentLength, Value::Received(digits))
+    made("content-length", Known::ContentLength, Value::Known(digits))
 }
 
 fn chunked<'a>() -> ForwardedField<'a> {
-    made(&TRANSFER_ENCODING, Known::TransferEncoding, Value::Received(b"chunked"))
+    made("transfer-encoding", Known::TransferEncoding, Value::Known(b"chunked"))
 }
 
 fn is_canonical(digits: &[u8]) -> bool {
@@ -297,19 +301,10 @@ fn appended<'a>(values: impl Iterator<Item = &'a [u8]>, own: &'a Bytes) -> Value
         joined.extend_from_slice(b", ");
     }
     if joined.is_empty() {
-        return Value::Shared(own);
+        return Value::Known(own);
     }
     joined.extend_from_slice(own);
-    Value::Made(joined.into())
-}
-
-/// Made from our own view of the body: a length with leading zeros is not passed on as it was.
-fn framing_field(length: BodyLength, received_length: Option<&[u8]>) -> Option<ForwardedField<'_>> {
-    match length {
-        BodyLength::Empty | BodyLength::UntilClose => None,
-        BodyLength::Chunked => Some(chunked()),
-        BodyLength::Fixed(_) => received_length.map(|digits| content_length(canonical(digits))),
-    }
+    Value::Made(joined)
 }
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ use super::head::{
 /// 1xx responses before a final one.
 pub const INTERIM_RESPONSES_MAX: u32 = 16;
 
+/// Of every response.
+const BEGINNING: &[u8] = b"HTTP/1.";
+
 /// Reads request heads, one after the other.
 #[derive(Debug)]
 pub struct RequestGate {
@@ -50,10 +53,10 @@ impl RequestGate {
     }
 
     fn read(&mut self, buf: &mut BytesMut) -> Result<Option<RequestHead>, Flaw> {
-        if !self.is_past_empty_line(buf)? {
+        let seen = self.scan.seen;
+        if seen == buf.len() || !self.is_past_empty_line(buf)? {
             return Ok(None);
         }
-        let seen = self.scan.seen;
         let Some(size) = self.scan.find_end(buf)? else {
             self.check_partial(buf, seen)?;
             return Ok(None);
@@ -165,11 +168,14 @@ impl ResponseGate {
         buf: &mut BytesMut,
         request_method: &str,
     ) -> Result<Option<ResponseHead>, Flaw> {
+        let seen = self.scan.seen;
+        if seen == buf.len() {
+            return Ok(None);
+        }
         // Whatever else a node says first, it is no response: an SSH banner has no end to wait for.
-        if !buf.iter().zip(b"HTTP/1.").all(|(byte, expected)| byte == expected) {
+        if !BEGINNING.starts_with(&buf[..buf.len().min(BEGINNING.len())]) {
             return Err(Flaw::StatusLine);
         }
-        let seen = self.scan.seen;
         let end = self.scan.find_end(buf)?;
         if end.unwrap_or(buf.len()) > self.limits.size_max {
             return Err(Flaw::TooLarge);

@@ -5,7 +5,7 @@
 //! hold any byte but controls; names, method and target are ASCII. Field names with an underscore
 //! pass: a node that folds `_` into `-` (CGI, WSGI) has to drop them itself.
 
-use std::{fmt, ops::Range, str, sync::Arc};
+use std::{fmt, ops::Range, rc::Rc, str};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -13,7 +13,7 @@ use http::StatusCode;
 pub use super::framing::Version;
 use super::{
     framing::{BodyLength, LengthError},
-    name::{self, Known},
+    name::{self, Known, KnownSet},
 };
 use crate::error::Fault;
 
@@ -171,25 +171,27 @@ struct FieldSpan {
 #[derive(Clone)]
 struct Lines {
     bytes: Bytes,
-    fields: Arc<Vec<FieldSpan>>,
+    fields: Rc<Vec<FieldSpan>>,
+    /// Most of what is asked for is not there.
+    known: KnownSet,
 }
 
 /// Room for the fields of a head, used again when nobody has the last head any more.
 #[derive(Debug, Default)]
-pub(super) struct FieldSlots(Arc<Vec<FieldSpan>>);
+pub(super) struct FieldSlots(Rc<Vec<FieldSpan>>);
 
 impl FieldSlots {
     fn empty(&mut self) -> &mut Vec<FieldSpan> {
-        if Arc::get_mut(&mut self.0).is_none() {
-            self.0 = Arc::default();
+        if Rc::strong_count(&self.0) > 1 {
+            self.0 = Rc::default();
         }
-        let fields = Arc::make_mut(&mut self.0);
+        let fields = Rc::make_mut(&mut self.0);
         fields.clear();
         fields
     }
 
-    fn share(&self) -> Arc<Vec<FieldSpan>> {
-        Arc::clone(&self.0)
+    fn share(&self) -> Rc<Vec<FieldSpan>> {
+        Rc::clone(&self.0)
     }
 }
 
@@ -212,26 +214,27 @@ impl Lines {
         })
     }
 
-    /// The values of a field that is known by name, without those meant for the next hop alone.
-    fn end_to_end(&self, known: Known) -> impl Iterator<Item = &[u8]> {
-        self.fields
-            .iter()
-            .filter(move |field| field.known == known && !field.is_connection_option)
-            .map(|field| self.part(field.value))
-    }
-
     fn values(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         self.fields
             .iter()
-            .filter(move |field| self.part(field.name).eq_ignore_ascii_case(name.as_bytes()))
+            .filter(move |field| name::is_same(self.part(field.name), name.as_bytes()))
             .map(|field| self.part(field.value))
     }
 
+    /// The values of a field that is known by name.
     fn known(&self, known: Known) -> impl Iterator<Item = &[u8]> {
-        self.fields
-            .iter()
-            .filter(move |field| field.known == known)
-            .map(|field| self.part(field.value))
+        self.spans(known).map(|field| self.part(field.value))
+    }
+
+    /// The same without those meant for the next hop alone.
+    fn end_to_end(&self, known: Known) -> impl Iterator<Item = &[u8]> {
+        let spans = self.spans(known).filter(|field| !field.is_connection_option);
+        spans.map(|field| self.part(field.value))
+    }
+
+    fn spans(&self, known: Known) -> impl Iterator<Item = &FieldSpan> {
+        let fields = if self.known.contains(known) { &self.fields[..] } else { &[] };
+        fields.iter().filter(move |field| field.known == known)
     }
 
     fn is_connection_option(&self, name: &[u8]) -> bool {
@@ -459,13 +462,14 @@ impl ResponseHead {
         self.lines.is_connection_option(name)
     }
 
-    /// The line of the field whose name `name` is, a part of [`bytes`](Self::bytes): with its blanks,
-    /// without its CRLF.
-    pub fn line(&self, name: &[u8]) -> &[u8] {
-        let start = Span::of(&self.lines.bytes, name).range().start;
-        let line = self.lines.bytes.get(start..).unwrap_or_default();
-        // The gate lets a CR pass in front of an LF only.
-        line.get(..memchr::memchr(b'\r', line).unwrap_or(line.len())).unwrap_or_default()
+    /// Where the line of the field of this name and this value, parts of [`bytes`](Self::bytes), stands in
+    /// there, with its blanks and its CRLF.
+    pub fn line(&self, name: &[u8], value: &[u8]) -> Range<usize> {
+        let bytes = &self.lines.bytes;
+        let value_end = Span::of(bytes, value).range().end;
+        let rest = bytes.get(value_end..).unwrap_or_default();
+        let blanks = rest.iter().take_while(|byte| **byte != b'\r').count();
+        Span::of(bytes, name).range().start..value_end + blanks + b"\r\n".len()
     }
 
     /// The head as received, its empty line included.

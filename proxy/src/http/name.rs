@@ -16,9 +16,6 @@ pub const fn is_value_byte(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=0x7e | 0x80..=0xff)
 }
 
-/// Bytes of the longest name that is known.
-const NAME_SIZE_MAX: usize = "proxy-authentication-info".len();
-
 /// The fields the proxy knows by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Known {
@@ -52,61 +49,65 @@ pub enum Known {
     XRealIp,
 }
 
-impl Known {
-    pub fn of(name: &[u8]) -> Known {
-        let known = Known::as_spelled(name);
-        let is_alike = known == Known::Other && name.contains(&b'_') && is_alike(name);
-        if is_alike { Known::Alike } else { known }
+/// Which of them a head has.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct KnownSet(u32);
+
+impl KnownSet {
+    pub(super) fn insert(&mut self, known: Known) {
+        self.0 |= 1 << known as u32;
     }
 
-    /// Compared without case, as it runs on every field of every message: by length first.
-    fn as_spelled(name: &[u8]) -> Known {
-        match name.len() {
-            2 if lower(name) == *b"te" => Known::Te,
-            3 if lower(name) == *b"via" => Known::Via,
-            4 => match &lower(name) {
-                b"host" => Known::Host,
-                b"date" => Known::Date,
-                _ => Known::Other,
-            },
-            5 if lower(name) == *b"proxy" => Known::Proxy,
-            6 if lower(name) == *b"expect" => Known::Expect,
-            7 => match &lower(name) {
-                b"upgrade" => Known::Upgrade,
-                b"trailer" => Known::Trailer,
-                _ => Known::Other,
-            },
-            9 => match &lower(name) {
-                b"x-real-ip" => Known::XRealIp,
-                b"forwarded" => Known::Forwarded,
-                _ => Known::Other,
-            },
-            10 => match &lower(name) {
-                b"connection" => Known::Connection,
-                b"keep-alive" => Known::KeepAlive,
-                _ => Known::Other,
-            },
-            14 => match &lower(name) {
-                b"content-length" => Known::ContentLength,
-                b"http2-settings" => Known::Http2Settings,
-                _ => Known::Other,
-            },
-            15 if lower(name) == *b"x-forwarded-for" => Known::XForwardedFor,
-            16 => match &lower(name) {
-                b"x-forwarded-host" => Known::XForwardedHost,
-                b"x-forwarded-port" => Known::XForwardedPort,
-                b"proxy-connection" => Known::ProxyConnection,
-                _ => Known::Other,
-            },
-            17 => match &lower(name) {
-                b"transfer-encoding" => Known::TransferEncoding,
-                b"x-forwarded-proto" => Known::XForwardedProto,
-                _ => Known::Other,
-            },
-            18 if lower(name) == *b"proxy-authenticate" => Known::ProxyAuthenticate,
-            19 if lower(name) == *b"proxy-authorization" => Known::ProxyAuthorization,
-            25 if lower(name) == *b"proxy-authentication-info" => Known::ProxyAuthenticationInfo,
-            _ => Known::Other,
+    pub(super) fn contains(self, known: Known) -> bool {
+        self.0 & (1 << known as u32) != 0
+    }
+}
+
+impl Known {
+    /// Compared without case. It runs on every field of every message: nearly every name that is not
+    /// known is told by its length and its first letter.
+    pub fn of(name: &[u8]) -> Known {
+        for (spelling, known) in Known::candidates(name) {
+            if is_same(name, spelling) {
+                return *known;
+            }
+            if !known.is_editable() && is_alike(name, spelling) {
+                return Known::Alike;
+            }
+        }
+        Known::Other
+    }
+
+    /// All that are of the length of `name` and begin like it, lower-case.
+    fn candidates(name: &[u8]) -> &'static [(&'static [u8], Known)] {
+        let Some(first) = name.first() else { return &[] };
+        match (name.len(), first.to_ascii_lowercase()) {
+            (2, b't') => &[(b"te", Known::Te)],
+            (3, b'v') => &[(b"via", Known::Via)],
+            (4, b'h') => &[(b"host", Known::Host)],
+            (4, b'd') => &[(b"date", Known::Date)],
+            (5, b'p') => &[(b"proxy", Known::Proxy)],
+            (6, b'e') => &[(b"expect", Known::Expect)],
+            (7, b'u') => &[(b"upgrade", Known::Upgrade)],
+            (7, b't') => &[(b"trailer", Known::Trailer)],
+            (9, b'x') => &[(b"x-real-ip", Known::XRealIp)],
+            (9, b'f') => &[(b"forwarded", Known::Forwarded)],
+            (10, b'c') => &[(b"connection", Known::Connection)],
+            (10, b'k') => &[(b"keep-alive", Known::KeepAlive)],
+            (14, b'c') => &[(b"content-length", Known::ContentLength)],
+            (14, b'h') => &[(b"http2-settings", Known::Http2Settings)],
+            (15, b'x') => &[(b"x-forwarded-for", Known::XForwardedFor)],
+            (16, b'x') => &[
+                (b"x-forwarded-host", Known::XForwardedHost),
+                (b"x-forwarded-port", Known::XForwardedPort),
+            ],
+            (16, b'p') => &[(b"proxy-connection", Known::ProxyConnection)],
+            (17, b't') => &[(b"transfer-encoding", Known::TransferEncoding)],
+            (17, b'x') => &[(b"x-forwarded-proto", Known::XForwardedProto)],
+            (18, b'p') => &[(b"proxy-authenticate", Known::ProxyAuthenticate)],
+            (19, b'p') => &[(b"proxy-authorization", Known::ProxyAuthorization)],
+            (25, b'p') => &[(b"proxy-authentication-info", Known::ProxyAuthenticationInfo)],
+            _ => &[],
         }
     }
 
@@ -174,21 +175,16 @@ impl Known {
     }
 }
 
-/// Whether it is [`Known::Alike`].
-fn is_alike(name: &[u8]) -> bool {
-    let mut dashed = [0; NAME_SIZE_MAX];
-    let Some(dashed) = dashed.get_mut(..name.len()) else { return false };
-    dashed.copy_from_slice(name);
-    for byte in dashed.iter_mut().filter(|byte| **byte == b'_') {
-        *byte = b'-';
-    }
-    !Known::as_spelled(dashed).is_editable()
+/// Whether two names are one, whatever their case. Most that are one are spelled alike, which is told
+/// much sooner.
+pub(super) fn is_same(one: &[u8], other: &[u8]) -> bool {
+    one == other || one.eq_ignore_ascii_case(other)
 }
 
-/// A name of `N` bytes; no name if it has more or fewer.
-fn lower<const N: usize>(name: &[u8]) -> [u8; N] {
-    let name = <[u8; N]>::try_from(name).unwrap_or([0; N]);
-    name.map(|byte| byte.to_ascii_lowercase())
+/// Whether `name` is `spelling`, which is as long and in lower-case, with `_` in place of `-`.
+fn is_alike(name: &[u8], spelling: &[u8]) -> bool {
+    let dashed = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    name.iter().map(dashed).eq(spelling.iter().copied())
 }
 
 /// The elements of a comma-separated list, without the blanks around them and without empty ones

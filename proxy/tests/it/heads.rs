@@ -58,6 +58,11 @@ const CASES: &[Case] = &[
     ),
     case(
         GET,
+        b"HTTP/1.1 200 OK\r\nDate:x\r\nContent-Length:2 \r\nX-A: 1\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nDate:x\r\nContent-Length: 2\r\nX-A: 1\r\n\r\nok",
+    ),
+    case(
+        GET,
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: 1\r\n\r\nok",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: 1\r\ndate: *\r\n\r\nok",
     ),

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::http::{
     framing::{BodyLength, LengthFields, Seen},
-    name::{self, Known},
+    name::{self, Known, KnownSet},
 };
 
 /// Fields that are read without a heap allocation; 32 bytes of stack each.
@@ -75,7 +75,7 @@ pub(in crate::http) fn request(
         keeps_alive,
         expects_continue,
         announces_more: summary.announces_more,
-        lines: Lines { fields: fields.share(), bytes: bytes.clone() },
+        lines: Lines { known: summary.known, fields: fields.share(), bytes },
     })
 }
 
@@ -114,7 +114,7 @@ pub(in crate::http) fn response(
         version,
         body_length,
         keeps_alive,
-        lines: Lines { fields: fields.share(), bytes: bytes.clone() },
+        lines: Lines { known: summary.known, fields: fields.share(), bytes },
     })
 }
 
@@ -185,11 +185,14 @@ fn request_line_flaw(head: &[u8]) -> Flaw {
 
 /// Marks the fields that `Connection` names. `fields` are the spans of `headers`.
 fn mark_options(fields: &mut [FieldSpan], headers: &[Header<'_>]) {
-    let connection =
-        headers.iter().filter(|header| Known::of(header.name.as_bytes()) == Known::Connection);
-    for option in connection.flat_map(|header| name::list(header.value)) {
-        for (field, header) in fields.iter_mut().zip(headers) {
-            field.is_connection_option |= header.name.as_bytes().eq_ignore_ascii_case(option);
+    for (at, header) in headers.iter().enumerate() {
+        if fields[at].known != Known::Connection {
+            continue;
+        }
+        for option in name::list(header.value) {
+            for (field, header) in fields.iter_mut().zip(headers) {
+                field.is_connection_option |= header.name.as_bytes().eq_ignore_ascii_case(option);
+            }
         }
     }
 }
@@ -197,6 +200,7 @@ fn mark_options(fields: &mut [FieldSpan], headers: &[Header<'_>]) {
 /// What the fields of a head add up to.
 #[derive(Default)]
 struct Summary<'a> {
+    known: KnownSet,
     lengths: LengthFields<'a>,
     host: Seen<'a>,
     has_close: bool,
@@ -236,6 +240,7 @@ impl<'a> Summary<'a> {
     }
 
     fn see(&mut self, known: Known, value: &'a [u8]) {
+        self.known.insert(known);
         match known {
             Known::ContentLength => self.lengths.content_length.see(value),
             Known::TransferEncoding => self.lengths.transfer_encoding.see(value),
