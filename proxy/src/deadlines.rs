@@ -54,9 +54,17 @@ impl Armed {
 impl Deadlines {
     /// Starts a wait unless it is already under way: polling again does not extend it.
     pub(crate) fn start(&self, wait: Wait, timeout: Duration) {
-        let at = &self.at[wait as usize];
-        if at.get().is_none() {
-            at.set(Some(Instant::now() + timeout));
+        self.start_all(&[(wait, timeout)]);
+    }
+
+    /// The same for several that begin together, at the price of one.
+    pub(crate) fn start_all(&self, waits: &[(Wait, Duration)]) {
+        let mut now = None;
+        for (wait, timeout) in waits {
+            let at = &self.at[*wait as usize];
+            if at.get().is_none() {
+                at.set(Some(*now.get_or_insert_with(Instant::now) + *timeout));
+            }
         }
     }
 

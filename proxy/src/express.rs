@@ -61,9 +61,6 @@ use crate::{
     upstream::{connection::Method, group::Upstream, plain::PlainConnection},
 };
 
-/// Read at a time while a response head is looked for; most small responses fit whole.
-const HEAD_READ_SIZE: usize = 4096;
-
 /// Reused by every exchange of a connection, given up when it rests.
 struct Buffers {
     /// What is about to be written to the node.
@@ -131,7 +128,8 @@ async fn exchange(
         }
     };
     let (tap, kept) = (mirror::copy(cx, head, plan), cx.keep_body(Direction::Recv));
-    let mut upload = Upload::new(head, tap, kept).of(body.held());
+    let mut upload = Upload::new(head, tap, kept);
+    upload.take_from(body.held());
     let forward = Forward { cx, head, plan };
     let asked =
         over_nodes(cx, plan, async |node: &Node| forward.attempt(node, &mut upload, buffers).await);
@@ -285,7 +283,7 @@ impl Forward<'_> {
     ) -> Result<Reply, Fault> {
         let cx = self.cx;
         let _disarmed = cx.passage.until_dropped();
-        if self.may_be_passed(node) {
+        if connection.meter().is_some() && self.may_be_passed(node) {
             cx.arm(connection);
         }
         let Buffers { request, input, gate, .. } = buffers;
@@ -417,7 +415,7 @@ impl Forward<'_> {
         // To one who may send nothing more (RFC 9112 section 9.6): what came in between would turn the
         // end into a reset, which takes along what has not left.
         if !head.keeps_alive() && !cx.is_leg() {
-            relay = relay.last();
+            relay.be_last();
         }
         let mut reader = BodyReader::new(length);
         relay.frame(&mut reader, input, out).map_err(FramingError::response_fault)?;
@@ -513,7 +511,7 @@ fn poll_response_head(
             Ok(None) => {}
             Err(error) => return Poll::Ready(Err(error.fault())),
         }
-        let read = inlet::poll_read(&mut connection.stream, task, input, HEAD_READ_SIZE);
+        let read = inlet::poll_read_head(&mut connection.stream, task, input);
         match std::task::ready!(read) {
             Ok(0) | Err(_) => return Poll::Ready(Err(Fault::UpstreamClosed)),
             // From here on, whatever happens is about this request.

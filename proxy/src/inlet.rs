@@ -24,9 +24,10 @@ use crate::{
     },
 };
 
-/// Asked of the socket at a time while a head or chunk framing has to be looked at. Small messages
-/// fit whole; the rest of a large body of known length goes past the buffer.
-const READ_SIZE: usize = 4096;
+/// Asked of the socket at a time while a head has to be looked at. Small messages fit whole.
+const HEAD_READ_SIZE: usize = 4096;
+/// Room that is left behind one head is enough for the next if it has as many bytes.
+const HEAD_READ_SIZE_MIN: usize = HEAD_READ_SIZE / 2;
 /// The same for chunked bodies, whose every byte has to pass here.
 const BODY_READ_SIZE: usize = 32 * 1024;
 
@@ -102,11 +103,11 @@ impl Inlet {
 
     /// Reads once into the buffer; 0 is the end of the stream.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        // A connection with nothing to say gets no buffer.
-        ready!(self.io.get_ref().poll_read_ready(cx))?;
-        let size = if self.is_between_messages() { READ_SIZE } else { BODY_READ_SIZE };
-        self.buffer.reserve(size);
-        poll_read_buf(Pin::new(self.io.get_mut()), cx, &mut self.buffer)
+        if self.is_between_messages() {
+            poll_read_head(self.io.get_mut(), cx, &mut self.buffer)
+        } else {
+            poll_read(self.io.get_mut(), cx, &mut self.buffer, BODY_READ_SIZE)
+        }
     }
 
     /// Lets in the body of a message whose head has been dealt with: it is taken from its
@@ -214,8 +215,21 @@ pub(crate) fn poll_read(
     buffer: &mut BytesMut,
     size: usize,
 ) -> Poll<io::Result<usize>> {
+    // A connection with nothing to say gets no buffer.
     ready!(stream.poll_read_ready(cx))?;
     buffer.reserve(size);
+    poll_read_buf(Pin::new(stream), cx, buffer)
+}
+
+/// Reads of a head what there is room for behind what is in `buffer`; 0 is the end of the stream.
+pub(crate) fn poll_read_head(
+    stream: &mut TcpStream,
+    cx: &mut Context<'_>,
+    buffer: &mut BytesMut,
+) -> Poll<io::Result<usize>> {
+    if buffer.capacity() - buffer.len() < HEAD_READ_SIZE_MIN {
+        return poll_read(stream, cx, buffer, HEAD_READ_SIZE);
+    }
     poll_read_buf(Pin::new(stream), cx, buffer)
 }
 

@@ -197,10 +197,12 @@ impl KernelPlane {
 
     /// Has everything that our socket sends go by TCP again, if what was watched took so long that
     /// the other end must have held it up. Nobody may be sending on the socket. Whether that was so.
+    #[inline]
     pub fn check_leg(&self, watch: &LegWatch, socket: BorrowedFd<'_>) -> bool {
-        let Some(same_host) = self.same_host().filter(|_| watch.has_been_held_up()) else {
+        if !watch.has_been_held_up() {
             return false;
-        };
+        }
+        let Some(same_host) = self.same_host() else { return false };
         same_host.leave(socket);
         true
     }

@@ -33,6 +33,8 @@ pub(crate) struct RequestRecord {
     downstream: SocketAddr,
     at: Option<SystemTime>,
     started: Instant,
+    /// Whether somebody logs it: what only logs say is not looked for otherwise.
+    is_logged: bool,
     head: Option<RequestHead>,
     lane: Option<Lane>,
     route: Option<Routed>,
@@ -88,6 +90,7 @@ impl RequestRecord {
             downstream,
             at: worker.access_log.is_some().then(SystemTime::now),
             started: Instant::now(),
+            is_logged: worker.access_log.is_some(),
             head: None,
             lane: None,
             route: None,
@@ -135,6 +138,7 @@ impl RequestRecord {
         self.consumer = consumer.map(|consumer| consumer.index);
         self.client = client;
         let Some(hooks) = self.chain().map(|chain| chain.hooks(consumer)) else { return };
+        self.is_logged |= hooks.log;
         self.kept_sizes = [hooks.kept_response, hooks.kept_request];
         if hooks.log_detail {
             self.detail.get_or_insert_default();
@@ -229,7 +233,9 @@ impl RequestRecord {
     /// The response head is on its way.
     pub(crate) fn status(&mut self, status: u16) {
         self.status = Some(status);
-        self.first_byte = Some(self.started.elapsed());
+        if self.is_logged {
+            self.first_byte = Some(self.started.elapsed());
+        }
     }
 
     /// Body bytes that were not copied on their way.
@@ -259,8 +265,8 @@ impl RequestRecord {
         self.fault.get_or_insert(fault);
     }
 
-    /// What was neither spliced nor delivered went `via`.
-    pub(crate) fn finish(mut self, sent_bytes: u64, recv_bytes: u64, via: Via) {
+    /// Once, and then it is dropped. What was neither spliced nor delivered went `via`.
+    pub(crate) fn finish(&mut self, sent_bytes: u64, recv_bytes: u64, via: Via) {
         self.emit_exchange(sent_bytes, recv_bytes, via);
     }
 

@@ -320,10 +320,10 @@ impl ConnectionCx {
         if self.listener.is_same_host {
             self.leg.another_request(&self.worker.kernel, stream.as_fd());
         }
-        let mut record = RequestRecord::begin(&self.worker, &self.listener, self.peer);
+        let mut slot = self.record.borrow_mut();
+        let record = slot.insert(RequestRecord::begin(&self.worker, &self.listener, self.peer));
         record.head(head);
         record.lane(lane);
-        *self.record.borrow_mut() = Some(record);
         self.sent_bytes.set(0);
         self.stalled.set(Duration::ZERO);
         self.phase.set(Phase::Exchange);
@@ -373,9 +373,11 @@ impl ConnectionCx {
     }
 
     pub(super) fn finish_record(&self, recv_bytes: u64) {
-        if let Some(mut record) = self.record.borrow_mut().take() {
+        let mut slot = self.record.borrow_mut();
+        if let Some(record) = &mut *slot {
             record.delivered(self.leg.take_delivered());
             record.finish(self.sent_bytes.get(), recv_bytes, Via::User);
+            *slot = None;
         }
     }
 

@@ -129,6 +129,8 @@ impl Downstream {
             && !self.is_at_eof
             && self.inlet.buffer().len() < self.ahead_max
         {
+            // Nothing comes, as a rule.
+            ready!(self.inlet.poll_readable(task));
             match ready!(self.inlet.poll_fill(task)) {
                 Ok(0) => self.is_at_eof = true,
                 Ok(_) => {}
@@ -250,10 +252,9 @@ impl Downstream {
                     if !is_empty {
                         self.expect_more();
                     }
-                    cx.deadlines.start(Wait::Downstream, patience);
-                    if is_idle || cx.is_draining() && is_empty {
-                        cx.deadlines.start(Wait::Rest, REST_AFTER);
-                    }
+                    let waits = [(Wait::Downstream, patience), (Wait::Rest, REST_AFTER)];
+                    let rests = is_idle || cx.is_draining() && is_empty;
+                    cx.deadlines.start_all(if rests { &waits } else { &waits[..1] });
                     return Poll::Pending;
                 }
                 Poll::Ready(Ok(0) | Err(_)) if is_empty => return self.end(),

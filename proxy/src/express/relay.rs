@@ -108,13 +108,13 @@ impl Relay {
     }
 
     /// Whoever says so closes the target's connection behind it: its last bytes leave with that.
-    pub(super) fn last(self) -> Self {
-        Self { is_last: true, ..self }
+    pub(super) fn be_last(&mut self) {
+        self.is_last = true;
     }
 
     /// A body that is copied is not spliced.
-    pub(super) fn tapped(self, tap: Option<Box<Tap>>) -> Self {
-        Self { tap, ..self }
+    pub(super) fn copy_to(&mut self, tap: Option<Box<Tap>>) {
+        self.tap = tap;
     }
 
     pub(super) fn take_news(&mut self) -> News {
@@ -168,7 +168,7 @@ impl Relay {
     ) -> Result<(), FramingError> {
         let enough = out.len() + COPIED_MAX;
         // What is put into `out` must not overtake what is behind it already.
-        while self.is_plain() && out.len() < enough {
+        while !reader.is_complete() && self.is_plain() && out.len() < enough {
             let framing = reader.framing(input)?;
             input.advance(framing);
             // Nothing has been taken of a body of known length, or of a chunk behind its size line.

@@ -59,13 +59,14 @@ impl Upload {
         let is_chunked = head.body_length() == BodyLength::Chunked;
         let mut filters = BodyFilters::default();
         filters.keep(kept);
-        let relay = Relay::new(is_chunked, filters).tapped(tap);
+        let mut relay = Relay::new(is_chunked, filters);
+        relay.copy_to(tap);
         Upload { relay, held: None, stage: Stage::Untouched, is_answered: false }
     }
 
-    /// With the body that is here already, if it is.
-    pub(super) fn of(self, held: Option<Held>) -> Upload {
-        Upload { held: held.map(Held::source), ..self }
+    /// The body is here already, if it is.
+    pub(super) fn take_from(&mut self, held: Option<Held>) {
+        self.held = held.map(Held::source);
     }
 
     /// It is to be sent once more, having no body or none that was touched.
