@@ -42,9 +42,16 @@ pub(crate) struct Deadlines {
     at: [Cell<Option<Instant>>; WAITS],
     has_expired: [Cell<bool>; WAITS],
     sleep: RefCell<Option<Armed>>,
+    /// No wait that is under way ends before that.
+    is_covered: Cell<bool>,
 }
 
 impl Armed {
+    /// The task never changes, so one registration lasts until the timer fires.
+    fn is_waiting(&self) -> bool {
+        self.is_registered && !self.sleep.is_elapsed()
+    }
+
     fn rearm(&mut self, deadline: Instant) {
         self.sleep.as_mut().reset(deadline);
         self.is_registered = false;
@@ -63,7 +70,11 @@ impl Deadlines {
         for (wait, timeout) in waits {
             let at = &self.at[*wait as usize];
             if at.get().is_none() {
-                at.set(Some(*now.get_or_insert_with(Instant::now) + *timeout));
+                let end = *now.get_or_insert_with(Instant::now) + *timeout;
+                at.set(Some(end));
+                let armed = self.sleep.borrow();
+                let is_covered = armed.as_ref().is_some_and(|armed| armed.sleep.deadline() <= end);
+                self.is_covered.set(self.is_covered.get() && is_covered);
             }
         }
     }
@@ -91,10 +102,13 @@ impl Deadlines {
 
     /// Ready when a wait has just expired; the caller then polls whoever waits, to let it find out.
     pub(crate) fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut slot = self.sleep.borrow_mut();
+        if self.is_covered.get() && slot.as_ref().is_some_and(Armed::is_waiting) {
+            return Poll::Pending;
+        }
         let Some(earliest) = self.at.iter().filter_map(Cell::get).min() else {
             return Poll::Pending;
         };
-        let mut slot = self.sleep.borrow_mut();
         let armed = slot.get_or_insert_with(|| Armed {
             sleep: Box::pin(tokio::time::sleep_until(earliest)),
             is_registered: false,
@@ -102,8 +116,8 @@ impl Deadlines {
         if armed.sleep.deadline() > earliest {
             armed.rearm(earliest);
         }
-        // The task never changes, so one registration lasts until the timer fires.
-        if armed.is_registered && !armed.sleep.is_elapsed() {
+        self.is_covered.set(true);
+        if armed.is_waiting() {
             return Poll::Pending;
         }
         while armed.sleep.as_mut().poll(cx).is_ready() {
@@ -168,6 +182,20 @@ mod tests {
         assert!(!deadlines.has_expired(Wait::Downstream));
         expired(&deadlines).await;
         assert!(deadlines.has_expired(Wait::Downstream));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_ends_before_the_timer_fires_is_not_missed() {
+        let deadlines = Deadlines::default();
+        deadlines.start(Wait::Upstream, 5 * SECOND);
+        assert!(tokio::time::timeout(SECOND, expired(&deadlines)).await.is_err());
+        deadlines.start(Wait::Downstream, 9 * SECOND);
+        deadlines.start(Wait::Send, SECOND);
+        assert!(tokio::time::timeout(2 * SECOND, expired(&deadlines)).await.is_ok());
+        assert!(deadlines.has_expired(Wait::Send));
+        assert!(tokio::time::timeout(SECOND, expired(&deadlines)).await.is_err());
+        assert!(tokio::time::timeout(3 * SECOND, expired(&deadlines)).await.is_ok());
+        assert!(deadlines.has_expired(Wait::Upstream) && !deadlines.has_expired(Wait::Downstream));
     }
 
     #[tokio::test(start_paused = true)]

@@ -120,10 +120,12 @@ pub(crate) fn write(
             lines.end = line.end;
         });
     out.extend_from_slice(part(lines));
-    let is_received = |name: &str| head.field(name).is_some();
-    for (name, value) in plan.response.made(is_received).chain(edits.fields.made(is_received)) {
-        has_date |= *name == http::header::DATE;
-        push(out, [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+    if has_edits {
+        let is_received = |name: &str| head.field(name).is_some();
+        for (name, value) in plan.response.made(is_received).chain(edits.fields.made(is_received)) {
+            has_date |= *name == http::header::DATE;
+            push(out, [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        }
     }
     if let Some(option) = leaving.connection {
         push(out, [b"connection: ", option.as_bytes(), b"\r\n"]);

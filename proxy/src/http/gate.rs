@@ -49,10 +49,16 @@ impl RequestGate {
     /// Takes the next head off the front of `buf`; `None` if more bytes are needed. Between calls
     /// that return `None`, `buf` may only grow. After an error the connection cannot be read on.
     pub fn head(&mut self, buf: &mut BytesMut) -> Result<Option<RequestHead>, HeadError> {
-        self.read(buf).map_err(HeadError::Request)
+        let Some(found) = self.find(buf).map_err(HeadError::Request)? else { return Ok(None) };
+        let bytes = buf.split_to(found.size).freeze();
+        let size_max = self.limits.target_size_max;
+        match parse::request(bytes, found.field_count, size_max, &mut self.fields) {
+            Ok(head) => Ok(Some(head)),
+            Err(flaw) => Err(HeadError::Request(flaw)),
+        }
     }
 
-    fn read(&mut self, buf: &mut BytesMut) -> Result<Option<RequestHead>, Flaw> {
+    fn find(&mut self, buf: &mut BytesMut) -> Result<Option<Found>, Flaw> {
         let seen = self.scan.seen;
         if seen == buf.len() || !self.is_past_empty_line(buf)? {
             return Ok(None);
@@ -71,8 +77,7 @@ impl RequestGate {
         self.scan = Scan::default();
         self.has_skipped_line = false;
         self.is_line_checked = false;
-        let bytes = buf.split_to(size).freeze();
-        parse::request(bytes, field_count, self.limits.target_size_max, &mut self.fields).map(Some)
+        Ok(Some(Found { size, field_count }))
     }
 
     /// Whether `buf` begins with a request line, after taking one empty line off it.
@@ -160,14 +165,18 @@ impl ResponseGate {
         buf: &mut BytesMut,
         request_method: &str,
     ) -> Result<Option<ResponseHead>, HeadError> {
-        self.read(buf, request_method).map_err(HeadError::Response)
+        let Some(found) = self.find(buf).map_err(HeadError::Response)? else { return Ok(None) };
+        let bytes = buf.split_to(found.size).freeze();
+        match parse::response(bytes, found.field_count, request_method, &mut self.fields) {
+            Ok(head) => match self.count_interim(&head) {
+                Ok(()) => Ok(Some(head)),
+                Err(flaw) => Err(HeadError::Response(flaw)),
+            },
+            Err(flaw) => Err(HeadError::Response(flaw)),
+        }
     }
 
-    fn read(
-        &mut self,
-        buf: &mut BytesMut,
-        request_method: &str,
-    ) -> Result<Option<ResponseHead>, Flaw> {
+    fn find(&mut self, buf: &BytesMut) -> Result<Option<Found>, Flaw> {
         let seen = self.scan.seen;
         if seen == buf.len() {
             return Ok(None);
@@ -188,10 +197,7 @@ impl ResponseGate {
             return if has_control_byte(&buf[seen..]) { Err(Flaw::ControlByte) } else { Ok(None) };
         };
         self.scan = Scan::default();
-        let bytes = buf.split_to(size).freeze();
-        let head = parse::response(bytes, field_count, request_method, &mut self.fields)?;
-        self.count_interim(&head)?;
-        Ok(Some(head))
+        Ok(Some(Found { size, field_count }))
     }
 
     fn count_interim(&mut self, head: &ResponseHead) -> Result<(), Flaw> {
@@ -209,6 +215,12 @@ fn within_ceilings(limits: HeadLimits) -> HeadLimits {
         fields_max: limits.fields_max,
         target_size_max: limits.target_size_max.min(TARGET_SIZE_CEILING),
     }
+}
+
+/// A whole head at the front of what has come.
+struct Found {
+    size: usize,
+    field_count: usize,
 }
 
 /// How far the search for the end of a head has come.
