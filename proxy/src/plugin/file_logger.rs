@@ -71,6 +71,9 @@ impl Part {
         Some(is_wanted.then_some(Part { size_max, condition }))
     }
 
+    fn is_meant(&self, facts: &Facts<'_>) -> bool {
+        self.condition.as_ref().is_none_or(|condition| condition.holds(facts))
+    }
 }
 
 /// What there is of `kept` that is wanted, no more than `cut` bytes.
@@ -80,9 +83,8 @@ fn part<'k>(
     facts: &Facts<'_>,
     cut: usize,
 ) -> Option<LoggedBody<'k>> {
-    let Part { size_max, condition } = wanted.as_ref()?;
-    let is_meant = condition.as_ref().is_none_or(|condition| condition.holds(facts));
-    kept?.up_to(cut.min(*size_max)).filter(|_| is_meant)
+    let wanted = wanted.as_ref()?;
+    kept?.up_to(cut.min(wanted.size_max)).filter(|_| wanted.is_meant(facts))
 }
 
 fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>> {
@@ -144,12 +146,27 @@ impl FileLogger {
     /// `None`: it would be too long, whatever is left of bodies.
     fn line(&self, exchange: &Finished<'_>, facts: &Facts<'_>) -> Option<Vec<u8>> {
         let has_bodies = self.request_body.is_some() || self.response_body.is_some();
-        let (size_max, bodies): (usize, &[usize]) = match has_bodies {
-            true => (LINE_WITH_BODIES_MAX, &[BODY_SIZE_MAX, CUT_BODY_SIZE]),
-            false => (LINE_SIZE_MAX, &[0]),
-        };
-        let mut lines = bodies.iter().map(|size| self.line_with(exchange, facts, *size));
-        lines.find(|line| line.len() <= size_max)
+        let size_max = if has_bodies { LINE_WITH_BODIES_MAX } else { LINE_SIZE_MAX };
+        let is_short = |line: &Vec<u8>| line.len() <= size_max;
+        let whole = Some(self.line_with(exchange, facts, BODY_SIZE_MAX)).filter(is_short);
+        if whole.is_some() || !has_bodies {
+            return whole;
+        }
+        let cut = Some(self.line_with(exchange, facts, CUT_BODY_SIZE)).filter(is_short)?;
+        self.note_cut(exchange, facts);
+        Some(cut)
+    }
+
+    /// Bodies have been cut for the sake of the line, as far as they were to be longer.
+    fn note_cut(&self, exchange: &Finished<'_>, facts: &Facts<'_>) {
+        let Some(Detail { request, response, .. }) = exchange.detail else { return };
+        for (wanted, kept) in [(&self.request_body, request), (&self.response_body, response)] {
+            if let (Some(wanted), Some(kept)) = (wanted, kept)
+                && wanted.is_meant(facts)
+            {
+                kept.shorten(wanted.size_max, CUT_BODY_SIZE);
+            }
+        }
     }
 
     /// With no more than `size_max` bytes of each body.

@@ -34,6 +34,8 @@ pub enum Cut {
     Size,
     /// There was no room for more.
     Memory,
+    /// The line would have been too long.
+    Line,
 }
 
 impl Cut {
@@ -42,6 +44,7 @@ impl Cut {
         match self {
             Cut::Size => "size",
             Cut::Memory => "memory",
+            Cut::Line => "line",
         }
     }
 }
@@ -82,6 +85,14 @@ impl KeptBody {
 
     pub fn look(&self) -> Ref<'_, Beginning> {
         self.0.borrow()
+    }
+
+    /// A logger that wants up to `wanted` bytes has had to do with `size`.
+    pub(super) fn shorten(&self, wanted: usize, size: usize) {
+        let mut body = self.0.borrow_mut();
+        if body.bytes.len().min(wanted) > size {
+            body.cut = Some(Cut::Line);
+        }
     }
 }
 
@@ -136,6 +147,16 @@ mod tests {
         }
         let other = KeptBody::new(10, &memory);
         assert!(other.piece(b"0123456789"), "all was given back");
+    }
+
+    #[test]
+    fn a_body_is_cut_for_a_line_if_there_is_less_of_it_than_was_wanted() {
+        for (wanted, size, cut) in [(3, 2, Some(Cut::Line)), (2, 2, None), (9, 3, None)] {
+            let kept = KeptBody::new(6, &Arc::new(Memory::new(10)));
+            kept.piece(b"abc");
+            kept.shorten(wanted, size);
+            assert_eq!(kept.look().cut(), cut, "{wanted} {size}");
+        }
     }
 
     #[test]

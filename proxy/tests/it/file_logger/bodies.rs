@@ -221,12 +221,24 @@ fn nobody_keeps_out_of_a_log_by_a_body_that_is_long_there() {
         "{{ file-logger: {{ FILE, {BOTH}, max_req_body_bytes: 1048576, \
          max_resp_body_bytes: 1048576 }} }}"
     );
-    for (entry, got) in logged(&plugins, &post("/items/1", &body), &ok(&body)) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("x.log");
+    let answer = ok(&body);
+    let node = Node::scripted(move |_| Reply::Bytes(answer.clone()));
+    let proxy = start(node.address, &path, &plugins, "");
+    let cut = |reason: &str| {
+        proxy.metric(&format!("tandem_logged_bodies_cut_total{{reason=\"{reason}\"}}"))
+    };
+    for (at, lane) in LANES.into_iter().enumerate() {
+        let got = Client::connect(proxy.address(lane)).ask(post("/items/1", &body));
         assert!(got.body == body);
+        let entry = lines(&path, at + 1).remove(at);
         for message in ["request", "response"] {
             assert_eq!(entry[message]["body"].as_str().map(str::len), Some(64 << 10), "{message}");
             assert_eq!(entry[message]["body_is_cut"], true, "{message}");
         }
+        proxy.access_log(at + 1);
+        assert_eq!((cut("line"), cut("size")), (2.0 * (at + 1) as f64, 0.0), "{lane}");
     }
 }
 
