@@ -35,7 +35,7 @@ use crate::{
     metrics::Metrics,
     pipeline::Pipeline,
     reload::{self, File, Reloader},
-    snapshot::Publisher,
+    snapshot::{Publisher, Retired},
     sys::{affinity, cpu_quota, limits},
     upstream::probe,
     worker::{self, Shared, Socket},
@@ -99,7 +99,8 @@ impl App {
 
         let shutdown = Shutdown::new();
         let log_files = Arc::<LogFiles>::default();
-        let shared = share(config, &kernel, access_log, &log_files, permits, &shutdown);
+        let (shared, retired) = share(config, &kernel, access_log, &log_files, permits, &shutdown);
+        control.spawn(retired.free());
         let admin_address = admin.as_ref().map(|admin| admin.address());
         let listeners = config
             .listeners
@@ -253,13 +254,14 @@ fn share(
     log_files: &LogFiles,
     permits: usize,
     shutdown: &Shutdown,
-) -> Shared {
+) -> (Shared, Retired) {
     let metrics = Arc::new(Metrics::new());
     let rules = Pipeline::new(config, &config.upstreams, None, &metrics, log_files, pseudonym());
-    Shared {
+    let (rules, retired) = Publisher::new(Arc::new(rules));
+    let shared = Shared {
         timeouts: config.timeouts,
         limits: config.limits,
-        rules: Publisher::new(Arc::new(rules)),
+        rules,
         guard: Arc::new(Guard::new(&config.kernel.guard)),
         metrics,
         access_log,
@@ -267,7 +269,8 @@ fn share(
         kernel: Arc::clone(kernel),
         permits: Arc::new(Semaphore::new(permits)),
         orders: shutdown.watch(),
-    }
+    };
+    (shared, retired)
 }
 
 /// Has every name asked about from now on, and waits for the first answers.

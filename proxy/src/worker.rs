@@ -242,7 +242,7 @@ impl Worker {
             ),
             timeouts: shared.timeouts,
             limits: shared.limits,
-            rules: Rules::new(shared.rules.subscribe()),
+            rules: Rules::new(&shared.rules),
             guard: shared.guard,
             metrics: shared.metrics,
             access_log: shared.access_log,

@@ -44,7 +44,8 @@ fn reloader() -> Reloader {
     let metrics = Arc::new(Metrics::new());
     let (files, pseudonym) = (Arc::default(), Pseudonym::new("tandem-test"));
     let rules = Pipeline::new(&config, &config.upstreams, None, &metrics, &files, pseudonym);
-    Reloader::new(&config, Publisher::new(Arc::new(rules)), metrics, files)
+    let (rules, _retired) = Publisher::new(Arc::new(rules));
+    Reloader::new(&config, rules, metrics, files)
 }
 
 const DEADLINE: Duration = Duration::from_secs(10);
