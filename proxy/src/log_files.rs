@@ -100,6 +100,12 @@ impl LogFiles {
         log_queue::close(writers.iter().map(|(queue, writing)| (&**queue, writing)));
     }
 
+    /// Keeps everybody else waiting who opens files.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> impl Sized {
+        self.lock()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Files> {
         // Nothing that runs under the lock can leave half an entry.
         self.files.lock().unwrap_or_else(PoisonError::into_inner)

@@ -47,15 +47,17 @@ pub struct Reloader {
     log_files: Arc<LogFiles>,
     /// Held from the first look at a new file until it is published.
     applying: Mutex<()>,
+    /// Held while rules are made, which takes as long as there are many.
     running: Mutex<Running>,
-    names: Signals,
+    /// Held for a moment; within `running` if both are.
+    names: Mutex<Book>,
+    signals: Signals,
 }
 
-/// What the published rules are made of.
+/// What the published rules are made of, but for the answers.
 struct Running {
     /// `None`: it has no names, so nobody needs it again.
     config: Option<Config>,
-    names: Book,
     left_out: LeftOut,
 }
 
@@ -102,12 +104,9 @@ impl Reloader {
             metrics,
             log_files,
             applying: Mutex::default(),
-            running: Mutex::new(Running {
-                config: if_named(config),
-                names,
-                left_out: LeftOut::new(),
-            }),
-            names: Signals::default(),
+            running: Mutex::new(Running { config: if_named(config), left_out: LeftOut::new() }),
+            names: Mutex::new(names),
+            signals: Signals::default(),
         }
     }
 
@@ -130,11 +129,10 @@ impl Reloader {
         let _alone = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         self.resolve_new(config);
         let mut running = self.running();
-        running.names.keep(questions(config));
-        let Running { names, left_out, .. } = &mut *running;
-        let published = self.publish(config, names, left_out);
+        let published = self.publish(config, &mut running.left_out);
         running.config = if_named(config);
         drop(running);
+        self.book().keep(questions(config));
         self.metrics.forget_all_but(config);
         self.metrics.reloaded(Reload::Applied);
         Ok(published)
@@ -146,8 +144,10 @@ impl Reloader {
     }
 
     /// Returns since when the new rules are in force. The old ones end with whoever uses them last.
-    fn publish(&self, config: &Config, names: &mut Book, left_out: &mut LeftOut) -> Instant {
-        let upstreams = self.resolved(config, names, left_out);
+    fn publish(&self, config: &Config, left_out: &mut LeftOut) -> Instant {
+        let names = self.book();
+        let (upstreams, changes) = (self.resolved(config, &names, left_out), names.changes());
+        drop(names);
         let before = self.rules.latest();
         let pseudonym = before.pseudonym().clone();
         let rules = Pipeline::new(
@@ -160,13 +160,18 @@ impl Reloader {
         );
         self.rules.publish(Arc::new(rules));
         let published = Instant::now();
-        names.published(published.into_std());
+        self.book().published(changes, published.into_std());
+        self.signals.answered.notify_all();
         published
     }
 
     /// A panic elsewhere cannot have left it half changed: what is published comes first.
     fn running(&self) -> MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the file and applies it, if it is valid.

@@ -29,6 +29,8 @@ pub(crate) struct Book {
     entries: HashMap<Question, Entry>,
     /// Since when it says something that is not published; `None`: it does not.
     changed: Option<Instant>,
+    /// How often it has changed.
+    changes: u64,
     published: Option<Instant>,
     ttl_min: Duration,
     ttl_max: Duration,
@@ -70,7 +72,14 @@ pub(crate) enum News {
 impl Book {
     pub(crate) fn new(settings: &Resolver) -> Self {
         let Resolver { ttl_min, ttl_max, .. } = *settings;
-        Self { entries: HashMap::new(), changed: None, published: None, ttl_min, ttl_max }
+        Self {
+            entries: HashMap::new(),
+            changed: None,
+            changes: 0,
+            published: None,
+            ttl_min,
+            ttl_max,
+        }
     }
 
     /// Takes up what is not in it yet, to be asked about at once. Whether there is any.
@@ -159,6 +168,7 @@ impl Book {
         entry.due = Some(now + wait + jitter);
         if news == News::Changed {
             self.changed.get_or_insert(now);
+            self.changes += 1;
         }
         news
     }
@@ -170,9 +180,15 @@ impl Book {
         Some(self.published.map_or(due, |published| due.max(published + PUBLISH_INTERVAL)))
     }
 
-    /// Everything it says is published.
-    pub(crate) fn published(&mut self, now: Instant) {
-        (self.changed, self.published) = (None, Some(now));
+    /// How often it has changed so far.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// What it said when it had changed so often is published.
+    pub(crate) fn published(&mut self, changes: u64, now: Instant) {
+        self.changed = (self.changes > changes).then_some(now);
+        self.published = Some(now);
     }
 
     /// For people to read, in the order of names.

@@ -2,10 +2,7 @@
 
 use std::{future::pending, iter, sync::Arc, time::Instant};
 
-use tokio::{
-    task::{JoinSet, spawn_blocking},
-    time::sleep_until,
-};
+use tokio::{task::JoinSet, time::sleep_until};
 
 use super::{Failure, Outcome, Question, client::Clients};
 use crate::{config::Resolver, reload::Reloader};
@@ -17,6 +14,7 @@ const LOOKUPS_MAX: usize = 64;
 pub(crate) async fn follow(reloader: Arc<Reloader>, settings: Resolver) {
     let mut clients = Clients::new(settings);
     let mut asked: JoinSet<(Question, Outcome)> = JoinSet::new();
+    let mut publishing: JoinSet<()> = JoinSet::new();
     loop {
         let room = LOOKUPS_MAX - asked.len();
         let (due, next) = reloader.take_due(Instant::now(), room);
@@ -38,9 +36,12 @@ pub(crate) async fn follow(reloader: Arc<Reloader>, settings: Resolver) {
                 let outcomes = iter::once(first).chain(iter::from_fn(|| asked.try_join_next()));
                 reloader.answered(outcomes.filter_map(Result::ok));
             }
-            () = at(reloader.publication()) => {
+            () = at(reloader.publication()), if publishing.is_empty() => {
                 let reloader = Arc::clone(&reloader);
-                if let Err(error) = spawn_blocking(move || reloader.publish_answers()).await {
+                publishing.spawn_blocking(move || reloader.publish_answers());
+            }
+            Some(published) = publishing.join_next() => {
+                if let Err(error) = published {
                     return tracing::error!(%error, "names are not followed any more");
                 }
             }

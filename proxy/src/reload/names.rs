@@ -24,7 +24,7 @@ const PUBLISHING: Duration = Duration::from_millis(500);
 #[derive(Default)]
 pub(super) struct Signals {
     new_names: Notify,
-    answered: Condvar,
+    pub(super) answered: Condvar,
 }
 
 /// All that there is to be asked about.
@@ -45,62 +45,66 @@ impl Reloader {
 
     fn wait_while(&self, is_waiting: impl Fn(&Book) -> bool) {
         let wait = self.start.resolver.timeout + PUBLISHING;
-        let is_waiting = |running: &mut Running| is_waiting(&running.names);
-        let waited = self.names.answered.wait_timeout_while(self.running(), wait, is_waiting);
-        let (_running, result) = waited.unwrap_or_else(PoisonError::into_inner);
+        let is_waiting = |names: &mut Book| is_waiting(names);
+        let waited = self.signals.answered.wait_timeout_while(self.book(), wait, is_waiting);
+        let (_names, result) = waited.unwrap_or_else(PoisonError::into_inner);
         if result.timed_out() {
             tracing::warn!("not all names are resolved yet; going on without");
         }
     }
 
     pub(super) fn resolve_new(&self, config: &Config) {
-        if self.running().names.add(questions(config), Instant::now()) {
-            self.names.new_names.notify_one();
+        if self.book().add(questions(config), Instant::now()) {
+            self.signals.new_names.notify_one();
             self.wait_while(Book::is_waiting);
         }
     }
 
     pub(crate) async fn has_new_names(&self) {
-        self.names.new_names.notified().await;
+        self.signals.new_names.notified().await;
     }
 
     /// [`Book::take_due`].
     pub(crate) fn take_due(&self, now: Instant, room: usize) -> (Vec<Question>, Option<Instant>) {
-        self.running().names.take_due(now, room)
+        self.book().take_due(now, room)
     }
 
     /// Notes what came of lookups.
     pub(crate) fn answered(&self, outcomes: impl Iterator<Item = (Question, Outcome)>) {
-        let mut running = self.running();
+        let mut names = self.book();
         for (question, outcome) in outcomes {
             self.count(&outcome);
             let random = RandomState::new().hash_one(()) as u32;
-            let news = running.names.record(&question, outcome, Instant::now(), random);
-            tell(&question, news, running.names.found(&question).len());
+            let news = names.record(&question, outcome, Instant::now(), random);
+            tell(&question, news, names.found(&question).len());
         }
-        drop(running);
-        self.names.answered.notify_all();
+        drop(names);
+        self.signals.answered.notify_all();
     }
 
     /// [`Book::publication`].
     pub(crate) fn publication(&self) -> Option<Instant> {
-        self.running().names.publication()
+        self.book().publication()
     }
 
-    /// Publishes what has been noted, unless somebody has meanwhile.
+    /// Publishes what has been noted, unless somebody has meanwhile, and so it is not due.
     pub(crate) fn publish_answers(&self) {
         let mut running = self.running();
-        if running.names.publication().is_some() {
-            let Running { config, names, left_out } = &mut *running;
-            match config {
-                Some(config) => {
-                    self.publish(config, names, left_out);
-                }
-                None => names.published(Instant::now()),
+        if self.publication().is_none_or(|due| due > Instant::now()) {
+            return;
+        }
+        let Running { config, left_out } = &mut *running;
+        match config {
+            Some(config) => {
+                self.publish(config, left_out);
+            }
+            // None of these names is left.
+            None => {
+                let mut names = self.book();
+                let changes = names.changes();
+                names.published(changes, Instant::now());
             }
         }
-        drop(running);
-        self.names.answered.notify_all();
     }
 
     fn count(&self, outcome: &Outcome) {
@@ -143,7 +147,7 @@ impl Reloader {
 
     /// Every name and what it resolves to.
     pub(crate) fn names(&self) -> Vec<Shown> {
-        self.running().names.shown()
+        self.book().shown()
     }
 }
 
@@ -165,3 +169,6 @@ fn tell(question: &Question, news: News, addresses: usize) {
         News::Recovered => tracing::info!(name, addresses, "name resolved again"),
     }
 }
+
+#[cfg(test)]
+mod tests;

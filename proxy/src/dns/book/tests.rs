@@ -115,7 +115,7 @@ fn changes_are_published_together_and_not_too_often() {
     assert_eq!(book.publication(), Some(now + PUBLISH_INTERVAL), "nobody has answered the third");
     record(&mut book, 2, Ok(answer(&[1], 7)), 2 * TOGETHER);
     assert_eq!(book.publication(), Some(now + TOGETHER), "all have answered");
-    book.published(now + SECOND);
+    book.published(book.changes(), now + SECOND);
     assert_eq!(book.publication(), None);
     record(&mut book, 0, Ok(answer(&[1], 7)), SECOND);
     record(&mut book, 1, Err(Failure::Refused), SECOND);
@@ -123,8 +123,12 @@ fn changes_are_published_together_and_not_too_often() {
     record(&mut book, 0, Ok(answer(&[2], 7)), SECOND + TOGETHER);
     record(&mut book, 0, Ok(answer(&[3], 7)), SECOND + 3 * TOGETHER);
     assert_eq!(book.publication(), Some(now + SECOND + PUBLISH_INTERVAL));
-    book.published(now + 2 * SECOND);
-    record(&mut book, 0, Ok(answer(&[4], 7)), 4 * SECOND);
+    let changes = book.changes();
+    record(&mut book, 0, Ok(answer(&[4], 7)), SECOND + 4 * TOGETHER);
+    book.published(changes, now + 2 * SECOND);
+    assert_eq!(book.publication(), Some(now + 2 * SECOND + PUBLISH_INTERVAL), "that came later");
+    book.published(book.changes(), now + 2 * SECOND);
+    record(&mut book, 0, Ok(answer(&[5], 7)), 4 * SECOND);
     assert_eq!(book.publication(), Some(now + 4 * SECOND + TOGETHER));
 }
 
