@@ -42,7 +42,7 @@ impl Upstream {
                 config.balancing,
                 before.map(|before| &before.balancer),
             ),
-            health: Health::new(config, known, metrics, now).map(Arc::new),
+            health: Health::new(config, known, metrics, now),
             retries: before
                 .filter(|before| before.config.retry_budget == config.retry_budget)
                 .map_or_else(new_retries, |before| Arc::clone(&before.retries)),

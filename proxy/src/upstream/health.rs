@@ -12,10 +12,10 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{
             AtomicU32, AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed},
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
         },
     },
     time::{Duration, Instant},
@@ -128,6 +128,39 @@ pub struct Health {
     judge: Arc<Judge>,
     /// As the balancer has them.
     nodes: Box<[Arc<NodeHealth>]>,
+    succession: Arc<Succession>,
+    /// Position in it.
+    number: u64,
+}
+
+/// What was and is known of the nodes of one upstream, as its configuration changes: what is met later
+/// speaks to the latest, by whatever rules the request began.
+#[derive(Debug, Default)]
+struct Succession {
+    /// Position of the latest.
+    number: AtomicU64,
+    /// `None`: nobody asks any more.
+    latest: Mutex<Weak<Health>>,
+}
+
+impl Succession {
+    fn is_latest(&self, health: &Health) -> bool {
+        self.number.load(Acquire) == health.number
+    }
+
+    fn latest(&self) -> Option<Arc<Health>> {
+        lock(&self.latest).upgrade()
+    }
+
+    /// What is made with its position is the latest from now on.
+    fn next(&self, make: impl FnOnce(u64) -> Option<Arc<Health>>) -> Option<Arc<Health>> {
+        let mut latest = lock(&self.latest);
+        let number = self.number.load(Relaxed) + 1;
+        let made = make(number);
+        *latest = made.as_ref().map_or_else(Weak::new, Arc::downgrade);
+        self.number.store(number, Release);
+        made
+    }
 }
 
 /// What the nodes of an upstream are judged by; the same for as long as that is.
@@ -215,9 +248,10 @@ impl Health {
         before: Option<&Health>,
         metrics: &Metrics,
         now: Instant,
-    ) -> Option<Health> {
+    ) -> Option<Arc<Health>> {
+        let succession = before.map(|before| &before.succession);
         if !config.is_judged() {
-            return None;
+            return succession?.next(|_| None);
         }
         let known = before.filter(|before| before.judge.checks == config.checks);
         let known: HashMap<_, _> = known
@@ -244,7 +278,10 @@ impl Health {
                 Arc::new(new)
             }
         });
-        Some(Health { nodes: nodes.collect(), judge })
+        let nodes = nodes.collect();
+        let succession = succession.map_or_else(Arc::default, Arc::clone);
+        Arc::clone(&succession)
+            .next(|number| Some(Arc::new(Health { judge, nodes, succession, number })))
     }
 
     pub fn nodes(&self) -> &[Arc<NodeHealth>] {
@@ -282,9 +319,20 @@ impl Health {
         self.judge.metrics.all_down();
     }
 
-    /// What a request or a connection has met on `node`.
+    /// What a request or a connection has met on `node`, in the light of the rules that are in force
+    /// by now.
     pub fn observe(&self, node: NodeIndex, outcome: Outcome, clock: impl Fn() -> Instant) {
         let node = &self.nodes[node.position()];
+        if self.succession.is_latest(self) {
+            return self.note(node, outcome, clock);
+        }
+        let Some(latest) = self.succession.latest() else { return };
+        if let Some(same) = latest.nodes.iter().find(|other| other.identity == node.identity) {
+            latest.note(same, outcome, clock);
+        }
+    }
+
+    fn note(&self, node: &NodeHealth, outcome: Outcome, clock: impl Fn() -> Instant) {
         let passive = self.judge.checks.as_ref().and_then(|checks| checks.passive.as_ref());
         if let Some(check) = passive
             && let Some(report) = Report::of(outcome, check.kind, &check.judgement)

@@ -4,8 +4,9 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -514,6 +515,37 @@ fn a_reload_keeps_what_is_known_and_probes_what_is_new() {
         assert!(!page.contains(series), "{series}");
     }
     assert_eq!(proxy.admin("/health").text(), "[]\n");
+}
+
+#[test]
+fn what_a_request_meets_counts_by_the_rules_that_are_in_force_by_then() {
+    let keys = |failures: usize| {
+        let passive = format!("passive: {{ unhealthy: {{ tcp_failures: {failures} }} }}");
+        format!("retry_on: [], checks: {{ {}, {passive} }}", active(ONCE))
+    };
+    for lane in LANES {
+        let (go, wait) = mpsc::channel::<()>();
+        let wait = Mutex::new(wait);
+        let node = Node::scripted(move |seen| {
+            if seen.line().contains("/probe") {
+                return Reply::ok("well");
+            }
+            let _ = wait.lock().expect("no panic").recv_timeout(PATIENCE);
+            Reply::Close(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf".to_vec())
+        });
+        let proxy = proxy(&keys(5), &[node.address]);
+        let mut client = Client::connect(proxy.address(lane));
+        client.send(GET);
+        eventually("the request", || node.heard().contains("GET / ").then_some(()));
+        proxy.check_metric(&checks("success"), 1.0);
+        proxy.reload(&yaml(&keys(1), &[node.address])).expect("applied");
+        // A probe that succeeds later would be one for it.
+        proxy.check_metric(&checks("success"), 2.0);
+        proxy.check_metric(&up(node.address), 1.0);
+        go.send(()).expect("a node that waits");
+        client.rest();
+        proxy.check_metric(&up(node.address), 0.0);
+    }
 }
 
 #[test]

@@ -6,10 +6,13 @@ use crate::config::{Config, Judgement};
 /// An upstream `app` with these keys and nodes at the ports 1, 2, …
 fn config(keys: &str, nodes: usize) -> config::Upstream {
     let nodes: Vec<_> = (1..=nodes).map(|port| format!("\"127.0.0.1:{port}\": 1")).collect();
+    config_of(&format!("{keys}, nodes: {{ {} }}", nodes.join(", ")))
+}
+
+fn config_of(keys: &str) -> config::Upstream {
     let yaml = format!(
         "listeners: [{{ name: web, address: \"127.0.0.1:0\" }}]\n\
-         upstreams: [{{ id: app, {keys}, nodes: {{ {} }} }}]\n",
-        nodes.join(", ")
+         upstreams: [{{ id: app, {keys} }}]\n",
     );
     let config = Config::parse(&yaml, "t.yaml").unwrap_or_else(|errors| panic!("{errors}"));
     let upstream = Arc::clone(&config.upstreams[0]);
@@ -18,7 +21,7 @@ fn config(keys: &str, nodes: usize) -> config::Upstream {
 }
 
 struct Bench {
-    health: Health,
+    health: Arc<Health>,
     metrics: Metrics,
     start: Instant,
 }
@@ -31,7 +34,7 @@ impl Bench {
     }
 
     /// What becomes of it with these keys.
-    fn changed(&self, keys: &str, nodes: usize) -> Option<Health> {
+    fn changed(&self, keys: &str, nodes: usize) -> Option<Arc<Health>> {
         Health::new(&config(keys, nodes), Some(&self.health), &self.metrics, self.start)
     }
 
@@ -403,6 +406,39 @@ fn what_is_known_of_a_node_outlives_changes_that_are_not_about_it() {
     let otherwise = bench.changed(OUTLIERS, 4).expect("judged");
     assert_eq!(up(&otherwise), [true; 4]);
     assert!(bench.changed("retries: 0", 4).is_none());
+}
+
+#[test]
+fn a_request_that_began_before_speaks_to_the_rules_that_are_in_force() {
+    let passive = |failures: usize| {
+        format!(
+            "checks: {{ active: {{}}, passive: {{ unhealthy: {{ http_failures: {failures} }} }} }}"
+        )
+    };
+    let bench = Bench::new(&passive(5), 3);
+    bench.fail(1, 4, 0.0);
+    let latest = bench.changed(&passive(2), 2).expect("judged");
+    bench.fail(1, 1, 0.0);
+    assert_eq!(up(&latest), [true, true], "what other rules have counted is not counted here");
+    bench.fail(1, 1, 0.0);
+    bench.fail(2, 2, 0.0);
+    assert_eq!((up(&latest), bench.up()), (vec![true, false], vec![true; 3]));
+    // Nodes may stand in another order, and one more change in between.
+    let turned = "checks: { active: {}, passive: { unhealthy: { http_failures: 1 } } }, \
+                  nodes: { \"127.0.0.1:2\": 1, \"127.0.0.1:1\": 1 }";
+    let config = config_of(turned);
+    let turned = Health::new(&config, Some(&latest), &bench.metrics, bench.start).expect("judged");
+    bench.fail(0, 1, 0.0);
+    assert_eq!(up(&turned), [true, false]);
+    // Without rules it speaks to nobody.
+    assert!(bench.changed("retries: 0", 3).is_none());
+    bench.fail(0, 5, 0.0);
+    assert_eq!((up(&latest), bench.up()), (vec![true, false], vec![true; 3]));
+    // As where the upstream is gone.
+    let bench = Bench::new(&passive(5), 1);
+    drop(bench.changed(&passive(2), 1));
+    bench.fail(0, 5, 0.0);
+    assert_eq!(bench.up(), [true]);
 }
 
 #[test]
