@@ -213,10 +213,10 @@ pub(crate) async fn perform<'a>(
             tokio::time::sleep(*time).await;
             plugin::Reply::Delayed
         }
-        Call::Body { size_max } => {
+        Call::Body { size_max, digest } => {
             let size_max = body_size_max.map_or(*size_max, |max| max.min(*size_max));
-            match body.hold(cx, head, size_max).await {
-                Ok(content) => plugin::Reply::Body(content),
+            match body.hold(cx, head, size_max, *digest).await {
+                Ok((content, digest)) => plugin::Reply::Body { content, digest },
                 Err(fault) => {
                     let mut decision = paused.refuse(fault);
                     note(cx, rules, &mut decision);

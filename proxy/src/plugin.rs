@@ -29,6 +29,7 @@ mod tests {
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use ring::digest;
 
 #[cfg(test)]
 pub(crate) use self::tests::trial;
@@ -157,8 +158,8 @@ pub enum Call {
     /// Nothing but time to pass.
     Delay(Duration),
     /// The body of the request to be here, whole, if it is no more than so many bytes; otherwise the
-    /// request is refused. No node sees any of it before.
-    Body { size_max: u64 },
+    /// request is refused. No node sees any of it before. If it is to be digested, it is as it comes.
+    Body { size_max: u64, digest: Option<&'static digest::Algorithm> },
     /// Somebody to be asked.
     Http(Box<client::Request>),
     /// Keys to be fetched, if they have not been just now.
@@ -175,7 +176,10 @@ pub(crate) const HELD_BYTES_MAX: usize = 256 << 20;
 pub enum Reply {
     Delayed,
     /// Its content, without framing.
-    Body(Bytes),
+    Body {
+        content: Bytes,
+        digest: Option<digest::Digest>,
+    },
     Http(Result<client::Response, client::Failure>),
     /// Whether anything has come of it or not.
     Refreshed,

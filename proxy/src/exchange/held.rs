@@ -3,6 +3,8 @@
 //!
 //! It is read once, from wherever the lane has it, and forwarded from memory. The memory that all such
 //! bodies of a worker take is bounded: what would be beyond is refused, so nobody waits for anybody.
+//! Reading and digesting one of many megabytes takes many milliseconds, between which the worker does
+//! what else there is to do.
 
 use std::{
     future::poll_fn,
@@ -12,6 +14,8 @@ use std::{
 use bytes::{Buf as _, Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use ring::digest::{self, Digest};
+use tokio::task::yield_now;
 
 use crate::{
     connection::ConnectionCx,
@@ -27,6 +31,8 @@ use crate::{
 
 /// Read at a time.
 const READ_SIZE: usize = 32 * 1024;
+/// Read and digested in a turn: a quarter of a millisecond's work at most.
+const TURN_SIZE: usize = 128 * 1024;
 /// Handed over at a time, so that it shows how fast a node takes it.
 const PIECE_SIZE: usize = 64 * 1024;
 
@@ -39,7 +45,7 @@ pub(crate) enum Body {
 }
 
 impl Body {
-    /// All of it, if that is no more than `size_max` bytes.
+    /// All of it, if that is no more than `size_max` bytes, and its digest if it is asked for.
     ///
     /// # Errors
     /// It is more, or there is no room for it; it did not come, or not well-formed.
@@ -48,22 +54,31 @@ impl Body {
         cx: &ConnectionCx,
         head: &RequestHead,
         size_max: u64,
-    ) -> Result<Bytes, Fault> {
+        digest: Option<&'static digest::Algorithm>,
+    ) -> Result<(Bytes, Option<Digest>), Fault> {
         let length = head.body_length();
         if matches!(length, BodyLength::Fixed(length) if length > size_max) {
             return Err(Fault::BodyTooLarge);
         }
         cx.limit_body(size_max)?;
-        let mut coming = Coming { content: BytesMut::new(), memory: cx.worker.held.nothing() };
+        let digesting = digest.map(digest::Context::new);
+        let mut coming = Coming::new(cx.worker.held.nothing(), digesting);
         match self {
-            Body::Held(held) => return Ok(held.content.clone()),
-            Body::Plain => poll_fn(|task| coming.poll_plain(cx, task)).await?,
+            Body::Held(held) => {
+                let digest = digested(&held.content, coming.digesting).await;
+                return Ok((held.content.clone(), digest));
+            }
+            Body::Plain => {
+                while poll_fn(|task| coming.poll_plain(cx, task)).await? == Come::Some {
+                    yield_now().await;
+                }
+            }
             Body::Hyper(incoming) => coming.read(cx, incoming).await?,
         }
-        let content = coming.content.freeze();
-        let is_chunked = length == BodyLength::Chunked;
-        *self = Body::Held(Held { content: content.clone(), is_chunked, memory: coming.memory });
-        Ok(content)
+        let Coming { content, memory, digesting, .. } = coming;
+        let (content, is_chunked) = (content.freeze(), length == BodyLength::Chunked);
+        *self = Body::Held(Held { content: content.clone(), is_chunked, memory });
+        Ok((content, digesting.map(digest::Context::finish)))
     }
 
     /// `None`: nobody has asked for it.
@@ -75,19 +90,57 @@ impl Body {
     }
 }
 
+/// The digest of a body that is here.
+async fn digested(content: &[u8], digesting: Option<digest::Context>) -> Option<Digest> {
+    let mut digesting = digesting?;
+    for piece in content.chunks(TURN_SIZE) {
+        digesting.update(piece);
+        yield_now().await;
+    }
+    Some(digesting.finish())
+}
+
 /// One that is being read.
 struct Coming {
     content: BytesMut,
     memory: Share,
+    digesting: Option<digest::Context>,
+    /// Bytes that were looked at in this turn.
+    turn: usize,
+}
+
+/// What has come of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Come {
+    /// Enough for this turn.
+    Some,
+    All,
 }
 
 impl Coming {
+    fn new(memory: Share, digesting: Option<digest::Context>) -> Self {
+        Self { content: BytesMut::new(), memory, digesting, turn: 0 }
+    }
+
     fn piece(&mut self, data: &[u8]) -> Result<(), Fault> {
         if !self.memory.grow(data.len()) {
             return Err(Fault::BodyMemory);
         }
         self.content.extend_from_slice(data);
+        if let Some(digesting) = &mut self.digesting {
+            digesting.update(data);
+        }
+        self.turn += data.len();
         Ok(())
+    }
+
+    /// Whether enough has been done in this turn; then the next one begins.
+    fn ends_turn(&mut self) -> bool {
+        let is_over = self.turn >= TURN_SIZE;
+        if is_over {
+            self.turn = 0;
+        }
+        is_over
     }
 
     async fn read(&mut self, cx: &ConnectionCx, incoming: &mut Incoming) -> Result<(), Fault> {
@@ -96,11 +149,18 @@ impl Coming {
             if let Some(data) = frame.data_ref() {
                 self.piece(data)?;
             }
+            if self.ends_turn() {
+                yield_now().await;
+            }
         }
         Ok(())
     }
 
-    fn poll_plain(&mut self, cx: &ConnectionCx, task: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+    fn poll_plain(
+        &mut self,
+        cx: &ConnectionCx,
+        task: &mut Context<'_>,
+    ) -> Poll<Result<Come, Fault>> {
         let before = self.content.len();
         let read = cx.with_body(|source| self.poll_source(source, task));
         let read = read.unwrap_or(Poll::Ready(Err(Fault::DownstreamReset)));
@@ -121,17 +181,21 @@ impl Coming {
         &mut self,
         BodySource { stream, input, reader }: BodySource<'_>,
         task: &mut Context<'_>,
-    ) -> Poll<Result<(), Fault>> {
+    ) -> Poll<Result<Come, Fault>> {
         loop {
             while !reader.is_complete() && !input.is_empty() {
+                if self.ends_turn() {
+                    return Poll::Ready(Ok(Come::Some));
+                }
                 let framing = reader.framing(input).map_err(FramingError::request_fault)?;
                 input.advance(framing);
-                let count = reader.data(input.len());
+                let count = reader.data(input.len().min(TURN_SIZE));
                 self.piece(&input[..count])?;
                 input.advance(count);
+                self.turn += framing;
             }
             if reader.is_complete() {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(Come::All));
             }
             match ready!(inlet::poll_read(stream, task, input, READ_SIZE)) {
                 Ok(1..) => {}
@@ -186,7 +250,9 @@ impl HeldSource {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use std::{future::Future, pin::pin, sync::Arc, task::Waker};
+
+    use tokio::net::{TcpListener, TcpStream};
 
     use crate::memory::Memory;
 
@@ -198,12 +264,66 @@ mod tests {
     #[test]
     fn what_finds_no_room_is_refused() {
         let memory = Arc::new(Memory::new(5));
-        let coming = || Coming { content: BytesMut::new(), memory: memory.nothing() };
+        let coming = || Coming::new(memory.nothing(), None);
         let (mut one, mut other) = (coming(), coming());
         assert_eq!((one.piece(b"ab"), other.piece(b"cd")), (Ok(()), Ok(())));
         assert_eq!(one.piece(b"ef"), Err(Fault::BodyMemory));
         drop(other);
         assert_eq!((one.piece(b"ef"), &*one.content), (Ok(()), &b"abef"[..]));
+    }
+
+    fn sha256(content: &[u8]) -> Vec<u8> {
+        digest::digest(&digest::SHA256, content).as_ref().to_vec()
+    }
+
+    /// What a body comes to that is here with all its framing, and in how many turns.
+    async fn come(framed: &[u8], length: BodyLength) -> (Vec<u8>, Vec<u8>, usize) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut input, mut reader) = (BytesMut::from(framed), BodyReader::new(length));
+        let digesting = Some(digest::Context::new(&digest::SHA256));
+        let mut coming = Coming::new(Arc::new(Memory::new(framed.len())).nothing(), digesting);
+        let mut task = Context::from_waker(Waker::noop());
+        let mut turns = 1;
+        loop {
+            let (stream, input, reader) = (&mut stream, &mut input, &mut reader);
+            match coming.poll_source(BodySource { stream, input, reader }, &mut task) {
+                Poll::Ready(Ok(Come::Some)) => turns += 1,
+                Poll::Ready(Ok(Come::All)) => break,
+                Poll::Ready(Err(_)) | Poll::Pending => panic!("all of it is there"),
+            }
+        }
+        let digest = coming.digesting.unwrap().finish().as_ref().to_vec();
+        (coming.content.to_vec(), digest, turns)
+    }
+
+    #[tokio::test]
+    async fn what_is_much_is_taken_in_turns_and_digested_on_its_way() {
+        for (size, expected) in [(0, 1), (1, 1), (TURN_SIZE, 1), (TURN_SIZE + 1, 2), (1 << 20, 8)] {
+            let body: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+            let (content, digest, turns) = come(&body, BodyLength::Fixed(size as u64)).await;
+            assert!(content == body && digest == sha256(&body), "{size}");
+            assert_eq!(turns, expected, "{size}");
+        }
+        // Framing is work too.
+        let mut framed = b"1\r\nx\r\n".repeat(TURN_SIZE / 2);
+        framed.extend_from_slice(b"0\r\n\r\n");
+        let (content, digest, turns) = come(&framed, BodyLength::Chunked).await;
+        assert_eq!((content.len(), digest), (TURN_SIZE / 2, sha256(&content)));
+        assert_eq!(turns, 3);
+    }
+
+    #[test]
+    fn what_is_here_is_digested_in_turns() {
+        let content = vec![b'x'; 3 * TURN_SIZE];
+        let mut task = Context::from_waker(Waker::noop());
+        let digesting = digest::Context::new(&digest::SHA256);
+        let mut digested = pin!(digested(&content, Some(digesting)));
+        for _ in 0..3 {
+            assert!(digested.as_mut().poll(&mut task).is_pending());
+        }
+        let Poll::Ready(Some(digest)) = digested.poll(&mut task) else { panic!("all is digested") };
+        assert_eq!(digest.as_ref(), sha256(&content));
     }
 
     #[test]

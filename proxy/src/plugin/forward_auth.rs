@@ -108,14 +108,14 @@ fn with_text(name: HeaderName) -> (HeaderName, Arc<str>) {
 impl Plugin for ForwardAuth {
     fn request(&self, cx: &mut RequestContext<'_>) -> Outcome {
         match self.body_size_max {
-            Some(size_max) => Outcome::Call(Call::Body { size_max }),
+            Some(size_max) => Outcome::Call(Call::Body { size_max, digest: None }),
             None => self.ask(cx, None),
         }
     }
 
     fn resume(&self, cx: &mut RequestContext<'_>, reply: Reply) -> Outcome {
         let answered = match reply {
-            Reply::Body(body) => return self.ask(cx, Some(body)),
+            Reply::Body { content, .. } => return self.ask(cx, Some(content)),
             Reply::Http(answered) => answered.and_then(given),
             Reply::Delayed | Reply::Refreshed | Reply::Redis(_) => Err(Failure::Malformed),
         };

@@ -169,15 +169,21 @@ impl Plugin for HmacAuth {
         let found = self.owner(cx);
         let Some(size_max) = self.body_size_max else { return self.conclude(cx, found) };
         match found.and_then(|_| digest_of(cx.request.head).ok_or(FAILED)) {
-            Ok(_) => Outcome::Call(Call::Body { size_max }),
+            Ok(_) => Outcome::Call(Call::Body { size_max, digest: Some(&digest::SHA256) }),
             Err(refusal) => self.conclude(cx, Err(refusal)),
         }
     }
 
     fn resume(&self, cx: &mut RequestContext<'_>, reply: Reply) -> Outcome {
         let is_meant = match reply {
-            Reply::Body(body) => digest_of(cx.request.head) == Some(sha256(&body)),
-            Reply::Delayed | Reply::Http(_) | Reply::Refreshed | Reply::Redis(_) => false,
+            Reply::Body { digest: Some(digest), .. } => {
+                digest_of(cx.request.head).is_some_and(|named| named == *digest.as_ref())
+            }
+            Reply::Body { digest: None, .. }
+            | Reply::Delayed
+            | Reply::Http(_)
+            | Reply::Refreshed
+            | Reply::Redis(_) => false,
         };
         // That the signature is right was seen when it came; by now its `Date` may be too old.
         let found = if is_meant { Claim::of(cx).map(|claim| claim.found) } else { Err(FAILED) };
@@ -257,12 +263,6 @@ fn digest_of(head: &RequestHead) -> Option<Digest> {
     let value = only(head.values(DIGEST), ()).ok()??.strip_prefix(b"SHA-256=")?;
     let mut buffer = Digest::default();
     Base64::decode(value, &mut buffer).ok()?.try_into().ok()
-}
-
-fn sha256(body: &[u8]) -> Digest {
-    let mut digest = Digest::default();
-    digest.copy_from_slice(digest::digest(&digest::SHA256, body).as_ref());
-    digest
 }
 
 fn listed<'v>(given: &Signature<'v>) -> impl Iterator<Item = &'v str> {

@@ -194,7 +194,9 @@ impl Plugin for LimitConn {
         let replied = match reply {
             Reply::Delayed => return Outcome::Continue,
             Reply::Redis(replied) => replied,
-            Reply::Body(_) | Reply::Http(_) | Reply::Refreshed => return self.rejection.unclear(UNCLEAR),
+            Reply::Body { .. } | Reply::Http(_) | Reply::Refreshed => {
+                return self.rejection.unclear(UNCLEAR);
+            }
         };
         let facts = cx.facts();
         let (Ok(numbers), Ok(applied)) = (replied.numbers, self.applied(&facts)) else {

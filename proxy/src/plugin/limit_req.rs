@@ -106,7 +106,9 @@ impl Plugin for LimitReq {
         let replied = match reply {
             Reply::Delayed => return Outcome::Continue,
             Reply::Redis(replied) => replied,
-            Reply::Body(_) | Reply::Http(_) | Reply::Refreshed => return self.rejection.unclear(UNCLEAR),
+            Reply::Body { .. } | Reply::Http(_) | Reply::Refreshed => {
+                return self.rejection.unclear(UNCLEAR);
+            }
         };
         match replied.numbers.as_deref() {
             Ok(&[_allowed, delay]) => {

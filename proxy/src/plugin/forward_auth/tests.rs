@@ -83,8 +83,8 @@ fn the_question_has_the_body_if_told_so() {
     let fields = "content-type: a/b\r\ncontent-encoding: gzip\r\ncontent-language: de\r\nx-a: 1\r\n\
                   content-length: 3\r\n";
     let asked = trial.ask("PUT /", fields);
-    assert_eq!(asked, Seen::Called(Call::Body { size_max: 64 << 20 }));
-    let mut reply = Some(Reply::Body(Bytes::from_static(b"abc")));
+    assert_eq!(asked, Seen::Called(Call::Body { size_max: 64 << 20, digest: None }));
+    let mut reply = Some(Reply::Body { content: Bytes::from_static(b"abc"), digest: None });
     let asked = trial.ask_with("PUT /", fields, &mut |_| reply.take());
     let Seen::Called(Call::Http(request)) = asked else { panic!("{asked:?}") };
     assert_eq!((request.method.as_str(), &*request.body), ("POST", &b"abc"[..]));
@@ -94,7 +94,7 @@ fn the_question_has_the_body_if_told_so() {
     for (size, seen) in [("1", 1), ("268435456", 256 << 20)] {
         let settings = format!("request_method: POST, max_req_body_size: {size}");
         let asked = self::trial(&settings).ask("PUT /", fields);
-        assert_eq!(asked, Seen::Called(Call::Body { size_max: seen }));
+        assert_eq!(asked, Seen::Called(Call::Body { size_max: seen, digest: None }));
     }
 }
 

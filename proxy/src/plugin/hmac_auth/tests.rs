@@ -198,12 +198,17 @@ fn digest(body: &[u8]) -> String {
     format!("SHA-256={}", Base64::encode_string(digest.as_ref()))
 }
 
+fn asked(size_max: u64) -> Call {
+    Call::Body { size_max, digest: Some(&digest::SHA256) }
+}
+
 /// What becomes of a request that is signed as `signing` says, with this `Digest` and this body.
 fn ask_with_body(settings: &str, signing: Signing<'_>, digest: &str, body: &'static [u8]) -> Seen {
     let fields = format!("{}digest: {digest}\r\n", dated(&signing.field()));
     trial(settings).ask_with("GET /a?b=%63", &fields, &mut |call| {
-        assert_eq!(*call, Call::Body { size_max: 64 << 20 });
-        Some(Reply::Body(Bytes::from_static(body)))
+        assert_eq!(*call, asked(64 << 20));
+        let digest = Some(digest::digest(&digest::SHA256, body));
+        Some(Reply::Body { content: Bytes::from_static(body), digest })
     })
 }
 
@@ -277,7 +282,7 @@ fn a_body_is_asked_for_only_if_it_can_be_right() {
     let with_digest = format!("{right}digest: {ABC}\r\n");
     for size in [1, 256 << 20] {
         let seen = trial(&format!(", max_req_body_size: {size}")).ask(line, &with_digest);
-        assert_eq!(seen, Seen::Called(Call::Body { size_max: size }));
+        assert_eq!(seen, Seen::Called(asked(size)));
     }
     let wrong = dated(&Signing { secret: "other", ..RIGHT }.field());
     for fields in [&right, &format!("{right}digest: x\r\n"), &format!("{wrong}digest: {ABC}\r\n")] {
