@@ -44,6 +44,10 @@ const COUNT_MAX: u64 = 1 << 32;
 const UNIT_MAX: f64 = 60.0;
 /// Seconds that an entry in Redis may last.
 const KEY_TTL_MAX: u64 = 366 * 86_400;
+/// How long Redis is told of a request that was over before it was counted, milliseconds: the system
+/// does not try for longer to deliver what was sent on a connection that was closed (`tcp(7)`,
+/// `tcp_orphan_retries`), and what has been delivered runs as soon as anything does.
+const OVER_LASTS_MAX: u64 = 600_000;
 /// How long a request may be held back.
 const DELAY_MAX: Duration = Duration::from_secs(600);
 const DELAY_MIN: Duration = Duration::from_millis(1);
@@ -294,12 +298,13 @@ impl Remote {
         let request = format!("{}-{}", self.run.simple(), self.count.fetch_add(1, Ordering::Relaxed));
         let (request, lasts) = (request.into_bytes(), self.lasts.to_string().into_bytes());
         let over = self.shared.key("over", &request);
+        let over_lasts = self.lasts.min(OVER_LASTS_MAX).to_string().into_bytes();
         let key = |one: &Applied<'_>| self.shared.key(one.index, &one.value);
         let mut keys: Vec<_> = applied.iter().map(key).collect();
         let leave = |key: &Vec<u8>| Step {
             script: &LEAVE,
             keys: vec![key.clone(), over.clone()],
-            arguments: vec![request.clone(), lasts.clone()],
+            arguments: vec![request.clone(), over_lasts.clone()],
         };
         let steps = keys.iter().map(leave).collect();
         let leave = Undoing { steps, lasts: Duration::from_millis(self.lasts) };

@@ -522,11 +522,49 @@ fn who_left_before_entering_does_not_enter() {
     let enter = |name: &str| run(ENTER, "2", &format!("in over:{name} {name} 60000 1"));
     let leave = |name: &str| run(LEAVE, "2", &format!("in over:{name} {name} 60000"));
     assert_eq!(leave("a")[0], "*0");
+    assert_eq!(redis.ask(&["KEYS *"])[..3], ["*1", "$6", "over:a"]);
     assert_eq!(enter("a")[..2], ["*1", ":0"]);
     assert_eq!(enter("b")[..3], ["*2", ":1", ":1"]);
     assert_eq!(enter("c")[..2], ["*1", ":0"]);
     assert_eq!(leave("b")[0], "*0");
-    assert_eq!(redis.ask(&["KEYS *"])[..3], ["*1", "$6", "over:a"]);
+    assert_eq!(redis.ask(&["DBSIZE"])[0], ":0", "nothing is left of what came, late or not");
+}
+
+#[test]
+fn what_a_redis_has_lost_is_not_remembered_for_long() {
+    const COUNT: usize = 100;
+    let Some(mut redis) = Redis::start() else { return };
+    let node = Node::always("x");
+    let plugins = conn(&redis, "key_ttl: 31622400,").replace("conn: 1,", "conn: 1000,");
+    let proxy = start(node.address, &plugins);
+    let mut clients: Vec<_> = (0..COUNT)
+        .map(|_| {
+            let mut client = Client::connect(proxy.address("express"));
+            client.send(HALF);
+            client
+        })
+        .collect();
+    let all = "ZCARD tandem:limit-conn:route:all:0:127.0.0.1";
+    let is_in = || redis.ask(&[all]).contains(&format!(":{COUNT}")).then_some(());
+    eventually("all in", is_in);
+    redis.kill();
+    redis.restart();
+    for client in &mut clients {
+        assert_eq!(client.ask("y").status, 200);
+    }
+    let keys = eventually("all out", || {
+        let keys = redis.ask(&["KEYS tandem:*"]);
+        let keys: Vec<_> = keys.into_iter().filter(|key| key.starts_with("tandem:")).collect();
+        (keys.len() == COUNT).then_some(keys)
+    });
+    for key in keys {
+        assert!(key.starts_with("tandem:limit-conn:route:all:over:"), "{key}");
+        let left = redis.ask(&[&format!("TTL {key}"), &format!("MEMORY USAGE {key}")]);
+        let [seconds, bytes] = [&left[0], &left[1]].map(|number| number[1..].parse::<u64>());
+        assert!(seconds.is_ok_and(|seconds| (1..=600).contains(&seconds)), "{left:?}");
+        assert!(bytes.is_ok_and(|bytes| bytes < 400), "{left:?}");
+    }
+    becomes(&proxy, 200);
 }
 
 /// A limit that nobody reaches, which closes or opens when it cannot be asked.

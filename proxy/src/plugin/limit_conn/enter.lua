@@ -7,8 +7,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local request, lasts = ARGV[1], tonumber(ARGV[2])
 local entered = {1}
--- This was held up on its way, and whoever asked has gone.
-if redis.call('EXISTS', KEYS[#KEYS]) == 1 then
+-- This was held up on its way, and whoever asked has gone. It does not come again.
+if redis.call('DEL', KEYS[#KEYS]) == 1 then
     return {0}
 end
 for rule = 1, #KEYS - 1 do

@@ -1,6 +1,6 @@
 -- Lets requests go that are over: all of them, or none.
 -- KEYS: of each request those in flight, and what says that the request was not found.
--- ARGV: of each of these pairs the request, and how long it counts at most (ms).
+-- ARGV: of each of these pairs the request, and for how long that is said (ms).
 for at = 1, #KEYS, 2 do
     -- Refused if somebody has put something else there.
     redis.call('ZCARD', KEYS[at])
