@@ -381,8 +381,8 @@ impl Forward<'_> {
         let carried_all = carried.carry(cx, &mut connection, upload, buffers).await;
         carried_all.inspect_err(|fault| cx.broke_off(*fault))?;
         cx.exchange_over();
-        if !upload.is_over() && carried.keeps_alive && after == After::KeepAlive {
-            return Ok(upload.finish(cx, &mut connection.stream, &mut buffers.request).await);
+        if !upload.is_over() && carried.keeps_alive {
+            return Ok(upload.conclude(cx, connection, &mut buffers.request, after).await);
         }
         let is_reusable = carried.keeps_alive && buffers.input.is_empty() && upload.is_complete();
         if is_reusable && connection.join_leg(&cx.worker.kernel) {

@@ -437,10 +437,13 @@ impl Drop for ResponseBody {
     fn drop(&mut self) {
         self.cx.deadlines.stop(Wait::Upstream);
         if let Source::Node(body) = &mut self.source
-            && let Carrier::Held(connection) = std::mem::replace(&mut body.carrier, Carrier::Gone)
             && body.is_complete
         {
-            self.cx.worker.pool.borrow_mut().checkin(connection);
+            match std::mem::replace(&mut body.carrier, Carrier::Gone) {
+                Carrier::Held(connection) => self.cx.worker.pool.borrow_mut().checkin(connection),
+                Carrier::Detached(detached) => detached.finish(),
+                Carrier::Gone => {}
+            }
         }
         if self.is_end_stream() {
             self.cx.response_over();

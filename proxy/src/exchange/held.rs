@@ -245,6 +245,11 @@ impl HeldSource {
     pub(crate) fn in_place_of<'s>(&'s mut self, source: BodySource<'s>) -> BodySource<'s> {
         BodySource { stream: source.stream, input: &mut self.input, reader: &mut self.reader }
     }
+
+    /// What is left of it.
+    pub(crate) fn rest(&mut self) -> (&mut BodyReader, &mut BytesMut) {
+        (&mut self.reader, &mut self.input)
+    }
 }
 
 #[cfg(test)]

@@ -156,6 +156,26 @@ impl Relay {
         }
     }
 
+    /// The same for a body that is in `input` to its last byte.
+    pub(super) fn poll_rest(
+        &mut self,
+        (reader, input): (&mut BodyReader, &mut BytesMut),
+        out: &mut Vec<u8>,
+        to: &mut TcpStream,
+        pipes: &PipePool,
+        task: &mut Context<'_>,
+    ) -> Poll<Result<(), Broken>> {
+        loop {
+            if out.is_empty() {
+                self.frame(reader, input, out).map_err(Broken::Framing)?;
+            }
+            ready!(self.poll_write(input, out, to, pipes, task)).map_err(|_| Broken::Target)?;
+            if self.is_ended {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
     /// Takes from the input what it says of the body, until there is enough to write.
     ///
     /// # Errors

@@ -2,12 +2,14 @@
 
 use std::{
     future::poll_fn,
-    io,
+    io, mem,
+    os::fd::AsFd as _,
+    rc::Rc,
     task::{Context, Poll},
 };
 
 use bytes::Buf;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{net::TcpStream, task::spawn_local, time::timeout};
 
 use super::relay::{Broken, Relay, Splicing};
 use crate::{
@@ -24,10 +26,12 @@ use crate::{
         head::RequestHead,
     },
     inlet::{self, BodySource},
+    kernel::LegWatch,
     metrics::Direction,
     mirror::Tap,
     plugin::{BodyFilters, KeptBody},
-    upstream::connection::AFTERMATH_MAX,
+    upstream::{connection::AFTERMATH_MAX, plain::PlainConnection},
+    worker::Worker,
 };
 
 /// Read at a time of a body that nobody wants.
@@ -182,9 +186,31 @@ impl Upload {
         self.relay.poll(&mut source, out, node, splicing, task)
     }
 
-    /// Moves the rest, for a node that has answered before it had it all, as long as that keeps its
-    /// end open. What the connection to the downstream is good for afterwards.
-    pub(super) async fn finish(
+    /// Moves the rest, for a node that has answered before it had it all. What the connection to the
+    /// downstream is good for afterwards, if it was to be good for anything.
+    pub(super) async fn conclude(
+        &mut self,
+        cx: &ConnectionCx,
+        mut node: Box<PlainConnection>,
+        out: &mut Vec<u8>,
+        after: After,
+    ) -> After {
+        let Some(held) = self.held.take() else {
+            return match after {
+                After::KeepAlive => self.finish(cx, &mut node.stream, out).await,
+                After::Close => After::Close,
+            };
+        };
+        cx.deadlines.stop(Wait::Upload);
+        let relay = mem::replace(&mut self.relay, Relay::new(false, BodyFilters::default()));
+        let (worker, out) = (Rc::clone(&cx.worker), mem::take(out));
+        drop(spawn_local(Rest { worker, node, out, relay, held }.deliver()));
+        self.end(Stage::Refused);
+        after
+    }
+
+    /// Moves what is still to come from the downstream, as long as the node keeps its end open.
+    async fn finish(
         &mut self,
         cx: &ConnectionCx,
         node: &mut TcpStream,
@@ -199,6 +225,38 @@ impl Upload {
             Ok(Ok(())) if self.is_complete() => After::KeepAlive,
             Ok(_) | Err(_) => After::Close,
         }
+    }
+}
+
+/// What is left of a body that is here, for a node that has answered before it had it all: nobody else
+/// waits for it. All of them together have the room that there is for such bodies.
+struct Rest {
+    worker: Rc<Worker>,
+    node: Box<PlainConnection>,
+    out: Vec<u8>,
+    relay: Relay,
+    held: HeldSource,
+}
+
+impl Rest {
+    /// Moves it, as long as the node keeps its end open, and closes the connection.
+    async fn deliver(mut self) {
+        let moved = poll_fn(|task| match self.poll(task) {
+            Poll::Pending if !has_said_more(&self.node.stream, task) => Poll::Pending,
+            Poll::Pending | Poll::Ready(_) => Poll::Ready(()),
+        });
+        if timeout(AFTERMATH_MAX, moved).await.is_err() {
+            tracing::debug!("rest of a request not taken");
+        }
+    }
+
+    fn poll(&mut self, task: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let Self { worker, node, out, relay, held } = self;
+        let watch = LegWatch::start(node.is_leg());
+        let pipes = &worker.tunnels.pipes;
+        let moved = relay.poll_rest(held.rest(), out, &mut node.stream, pipes, task);
+        worker.kernel.check_leg(&watch, node.stream.as_fd());
+        moved
     }
 }
 

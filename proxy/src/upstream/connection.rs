@@ -5,7 +5,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    convert::Infallible,
     future::Future,
     io,
     net::SocketAddr,
@@ -260,16 +259,16 @@ impl UpstreamConnection {
     }
 
     /// Makes the connection a task, which moves the rest of the request while the response streams
-    /// and for [`AFTERMATH_MAX`] after that.
+    /// and for [`AFTERMATH_MAX`] after that. It ends with a response that breaks off, or that nobody
+    /// wants any more.
     pub(crate) fn spawn(self, upload: Upload) -> Detached {
         let Self { driver, state, sender, .. } = self;
         state.driver.take();
-        let (streaming, streamed) = oneshot::channel::<Infallible>();
+        let (streaming, streamed) = oneshot::channel();
         if let Some(driver) = driver {
             tokio::task::spawn_local(async move {
                 let overdue = async {
-                    drop(streamed.await);
-                    if upload.response_over() {
+                    if streamed.await.is_ok() && upload.response_over() {
                         tokio::time::sleep(AFTERMATH_MAX).await;
                     }
                 };
@@ -281,7 +280,7 @@ impl UpstreamConnection {
                 }
             });
         }
-        Detached { state, _sender: sender, _streaming: streaming }
+        Detached { state, _sender: sender, streaming }
     }
 }
 
@@ -325,11 +324,17 @@ impl Pooled for UpstreamConnection {
 pub(crate) struct Detached {
     state: Rc<ResponseState>,
     _sender: SendRequest<RequestBody>,
-    /// Dropped when the response has streamed.
-    _streaming: oneshot::Sender<Infallible>,
+    /// Told when the response has streamed.
+    streaming: oneshot::Sender<()>,
 }
 
 impl Detached {
+    /// The response is whole.
+    pub(crate) fn finish(self) {
+        // An error: nothing was left of the request.
+        let _ = self.streaming.send(());
+    }
+
     pub(crate) fn fault(&self) -> Option<Fault> {
         self.state.fault.get()
     }

@@ -4,7 +4,8 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
-    sync::mpsc,
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
 };
 
 use proxy::test_support::{Node, PATIENCE, Reply, Seen, TestProxy};
@@ -305,6 +306,103 @@ fn a_body_takes_no_room_once_the_node_has_it() {
             client
         });
         drop(clients);
+    }
+}
+
+/// More than sockets take.
+const LARGE: usize = 24 << 20;
+
+/// A node that answers a `POST` when it has its head, and reads on when it is told to.
+struct Hasty {
+    address: SocketAddr,
+    go: mpsc::Sender<()>,
+    /// How many bytes of the body that came to.
+    read: mpsc::Receiver<usize>,
+}
+
+impl Hasty {
+    fn start(answer: &'static [u8]) -> Hasty {
+        let ((go, wait), (tell, read)) = (mpsc::channel(), mpsc::channel());
+        let wait = Arc::new(Mutex::new(wait));
+        let address = host(move |mut stream| {
+            while let Some(head) = read_head(&mut stream) {
+                drop(stream.write_all(answer));
+                if head.starts_with("POST") {
+                    let _: Result<(), _> = wait.lock().expect("no panic").recv_timeout(PATIENCE);
+                    let _ = tell.send(count(&mut stream));
+                    return;
+                }
+            }
+        });
+        Hasty { address, go, read }
+    }
+
+    fn reads_on(&self) -> usize {
+        self.go.send(()).expect("a node that waits");
+        self.read.recv_timeout(PATIENCE).expect("the end of a body")
+    }
+}
+
+/// Reads `LARGE` bytes, or whatever comes.
+fn count(stream: &mut TcpStream) -> usize {
+    let (mut piece, mut read) = (vec![0; 1 << 20], 0);
+    while read < LARGE {
+        match stream.read(&mut piece) {
+            Ok(0) | Err(_) => break,
+            Ok(count) => read += count,
+        }
+    }
+    read
+}
+
+fn proxy_to(is_express: bool, node: SocketAddr, auth: &Node) -> TestProxy {
+    let plugins = format!(
+        "forward-auth: {{ uri: \"http://{}/\", request_method: POST, timeout: 10000 }}",
+        auth.address
+    );
+    let text = TestProxy::yaml(&[node])
+        .replace("name: web,", &format!("name: web, express_lane: {is_express},"))
+        .replace("uri: /*,", &format!("uri: /*, plugins: {{ {plugins} }},"));
+    TestProxy::start(&text)
+}
+
+#[test]
+fn whoever_resets_takes_along_a_body_that_a_node_does_not_read() {
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf";
+    for is_express in [true, false] {
+        let (node, auth) = (Hasty::start(answer), auth());
+        let proxy = proxy_to(is_express, node.address, &auth);
+        let mut client = proxy.client();
+        client.send(fixed(&bytes(LARGE))).until(b"half");
+        socket2::SockRef::from(client.stream()).set_linger(Some(Duration::ZERO)).expect("a socket");
+        drop(client);
+        proxy.check_metric("tandem_faults_total{fault=\"downstream_reset\"}", 1.0);
+        assert!(node.reads_on() < LARGE, "express {is_express}");
+    }
+}
+
+#[test]
+fn the_next_request_does_not_wait_for_a_node_to_read_a_body_that_is_here() {
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly";
+    let body = bytes(LARGE);
+    for is_express in [true, false] {
+        for is_last in [false, true] {
+            let (node, auth) = (Hasty::start(answer), auth());
+            let proxy = proxy_to(is_express, node.address, &auth);
+            let mut client = proxy.client();
+            let mut message = fixed(&body);
+            if is_last {
+                let line = "POST /a?b HTTP/1.1\r\n".len();
+                message.splice(line..line, *b"connection: close\r\n");
+            }
+            assert_eq!(client.ask(message).text(), "early");
+            match is_last {
+                false => assert_eq!(client.ask(get("/")).text(), "early"),
+                true => client.closed(),
+            }
+            drop(client);
+            assert_eq!(node.reads_on(), LARGE, "express {is_express}, last {is_last}");
+        }
     }
 }
 
