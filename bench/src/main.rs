@@ -261,8 +261,8 @@ const SMOKE: [(Network, u64, &[&str]); 3] = [
         Network::Loopback,
         200,
         &[
-            "A1", "A2", "A5", "B2", "B3", "B4", "B6", "C1", "C4", "D1", "D3", "E1", "L1", "M1",
-            "S1", "W1",
+            "A1", "A2", "A5", "B2", "B3", "B4", "B6", "C1", "C4", "D1", "D3", "E1", "E3", "L1",
+            "M1", "S1", "W1",
         ],
     ),
     (Network::Client, 1000, &["same-host/A2", "X1/keep-alive"]),

@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-use self::{disruption::Disrupted, memory::Transfer};
+use self::{
+    disruption::Disrupted,
+    memory::{Halted, Transfer},
+};
 use crate::{
     contestant::{Auth, Binaries, Contestant, KEY, Service, Started},
     load::{
@@ -223,6 +226,12 @@ impl Bench {
             // And whatever is under way, of which the counters may know already.
             unproved = running.completed() + work.connections as u64;
         }
+        let halted = match work.beside {
+            Some(beside) => {
+                Some(Halted::start(beside, started.target, started.pid(), self.window)?)
+            }
+            None => None,
+        };
         running.begin_measuring();
         let (before, from) = (Snapshot::take()?, Done::of(&running, work.traffic));
         let disrupted = match work.disruption {
@@ -237,12 +246,18 @@ impl Bench {
             }
         };
         let (after, to) = (Snapshot::take()?, Done::of(&running, work.traffic));
+        let mut of_halted = Figures::new();
+        halted.iter().try_for_each(|halted| halted.note(&mut of_halted))?;
         let outcome = running.finish()?;
+        if let Some(Err(error)) = halted.map(Halted::finish) {
+            return Ok(Measured::Wrong(format!("{error:#}")));
+        }
 
         let mut scenario = nodes.pids();
         scenario.push(std::process::id());
         let cpu = CpuUse::between(&before, &after, started.pid(), &scenario, self.processors);
         let mut figures = figures(&cpu, to.requests - from.requests, work, &outcome);
+        figures.append(&mut of_halted);
         if let Some(pid) = started.pid() {
             let peak = machine::peak_resident_bytes(pid)?;
             figures.insert("peak_resident_bytes".into(), peak as f64);

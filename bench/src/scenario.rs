@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Every id that `bench run` knows, with what it is.
-pub(crate) const SCENARIOS: [(&str, &str); 24] = [
+pub(crate) const SCENARIOS: [(&str, &str); 25] = [
     ("A0", "direct to the node"),
     ("A1", "plain proxy, keep-alive, 200 connections, small body"),
     ("A2", "key-auth, otherwise A1"),
@@ -23,7 +23,7 @@ pub(crate) const SCENARIOS: [(&str, &str); 24] = [
     ("B2", "16,384-byte body plus head (buffer boundary), 8 and 1000 to 5000 connections"),
     ("B3", "12.7 MB object, 1 to 100 connections"),
     ("B4", "100 and 800 MB objects, 1 and 2 connections, every byte compared"),
-    ("B6", "bodies of 64 B to 64 MiB, down, in chunks and up: copied, spliced, by others"),
+    ("B6", "bodies of 64 B to 64 MiB, down, in chunks and up: by each path, by others"),
     ("C1", "three nodes, round robin, 10 connections"),
     ("C2", "three nodes, round robin, 50 connections"),
     ("C3", "three nodes, round robin, 100 connections"),
@@ -31,6 +31,7 @@ pub(crate) const SCENARIOS: [(&str, &str); 24] = [
     ("D1", "a connection for each request, 100 to 1000 at a time"),
     ("D3", "memory of a connection after one request, idle, and active: in the middle of another"),
     ("E1", "the rules change every 100 ms, 50 connections"),
+    ("E3", "slow readers or slow nodes beside 50 connections that are not"),
     ("L1", "TCP stream route: connection rate, echo and download by size"),
     ("M1", "slow readers and slow nodes: memory added to the same transfer without a proxy"),
     ("S1", "from start to the first answer, size of the binary"),
@@ -90,6 +91,8 @@ pub(crate) struct LoadWork {
     pub(crate) pacing: Pacing,
     /// What happens to the service meanwhile.
     pub(crate) disruption: Option<Disruption>,
+    /// What else it carries meanwhile, without getting on.
+    pub(crate) beside: Option<Beside>,
     /// Load and nodes may run where the proxy does, wherever the other scenarios have them.
     pub(crate) is_shared: bool,
 }
@@ -103,9 +106,17 @@ impl LoadWork {
             reuse: Reuse::KeepAlive,
             pacing: Pacing::Closed,
             disruption: None,
+            beside: None,
             is_shared: false,
         }
     }
+}
+
+/// Large transfers that come to a halt before a load is measured, and go on behind that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Beside {
+    pub(crate) direction: Direction,
+    pub(crate) transfers: usize,
 }
 
 /// What no request may notice.
@@ -215,6 +226,9 @@ pub(crate) const SWEEP: [(&str, u64, usize); 11] = [
     ("64MiB", 64 << 20, 2),
 ];
 
+/// B6: up to this size a node's response is one call, and what it says in one call may go past the proxy.
+const PASSED_MAX: u64 = 64 << 10;
+
 /// One way in which B6 sends bodies.
 pub(crate) struct Sweep {
     /// Of the labels of its cases.
@@ -253,6 +267,11 @@ pub(crate) const SWEEPS: [Sweep; 3] = [
 /// A5: the case in which everybody gets four fifths of what the best peer can do.
 pub(crate) const AT_PEERS_RATE: &str = "80%-of-best-peer";
 
+/// E3: its cases.
+pub(crate) const ALONE: &str = "alone";
+pub(crate) const SLOW_READERS: &str = "slow-readers";
+pub(crate) const SLOW_NODES: &str = "slow-nodes";
+
 /// D3: the labels of active connections begin with it.
 pub(crate) const ACTIVE: &str = "active-";
 
@@ -280,6 +299,13 @@ fn lane_contestants() -> Vec<Contestant> {
     contestants
 }
 
+/// Everybody, and Tandem where what is slow is delivered to directly.
+fn beside_contestants() -> Vec<Contestant> {
+    let mut contestants = lane_contestants();
+    contestants.push(Contestant::Tandem(Mode::http(Kernel::SameHost)));
+    contestants
+}
+
 /// Where bodies are large enough to splice, HAProxy is also asked to.
 fn large_contestants() -> Vec<Contestant> {
     let mut contestants = http_contestants();
@@ -289,14 +315,18 @@ fn large_contestants() -> Vec<Contestant> {
     contestants
 }
 
-/// Tandem as it comes, and by the two paths that B6 compares.
-fn sweep_contestants() -> Vec<Contestant> {
+/// Tandem as it comes, and by the paths that B6 compares. What goes past the proxy is one message.
+fn sweep_contestants(traffic: Traffic) -> Vec<Contestant> {
     let mut contestants = large_contestants();
     contestants.retain(|one| *one != Contestant::Tandem(Mode::http(Kernel::On)));
     contestants.extend(
         [Splicing::Never, Splicing::Always]
             .map(|splicing| Contestant::Tandem(Mode { splicing, ..Mode::http(Kernel::Off) })),
     );
+    contestants.push(Contestant::Tandem(Mode::http(Kernel::Local)));
+    if matches!(traffic, Traffic::Bytes(size) if size <= PASSED_MAX) {
+        contestants.push(Contestant::Tandem(Mode::http(Kernel::Bypass)));
+    }
     contestants
 }
 
@@ -385,6 +415,7 @@ fn all_cases(scenario: &'static str, extent: Extent) -> Vec<Case> {
         "D1" => maker.connection_rate(&[100, 500, 1000], Carrier::HTTP, http_contestants),
         "D3" => maker.open_connections(),
         "E1" => maker.disrupted(Disruption::Reloads),
+        "E3" => maker.beside(),
         "L1" => maker.stream(),
         "M1" => maker.slow_transfers(),
         "S1" => vec![maker.case(String::new(), Work::StartUp, {
@@ -478,7 +509,8 @@ impl Maker {
             let of_sweep = sizes.map(|(label, size, connections)| {
                 let connections = self.connections(&[*connections])[0];
                 let work = LoadWork::http(traffic(*size), connections);
-                self.case(format!("{prefix}{label}"), Work::Load(work), sweep_contestants())
+                let contestants = sweep_contestants(work.traffic);
+                self.case(format!("{prefix}{label}"), Work::Load(work), contestants)
             });
             match self.extent {
                 Extent::Full => cases.extend(of_sweep),
@@ -499,6 +531,31 @@ impl Maker {
             }
         }
         among(disrupted_contestants, cases)
+    }
+
+    /// A smoke run has ours alone.
+    fn beside(&self) -> Vec<Case> {
+        let (transfers, ours) = match self.extent {
+            Extent::Full => (16, Vec::new()),
+            Extent::Smoke => {
+                let lanes = [Lane::Express, Lane::Hyper];
+                let mode = |lane| Mode { lane, ..Mode::http(Kernel::Off) };
+                (2, lanes.map(|lane| Contestant::Tandem(mode(lane))).to_vec())
+            }
+        };
+        let beside = |direction| Some(Beside { direction, transfers });
+        let cases = [
+            (ALONE, None),
+            (SLOW_READERS, beside(Direction::Download)),
+            (SLOW_NODES, beside(Direction::Upload)),
+        ];
+        let cases = cases.into_iter().filter(|(_, it)| self.extent == Extent::Full || it.is_some());
+        let work = LoadWork::http(Traffic::Small, self.connections(&[50])[0]);
+        let made = cases.map(|(label, beside)| {
+            let contestants = if ours.is_empty() { beside_contestants() } else { ours.clone() };
+            self.case(label.into(), Work::Load(LoadWork { beside, ..work }), contestants)
+        });
+        made.collect()
     }
 
     fn workers(&self) -> Vec<Case> {

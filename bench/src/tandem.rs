@@ -62,6 +62,10 @@ pub(crate) enum Kernel {
     SameHost,
     /// The same, switched off once the load is warm: its sockets are in the map, its bytes go by TCP.
     SwitchedOff,
+    /// `kernel.same_host` without `bypass`: every response comes to the proxy.
+    Local,
+    /// As [`SameHost`](Self::SameHost), and most responses must have gone past the proxy.
+    Bypass,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +125,8 @@ impl fmt::Display for Mode {
             Kernel::OnWithXdpAndSockmap => "tandem on+xdp+sockmap",
             Kernel::SameHost => "tandem same-host",
             Kernel::SwitchedOff => "tandem same-host by TCP",
+            Kernel::Local => "tandem local",
+            Kernel::Bypass => "tandem bypass",
         })?;
         match self.datapath {
             Datapath::User => {}
@@ -182,17 +188,9 @@ pub(crate) fn config(
         Kernel::OnWithXdp | Kernel::OnWithXdpAndSockmap => {
             ("require", network.downstream_interface())
         }
-        Kernel::SameHost | Kernel::SwitchedOff => ("require", ""),
+        Kernel::SameHost | Kernel::SwitchedOff | Kernel::Local | Kernel::Bypass => ("require", ""),
     };
-    let same_host = match (mode.kernel, network) {
-        (Kernel::SameHost | Kernel::SwitchedOff, Network::Loopback | Network::Client) => {
-            "  same_host: { enabled: true, cgroup: / }\n"
-        }
-        (Kernel::SameHost | Kernel::SwitchedOff, Network::Three) => {
-            "  same_host: { enabled: true, cgroup: /, cross_namespace: true }\n"
-        }
-        (Kernel::Off | Kernel::On | Kernel::OnWithXdp | Kernel::OnWithXdpAndSockmap, _) => "",
-    };
+    let same_host = same_host(mode.kernel, network);
     let protocol = match (service, mode.lane) {
         (Service::Http { .. }, Lane::Express) => "http",
         (Service::Http { .. }, Lane::Hyper) => "http, express_lane: false",
@@ -210,9 +208,13 @@ pub(crate) fn config(
         Kernel::OnWithXdpAndSockmap => {
             format!("  - {{ name: tunnel, address: {}, protocol: tcp }}\n", tunnel(address))
         }
-        Kernel::Off | Kernel::On | Kernel::OnWithXdp | Kernel::SameHost | Kernel::SwitchedOff => {
-            String::new()
-        }
+        Kernel::Off
+        | Kernel::On
+        | Kernel::OnWithXdp
+        | Kernel::SameHost
+        | Kernel::SwitchedOff
+        | Kernel::Local
+        | Kernel::Bypass => String::new(),
     };
     let workers = mode.workers;
     let mut text = format!(
@@ -247,6 +249,22 @@ pub(crate) fn config(
         );
     }
     text
+}
+
+/// The key `kernel.same_host` as a line, if the mode has it.
+fn same_host(kernel: Kernel, network: Network) -> String {
+    let bypass = match kernel {
+        Kernel::Off | Kernel::On | Kernel::OnWithXdp | Kernel::OnWithXdpAndSockmap => {
+            return String::new();
+        }
+        Kernel::SameHost | Kernel::SwitchedOff | Kernel::Bypass => "",
+        Kernel::Local => ", bypass: false",
+    };
+    let scope = match network {
+        Network::Loopback | Network::Client => "",
+        Network::Three => ", cross_namespace: true",
+    };
+    format!("  same_host: {{ enabled: true, cgroup: /{scope}{bypass} }}\n")
 }
 
 /// What [`config`] has made of an HTTP service, with one route more, and with nodes of another weight,
@@ -419,13 +437,14 @@ impl PathCounters {
             Kernel::OnWithXdpAndSockmap => self
                 .objection_to_xdp(connections, requests)
                 .or_else(|| short("bytes by sockmap", self.sockmap_bytes, 1)),
-            Kernel::SameHost => {
-                let messages = delivered_messages(network, mode.lane, carried);
-                // A response that has gone past us was not delivered to us, nor by us.
-                let delivered = self.delivered + 2.0 * self.passed;
-                short("messages delivered", delivered, messages * requests)
-                    .or_else(|| self.objection_to_clients(network, connections))
-            }
+            Kernel::SameHost => self.objection_to_delivery(network, mode.lane, carried),
+            Kernel::Local => self
+                .objection_to_delivery(network, mode.lane, carried)
+                .or_else(|| none("responses past the proxy", self.passed)),
+            // Both connections have to be known for one first.
+            Kernel::Bypass => self
+                .objection_to_delivery(network, mode.lane, carried)
+                .or_else(|| short("responses past the proxy", self.passed, requests / 2)),
             Kernel::SwitchedOff => {
                 short("messages by TCP, in the map", self.switched_off, requests)
                     .or_else(|| none("messages delivered", self.delivered))
@@ -443,7 +462,8 @@ impl PathCounters {
             (Service::Stream { .. }, _) => None,
         };
         // hyper does not splice, and from a leg of the same host nobody can.
-        let can_splice = mode.lane == Lane::Express && mode.kernel != Kernel::SameHost;
+        let is_delivered = matches!(mode.kernel, Kernel::SameHost | Kernel::Local | Kernel::Bypass);
+        let can_splice = mode.lane == Lane::Express && !is_delivered;
         let path = match (service, mode.datapath) {
             (Service::Http { .. }, _) => match mode.splicing {
                 Splicing::Default | Splicing::Always if bytes_each >= SPLICED_MIN && can_splice => {
@@ -478,6 +498,19 @@ impl PathCounters {
     fn objection_to_xdp(&self, connections: u64, requests: u64) -> Option<String> {
         short("worker picks", self.worker_picks, connections)
             .or_else(|| short("ingress packets", self.ingress_packets, requests))
+    }
+
+    fn objection_to_delivery(
+        &self,
+        network: Network,
+        lane: Lane,
+        carried: Carried,
+    ) -> Option<String> {
+        let messages = delivered_messages(network, lane, carried);
+        // A response that has gone past us was not delivered to us, nor by us.
+        let delivered = self.delivered + 2.0 * self.passed;
+        short("messages delivered", delivered, messages * carried.requests)
+            .or_else(|| self.objection_to_clients(network, carried.connections))
     }
 
     /// Why clients were not taken for what they are: remote where they are alone in a namespace.
@@ -700,6 +733,11 @@ mod tests {
             assert!(same_host.contains("same_host: { enabled: true"), "{same_host}");
             assert_eq!(same_host.contains("cross_namespace: true"), crosses, "{same_host}");
             assert!(!config(Kernel::On, network).contains("same_host"));
+            for (kernel, is_bypassed) in [(Kernel::Local, false), (Kernel::Bypass, true)] {
+                let text = config(kernel, network);
+                let changed = same_host.replace(" }\nadmin", ", bypass: false }\nadmin");
+                assert_eq!(text, if is_bypassed { same_host.clone() } else { changed });
+            }
             let guarded = config(Kernel::OnWithXdp, network);
             assert!(guarded.contains(&format!("interfaces: {interface}")), "{guarded}");
         }
@@ -730,6 +768,25 @@ mod tests {
     }
 
     #[test]
+    fn a_row_of_a_path_on_this_host_needs_responses_past_the_proxy_or_none() {
+        let http = Service::Http { nodes: Vec::new(), auth: Auth::Open };
+        let check = |kernel, delivered, passed| {
+            let moved = PathCounters {
+                delivered,
+                passed,
+                express_requests: 10.0,
+                ..PathCounters::between(&Metrics::none(), &Metrics::none())
+            };
+            let carried = Carried { connections: 1, requests: 10, bytes_each: 1, flow: Flow::Free };
+            moved.objection(Mode::http(kernel), Network::Loopback, &http, carried).is_none()
+        };
+        assert!(check(Kernel::Local, 40.0, 0.0));
+        assert!(!check(Kernel::Local, 40.0, 1.0) && !check(Kernel::Local, 10.0, 0.0));
+        assert!(check(Kernel::Bypass, 20.0, 5.0) && check(Kernel::SameHost, 20.0, 0.0));
+        assert!(!check(Kernel::Bypass, 40.0, 4.0) && !check(Kernel::Bypass, 9.0, 5.0));
+    }
+
+    #[test]
     fn each_mode_has_a_name_of_its_own() {
         let off = Mode::http(Kernel::Off);
         assert_eq!(off.to_string(), "tandem off");
@@ -741,5 +798,8 @@ mod tests {
         assert_eq!(hyper.to_string(), "tandem off hyper");
         let two = Mode { workers: 2, ..Mode::http(Kernel::On) };
         assert_eq!(two.to_string(), "tandem on 2 workers");
+        let same_host = [Kernel::SameHost, Kernel::Local, Kernel::Bypass].map(Mode::http);
+        let names = same_host.map(|mode| mode.to_string());
+        assert_eq!(names, ["tandem same-host", "tandem local", "tandem bypass"]);
     }
 }

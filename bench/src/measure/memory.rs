@@ -16,7 +16,7 @@ use crate::{
     machine::{KernelMemory, proportional_bytes},
     pattern::Pattern,
     probe,
-    scenario::{Activity, Carrier, Direction, Traffic},
+    scenario::{Activity, Beside, Carrier, Direction, Traffic},
     tandem::{Carried, Flow, Metrics},
 };
 
@@ -29,6 +29,10 @@ const TRANSFER_BYTES: u64 = 64 << 20;
 
 /// The client of a slow download reads this much before it stops.
 const READ_BEFORE_STALL: u64 = 64 * 1024;
+
+/// Until what is beside a load has come to a halt, and how much longer than that it stays there.
+const SETTLE: Duration = Duration::from_millis(300);
+const MARGIN: Duration = Duration::from_millis(200);
 
 /// How long the last connection has been idle when memory is looked at; active ones hold theirs.
 const IDLE_FOR: Duration = Duration::from_secs(2);
@@ -85,6 +89,53 @@ impl Held {
             ("slab_bytes".to_owned(), growth(self.kernel.slab_bytes, base.kernel.slab_bytes)),
             ("held_bytes".to_owned(), growth(self.total(), base.total())),
         ])
+    }
+}
+
+/// What is beside a load.
+pub(super) struct Halted {
+    base: Held,
+    proxy: Option<u32>,
+    running: Vec<JoinHandle<anyhow::Result<()>>>,
+}
+
+impl Halted {
+    /// Starts the transfers, and waits until they have come to a halt, for longer than `window`.
+    pub(super) fn start(
+        Beside { direction, transfers }: Beside,
+        target: SocketAddr,
+        proxy: Option<u32>,
+        window: Duration,
+    ) -> anyhow::Result<Self> {
+        let base = Held::now(proxy)?;
+        let transfer = Transfer { direction, stall: SETTLE + window + MARGIN };
+        let start = |_| std::thread::spawn(move || transfer.run(target));
+        let running = (0..transfers).map(start).collect();
+        std::thread::park_timeout(SETTLE);
+        Ok(Self { base, proxy, running })
+    }
+
+    /// Notes what they hold now, each.
+    ///
+    /// # Errors
+    /// One of them is over.
+    pub(super) fn note(&self, figures: &mut Figures) -> anyhow::Result<()> {
+        let is_halted = self.running.iter().all(|running| !running.is_finished());
+        ensure!(is_halted, "a slow transfer did not last");
+        let grown = Held::now(self.proxy)?.figures(self.base, self.running.len());
+        figures.extend(grown.into_iter().map(|(name, bytes)| (format!("beside_{name}"), bytes)));
+        Ok(())
+    }
+
+    /// Lets them go on to their end.
+    ///
+    /// # Errors
+    /// One of them is not what it should be.
+    pub(super) fn finish(self) -> anyhow::Result<()> {
+        for running in self.running {
+            running.join().map_err(|_| anyhow!("a transfer panicked"))??;
+        }
+        Ok(())
     }
 }
 

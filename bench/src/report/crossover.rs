@@ -1,5 +1,6 @@
 //! From which size on splicing pays, by the rule that sets `limits.splice_min`: the smallest size of
-//! the sweep B6 from which on it costs no more CPU per request than copying, at any larger size.
+//! the sweep B6 from which on it costs no more CPU per request than copying, at any larger size. And
+//! what delivery on this host costs beside that.
 
 use super::{Report, table::CPU, target::Line};
 use crate::{
@@ -7,19 +8,20 @@ use crate::{
     statistics::{Spread, ratios},
 };
 
-/// One line for each way of sending that the report has both paths of.
+/// For each way of sending those lines that the report has both paths of.
 pub(super) fn lines(report: &Report) -> Vec<Line> {
-    SWEEPS.iter().filter_map(|Sweep { prefix, whose, .. }| line(report, prefix, whose)).collect()
+    let of_sweep = |Sweep { prefix, whose, .. }: &Sweep| {
+        let paths = [("local", "tandem local"), ("bypass", "tandem bypass")];
+        let delivered = paths.map(|path| delivery_line(report, (prefix, whose), path));
+        splice_line(report, prefix, whose).into_iter().chain(delivered.into_iter().flatten())
+    };
+    SWEEPS.iter().flat_map(of_sweep).collect()
 }
 
-fn line(report: &Report, prefix: &str, whose: &str) -> Option<Line> {
-    let ratios = medians(report, prefix);
-    if ratios.is_empty() {
-        return None;
-    }
+fn splice_line(report: &Report, prefix: &str, whose: &str) -> Option<Line> {
+    let ratios = medians(report, prefix, ["tandem off splice", "tandem off user"]);
     let from = crossover(&ratios).unwrap_or("none");
-    let each = ratios.iter().map(|(label, ratio)| format!("{label} {ratio:.2}"));
-    let each = each.collect::<Vec<_>>().join(", ");
+    let each = listed(&ratios)?;
     Some(Line {
         what: format!("B6, {whose}: size from which on splicing costs no more CPU than copying"),
         bound: "–".into(),
@@ -28,13 +30,31 @@ fn line(report: &Report, prefix: &str, whose: &str) -> Option<Line> {
     })
 }
 
-/// CPU per request spliced ÷ copied, by size in ascending order.
-fn medians(report: &Report, prefix: &str) -> Vec<(&'static str, f64)> {
+fn delivery_line(
+    report: &Report,
+    (prefix, whose): (&str, &str),
+    (via, contestant): (&str, &str),
+) -> Option<Line> {
+    Some(Line {
+        what: format!("B6, {whose}: CPU per request via `{via}` ÷ without the kernel half"),
+        bound: "–".into(),
+        values: listed(&medians(report, prefix, [contestant, "tandem off"]))?,
+        is_met: None,
+    })
+}
+
+/// `None`: there is nothing to list.
+fn listed(ratios: &[(&str, f64)]) -> Option<String> {
+    let each = ratios.iter().map(|(label, ratio)| format!("{label} {ratio:.2}"));
+    (!ratios.is_empty()).then(|| each.collect::<Vec<_>>().join(", "))
+}
+
+/// CPU per request of one path ÷ another, by size in ascending order.
+fn medians(report: &Report, prefix: &str, paths: [&str; 2]) -> Vec<(&'static str, f64)> {
     let ratio = |label: &str| {
         let case = format!("{prefix}{label}");
-        let [spliced, copied] = ["tandem off splice", "tandem off user"]
-            .map(|contestant| report.series("B6", &case, contestant, CPU.figure));
-        Spread::of(ratios(&spliced, &copied)).map(|spread| spread.median)
+        let [over, under] = paths.map(|path| report.series("B6", &case, path, CPU.figure));
+        Spread::of(ratios(&over, &under)).map(|spread| spread.median)
     };
     SWEEP.iter().filter_map(|(label, ..)| Some((*label, ratio(label)?))).collect()
 }
@@ -59,6 +79,20 @@ mod tests {
         ] {
             assert_eq!(crossover(ratios), from, "{ratios:?}");
         }
+    }
+
+    #[test]
+    fn delivery_is_held_against_what_there_is_without_it() {
+        let rows = [("tandem local", 60.0), ("tandem bypass", 40.0), ("tandem off", 80.0)].map(
+            |(name, cpu)| row(("B6", "64B"), name, 1, measured(&[("cpu_us_per_request", cpu)])),
+        );
+        let report = report(rows.into());
+        let found = lines(&report);
+        let found: Vec<_> = found.iter().map(|line| (&*line.what, &*line.values)).collect();
+        let what = |via| {
+            format!("B6, bodies of nodes: CPU per request via `{via}` ÷ without the kernel half")
+        };
+        assert_eq!(found, [(&*what("local"), "64B 0.75"), (&*what("bypass"), "64B 0.50")]);
     }
 
     #[test]

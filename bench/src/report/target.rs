@@ -2,7 +2,9 @@
 
 use super::{Outcome, REFERENCE_PEERS, Report, Series, crossover};
 use crate::{
-    scenario::{ACTIVE, AT_PEERS_RATE, CONNECTIONS_FEW, OPEN_CONNECTIONS},
+    scenario::{
+        ACTIVE, ALONE, AT_PEERS_RATE, CONNECTIONS_FEW, OPEN_CONNECTIONS, SLOW_NODES, SLOW_READERS,
+    },
     statistics::{Better, Spread, best, ratios},
     topology::Network,
 };
@@ -79,6 +81,7 @@ fn loopback_targets(report: &Report) -> Vec<Target> {
     targets.extend(boundary_and_splice_targets(report));
     targets.extend(worker_targets(report));
     targets.extend(disruption_targets(report));
+    targets.extend(beside_targets(report));
     targets.extend(stream_targets(report));
     targets.extend(memory_targets(report));
     targets.extend(same_host_targets(report));
@@ -285,6 +288,41 @@ fn disruption_targets(report: &Report) -> Vec<Target> {
     targets
 }
 
+/// What is slow costs nobody else anything, and no more memory than what holds it up.
+fn beside_targets(report: &Report) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for (case, what) in [(SLOW_READERS, "slow readers"), (SLOW_NODES, "slow nodes")] {
+        for contestant in [OFF, HYPER, "tandem on", SAME_HOST] {
+            let [beside, alone] =
+                [case, ALONE].map(|case| report.series("E3", case, contestant, P99));
+            targets.push(Target {
+                what: format!("E3, {what}, {contestant}: p99 of the others ÷ without"),
+                bound: Bound::AtMost(1.1),
+                values: ratios(&beside, &alone),
+            });
+            targets.push(Target {
+                what: format!("E3, {what}, {contestant}: MiB added by each"),
+                bound: Bound::AtMost(5.0),
+                values: added(report, ("E3", case), contestant, "beside_held_bytes"),
+            });
+        }
+    }
+    targets
+}
+
+/// What a contestant holds beyond what the same takes without a proxy, MiB.
+fn added(
+    report: &Report,
+    (scenario, case): (&str, &str),
+    contestant: &str,
+    figure: &str,
+) -> Vec<f64> {
+    let [ours, direct] =
+        [contestant, "direct"].map(|name| report.series(scenario, case, name, figure));
+    let pairs = ours.into_iter().zip(direct);
+    pairs.filter_map(|(ours, direct)| Some((ours? - direct?) / MIB)).collect()
+}
+
 /// For each round in which a contestant took part, 1 if it failed and 0 if not.
 fn failed_rounds(report: &Report, scenario: &str, contestant: &str) -> Vec<f64> {
     let rows = report.rows.iter();
@@ -384,14 +422,6 @@ fn stress_differences(report: &Report, ours: &str) -> Vec<f64> {
 }
 
 fn memory_targets(report: &Report) -> Vec<Target> {
-    let added = |case: &str, contestant: &str| -> Vec<f64> {
-        let ours = report.series("M1", case, contestant, "held_bytes");
-        let direct = report.series("M1", case, "direct", "held_bytes");
-        ours.iter()
-            .zip(direct)
-            .filter_map(|(ours, direct)| Some(((*ours)? - direct?) / MIB))
-            .collect()
-    };
     let mut targets = Vec::new();
     for (what, case, contestant) in [
         ("M1 HTTP download: MiB added", "http-download", "tandem off"),
@@ -403,7 +433,7 @@ fn memory_targets(report: &Report) -> Vec<Target> {
         ("M1 stream download, sockmap: MiB added", "stream-download", "tandem on sockmap"),
         ("M1 stream upload, sockmap: MiB added", "stream-upload", "tandem on sockmap"),
     ] {
-        let values = added(case, contestant);
+        let values = added(report, ("M1", case), contestant, "held_bytes");
         targets.push(Target { what: what.into(), bound: Bound::AtMost(5.0), values });
     }
     for (what, limit, contestant) in [

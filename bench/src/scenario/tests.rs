@@ -42,6 +42,29 @@ fn every_peer_has_a_row_in_every_case() {
 }
 
 #[test]
+fn what_is_slow_is_beside_the_same_load() {
+    let works = |extent| -> Vec<_> {
+        let cases = cases("E3", extent).unwrap().into_iter();
+        let works = cases.filter_map(|case| match case.work {
+            Work::Load(work) => Some((case.label, work)),
+            Work::SlowTransfer { .. } | Work::OpenConnections { .. } | Work::StartUp => None,
+        });
+        works.map(|(label, work)| (label, work.connections, work.beside)).collect()
+    };
+    let beside = |direction, transfers| Some(Beside { direction, transfers });
+    let expected = |transfers| {
+        [
+            (SLOW_READERS.to_owned(), beside(Direction::Download, transfers)),
+            (SLOW_NODES.to_owned(), beside(Direction::Upload, transfers)),
+        ]
+    };
+    let full = expected(16).map(|(label, beside)| (label, 50, beside));
+    assert_eq!(works(Extent::Full), [&[(ALONE.to_owned(), 50, None)], &full[..]].concat());
+    let smoke = expected(2).map(|(label, beside)| (label, 20, beside));
+    assert_eq!(works(Extent::Smoke), smoke);
+}
+
+#[test]
 fn disruptions_meet_both_lanes_with_and_without_the_kernel_half() {
     for extent in [Extent::Full, Extent::Smoke] {
         for id in ["C4", "E1"] {

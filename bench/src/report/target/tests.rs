@@ -160,3 +160,26 @@ fn one_failed_round_misses_the_target_of_a_disruption() {
     check(&report, &format!("{dies}, tandem on:"), None);
     check(&report, "E1", None);
 }
+
+#[test]
+fn what_is_slow_is_held_against_the_same_load_alone_and_against_no_proxy() {
+    let mib = |count: f64| count * MIB;
+    let figures =
+        |p99, held| measured(&[(P99, p99), ("beside_held_bytes", held), ("beside_tcp_bytes", 1.0)]);
+    let report = report(vec![
+        row(("E3", ALONE), OFF, 1, measured(&[(P99, 100.0)])),
+        row(("E3", SLOW_READERS), OFF, 1, figures(105.0, mib(7.0))),
+        row(("E3", SLOW_READERS), "direct", 1, figures(50.0, mib(4.0))),
+        row(("E3", SLOW_NODES), OFF, 1, figures(120.0, mib(10.0))),
+        row(("E3", SLOW_NODES), "direct", 1, figures(50.0, mib(4.0))),
+    ]);
+    for (what, bound, value, is_met) in [
+        ("slow readers, tandem off: p99", "≤ 1.10", "1.050 (1.050–1.050)", true),
+        ("slow readers, tandem off: MiB", "≤ 5.00", "3.000 (3.000–3.000)", true),
+        ("slow nodes, tandem off: p99", "≤ 1.10", "1.200 (1.200–1.200)", false),
+        ("slow nodes, tandem off: MiB", "≤ 5.00", "6.000 (6.000–6.000)", false),
+    ] {
+        check(&report, what, Some((bound, value, Some(is_met))));
+    }
+    check(&report, "E3, slow nodes, tandem on", None);
+}
