@@ -10,24 +10,11 @@ use std::{
 
 use proxy::test_support::{Client, Node, Reply, TestProxy, unused_address};
 
-/// Listeners, one for each lane.
-const LANES: [&str; 2] = ["web", "hyper"];
+use crate::lane_pair::{LANES, nodes_of, to_upstream};
 
 /// One listener for each lane, and one route to an upstream with these keys.
 fn proxy(upstream: &str) -> TestProxy {
-    TestProxy::start(&format!(
-        "listeners:\n\
-         - {{ name: web, address: \"127.0.0.1:0\" }}\n\
-         - {{ name: hyper, address: \"127.0.0.1:0\", express_lane: false }}\n\
-         routes: [{{ id: all, uri: /*, upstream_id: app }}]\n\
-         upstreams: [{{ id: app, {upstream} }}]\n"
-    ))
-}
-
-/// `nodes:` in the map form, all of weight 1.
-fn equal(nodes: &[SocketAddr]) -> String {
-    let nodes: Vec<_> = nodes.iter().map(|node| format!("\"{node}\": 1")).collect();
-    format!("nodes: {{ {} }}", nodes.join(", "))
+    TestProxy::start(&to_upstream(upstream))
 }
 
 /// `nodes:` in the list form with a priority each.
@@ -54,7 +41,7 @@ fn what_is_hashed_decides_about_the_node_whichever_lane() {
         ("type: chash, hash_on: cookie, key: sid", "cookie: other=1; sid=s"),
         ("type: maglev, hash_on: vars_combinations, key: $http_x_a/$host", "x-a: "),
     ] {
-        let proxy = proxy(&format!("{keys}, {}", equal(&addresses)));
+        let proxy = proxy(&format!("{keys}, {}", nodes_of(&addresses)));
         let mut clients = LANES.map(|lane| Client::connect(proxy.address(lane)));
         let mut used: Vec<String> = Vec::new();
         for key in 0..30 {
@@ -76,7 +63,8 @@ fn what_is_hashed_decides_about_the_node_whichever_lane() {
 fn keys_of_a_dead_node_go_elsewhere_and_others_stay() {
     let nodes = ["a", "b", "c"].map(Node::always);
     let [a, b, c] = nodes.each_ref().map(|node| node.address);
-    let chash = |nodes: &[SocketAddr]| proxy(&format!("type: chash, key: arg_u, {}", equal(nodes)));
+    let chash =
+        |nodes: &[SocketAddr]| proxy(&format!("type: chash, key: arg_u, {}", nodes_of(nodes)));
     let ask = |client: &mut Client, key: u32| {
         client.ask(format!("GET /?u={key} HTTP/1.1\r\nhost: a\r\n\r\n")).text()
     };
@@ -120,7 +108,7 @@ fn least_conn_passes_a_node_by_until_its_response_is_complete() {
     for lane in LANES {
         let (halting, other) = (Halting::new(), Node::always("other"));
         let proxy =
-            proxy(&format!("type: least_conn, {}", equal(&[halting.address, other.address])));
+            proxy(&format!("type: least_conn, {}", nodes_of(&[halting.address, other.address])));
         let mut waiting = Client::connect(proxy.address(lane));
         waiting.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").until(b"\r\n\r\nhalt");
         let mut client = Client::connect(proxy.address(lane));
@@ -140,7 +128,7 @@ fn least_conn_forgets_a_request_whose_client_has_gone() {
     for lane in LANES {
         let (halting, other) = (Halting::new(), Node::always("other"));
         let proxy =
-            proxy(&format!("type: least_conn, {}", equal(&[halting.address, other.address])));
+            proxy(&format!("type: least_conn, {}", nodes_of(&[halting.address, other.address])));
         let mut gone = Client::connect(proxy.address(lane));
         gone.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").until(b"\r\n\r\nhalt");
         socket2::SockRef::from(gone.stream()).set_linger(Some(Duration::ZERO)).expect("linger");
@@ -184,7 +172,7 @@ fn ewma_sends_little_to_a_slow_node() {
             thread::park_timeout(Duration::from_millis(50));
             Reply::ok("slow")
         });
-        let proxy = proxy(&format!("type: ewma, {}", equal(&[fast.address, slow.address])));
+        let proxy = proxy(&format!("type: ewma, {}", nodes_of(&[fast.address, slow.address])));
         let mut client = Client::connect(proxy.address(lane));
         (0..40).for_each(|_| drop(get(&mut client, "")));
         // Until each has answered once, either may be asked; then the slow one is not.
@@ -201,7 +189,7 @@ fn tunnels_are_balanced_for_as_long_as_they_live() {
             "listeners: [{{ name: web, address: \"127.0.0.1:0\", protocol: tcp }}]\n\
              stream_routes: [{{ id: all, upstream_id: app }}]\n\
              upstreams: [{{ id: app, {keys}, {} }}]\n",
-            equal(&addresses)
+            nodes_of(&addresses)
         ))
     };
     let open = |proxy: &TestProxy| {

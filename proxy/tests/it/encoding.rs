@@ -11,16 +11,11 @@ use std::{
 use proxy::test_support::{Client, Node, Reply, Response, TestProxy, eventually};
 use socket2::SockRef;
 
-const LANES: [&str; 2] = ["express", "hyper"];
+use crate::lane_pair::{LANES, LISTENERS, with_plugins};
 
 /// Two listeners, one for each lane, and one route with `plugins` for everything to `node`.
 fn start(node: SocketAddr, plugins: &str) -> TestProxy {
-    TestProxy::start(&format!(
-        "listeners:\n  - {{ name: express, address: \"127.0.0.1:0\" }}\n  \
-         - {{ name: hyper, address: \"127.0.0.1:0\", express_lane: false }}\n\
-         routes: [{{ id: all, uri: /*, upstream_id: app, plugins: {plugins} }}]\n\
-         upstreams: [{{ id: app, nodes: {{ \"{node}\": 1 }} }}]\n"
-    ))
+    TestProxy::start(&with_plugins(plugins, node))
 }
 
 fn get(accept: &str) -> String {
@@ -152,7 +147,7 @@ fn made(plugins: &str, accept: &str, reply: &[u8]) -> (usize, Option<String>) {
     let node = saying(reply.to_vec());
     let proxy = start(node.address, plugins);
     let tries = (0..TRIES).map(|_| {
-        let response = Client::connect(proxy.address("express")).ask(get(accept));
+        let response = Client::connect(proxy.address("web")).ask(get(accept));
         (response.body.len(), response.field("content-encoding").map(str::to_owned))
     });
     tries.min().expect("some")
@@ -431,8 +426,7 @@ fn what_finds_no_memory_for_its_encoder_leaves_as_it_is() {
         let (address, send) = pausing();
         let node = saying(page("text/html", "", &text(5000)));
         let proxy = TestProxy::start(&format!(
-            "listeners:\n  - {{ name: express, address: \"127.0.0.1:0\" }}\n  \
-             - {{ name: hyper, address: \"127.0.0.1:0\", express_lane: false }}\n\
+            "{LISTENERS}\
              routes:\n  - {{ id: slow, uri: /slow, upstream_id: slow, plugins: {ALL} }}\n  \
              - {{ id: all, uri: /*, upstream_id: app, plugins: {ALL} }}\n\
              upstreams: [{{ id: app, nodes: {{ \"{}\": 1 }} }}, \
@@ -461,7 +455,7 @@ fn what_is_not_of_a_type_goes_as_if_there_were_no_plugin() {
     let body = text(3_000_000);
     let node = saying(page("image/png", "", &body));
     let proxy = start(node.address, "{ gzip: {}, brotli: {}, zstd: {} }");
-    let response = Client::connect(proxy.address("express")).ask(get("gzip, br, zstd"));
+    let response = Client::connect(proxy.address("web")).ask(get("gzip, br, zstd"));
     assert_eq!((response.field("content-encoding"), response.field("vary")), (None, None));
     assert!(response.body == body.as_bytes());
     let line = &proxy.access_log(1)[0];

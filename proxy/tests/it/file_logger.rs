@@ -11,16 +11,17 @@ use proxy::test_support::{Client, Node, Reply, TestProxy, eventually};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::process::{Tandem, yaml};
+use super::{
+    lane_pair::{LANES, LISTENERS},
+    process::{Tandem, yaml},
+};
 
-const LANES: [&str; 2] = ["express", "hyper"];
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
 /// Two listeners, one for each lane, and one route with `plugins` for everything to `node`.
 fn config(node: SocketAddr, plugins: &str, rest: &str) -> String {
     format!(
-        "listeners:\n  - {{ name: express, address: \"127.0.0.1:0\" }}\n  \
-         - {{ name: hyper, address: \"127.0.0.1:0\", express_lane: false }}\n\
+        "{LISTENERS}\
          routes: [{{ id: all, uri: \"/items/:id\", host: a, upstream_id: app, service_id: s, plugins: {plugins} }}]\n\
          services: [{{ id: s, name: shop }}]\n\
          upstreams: [{{ id: app, nodes: {{ \"{node}\": 1 }} }}]\n{rest}\n"
@@ -282,7 +283,7 @@ fn nobody_waits_for_a_log_that_is_not_read() {
     let proxy = TestProxy::start(&config(node.address, &plugins, ""));
     let sample = format!("tandem_log_file_dropped_total{{path=\"{}\"}}", path.display());
     let mut asked = 0;
-    let mut client = Client::connect(proxy.address("express"));
+    let mut client = Client::connect(proxy.address("web"));
     while proxy.metric(&sample) == 0.0 {
         assert_eq!(client.ask(GET.replace("/ ", "/items/1 ")).status, 200);
         asked += 1;
@@ -310,7 +311,7 @@ fn a_line_that_is_too_long_is_dropped_and_counted() {
     let format = format!("log_format: {{ a: {filler} }}");
     let plugins = format!("{{ file-logger: {{ path: {}, {format} }} }}", path.display());
     let proxy = TestProxy::start(&config(node.address, &plugins, ""));
-    Client::connect(proxy.address("express")).ask(GET.replace("/ ", "/items/1 "));
+    Client::connect(proxy.address("web")).ask(GET.replace("/ ", "/items/1 "));
     proxy.check_metric(
         &format!("tandem_log_file_dropped_total{{path=\"{}\"}}", path.display()),
         1.0,

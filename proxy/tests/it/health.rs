@@ -20,10 +20,11 @@ use rustls::{
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
 };
 
-use crate::process::Tandem;
+use crate::{
+    lane_pair::{LANES, nodes_of, to_upstream},
+    process::Tandem,
+};
 
-/// Listeners, one for each lane.
-const LANES: [&str; 2] = ["web", "hyper"];
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 /// Long enough for no second probe within a test.
 const ONCE: &str = "3600";
@@ -31,15 +32,7 @@ const QUICK: &str = "0.02";
 
 /// One listener for each lane, and one route to an upstream `app` with these keys and nodes.
 fn yaml(keys: &str, nodes: &[SocketAddr]) -> String {
-    let nodes: Vec<_> = nodes.iter().map(|node| format!("\"{node}\": 1")).collect();
-    format!(
-        "listeners:\n\
-         - {{ name: web, address: \"127.0.0.1:0\" }}\n\
-         - {{ name: hyper, address: \"127.0.0.1:0\", express_lane: false }}\n\
-         routes: [{{ id: all, uri: /*, upstream_id: app }}]\n\
-         upstreams: [{{ id: app, {keys}, nodes: {{ {} }} }}]\n",
-        nodes.join(", ")
-    )
+    to_upstream(&format!("{keys}, {}", nodes_of(nodes)))
 }
 
 fn proxy(keys: &str, nodes: &[SocketAddr]) -> TestProxy {
@@ -48,12 +41,11 @@ fn proxy(keys: &str, nodes: &[SocketAddr]) -> TestProxy {
 
 /// A TCP listener with one stream route to an upstream `app`.
 fn tunnels(keys: &str, nodes: &[SocketAddr]) -> TestProxy {
-    let nodes: Vec<_> = nodes.iter().map(|node| format!("\"{node}\": 1")).collect();
     TestProxy::start(&format!(
         "listeners: [{{ name: web, address: \"127.0.0.1:0\", protocol: tcp }}]\n\
          stream_routes: [{{ id: all, upstream_id: app }}]\n\
-         upstreams: [{{ id: app, retries: 0, {keys}, nodes: {{ {} }} }}]\n",
-        nodes.join(", ")
+         upstreams: [{{ id: app, retries: 0, {keys}, {} }}]\n",
+        nodes_of(nodes)
     ))
 }
 

@@ -9,6 +9,7 @@ mod encoding;
 mod file_logger;
 mod heads;
 mod health;
+mod lane_pair;
 mod lanes;
 mod limits;
 mod names;

@@ -14,8 +14,8 @@ use proxy::test_support::{
     unused_address,
 };
 
-/// Listeners, one for each lane.
-const LANES: [&str; 2] = ["web", "hyper"];
+use crate::lane_pair::{LANES, LISTENERS};
+
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 /// Answers count that long, so that tests need not wait for more.
 const SOON: &str = "valid: 20ms";
@@ -23,9 +23,7 @@ const SOON: &str = "valid: 20ms";
 /// One listener for each lane, one for TCP, and one route for everything to an upstream.
 fn yaml(resolver: &str, upstream: &str) -> String {
     format!(
-        "listeners:\n\
-         - {{ name: web, address: \"127.0.0.1:0\" }}\n\
-         - {{ name: hyper, address: \"127.0.0.1:0\", express_lane: false }}\n\
+        "{LISTENERS}\
          - {{ name: l4, address: \"127.0.0.1:0\", protocol: tcp }}\n\
          routes: [{{ id: all, uri: /*, upstream_id: app }}]\n\
          stream_routes: [{{ id: l4, upstream_id: app }}]\n\

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use proxy::test_support::{Client, Node, Reply, TestProxy, unused_address};
 
-/// Listeners, one for each lane.
-const LANES: [&str; 2] = ["web", "hyper"];
+use crate::lane_pair::{LANES, to_upstream};
+
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi";
 const PUT: &str = "PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi";
@@ -24,15 +24,7 @@ fn yaml(keys: &str, first: SocketAddr, second: SocketAddr) -> String {
         let (host, port) = (address.ip(), address.port());
         format!("{{ host: {host}, port: {port}, weight: 1, priority: {priority} }}")
     };
-    format!(
-        "listeners:\n\
-         - {{ name: web, address: \"127.0.0.1:0\" }}\n\
-         - {{ name: hyper, address: \"127.0.0.1:0\", express_lane: false }}\n\
-         routes: [{{ id: all, uri: /*, upstream_id: app }}]\n\
-         upstreams: [{{ id: app, {keys} nodes: [{}, {}] }}]\n",
-        node(first, 1),
-        node(second, 0)
-    )
+    to_upstream(&format!("{keys} nodes: [{}, {}]", node(first, 1), node(second, 0)))
 }
 
 fn ask(proxy: &TestProxy, lane: &str, request: &str) -> (u16, String) {

@@ -16,9 +16,11 @@ use proxy::test_support::{Client, Node, PATIENCE, TestProxy, eventually, unused_
 use rcgen::CertifiedKey;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::process::Tandem;
+use crate::{
+    lane_pair::{LANES, with_plugins},
+    process::Tandem,
+};
 
-const LANES: [&str; 2] = ["express", "hyper"];
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 const HALF: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nx";
 
@@ -177,12 +179,7 @@ fn settings(address: SocketAddr) -> String {
 
 /// A listener for each lane, two workers, and one route for everything to `node`.
 fn yaml(node: SocketAddr, plugins: &str) -> String {
-    format!(
-        "workers: 2\nlisteners:\n  - {{ name: express, address: \"127.0.0.1:0\" }}\n  \
-         - {{ name: hyper, address: \"127.0.0.1:0\", express_lane: false }}\n\
-         routes: [{{ id: all, uri: /*, upstream_id: app, plugins: {plugins} }}]\n\
-         upstreams: [{{ id: app, nodes: {{ \"{node}\": 1 }} }}]\n"
-    )
+    format!("workers: 2\n{}", with_plugins(plugins, node))
 }
 
 fn start(node: SocketAddr, plugins: &str) -> TestProxy {
@@ -255,7 +252,7 @@ fn routes(node: SocketAddr, routes: &[(&str, &str)]) -> String {
 
 fn ask_for(proxy: &TestProxy, path: &str) -> u16 {
     let head = GET.replace("GET /", &format!("GET /{path}"));
-    Client::connect(proxy.address("express")).ask(head).status
+    Client::connect(proxy.address("web")).ask(head).status
 }
 
 #[test]
@@ -299,9 +296,9 @@ fn a_window_is_over_after_its_time() {
         format!("{{ limit-count: {{ count: 1, time_window: 1, {} }} }}", redis.settings());
     let proxies = [(); 2].map(|()| start(node.address, &plugins));
     let began = Instant::now();
-    assert_eq!(ask(&proxies[0], "express"), 200);
+    assert_eq!(ask(&proxies[0], "web"), 200);
     assert_eq!(ask(&proxies[1], "hyper"), 503);
-    eventually("a new window", || (ask(&proxies[1], "express") == 200).then_some(()));
+    eventually("a new window", || (ask(&proxies[1], "web") == 200).then_some(()));
     assert!(began.elapsed() >= Duration::from_millis(950), "{:?}", began.elapsed());
     eventually("nothing is left", || redis.ask(&["DBSIZE"]).contains(&":0".into()).then_some(()));
 }
@@ -332,7 +329,7 @@ fn a_sliding_window_keeps_the_share_of_the_last_one() {
         let key = "tandem:limit-count:route:all:0:10:600:127.0.0.1";
         let began = now() - since * 1000;
         redis.ask(&[&format!("SET {key} \"{began} {current} {previous}\"")]);
-        let answer = Client::connect(proxy.address("express")).ask(GET);
+        let answer = Client::connect(proxy.address("web")).ask(GET);
         let left = answer.field("x-ratelimit-remaining").expect("what is left");
         let reset: f64 = answer.field("x-ratelimit-reset").expect("a time").parse().expect("one");
         match expected {
@@ -406,7 +403,7 @@ fn what_still_runs_at_the_end_of_a_proxy_does_not_count_any_more() {
     let Some(redis) = Redis::start() else { return };
     let node = Node::always("x");
     let proxy = start(node.address, &conn(&redis, "redis_keepalive_timeout: 1,"));
-    let _slow = held(&proxy, "express", &node);
+    let _slow = held(&proxy, "web", &node);
     // Then it takes a new connection to say so.
     redis.nobody_is_connected();
     drop(proxy);
@@ -455,7 +452,7 @@ fn what_cannot_be_undone_costs_nobody_else() {
     let text = yaml(node.address, &plugins).replace("workers: 2", "workers: 1");
     let proxy = TestProxy::start(&text);
     let mut clients = USERS.map(|user| {
-        let mut client = Client::connect(proxy.address("express"));
+        let mut client = Client::connect(proxy.address("web"));
         client.send(half(user));
         client
     });
@@ -483,7 +480,7 @@ fn a_redis_that_has_left_is_not_asked_for_ever() {
     let Some(mut redis) = Redis::start() else { return };
     let node = Node::always("x");
     let proxy = start(node.address, &conn(&redis, "key_ttl: 1,"));
-    let mut slow = held(&proxy, "express", &node);
+    let mut slow = held(&proxy, "web", &node);
     redis.kill();
     proxy.reload(&yaml(node.address, "{}")).expect("a reload");
     assert_eq!(slow.ask("y").status, 200);
@@ -498,11 +495,11 @@ fn what_a_killed_proxy_counted_expires() {
     let other = start(node.address, &plugins);
     let rest = "kernel: { mode: off }\n";
     let killed = Tandem::start(&format!("{}{rest}", yaml(node.address, &plugins)));
-    let mut slow = Client::connect(killed.address(&["listening", "express"]));
+    let mut slow = Client::connect(killed.address(&["listening", "web"]));
     let began = Instant::now();
     slow.send(HALF);
     eventually("half of a body", || node.heard().ends_with('x').then_some(()));
-    assert_eq!(ask(&other, "express"), 503);
+    assert_eq!(ask(&other, "web"), 503);
     drop(killed);
     becomes(&other, 200);
     assert!(began.elapsed() >= Duration::from_millis(950), "{:?}", began.elapsed());
@@ -613,7 +610,7 @@ fn a_redis_that_is_killed_under_load_fails_as_configured_and_comes_back() {
         eventually("known", || (ask(closed, "hyper") == 500).then_some(()));
         let began = Instant::now();
         for _ in 0..20 {
-            let answer = Client::connect(closed.address("express")).ask(GET);
+            let answer = Client::connect(closed.address("web")).ask(GET);
             assert_eq!(answer.text(), "{\"error_msg\":\"failed to limit count\"}\n");
             assert_eq!(answer.status, 500);
         }
@@ -652,7 +649,7 @@ fn a_redis_that_hangs_holds_nobody_up_for_longer_than_its_timeout() {
     assert!(errors(&proxy, "limit-conn", "timeout") > 0.0);
     eventually("known", || {
         let began = Instant::now();
-        assert_eq!(ask(&proxy, "express"), 500);
+        assert_eq!(ask(&proxy, "web"), 500);
         (began.elapsed() < Duration::from_millis(200)).then_some(())
     });
     assert_eq!(node.take().len(), 0);
@@ -680,12 +677,12 @@ fn passwords_and_databases_are_told_and_never_logged() {
     assert_eq!(LANES.map(|lane| ask(&proxy, lane)), [200, 200]);
     assert_eq!(redis.ask(&["DBSIZE", "SELECT 3", "DBSIZE"])[..3], [":0", "+OK", ":1"]);
     let named = limit("redis_username: default, redis_password: opensesame,");
-    assert_eq!(ask(&start(node.address, &named), "express"), 200);
+    assert_eq!(ask(&start(node.address, &named), "web"), 200);
     for wrong in ["", "redis_password: closesesame,", "redis_username: x, redis_password: sesame,"]
     {
         let rest = "kernel: { mode: off }\n";
         let tandem = Tandem::start(&format!("{}{rest}", yaml(node.address, &limit(wrong))));
-        let mut client = Client::connect(tandem.address(&["listening", "express"]));
+        let mut client = Client::connect(tandem.address(&["listening", "web"]));
         assert_eq!(client.ask(GET).status, 500, "{wrong}");
         tandem.line(&["WARN", "redis does not answer"]);
         assert!(tandem.log().iter().all(|line| !line.contains("sesame")), "{:?}", tandem.log());
@@ -705,11 +702,11 @@ fn a_redis_that_speaks_tls_is_spoken_to_so() {
     // other way round.
     for tls in ["redis_ssl: true, redis_ssl_verify: true", "redis_ssl: false"] {
         let proxy = start(node.address, &limit(tls));
-        assert_eq!(ask(&proxy, "express"), 500, "{tls}");
+        assert_eq!(ask(&proxy, "web"), 500, "{tls}");
         assert_eq!(errors(&proxy, "limit-count", "unreachable"), 1.0, "{tls}");
     }
     let plain = degrading(&format!("{}, redis_ssl: true", redis.settings()), false, 1000);
-    assert_eq!(ask(&start(node.address, &plain), "express"), 500);
+    assert_eq!(ask(&start(node.address, &plain), "web"), 500);
 }
 
 #[test]
@@ -730,7 +727,7 @@ fn the_systems_roots_vouch_for_a_redis() {
     let tandem =
         Tandem::start_with(&["env", &variable], &format!("{text}kernel: {{ mode: off }}\n"));
     let ask = |path: &str| {
-        let mut client = Client::connect(tandem.address(&["listening", "express"]));
+        let mut client = Client::connect(tandem.address(&["listening", "web"]));
         client.ask(GET.replace("GET /", &format!("GET /{path}"))).status
     };
     assert_eq!((ask("name"), ask("ip")), (200, 500));
@@ -743,9 +740,9 @@ fn a_connection_that_nobody_uses_is_closed() {
     let node = Node::always("x");
     let idle = format!("redis_keepalive_timeout: 1, {}", redis.settings());
     let proxy = start(node.address, &degrading(&idle, false, 1000));
-    assert_eq!(ask(&proxy, "express"), 200);
+    assert_eq!(ask(&proxy, "web"), 200);
     redis.nobody_is_connected();
-    assert_eq!(ask(&proxy, "express"), 200);
+    assert_eq!(ask(&proxy, "web"), 200);
 }
 
 /// A process that hangs accepts as long as there is room in its backlog.
@@ -755,7 +752,7 @@ fn a_connection_on_which_nothing_is_answered_is_closed() {
     let node = Node::always("x");
     let redis = settings(silent.local_addr().expect("an address"));
     let proxy = start(node.address, &degrading(&redis, false, 50));
-    assert_eq!(ask(&proxy, "express"), 500);
+    assert_eq!(ask(&proxy, "web"), 500);
     let (mut stream, _) = silent.accept().expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let mut heard = Vec::new();
@@ -830,7 +827,7 @@ fn answers_that_make_no_sense_are_no_answers() {
         let settings = settings(nonsense(answer));
         let closed = start(node.address, &degrading(&settings, false, 150));
         let open = start(node.address, &degrading(&settings, true, 150));
-        assert_eq!(ask(&closed, "express"), 500, "{answer:?}");
+        assert_eq!(ask(&closed, "web"), 500, "{answer:?}");
         assert_eq!(node.take().len(), 0);
         assert_eq!(LANES.map(|lane| ask(&open, lane)), [200, 200], "{answer:?}");
         assert_eq!(node.take().len(), 2);

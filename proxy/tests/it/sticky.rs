@@ -4,21 +4,13 @@ use std::net::SocketAddr;
 
 use proxy::test_support::{Client, Node, Response, TestProxy, unused_address};
 
-/// Listeners, one for each lane.
-const LANES: [&str; 2] = ["web", "hyper"];
+use crate::lane_pair::{LANES, to_upstream};
 
 /// A configuration with one upstream of these keys and nodes, with a weight each.
 fn yaml(keys: &str, nodes: &[(SocketAddr, u32)]) -> String {
     let nodes: Vec<_> =
         nodes.iter().map(|(node, weight)| format!("\"{node}\": {weight}")).collect();
-    format!(
-        "listeners:\n\
-         - {{ name: web, address: \"127.0.0.1:0\" }}\n\
-         - {{ name: hyper, address: \"127.0.0.1:0\", express_lane: false }}\n\
-         routes: [{{ id: all, uri: /*, upstream_id: app }}]\n\
-         upstreams: [{{ id: app, {keys}, nodes: {{ {} }} }}]\n",
-        nodes.join(", ")
-    )
+    to_upstream(&format!("{keys}, nodes: {{ {} }}", nodes.join(", ")))
 }
 
 fn ask(client: &mut Client, cookie: &str) -> Response {

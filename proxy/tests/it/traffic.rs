@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use proxy::test_support::{Client, Node, Reply, Response, TestProxy, eventually};
 
-const LANES: [&str; 2] = ["express", "hyper"];
+use crate::lane_pair::{LANES, LISTENERS};
 
 /// Two listeners, one for each lane, and one route with `plugins` for everything to `node`.
 fn start(node: SocketAddr, plugins: &str) -> TestProxy {
@@ -13,8 +13,7 @@ fn start(node: SocketAddr, plugins: &str) -> TestProxy {
 
 fn start_with(node: SocketAddr, plugins: &str, upstreams: &str) -> TestProxy {
     TestProxy::start(&format!(
-        "listeners:\n  - {{ name: express, address: \"127.0.0.1:0\" }}\n  \
-         - {{ name: hyper, address: \"127.0.0.1:0\", express_lane: false }}\n\
+        "{LISTENERS}\
          routes: [{{ id: all, uri: /*, upstream_id: app, plugins: {plugins} }}]\n\
          upstreams: [{{ id: app, nodes: {{ \"{node}\": 1 }} }}{upstreams}]\n"
     ))

@@ -5,30 +5,21 @@ use std::{net::TcpListener, thread, time::Duration};
 
 use proxy::test_support::{Client, Node, Reply, TestProxy, eventually};
 
-use crate::limits::unanswering;
+use crate::{
+    lane_pair::{LANES, LISTENERS, nodes_of, to_upstream},
+    limits::unanswering,
+};
 
-/// Listeners, one for each lane.
-const LANES: [&str; 2] = ["web", "hyper"];
 const GET: &str = "GET / HTTP/1.1\r\nhost: Shop.example:81\r\n\r\n";
 
 /// One listener for each lane, and these routes and upstreams.
 fn proxy(routes: &str, upstreams: &str) -> TestProxy {
-    TestProxy::start(&format!(
-        "listeners:\n\
-         - {{ name: web, address: \"127.0.0.1:0\" }}\n\
-         - {{ name: hyper, address: \"127.0.0.1:0\", express_lane: false }}\n\
-         routes: [{routes}]\n\
-         upstreams: [{upstreams}]\n"
-    ))
+    TestProxy::start(&format!("{LISTENERS}routes: [{routes}]\nupstreams: [{upstreams}]\n"))
 }
 
 /// One route for everything to an upstream with these keys and nodes.
 fn to(keys: &str, nodes: &[std::net::SocketAddr]) -> TestProxy {
-    let nodes: Vec<_> = nodes.iter().map(|node| format!("\"{node}\": 1")).collect();
-    proxy(
-        "{ id: all, uri: /*, upstream_id: app }",
-        &format!("{{ id: app, {keys} nodes: {{ {} }} }}", nodes.join(", ")),
-    )
+    TestProxy::start(&to_upstream(&format!("{keys} {}", nodes_of(nodes))))
 }
 
 #[test]

@@ -11,7 +11,8 @@ use std::{
 use proxy::test_support::{Client, Node, PATIENCE, Reply, TestProxy};
 use serde_json::{Value, json};
 
-use super::{LANES, config, lines};
+use super::{config, lines};
+use crate::lane_pair::LANES;
 
 const BOTH: &str = "include_req_body: true, include_resp_body: true";
 
