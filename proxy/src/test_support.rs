@@ -4,6 +4,7 @@
 //! comes fails instead of hanging.
 
 mod name_server;
+pub mod noise;
 
 use std::{
     io::{self, Read, Write},

@@ -15,7 +15,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::metrics::PipeMetrics;
+use crate::{
+    metrics::PipeMetrics,
+    test_support::noise::{Noise, periodic, stuff},
+};
 
 const PATHS: [Datapath; 2] = [Datapath::User, Datapath::Splice];
 /// No case waits longer for anything.
@@ -89,23 +92,6 @@ async fn connection(receive_buffer: Option<u32>) -> (TcpStream, TcpStream) {
         sys::socket::bound_send_queue(socket, 256 << 10, 128 << 10).unwrap();
     }
     sockets
-}
-
-/// Bytes that look random and differ by seed (xorshift64*).
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn bytes(seed: u64, len: usize) -> Vec<u8> {
-        let mut noise = Noise(seed);
-        std::iter::repeat_with(|| noise.next().to_le_bytes()).flatten().take(len).collect()
-    }
 }
 
 /// Writes in pieces of 1 to 100 000 bytes, then ends the stream.
@@ -415,27 +401,6 @@ async fn the_deadline_of_a_drain_ends_a_tunnel() {
             Ends::connect().await;
         let transfer = run(&mut downstream, &mut upstream, path, &context(), ready(())).await;
         assert_eq!(transfer.end, Some(Fault::DrainDeadline));
-    }
-}
-
-/// Two equal halves of 64 KiB: the stream that [`stuff`] writes repeats the first.
-fn periodic(seed: u64) -> Vec<u8> {
-    Noise::bytes(seed, 65_536).repeat(2)
-}
-
-/// Writes until nothing has been taken for a while; returns how much was.
-async fn stuff(socket: &TcpStream, pattern: &[u8]) -> usize {
-    let mut taken = 0;
-    loop {
-        match socket.try_write(&pattern[taken % 65_536..][..65_536]) {
-            Ok(count) => taken += count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                if timeout(Duration::from_millis(300), socket.writable()).await.is_err() {
-                    return taken;
-                }
-            }
-            Err(error) => panic!("{error}"),
-        }
     }
 }
 

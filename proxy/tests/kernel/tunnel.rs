@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use proxy::test_support::noise::Noise;
 use proxy::{
     config::{Datapath, Guard, KernelMode, Limits, XdpMode},
     error::Fault,
@@ -20,7 +21,10 @@ use proxy::{
     kernel::{KernelPlane, TunnelRefused},
     metrics::PipeMetrics,
     sys,
-    test_support::{Client, Node, TestProxy},
+    test_support::{
+        Client, Node, TestProxy,
+        noise::{periodic, stuff},
+    },
 };
 use socket2::SockRef;
 use tokio::{
@@ -149,23 +153,6 @@ fn bound(theirs: &TcpStream) {
     sys::socket::bound_receive_queue(theirs, Some(256 << 10)).unwrap();
 }
 
-/// Bytes that look random and differ by seed (xorshift64*).
-pub(crate) struct Noise(pub(crate) u64);
-
-impl Noise {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    pub(crate) fn bytes(seed: u64, len: usize) -> Vec<u8> {
-        let mut noise = Noise(seed);
-        std::iter::repeat_with(|| noise.next().to_le_bytes()).flatten().take(len).collect()
-    }
-}
-
 /// Writes in pieces of random size, now and then letting the other end catch up, then ends the
 /// stream.
 async fn send(to: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8], seed: u64) {
@@ -191,6 +178,20 @@ async fn receive(from: &mut (impl AsyncReadExt + Unpin), seed: u64) -> Vec<u8> {
     bytes
 }
 
+/// Sends one of `ends` all of `answer` and the other all of `request`, at the same time.
+async fn converse(ends: (&mut TcpStream, &mut TcpStream), request: &[u8], answer: &[u8]) {
+    let (mut client_read, mut client_write) = ends.0.split();
+    let (mut node_read, mut node_write) = ends.1.split();
+    let ((), received, (), answered) = tokio::join!(
+        send(&mut client_write, request, 3),
+        receive(&mut node_read, 4),
+        send(&mut node_write, answer, 5),
+        receive(&mut client_read, 6),
+    );
+    assert!(received == request, "{} of {}", received.len(), request.len());
+    assert!(answered == answer, "{} of {}", answered.len(), answer.len());
+}
+
 /// The pauses are what is tested: they make one side fast and the other slow in turns.
 async fn pause(noise: &mut Noise) {
     match noise.next() % 16 {
@@ -212,16 +213,7 @@ async fn bytes_arrive_exactly_both_ways_in_the_kernel() {
     let (transfer, ()) = Ends::connect()
         .await
         .run(&cx, async |mut client, mut node| {
-            let (mut client_read, mut client_write) = client.split();
-            let (mut node_read, mut node_write) = node.split();
-            let ((), received, (), answered) = tokio::join!(
-                send(&mut client_write, &request, 3),
-                receive(&mut node_read, 4),
-                send(&mut node_write, &answer, 5),
-                receive(&mut client_read, 6),
-            );
-            assert!(received == request, "{} of {}", received.len(), request.len());
-            assert!(answered == answer, "{} of {}", answered.len(), answer.len());
+            converse((&mut client, &mut node), &request, &answer).await;
         })
         .await;
     assert_eq!((transfer.via, transfer.fallback, transfer.end), (Via::Sockmap, None, None));
@@ -622,27 +614,6 @@ async fn a_tunnel_beyond_the_limit_is_counted() {
     let fallbacks: Vec<_> =
         page.lines().filter(|line| line.starts_with("tandem_forward_fallbacks_total{")).collect();
     assert_eq!(fallbacks, ["tandem_forward_fallbacks_total{reason=\"full\"} 1"]);
-}
-
-/// Two equal halves of 64 KiB: the stream that [`stuff`] writes repeats the first.
-fn periodic(seed: u64) -> Vec<u8> {
-    Noise::bytes(seed, 65_536).repeat(2)
-}
-
-/// Writes until nothing has been taken for a while; returns how much was.
-async fn stuff(socket: &TcpStream, pattern: &[u8]) -> usize {
-    let mut taken = 0;
-    loop {
-        match socket.try_write(&pattern[taken % 65_536..][..65_536]) {
-            Ok(count) => taken += count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                if timeout(Duration::from_millis(300), socket.writable()).await.is_err() {
-                    return taken;
-                }
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
 }
 
 /// The kernel says so in its log when a socket map has confused a socket.

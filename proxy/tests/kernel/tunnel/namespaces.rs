@@ -128,18 +128,7 @@ async fn check_bytes(network: Network, listener: &str, node: &str) {
     let hosts = Hosts::start(network, listener, node);
     let (request, answer) = (Noise::bytes(1, 8 << 20), Noise::bytes(2, (8 << 20) + 13));
     let (mut client, mut node) = hosts.connect(&[]).await;
-    let case = async {
-        let (mut client_read, mut client_write) = client.split();
-        let (mut node_read, mut node_write) = node.split();
-        let ((), received, (), answered) = tokio::join!(
-            send(&mut client_write, &request, 3),
-            receive(&mut node_read, 4),
-            send(&mut node_write, &answer, 5),
-            receive(&mut client_read, 6),
-        );
-        assert!(received == request, "{} of {}", received.len(), request.len());
-        assert!(answered == answer, "{} of {}", answered.len(), answer.len());
-    };
+    let case = converse((&mut client, &mut node), &request, &answer);
     timeout(PATIENCE, case).await.expect("both streams end");
     assert_eq!(hosts.ends(1), ["-- sockmap"]);
     let mut by_kernel = 0;
