@@ -247,7 +247,7 @@ fn load_kernel(config: &Config, groups: &[Group], workers: usize) -> anyhow::Res
     Ok(plane)
 }
 
-fn share(
+pub(crate) fn share(
     config: &Config,
     kernel: &Arc<KernelPlane>,
     access_log: Option<AccessLog>,
@@ -333,7 +333,7 @@ fn start_workers(
         .collect()
 }
 
-fn one(listener: &Listener, address: SocketAddr, socket: socket2::Socket) -> Socket {
+pub(crate) fn one(listener: &Listener, address: SocketAddr, socket: socket2::Socket) -> Socket {
     Socket {
         name: Arc::clone(&listener.name),
         protocol: listener.protocol,

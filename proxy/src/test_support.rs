@@ -5,6 +5,7 @@
 
 mod name_server;
 pub mod noise;
+pub mod stage;
 
 use std::{
     io::{self, Read, Write},

@@ -222,7 +222,7 @@ async fn sweep(worker: Rc<Worker>) {
 }
 
 impl Worker {
-    fn new(shared: Shared) -> Self {
+    pub(crate) fn new(shared: Shared) -> Self {
         let (idle_max, pool_idle) = (shared.limits.pool_idle_max, shared.timeouts.pool_idle);
         let redis = Links::new(Arc::clone(&shared.metrics));
         Self {
@@ -346,7 +346,7 @@ impl Worker {
 }
 
 impl ListenerCx {
-    fn new(worker: &Worker, number: usize, socket: &Socket) -> Self {
+    pub(crate) fn new(worker: &Worker, number: usize, socket: &Socket) -> Self {
         let metrics = &worker.metrics;
         Self {
             name: Arc::clone(&socket.name),
