@@ -15,6 +15,7 @@ mod edits;
 mod encoding;
 mod few;
 mod hex;
+mod json;
 mod kept_body;
 mod limit;
 mod log_entry;

@@ -5,10 +5,11 @@
 //! backslash before `$` makes it a letter, and so does what follows it, if that cannot be a name.
 //! `$1` is a group of a regular expression where the text goes with one, `$0` all it matched.
 
+mod search;
+
 use std::{borrow::Cow, fmt};
 
-use regex::bytes::Captures;
-
+pub use self::search::{Found, Search};
 use crate::{
     config::shown,
     variable::{Facts, UnknownVariable, Variable},
@@ -133,7 +134,7 @@ impl Template {
 
     /// Appends the text for this request; `$1` is a group of `found`, and those that are missing are
     /// empty.
-    pub fn expand(&self, facts: &Facts<'_>, found: Option<&Captures<'_>>, out: &mut Vec<u8>) {
+    pub fn expand(&self, facts: &Facts<'_>, found: Option<&Found<'_>>, out: &mut Vec<u8>) {
         self.expand_with(facts, found, |_, value, out| out.extend_from_slice(value), out);
     }
 
@@ -143,7 +144,7 @@ impl Template {
     pub fn expand_encoded(
         &self,
         facts: &Facts<'_>,
-        found: Option<&Captures<'_>>,
+        found: Option<&Found<'_>>,
         plain: impl Fn(u8) -> bool + Copy,
         out: &mut Vec<u8>,
     ) {
@@ -166,7 +167,7 @@ impl Template {
     fn expand_with(
         &self,
         facts: &Facts<'_>,
-        found: Option<&Captures<'_>>,
+        found: Option<&Found<'_>>,
         push: impl Fn(&Source, &[u8], &mut Vec<u8>),
         out: &mut Vec<u8>,
     ) {
@@ -177,8 +178,7 @@ impl Template {
                     let value = match source {
                         Source::Variable(variable) => facts.value(variable),
                         Source::Group(index) => {
-                            let group = found.and_then(|found| found.get(*index));
-                            group.map(|group| Cow::Borrowed(group.as_bytes()))
+                            found.and_then(|found| found.group(*index)).map(Cow::Borrowed)
                         }
                     };
                     push(source, value.as_deref().unwrap_or(default.as_bytes()), out);
@@ -191,15 +191,16 @@ impl Template {
     /// the match that was `found` in it, whose groups it may name.
     pub fn substitute(
         &self,
-        found: &Captures<'_>,
+        found: &Found<'_>,
         subject: &[u8],
         facts: &Facts<'_>,
         plain: impl Fn(u8) -> bool + Copy,
     ) -> Vec<u8> {
-        let whole = found.get_match();
-        let mut text = subject[..whole.start()].to_vec();
+        let whole = found.range();
+        let mut text = Vec::with_capacity(subject.len());
+        text.extend_from_slice(&subject[..whole.start]);
         self.expand_encoded(facts, Some(found), plain, &mut text);
-        text.extend_from_slice(&subject[whole.end()..]);
+        text.extend_from_slice(&subject[whole.end..]);
         text
     }
 }

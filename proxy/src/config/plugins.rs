@@ -25,7 +25,7 @@ use crate::{
     http::name::is_token_byte,
     log_files,
     plugin::{self, Credential, ErrorResponse, Kind, Meta, Plugin, PluginConfig, PluginSet},
-    template::{Groups, Template},
+    template::{Groups, Search, Template},
 };
 
 /// What a plugin's settings may refer to.
@@ -414,16 +414,16 @@ fn named<T>(
 }
 
 /// `[regex, text, regex, text, …]`: what is looked for, and what stands in its place.
-pub(crate) fn regex_pairs(value: &Value<'_>) -> Option<Vec<(Regex, Template)>> {
+pub(crate) fn regex_pairs(value: &Value<'_>) -> Option<Vec<(Search, Template)>> {
     let items = value.items()?;
     if items.len() % 2 != 0 {
         value.error("The length of regex_uri should be an even number");
         return None;
     }
     let pairs = items.chunks_exact(2).map(|pair| {
-        let regex = regex(&pair[0])?;
-        let groups = Groups::UpTo(regex.captures_len() - 1);
-        Some((regex, template_with(&pair[1], groups)?))
+        let search = Search::new(regex(&pair[0])?);
+        let groups = Groups::UpTo(search.groups());
+        Some((search, template_with(&pair[1], groups)?))
     });
     let pairs: Vec<_> = pairs.collect();
     pairs.into_iter().collect()

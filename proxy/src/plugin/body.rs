@@ -1,6 +1,6 @@
 //! Changing a body on its way, piece by piece.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::KeptBody;
 
@@ -72,18 +72,18 @@ impl BodyFilters {
 
     /// What is left in all of them; none is asked again.
     pub fn end(&mut self) -> Bytes {
-        let mut end = BytesMut::new();
+        let mut end = Bytes::new();
         while !self.filters.is_empty() {
             let mut filter = self.filters.remove(0);
             let left = filter.end();
-            end.extend_from_slice(&self.piece(left));
+            end = joined(end, self.piece(left));
             self.over.push(filter);
         }
         if let Some(mut encoder) = self.encoder.take() {
-            end.extend_from_slice(&encoder.end());
+            end = joined(end, encoder.end());
             self.over.push(encoder);
         }
-        end.freeze()
+        end
     }
 
     fn encode(&mut self, piece: Bytes) -> Bytes {
@@ -96,9 +96,17 @@ impl BodyFilters {
 }
 
 fn paused(piece: Bytes, filter: &mut Box<dyn BodyFilter>) -> Bytes {
-    let mut passed = BytesMut::from(filter.piece(piece));
-    passed.extend_from_slice(&filter.pause());
-    passed.freeze()
+    let passed = filter.piece(piece);
+    joined(passed, filter.pause())
+}
+
+/// Copies only where there is something of both.
+fn joined(first: Bytes, second: Bytes) -> Bytes {
+    match (first.is_empty(), second.is_empty()) {
+        (true, _) => second,
+        (false, true) => first,
+        (false, false) => [first, second].concat().into(),
+    }
 }
 
 impl FromIterator<Box<dyn BodyFilter>> for BodyFilters {

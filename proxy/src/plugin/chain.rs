@@ -153,6 +153,7 @@ impl Step {
         let is_meant = |filter: &Expression| {
             exchange.with_facts(|facts| {
                 filter.holds(&Facts {
+                    pattern: facts.pattern(),
                     status: None,
                     upstream_status: None,
                     finished: None,

@@ -12,7 +12,8 @@ use std::{
 
 use super::{
     Detail, Finished, Hooks, KeptBody, Kind, LoggedBodies, LoggedBody, Phase, Plugin,
-    kept_body::Beginning, log_entry::Layout,
+    kept_body::Beginning,
+    log_entry::{Layout, default_line},
 };
 use crate::{
     config::{
@@ -130,10 +131,13 @@ impl Plugin for FileLogger {
 
     fn log(&self, exchange: &Finished<'_>) {
         let Some(file) = self.file.get() else { return };
-        let line = exchange.with_facts(|facts| {
-            let is_meant = self.matches.as_ref().is_none_or(|matches| matches.holds(facts));
-            is_meant.then(|| self.line(exchange, facts))
-        });
+        let line = match self.sees_variables() {
+            true => exchange.with_facts(|facts| {
+                let is_meant = self.matches.as_ref().is_none_or(|matches| matches.holds(facts));
+                is_meant.then(|| self.line(exchange, facts))
+            }),
+            false => Some(Some(default_line(exchange)).filter(|line| line.len() <= LINE_SIZE_MAX)),
+        };
         match line {
             Some(Some(line)) => file.write(&line),
             Some(None) => file.lose(),
@@ -143,6 +147,11 @@ impl Plugin for FileLogger {
 }
 
 impl FileLogger {
+    fn sees_variables(&self) -> bool {
+        let has_bodies = self.request_body.is_some() || self.response_body.is_some();
+        has_bodies || self.matches.is_some() || !self.layout.is_default()
+    }
+
     /// `None`: it would be too long, whatever is left of bodies.
     fn line(&self, exchange: &Finished<'_>, facts: &Facts<'_>) -> Option<Vec<u8>> {
         let has_bodies = self.request_body.is_some() || self.response_body.is_some();

@@ -5,18 +5,17 @@
 //! query nor any field in which credentials may stand is in it; who wants them names them. Bodies are
 //! in it as far as the logger has them: as text if they are UTF-8, in Base64 if not.
 
-use std::{borrow::Cow, net::SocketAddr, ops::Not, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
 use base64ct::{Base64, Encoding as _};
-use serde::{Serialize, Serializer};
 use serde_json::{Map, Value as Json};
 
-use super::{Finished, LoggedBody};
+use super::{Finished, LoggedBody, json};
 use crate::{
     config::plugins::{Section, Value},
     sys::host,
     template::{Groups, Template},
-    variable::{Facts, Logged, Variable},
+    variable::{Facts, Logged, Variable, push_address},
 };
 
 /// Mappings inside each other, as in APISIX.
@@ -25,49 +24,62 @@ const DEPTH_MAX: usize = 5;
 const MEMBERS_MAX: usize = 128;
 /// Bytes of one value; the rest is left out.
 const VALUE_SIZE_MAX: usize = 8 << 10;
-/// Fields of a request and of a response that say nothing that is not for everyone.
-const OPEN_FIELDS: [&str; 40] = [
-    "accept",
-    "accept-encoding",
-    "accept-language",
-    "accept-ranges",
-    "age",
-    "allow",
-    "cache-control",
-    "connection",
-    "content-encoding",
-    "content-language",
-    "content-length",
-    "content-range",
-    "content-type",
-    "date",
-    "etag",
-    "expect",
-    "expires",
-    "forwarded",
-    "host",
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    "last-modified",
-    "origin",
-    "pragma",
-    "range",
-    "retry-after",
-    "server",
-    "te",
-    "traceparent",
-    "transfer-encoding",
-    "user-agent",
-    "vary",
-    "via",
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-real-ip",
-    "x-request-id",
-];
+/// The fields as members behind others, whose quote they close.
+macro_rules! members {
+    ($($name:literal)*) => { [$(concat!("\",\"", $name, "\":\"")),*] };
+}
+
+/// Fields of a request and of a response that say nothing that is not for everyone, the shortest first.
+const OPEN_FIELDS: [&str; 40] = members! {
+    "te"
+    "age"
+    "via"
+    "date"
+    "etag"
+    "host"
+    "vary"
+    "allow"
+    "range"
+    "accept"
+    "expect"
+    "origin"
+    "pragma"
+    "server"
+    "expires"
+    "if-match"
+    "if-range"
+    "forwarded"
+    "x-real-ip"
+    "connection"
+    "user-agent"
+    "retry-after"
+    "traceparent"
+    "content-type"
+    "x-request-id"
+    "accept-ranges"
+    "cache-control"
+    "content-range"
+    "if-none-match"
+    "last-modified"
+    "content-length"
+    "accept-encoding"
+    "accept-language"
+    "x-forwarded-for"
+    "content-encoding"
+    "content-language"
+    "if-modified-since"
+    "transfer-encoding"
+    "x-forwarded-proto"
+    "if-unmodified-since"
+};
+/// Bytes of such a member beside the name.
+const QUOTES: (usize, usize) = ("\",\"".len(), "\":\"".len());
+/// Where among them those of a size are.
+const OPEN_BY_SIZE: [(usize, usize); size_of_name(39) + 1] = by_size();
+/// Of a list that seldom has more.
+const OPEN_FIELDS_HINT: usize = 16;
+/// Bytes of a line that is seldom longer, but for bodies.
+const LINE_SIZE_HINT: usize = 1024;
 
 /// `log_format` and `log_format_extra`.
 #[derive(Debug, Clone, Default)]
@@ -111,29 +123,28 @@ impl Layout {
 
     /// With its end. Only text, numbers and mappings are in it, so that nothing can be wrong with it.
     pub(crate) fn line(&self, exchange: &Finished<'_>, facts: &Facts<'_>) -> Vec<u8> {
-        let written = match self {
-            Layout { format: None, extra: None } => {
-                serde_json::to_vec(&Entry::new(exchange, facts))
-            }
-            Layout { .. } => serde_json::to_vec(&self.members(exchange, facts)),
-        };
-        let mut line = written.unwrap_or_default();
+        if self.is_default() {
+            return default_line(exchange);
+        }
+        let mut line = serde_json::to_vec(&self.members(exchange, facts)).unwrap_or_default();
         line.push(b'\n');
         line
+    }
+
+    /// Whether it asks for no variables.
+    pub(crate) fn is_default(&self) -> bool {
+        self.format.is_none() && self.extra.is_none()
     }
 
     fn members(&self, exchange: &Finished<'_>, facts: &Facts<'_>) -> Map<String, Json> {
         let mut members = match &self.format {
             Some(format) => format.expand(facts),
-            None => match serde_json::to_value(Entry::new(exchange, facts)) {
-                Ok(Json::Object(members)) => members,
-                Ok(_) | Err(_) => Map::new(),
-            },
+            None => serde_json::from_slice(&entry(exchange)).unwrap_or_default(),
         };
         if let Some(extra) = &self.extra {
             members.extend(extra.expand(facts));
         }
-        members.entry("route_id").or_insert_with(|| route_id(facts).into());
+        members.entry("route_id").or_insert_with(|| route_id(facts.route.id).into());
         if let Some(service) = facts.service.id {
             members.entry("service_id").or_insert_with(|| service.into());
         }
@@ -141,8 +152,15 @@ impl Layout {
     }
 }
 
-fn route_id<'a>(facts: &Facts<'a>) -> &'a str {
-    facts.route.id.unwrap_or("no-matched")
+/// With its end.
+pub(super) fn default_line(exchange: &Finished<'_>) -> Vec<u8> {
+    let mut line = entry(exchange);
+    line.push(b'\n');
+    line
+}
+
+fn route_id(id: Option<&str>) -> &str {
+    id.unwrap_or("no-matched")
 }
 
 impl Format {
@@ -215,7 +233,7 @@ fn is_body(variable: &Variable) -> bool {
 }
 
 fn text(value: &[u8]) -> Json {
-    cut(value).into_owned().into()
+    lossy(cut(value))
 }
 
 /// What is not UTF-8 becomes U+FFFD.
@@ -223,159 +241,198 @@ fn lossy(value: &[u8]) -> Json {
     String::from_utf8_lossy(value).into_owned().into()
 }
 
-fn cut(value: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(value.get(..VALUE_SIZE_MAX).unwrap_or(value))
+fn cut(value: &[u8]) -> &[u8] {
+    value.get(..VALUE_SIZE_MAX).unwrap_or(value)
 }
 
-/// APISIX's entry, as far as it is nobody's secret.
-#[derive(Serialize)]
-struct Entry<'a> {
-    request: Request<'a>,
-    response: Response<'a>,
-    server: Server,
-    client_ip: String,
-    route_id: &'a str,
-    service_id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    consumer: Option<Named<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    upstream: Option<SocketAddr>,
-    /// Since the Unix epoch; this and all times are milliseconds.
-    start_time: u64,
-    latency: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    upstream_latency: Option<f64>,
-    apisix_latency: f64,
-}
-
-#[derive(Serialize)]
-struct Request<'a> {
-    url: Cow<'a, str>,
-    uri: Cow<'a, str>,
-    method: &'a str,
-    headers: Fields<'a>,
-    size: u64,
-    #[serde(flatten)]
-    body: Body<'a>,
-}
-
-#[derive(Serialize)]
-struct Response<'a> {
-    status: Option<u16>,
-    headers: Fields<'a>,
-    size: u64,
-    #[serde(flatten)]
-    body: Body<'a>,
-}
-
-#[derive(Serialize)]
-struct Server {
-    hostname: &'static str,
-    version: &'static str,
-}
-
-#[derive(Serialize)]
-struct Named<'a> {
-    username: &'a str,
-}
-
-impl<'a> Entry<'a> {
-    fn new(exchange: &'a Finished<'_>, facts: &Facts<'a>) -> Entry<'a> {
-        let path = exchange.head.path_and_query().0;
-        let (scheme, host) =
-            (facts.ends.scheme.as_str(), exchange.head.host_name().unwrap_or_default());
-        let mut url = format!("{scheme}://{host}:{}{path}", facts.ends.local.port());
-        if url.len() > VALUE_SIZE_MAX {
-            url = cut(url.as_bytes()).into_owned();
-        }
-        let received = exchange.head.fields().map(|field| (field.name, field.value));
-        let sent = exchange.detail.into_iter().flat_map(|detail| detail.fields());
-        let asked = exchange.detail.and_then(|detail| detail.asked()).unwrap_or(exchange.total);
-        let answered = exchange.node.map(|_| exchange.total.saturating_sub(asked));
-        Entry {
-            request: Request {
-                url: url.into(),
-                uri: cut(path.as_bytes()),
-                method: exchange.head.method(),
-                headers: Fields::open(received),
-                size: exchange.request_length(),
-                body: Body::of(exchange.bodies.request),
-            },
-            response: Response {
-                status: exchange.status,
-                headers: Fields::open(sent),
-                size: exchange.sent_bytes,
-                body: Body::of(exchange.bodies.response),
-            },
-            server: Server { hostname: host::name(), version: env!("CARGO_PKG_VERSION") },
-            client_ip: facts.ends.client.to_string(),
-            route_id: route_id(facts),
-            service_id: facts.service.id.unwrap_or_default(),
-            consumer: exchange.consumer.map(|consumer| Named { username: &consumer.username }),
-            upstream: exchange.node,
-            start_time: exchange.begun.as_millis() as u64,
-            latency: milliseconds(exchange.total),
-            upstream_latency: answered.map(milliseconds),
-            apisix_latency: milliseconds(asked),
-        }
+/// APISIX's entry, as far as it is nobody's secret, as it is written: a tree of it would cost more than
+/// all the rest. Times are milliseconds.
+fn entry(exchange: &Finished<'_>) -> Vec<u8> {
+    let path = exchange.head.path_and_query().0;
+    let received = exchange.head.fields().map(|field| (field.name, field.value));
+    let sent = exchange.detail.into_iter().flat_map(|detail| detail.fields());
+    let asked = exchange.detail.and_then(|detail| detail.asked()).unwrap_or(exchange.total);
+    let mut line = Line(Vec::with_capacity(LINE_SIZE_HINT));
+    line.raw("{\"request\":{\"url\":").url(exchange, path);
+    line.raw(",\"uri\":").text(path.as_bytes());
+    line.raw(",\"method\":").text(exchange.head.method().as_bytes());
+    line.raw(",\"headers\":").fields(received);
+    line.raw(",\"size\":").number(exchange.request_length());
+    line.body(exchange.bodies.request);
+    line.raw("},\"response\":{\"status\":");
+    match exchange.status {
+        Some(status) => line.number(status),
+        None => line.raw("null"),
+    };
+    line.raw(",\"headers\":").fields(sent);
+    line.raw(",\"size\":").number(exchange.sent_bytes);
+    line.body(exchange.bodies.response);
+    line.raw("},\"server\":{\"hostname\":").text(host::name().as_bytes());
+    line.raw(concat!(",\"version\":\"", env!("CARGO_PKG_VERSION"), "\"},\"client_ip\":\""));
+    push_address(exchange.ends.client, &mut line.0);
+    let route = exchange.route;
+    line.raw("\",\"route_id\":").text(route_id(route.map(|route| &*route.id)).as_bytes());
+    let service = route.and_then(|route| route.service_id.as_deref()).unwrap_or_default();
+    line.raw(",\"service_id\":").text(service.as_bytes());
+    if let Some(consumer) = exchange.consumer {
+        line.raw(",\"consumer\":{\"username\":").text(consumer.username.as_bytes()).raw("}");
     }
+    if let Some(node) = exchange.node {
+        line.raw(",\"upstream\":\"").socket(node).raw("\"");
+    }
+    line.raw(",\"start_time\":").number(exchange.begun.as_millis() as u64);
+    line.raw(",\"latency\":").milliseconds(exchange.total);
+    if exchange.node.is_some() {
+        line.raw(",\"upstream_latency\":").milliseconds(exchange.total.saturating_sub(asked));
+    }
+    line.raw(",\"apisix_latency\":").milliseconds(asked).raw("}");
+    line.0
 }
 
-fn milliseconds(time: Duration) -> f64 {
-    time.as_micros() as f64 / 1000.0
-}
+/// A line under way.
+struct Line(Vec<u8>);
 
-/// Those that are open, in lower case; several of one name are one, as RFC 9110 section 5.3 joins
-/// them.
-struct Fields<'a>(Vec<(&'static str, Cow<'a, str>)>);
+impl Line {
+    fn raw(&mut self, text: &'static str) -> &mut Self {
+        self.0.extend_from_slice(text.as_bytes());
+        self
+    }
 
-impl<'a> Fields<'a> {
-    fn open(all: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Fields<'a> {
-        let mut fields = Vec::<(_, Cow<'_, str>)>::new();
-        for (name, value) in all {
-            let is_it = |open: &&&str| open.as_bytes().eq_ignore_ascii_case(name);
-            let Some(&name) = OPEN_FIELDS.iter().find(is_it) else { continue };
-            match fields.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, before)) => {
-                    let joined = [before.as_bytes(), b", ", value].concat();
-                    *before = cut(&joined).into_owned().into();
-                }
-                None => fields.push((name, cut(value))),
+    fn text(&mut self, value: &[u8]) -> &mut Self {
+        json::push(cut(value), &mut self.0);
+        self
+    }
+
+    fn number(&mut self, number: impl itoa::Integer) -> &mut Self {
+        self.0.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+        self
+    }
+
+    /// With as many decimals as there are, one at least.
+    fn milliseconds(&mut self, time: Duration) -> &mut Self {
+        let micros = time.as_micros() as u64;
+        let digit = |number: u64| b'0' + (number % 10) as u8;
+        self.number(micros / 1000);
+        let decimals = [b'.', digit(micros / 100), digit(micros / 10), digit(micros)];
+        let size = match decimals {
+            [.., b'0', b'0'] => 2,
+            [.., b'0'] => 3,
+            _ => 4,
+        };
+        self.0.extend_from_slice(&decimals[..size]);
+        self
+    }
+
+    fn socket(&mut self, address: SocketAddr) -> &mut Self {
+        match address {
+            SocketAddr::V4(address) => {
+                push_address((*address.ip()).into(), &mut self.0);
+                self.raw(":").number(address.port())
+            }
+            SocketAddr::V6(address) => {
+                self.0.extend_from_slice(address.to_string().as_bytes());
+                self
             }
         }
-        Fields(fields)
     }
-}
 
-impl Serialize for Fields<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    fn url(&mut self, exchange: &Finished<'_>, path: &str) {
+        let (scheme, host) =
+            (exchange.ends.scheme.as_str(), exchange.head.host_name().unwrap_or_default());
+        let mut port = itoa::Buffer::new();
+        let port = port.format(exchange.ends.local.port());
+        let parts = [scheme, "://", host, ":", port, path];
+        if parts.iter().map(|part| part.len()).sum::<usize>() > VALUE_SIZE_MAX {
+            self.text(parts.concat().as_bytes());
+            return;
+        }
+        self.raw("\"");
+        parts.iter().for_each(|part| json::push_content(part.as_bytes(), &mut self.0));
+        self.raw("\"");
     }
-}
 
-/// The body of a message, as far as it was kept.
-#[derive(Default, Serialize)]
-struct Body<'a> {
-    #[serde(rename = "body", skip_serializing_if = "Option::is_none")]
-    readable: Option<&'a str>,
-    #[serde(rename = "body_base64", skip_serializing_if = "Option::is_none")]
-    other: Option<String>,
-    #[serde(rename = "body_is_cut", skip_serializing_if = "Not::not")]
-    is_cut: bool,
-}
+    /// Those that are open, in lower case; several of one name are one, as RFC 9110 section 5.3 joins
+    /// them.
+    fn fields<'f>(&mut self, all: impl Iterator<Item = (&'f [u8], &'f [u8])>) {
+        let mut open: Vec<(usize, Cow<'f, [u8]>)> = Vec::with_capacity(OPEN_FIELDS_HINT);
+        let mut seen = 0_u64;
+        for (name, value) in all {
+            let Some(at) = open_field(name) else { continue };
+            let known = match seen & 1 << at {
+                0 => None,
+                _ => open.iter_mut().find(|(known, _)| *known == at),
+            };
+            match known {
+                Some((_, before)) => {
+                    let mut joined = [before, &b", "[..], value].concat();
+                    joined.truncate(VALUE_SIZE_MAX);
+                    *before = joined.into();
+                }
+                None => open.push((at, value.into())),
+            }
+            seen |= 1 << at;
+        }
+        self.raw("{");
+        for (number, (at, value)) in open.iter().enumerate() {
+            // The first closes nothing.
+            let member = &OPEN_FIELDS[*at][if number == 0 { "\",".len() } else { 0 }..];
+            self.raw(member);
+            json::push_content(cut(value), &mut self.0);
+        }
+        self.raw(if open.is_empty() { "}" } else { "\"}" });
+    }
 
-impl<'a> Body<'a> {
-    fn of(body: Option<LoggedBody<'a>>) -> Body<'a> {
-        let Some(LoggedBody { bytes, is_cut }) = body else { return Body::default() };
+    /// A body as far as it was kept: as text if that is what it is, in Base64 if not.
+    fn body(&mut self, body: Option<LoggedBody<'_>>) {
+        let Some(LoggedBody { bytes, is_cut }) = body else { return };
         let readable = match str::from_utf8(bytes) {
-            Ok(text) => Some(text),
+            Ok(_) => Some(bytes),
             // What was cut may end within a character.
             Err(error) if is_cut && error.error_len().is_none() => {
-                str::from_utf8(&bytes[..error.valid_up_to()]).ok()
+                Some(&bytes[..error.valid_up_to()])
             }
             Err(_) => None,
         };
-        let other = readable.is_none().then(|| Base64::encode_string(bytes));
-        Body { readable, other, is_cut }
+        match readable {
+            Some(text) => json::push(text, &mut self.raw(",\"body\":").0),
+            None => {
+                self.raw(",\"body_base64\":\"");
+                self.0.extend_from_slice(Base64::encode_string(bytes).as_bytes());
+                self.raw("\"");
+            }
+        }
+        if is_cut {
+            self.raw(",\"body_is_cut\":true");
+        }
     }
+}
+
+/// Which of the open fields this is.
+fn open_field(name: &[u8]) -> Option<usize> {
+    let (start, end) = *OPEN_BY_SIZE.get(name.len())?;
+    let first = name.first()?.to_ascii_lowercase();
+    (start..end).find(|at| {
+        let known = &OPEN_FIELDS[*at].as_bytes()[QUOTES.0..QUOTES.0 + name.len()];
+        // Few begin alike.
+        known[0] == first && known.eq_ignore_ascii_case(name)
+    })
+}
+
+const fn size_of_name(at: usize) -> usize {
+    OPEN_FIELDS[at].len() - QUOTES.0 - QUOTES.1
+}
+
+const fn by_size() -> [(usize, usize); size_of_name(39) + 1] {
+    let mut ranges = [(0, 0); size_of_name(39) + 1];
+    let mut at = 0;
+    while at < OPEN_FIELDS.len() {
+        let size = size_of_name(at);
+        assert!(at == 0 || size_of_name(at - 1) <= size, "the shortest first");
+        if ranges[size].1 == 0 {
+            ranges[size].0 = at;
+        }
+        at += 1;
+        ranges[size].1 = at;
+    }
+    ranges
 }

@@ -10,7 +10,6 @@
 use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderName, HeaderValue, StatusCode};
-use regex::bytes::Regex;
 
 use super::{Kind, Outcome, Phase, Plugin, RequestContext, RequestEdits};
 use crate::{
@@ -21,7 +20,7 @@ use crate::{
         answer::Answer,
         path::{self, is_uri_byte},
     },
-    template::{Groups, Template, push_encoded},
+    template::{Groups, Search, Template, push_encoded},
 };
 
 pub(super) static KIND: Kind =
@@ -48,7 +47,7 @@ enum Path {
     /// As it was received.
     Real,
     Uri(Template),
-    Regex(Vec<(Regex, Template)>),
+    Regex(Vec<(Search, Template)>),
 }
 
 /// In the order in which they apply.
@@ -143,7 +142,7 @@ impl Path {
     fn groups(&self) -> Groups {
         match self {
             Path::Regex(pairs) => {
-                let most = pairs.iter().map(|(regex, _)| regex.captures_len() - 1).max();
+                let most = pairs.iter().map(|(search, _)| search.groups()).max();
                 Groups::UpTo(most.unwrap_or(0))
             }
             Path::AsIs | Path::Real | Path::Uri(_) => Groups::None,
@@ -164,9 +163,9 @@ impl Plugin for ProxyRewrite {
                 template.expand_encoded(&facts, None, is_path_byte, &mut uri);
                 Some(uri)
             }
-            Path::Regex(pairs) => pairs.iter().find_map(|(regex, replacement)| {
+            Path::Regex(pairs) => pairs.iter().find_map(|(search, replacement)| {
                 let path = facts.path.as_bytes();
-                let found = found.insert(regex.captures(path)?);
+                let found = found.insert(search.find(path)?);
                 Some(replacement.substitute(found, path, &facts, is_path_byte))
             }),
         };

@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header::LOCATION};
-use regex::bytes::Regex;
 
 use super::{Kind, Outcome, Phase, Plugin, RequestContext};
 use crate::{
     config::plugins::{Scope, Section, Value, regex_pairs, template},
     http::{answer::Answer, path::is_uri_byte},
-    template::{Template, push_encoded},
+    template::{Search, Template, push_encoded},
     variable::{Facts, Variable},
 };
 
@@ -33,7 +32,7 @@ struct Redirect {
 #[derive(Debug)]
 enum Target {
     Uri(Template),
-    RegexUri(Regex, Template),
+    RegexUri(Search, Template),
     Https,
 }
 
@@ -51,7 +50,7 @@ fn read(section: &mut Section<'_>, _scope: &Scope<'_>) -> Option<Arc<dyn Plugin>
     let target = match (uri, regex_uri, is_https) {
         (Some(uri), None, false) => Target::Uri(target_uri(&uri)?),
         (None, Some(pair), false) => match regex_pairs(&pair)?.as_slice() {
-            [(regex, replacement)] => Target::RegexUri(regex.clone(), replacement.clone()),
+            [(search, replacement)] => Target::RegexUri(search.clone(), replacement.clone()),
             _ => {
                 pair.error("needs a regular expression and what stands in place of its match");
                 return None;
@@ -99,9 +98,9 @@ impl Redirect {
         let mut uri = Vec::new();
         match &self.target {
             Target::Uri(template) => template.expand(facts, None, &mut uri),
-            Target::RegexUri(regex, replacement) => {
+            Target::RegexUri(search, replacement) => {
                 let path = facts.path.as_bytes();
-                uri = replacement.substitute(&regex.captures(path)?, path, facts, |_| true);
+                uri = replacement.substitute(&search.find(path)?, path, facts, |_| true);
             }
             Target::Https => return https(facts),
         }

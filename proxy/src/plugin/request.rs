@@ -283,14 +283,18 @@ impl Finished<'_> {
         let (path, query) = self.head.path_and_query();
         let normalised = path::normalise(path);
         let path = normalised.as_ref().map_or(path, |normalised| &normalised.path);
-        let peer = self.ends.peer.ip();
-        let mut facts = Facts::new(self.head, path, query, Ends { client: peer, ..self.ends });
-        facts.pattern = self.router.select(&facts).map(|selected| selected.pattern);
-        facts.ends = self.ends;
+        let mut facts = Facts::new(self.head, path, query, self.ends);
         facts.name(self.route, self.consumer);
         (facts.status, facts.upstream_status) = (self.status, self.upstream_status);
         facts.finished = Some(self);
         see(&facts)
+    }
+
+    /// The pattern by which its route was found, as the router saw `facts` then.
+    pub(crate) fn pattern(&self, facts: &Facts<'_>) -> Option<&Pattern> {
+        let asked = Ends { client: self.ends.peer.ip(), ..self.ends };
+        let asked = Facts::new(self.head, facts.path, facts.query, asked);
+        self.router.select(&asked).map(|selected| selected.pattern)
     }
 
     /// Bytes of the head as received and of the body.
@@ -339,9 +343,13 @@ impl Detail {
 
     /// `head` leaves, with whatever is behind it.
     pub(crate) fn send(&mut self, head: &[u8]) {
-        let lines = memchr::memchr(b'\n', head).map_or(head, |end| &head[end + 1..]);
-        let end = memchr::memmem::find(lines, b"\r\n\r\n").unwrap_or(lines.len());
-        self.fields = lines[..end].to_vec();
+        let begin = memchr::memchr(b'\n', head).map_or(0, |end| end + 1);
+        let mut end = begin;
+        // The empty line, or all there is.
+        for line in lines(&head[begin..]).take_while(|line| *line != b"\r\n") {
+            end += line.len();
+        }
+        self.fields = head[begin..end].to_vec();
     }
 
     pub(crate) fn answer(&mut self, answer: &Answer) {
@@ -358,9 +366,19 @@ impl Detail {
 
     /// Names and values, without the blanks around these.
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.fields.split(|byte| *byte == b'\n').filter_map(|line| {
+        lines(&self.fields).filter_map(|line| {
             let colon = memchr::memchr(b':', line)?;
             Some((&line[..colon], line[colon + 1..].trim_ascii()))
         })
     }
+}
+
+/// With their ends.
+fn lines(mut text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let size = memchr::memchr(b'\n', text).map_or(text.len(), |end| end + 1);
+        let (line, rest) = text.split_at(size);
+        text = rest;
+        (!line.is_empty()).then_some(line)
+    })
 }

@@ -19,8 +19,8 @@ use http::{
 use regex::bytes::Regex;
 
 use super::{
-    BodyFilter, Hooks, Kind, Outcome, Phase, Plugin, Request, RequestContext,
-    ResponseEdits,
+    BodyFilter, Hooks, Kind, Outcome, Phase, Plugin, Request, RequestContext, ResponseEdits,
+    is_alike,
 };
 use crate::{
     config::{
@@ -230,9 +230,7 @@ impl Plugin for ResponseRewrite {
             return;
         }
         if self.changes(is_encoded(head)) {
-            for name in OF_THE_BODY {
-                edits.fields.remove(name);
-            }
+            forget_body(head, edits);
         }
         if let Some(Change::Body(_)) = self.change
             && head.status() == StatusCode::PARTIAL_CONTENT
@@ -283,6 +281,21 @@ impl Plugin for ResponseRewrite {
 
 fn facts<'f>(request: &'f Request<'_>, status: StatusCode) -> Facts<'f> {
     Facts { status: Some(status.as_u16()), ..request.facts() }
+}
+
+/// Removes what is not true of the body any more.
+fn forget_body(head: &ResponseHead, edits: &mut ResponseEdits<'_>) {
+    if !edits.fields.is_empty() {
+        OF_THE_BODY.iter().for_each(|name| edits.fields.remove(*name));
+        return;
+    }
+    // Nearly always, and few nodes say much of a body.
+    for field in head.fields() {
+        let is_it = |name: &&&str| is_alike(name.as_bytes(), field.name);
+        if let Some(name) = OF_THE_BODY.iter().find(is_it) {
+            edits.fields.remove(*name);
+        }
+    }
 }
 
 fn is_encoded(head: &ResponseHead) -> bool {

@@ -18,7 +18,7 @@ fn head() -> RequestHead {
     parsed.expect("a valid head").expect("a whole head")
 }
 
-fn expand(template: &Template, found: Option<&Captures<'_>>) -> String {
+fn expand(template: &Template, found: Option<&Found<'_>>) -> String {
     let head = head();
     let ends = Ends {
         peer: "192.0.2.1:4000".parse().unwrap(),
@@ -78,7 +78,7 @@ fn a_text_without_variables_is_known_as_one() {
 
 #[test]
 fn groups_are_those_of_the_regular_expression() {
-    let found = Regex::new("a(one)l(two)?l").unwrap().captures(b"-aonell-").unwrap();
+    let found = Search::new(Regex::new("a(one)l(two)?l").unwrap()).find(b"-aonell-").unwrap();
     for (text, expected) in [
         ("$1", ">one"),
         ("/$1x/$0", ">/onex/aonell"),
