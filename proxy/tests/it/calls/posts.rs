@@ -328,7 +328,7 @@ impl Hasty {
             while let Some(head) = read_head(&mut stream) {
                 drop(stream.write_all(answer));
                 if head.starts_with("POST") {
-                    let _: Result<(), _> = wait.lock().expect("no panic").recv_timeout(PATIENCE);
+                    let _: Result<(), _> = wait.lock().expect("no panic").recv();
                     let _ = tell.send(count(&mut stream));
                     return;
                 }
