@@ -72,7 +72,8 @@ pub struct Config {
     /// In the order in which they run.
     pub global_rules: Vec<PluginSet>,
     /// Every upstream that a route refers to: the listed ones, and those written in place under the
-    /// ids `route:ID` and `stream_route:ID`.
+    /// ids `route:ID` and `stream_route:ID`, or that of a resource and a place in a plugin of it
+    /// (`route:ID:traffic-split:RULE:ENTRY`).
     pub upstreams: Vec<Arc<Upstream>>,
     pub consumers: Vec<Consumer>,
     pub stream_routes: Vec<StreamRoute>,

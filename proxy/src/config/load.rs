@@ -136,7 +136,7 @@ fn read_config(mut root: Section<'_>) -> Config {
     let resolver = resolver::resolver(&mut root);
     let mut upstreams = Upstreams::read(&mut root);
     let names = consumers::names(&root);
-    let (known, referred) = (upstreams.known(), RefCell::default());
+    let (known, by_plugins) = (upstreams.known(), RefCell::default());
     let log_paths = LogPaths::default();
     let groups = RefCell::<PluginGroups>::default();
     let metadata = metadata::read(&mut root, &log_paths);
@@ -144,7 +144,7 @@ fn read_config(mut root: Section<'_>) -> Config {
         owner: None,
         consumers: &names,
         upstreams: &known,
-        referred: &referred,
+        by_plugins: &by_plugins,
         metadata: &metadata,
         log_paths: &log_paths,
         groups: &groups,
@@ -158,7 +158,7 @@ fn read_config(mut root: Section<'_>) -> Config {
     };
     let routes = routes::routes(&mut root, &mut upstreams, &shared, &scope);
     let stream_routes = routes::stream_routes(&mut root, &mut upstreams, &listeners, kernel.mode);
-    upstreams.are_referred(referred.take());
+    upstreams.are_referred(by_plugins.take());
     let config = Config {
         workers,
         listeners: listeners.list,

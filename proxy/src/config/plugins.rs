@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
+    fmt::Display,
     fs::{self, File},
     io::{self, Read as _},
     path::{Path, PathBuf},
@@ -17,8 +18,14 @@ use serde_json::Value as Json;
 
 pub(crate) use super::reader::{Place, Section, Value};
 use super::{
-    consumers::Names, expression::expression, leaf::Id, metadata::Metadata, planned::Kind as In,
-    reader, tree::shown, upstream::Known,
+    consumers::Names,
+    expression::expression,
+    leaf::Id,
+    metadata::Metadata,
+    planned::Kind as In,
+    reader,
+    tree::shown,
+    upstream::{ByPlugins, Known},
 };
 use crate::{
     client::Url,
@@ -36,8 +43,8 @@ pub(crate) struct Scope<'s> {
     pub(crate) owner: Option<&'s str>,
     pub(super) consumers: &'s Names,
     pub(super) upstreams: &'s Known,
-    /// Those that plugins refer to.
-    pub(super) referred: &'s RefCell<HashSet<Arc<str>>>,
+    /// Those that plugins lead to.
+    pub(super) by_plugins: &'s RefCell<ByPlugins>,
     pub(crate) metadata: &'s Metadata,
     /// Those that loggers write to.
     pub(crate) log_paths: &'s LogPaths,
@@ -484,8 +491,19 @@ pub(crate) fn realm(value: &Value<'_>) -> Option<String> {
 pub(crate) fn upstream(value: &Value<'_>, scope: &Scope<'_>) -> Option<Arc<str>> {
     let Id(id) = value.leaf()?;
     scope.upstreams.check(value, &id)?;
-    scope.referred.borrow_mut().insert(Arc::clone(&id));
+    scope.by_plugins.borrow_mut().refer(Arc::clone(&id));
     Some(id)
+}
+
+/// The id of an upstream that is written in place: that of the resource, and `name`, which tells it from
+/// the others of that resource and stays through reloads.
+pub(crate) fn upstream_in_place(
+    value: &Value<'_>,
+    scope: &Scope<'_>,
+    name: impl Display,
+) -> Option<Arc<str>> {
+    let id = scope.owner.map(|owner| format!("{owner}:{name}"));
+    scope.by_plugins.borrow_mut().read(value, id)
 }
 
 /// The name of a consumer of the same file.

@@ -137,13 +137,8 @@ impl<'t> Upstreams<'t> {
         owner: Owner,
         owner_id: Option<&str>,
     ) -> Option<Arc<Upstream>> {
-        let fields = fields(value.section()?)?;
-        if let Some((scheme, place)) = &fields.scheme {
-            check_scheme(place, *scheme, owner);
-        }
-        check_request_only(&value.place, &fields.upstream, owner);
-        let id = format!("{}:{}", owner.word(), owner_id?);
-        let upstream = Arc::new(fields.with_id(id.into()));
+        let id = owner_id.map(|id| format!("{}:{id}", owner.word()));
+        let upstream = in_place(value, owner, id)?;
         self.list.push(Arc::clone(&upstream));
         Some(upstream)
     }
@@ -169,9 +164,10 @@ impl<'t> Upstreams<'t> {
         Known(self.by_id.iter().map(|(id, listed)| (Arc::clone(id), scheme(listed))).collect())
     }
 
-    /// Plugins refer to these.
-    pub(super) fn are_referred(&mut self, ids: HashSet<Arc<str>>) {
-        self.referred.extend(ids);
+    /// Plugins refer to these, and have those written in place.
+    pub(super) fn are_referred(&mut self, by_plugins: ByPlugins) {
+        self.referred.extend(by_plugins.referred);
+        self.list.extend(by_plugins.in_place);
     }
 
     /// All of them, listed and in place; warns of those that nothing refers to.
@@ -183,6 +179,38 @@ impl<'t> Upstreams<'t> {
         }
         self.list
     }
+}
+
+/// Upstreams to which plugins lead.
+#[derive(Debug, Default)]
+pub(super) struct ByPlugins {
+    /// Of the listed ones.
+    referred: HashSet<Arc<str>>,
+    in_place: Vec<Arc<Upstream>>,
+}
+
+impl ByPlugins {
+    pub(super) fn refer(&mut self, id: Arc<str>) {
+        self.referred.insert(id);
+    }
+
+    /// Reads one that is written in place; `id` is one that no listed one can have.
+    pub(super) fn read(&mut self, value: &Value<'_>, id: Option<String>) -> Option<Arc<str>> {
+        let upstream = in_place(value, Owner::Route, id)?;
+        let id = Arc::clone(&upstream.id);
+        self.in_place.push(upstream);
+        Some(id)
+    }
+}
+
+/// An upstream where it is used. All of it is read without an `id` too, so that all errors are found.
+fn in_place(value: &Value<'_>, owner: Owner, id: Option<String>) -> Option<Arc<Upstream>> {
+    let fields = fields(value.section()?)?;
+    if let Some((scheme, place)) = &fields.scheme {
+        check_scheme(place, *scheme, owner);
+    }
+    check_request_only(&value.place, &fields.upstream, owner);
+    Some(Arc::new(fields.with_id(id?.into())))
 }
 
 /// The listed upstreams, those with errors included.

@@ -3,6 +3,8 @@
 //! The first rule that holds counts; one without `match` always does. Its upstreams take turns by
 //! weight, each as evenly as can be (smooth weighted round robin), exact across workers. An entry
 //! without an upstream stands for the route's own. Where no rule holds, that is where a request goes.
+//! An upstream that is written in place is known by the resource that has the plugin, its rule and its
+//! place there, as its state has to be found again after a reload.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +12,7 @@ use super::{Kind, Outcome, Phase, Plugin, RequestContext};
 use crate::{
     config::{
         expression::expression,
-        plugins::{Scope, Section, Value, upstream},
+        plugins::{Scope, Section, Value, upstream, upstream_in_place},
     },
     expression::Expression,
     variable::Facts,
@@ -50,12 +52,13 @@ fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>>
     if items.is_empty() || items.len() > RULES_MAX {
         rules.error(format!("needs 1 to {RULES_MAX} rules"));
     }
-    let rules: Vec<_> = items.iter().map(|item| rule(item, scope)).collect();
+    let rules: Vec<_> =
+        items.iter().enumerate().map(|(index, item)| rule(item, index, scope)).collect();
     let rules = rules.into_iter().collect::<Option<_>>()?;
     Some(Arc::new(TrafficSplit { rules }))
 }
 
-fn rule(value: &Value<'_>, scope: &Scope<'_>) -> Option<Rule> {
+fn rule(value: &Value<'_>, index: usize, scope: &Scope<'_>) -> Option<Rule> {
     let mut section = value.section()?;
     let matches = section.take("match").map_or(Some(Vec::new()), |value| {
         let read: Vec<_> = value.items()?.iter().map(condition).collect();
@@ -68,7 +71,8 @@ fn rule(value: &Value<'_>, scope: &Scope<'_>) -> Option<Rule> {
     if items.is_empty() || items.len() > UPSTREAMS_MAX {
         upstreams.error(format!("needs 1 to {UPSTREAMS_MAX} upstreams"));
     }
-    let entries: Vec<_> = items.iter().map(|item| entry(item, scope)).collect();
+    let entries = items.iter().enumerate();
+    let entries: Vec<_> = entries.map(|(at, item)| entry(item, (index, at), scope)).collect();
     let entries: Box<[Entry]> = entries.into_iter().collect::<Option<_>>()?;
     let debts = Mutex::new(entries.iter().map(|_| 0).collect());
     Some(Rule { matches: matches?, entries, debts })
@@ -81,15 +85,23 @@ fn condition(value: &Value<'_>) -> Option<Expression> {
     vars
 }
 
-fn entry(value: &Value<'_>, scope: &Scope<'_>) -> Option<Entry> {
+/// The one `at` this place of this rule.
+fn entry(value: &Value<'_>, at: (usize, usize), scope: &Scope<'_>) -> Option<Entry> {
     let mut section = value.section()?;
-    if section.take("upstream").is_some() {
-        section.error("`upstream` is not built yet here; use `upstream_id`");
+    let (reference, inline) = (section.take("upstream_id"), section.take("upstream"));
+    if reference.is_some() && inline.is_some() {
+        section.error("`upstream_id` and `upstream` at once; keep one of them");
     }
-    let reference = section.take("upstream_id").map(|value| upstream(&value, scope));
+    let reference = reference.map(|value| upstream(&value, scope));
+    let name = format_args!("{}:{}:{}", KIND.name, at.0, at.1);
+    let inline = inline.map(|value| upstream_in_place(&value, scope, name));
     let weight = section.within_or("weight", 0..=WEIGHT_MAX, 1);
     section.finish_plugin();
-    Some(Entry { upstream: reference.map_or(Some(None), |id| id.map(Some))?, weight })
+    let upstream = match reference.or(inline) {
+        Some(id) => Some(id?),
+        None => None,
+    };
+    Some(Entry { upstream, weight })
 }
 
 impl Plugin for TrafficSplit {

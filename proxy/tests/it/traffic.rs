@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use proxy::test_support::{Client, Node, Reply, Response, TestProxy, eventually};
+use proxy::test_support::{Client, Node, Reply, Response, TestProxy, eventually, unused_address};
 
 use crate::lane_pair::{LANES, LISTENERS};
 
@@ -12,11 +12,15 @@ fn start(node: SocketAddr, plugins: &str) -> TestProxy {
 }
 
 fn start_with(node: SocketAddr, plugins: &str, upstreams: &str) -> TestProxy {
-    TestProxy::start(&format!(
+    TestProxy::start(&config(node, plugins, upstreams))
+}
+
+fn config(node: SocketAddr, plugins: &str, upstreams: &str) -> String {
+    format!(
         "{LISTENERS}\
          routes: [{{ id: all, uri: /*, upstream_id: app, plugins: {plugins} }}]\n\
          upstreams: [{{ id: app, nodes: {{ \"{node}\": 1 }} }}{upstreams}]\n"
-    ))
+    )
 }
 
 /// What each lane answers to `request`, on a connection of its own.
@@ -335,4 +339,38 @@ fn traffic_is_split_by_weight() {
     assert_eq!((own.take().len(), other.take().len()), (2, 6));
     on_both(&proxy, &get("/", ""));
     assert_eq!((own.take().len(), other.take().len()), (2, 0));
+}
+
+/// It has probes, connections and metrics of its own, which a reload that is about others leaves alone.
+#[test]
+fn an_upstream_in_place_is_one_as_others_are() {
+    let (own, other, dead) = (Node::always("own"), Node::always("other"), unused_address());
+    let id = "route:all:traffic-split:0:0";
+    let split = format!(
+        "{{ traffic-split: {{ rules: [{{ weighted_upstreams: [{{ upstream: {{ retries: 0, \
+         nodes: {{ \"{}\": 1, \"{dead}\": 1 }}, checks: {{ active: {{ type: tcp, \
+         unhealthy: {{ interval: 0.02, tcp_failures: 1 }} }} }} }} }}] }}] }} }}",
+        other.address
+    );
+    let proxy = start_with(own.address, &split, "");
+    let down = format!("tandem_upstream_node_up{{upstream=\"{id}\",node=\"{dead}\"}} 0\n");
+    eventually("the dead node is out", || {
+        proxy.admin("/metrics").text().contains(&down).then_some(())
+    });
+    let mut clients = LANES.map(|lane| Client::connect(proxy.address(lane)));
+    let mut ask_all = || {
+        for client in &mut clients {
+            let statuses = [(); 3].map(|()| client.ask(get("/", "")).status);
+            assert_eq!(statuses, [200; 3]);
+        }
+    };
+    ask_all();
+    proxy.access_log(6);
+    let more = format!(", {{ id: more, nodes: {{ \"{dead}\": 1 }} }}");
+    proxy.reload(&config(own.address, &split, &more)).expect("applied");
+    ask_all();
+    assert_eq!((own.take().len(), other.take().len()), (0, 12));
+    let connects = format!("tandem_upstream_connects_total{{upstream=\"{id}\"");
+    let connected = format!("{connects},result=\"connected\"}}");
+    proxy.check_metric(&connected, 2.0);
 }

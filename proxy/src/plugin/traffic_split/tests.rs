@@ -51,6 +51,25 @@ fn the_first_rule_that_holds_says_where_to_go() {
 }
 
 #[test]
+fn upstreams_in_place_are_told_apart_by_where_they_stand() {
+    let one = "{ upstream: { nodes: { \"127.0.0.1:8082\": 1 } } }";
+    let rule = |arg: &str| {
+        let matches = format!("match: [{{ vars: [[arg_a, ==, {arg}]] }}]");
+        format!("{{ {matches}, weighted_upstreams: [{one}, {{ weight: 0 }}, {one}] }}")
+    };
+    let plugins = format!("{{ traffic-split: {{ rules: [{}, {}] }} }}", rule("x"), rule("y"));
+    let trial = Trial::new(&plugins, "");
+    for (line, expected) in [
+        ("GET /?a=x", "route:r:traffic-split:0:0"),
+        ("GET /?a=x", "route:r:traffic-split:0:2"),
+        ("GET /?a=y", "route:r:traffic-split:1:0"),
+        ("GET /?a=z", "u"),
+    ] {
+        assert_eq!(node(&trial, line).as_deref(), Some(expected), "{line}");
+    }
+}
+
+#[test]
 fn what_makes_no_sense_is_refused() {
     for (settings, message) in [
         ("", "`rules` is missing"),
@@ -59,9 +78,19 @@ fn what_makes_no_sense_is_refused() {
         ("rules: [{ weighted_upstreams: [] }]", "needs 1 to 20 upstreams"),
         ("rules: [{ weighted_upstreams: [{ upstream_id: v }] }]", "no upstream has the id `v`"),
         ("rules: [{ weighted_upstreams: [{ weight: -1 }] }]", "from 0 to"),
-        ("rules: [{ weighted_upstreams: [{ upstream: {} }] }]", "not built yet"),
+        ("rules: [{ weighted_upstreams: [{ upstream: {} }] }]", "`nodes` is missing"),
+        ("rules: [{ weighted_upstreams: [{ upstream: { nodes: 1 } }] }]", "[0].upstream.nodes: "),
         ("rules: [{ match: [{ vars: [[a, b, c, d, e]] }], weighted_upstreams: [{}] }]", "vars"),
     ] {
         refused("traffic-split", settings, message);
+    }
+    let nodes = "nodes: { \"127.0.0.1:1\": 1 }";
+    for (entry, message) in [
+        (format!("upstream: {{ {nodes}, x: 1 }}"), "[0].upstream.x: unknown key"),
+        (format!("upstream: {{ {nodes}, scheme: tcp }}"), "a route needs `http`"),
+        (format!("upstream_id: u, upstream: {{ {nodes} }}"), "`upstream_id` and `upstream` at"),
+    ] {
+        let settings = format!("rules: [{{ weighted_upstreams: [{{ {entry} }}] }}]");
+        refused("traffic-split", &settings, message);
     }
 }
