@@ -15,7 +15,7 @@ pub(crate) mod expression;
 mod finding;
 mod leaf;
 mod load;
-mod metadata;
+pub(crate) mod metadata;
 mod pattern;
 mod planned;
 pub(crate) mod plugins;

@@ -98,6 +98,7 @@ plugins! {
     zstd
 }
 
+pub(crate) use self::cors::origins as allowed_origins;
 #[cfg(test)]
 pub(crate) use self::jwt_auth::p256;
 pub(crate) use self::jwt_auth::{KeySet, Use};

@@ -2,7 +2,7 @@
 //!
 //! For a body whose length is announced the window is no larger than that needs.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use super::{
     Encoding, Hooks, Kind, Phase, Plugin,
@@ -19,10 +19,11 @@ struct Brotli(Encoding);
 fn read(section: &mut Section<'_>, _scope: &Scope<'_>) -> Option<Arc<dyn Plugin>> {
     let quality = section.within_or("comp_level", 0..=11, 6);
     let mode = section.take("mode").map(|value| mode(&value));
-    let lgwin = section.within_or("lgwin", 10..=24, 19);
+    let lgwin = section.take("lgwin").map(|value| lgwin(&value));
     let lgblock = section.take("lgblock").map(|value| lgblock(&value));
-    let (mode, lgblock) = (mode.unwrap_or(Some(BrotliMode::Generic)), lgblock.unwrap_or(Some(0)));
-    let coder = Coder::Brotli { quality, mode: mode?, lgwin, lgblock: lgblock? };
+    let (lgwin, lgblock) = (lgwin.unwrap_or(Some(19)), lgblock.unwrap_or(Some(0)));
+    let mode = mode.unwrap_or(Some(BrotliMode::Generic));
+    let coder = Coder::Brotli { quality, mode: mode?, lgwin: lgwin?, lgblock: lgblock? };
     Some(Arc::new(Brotli(Encoding::read(section, coder)?)))
 }
 
@@ -34,14 +35,26 @@ fn mode(value: &Value<'_>) -> Option<BrotliMode> {
     })
 }
 
+/// 0: what brotli takes if nobody says.
+fn lgwin(value: &Value<'_>) -> Option<i32> {
+    const DEFAULT: i32 = 22;
+    let bits = zero_or(value, 10..=24)?;
+    Some(if bits == 0 { DEFAULT } else { bits })
+}
+
 /// 0: as the encoder thinks fit.
 fn lgblock(value: &Value<'_>) -> Option<i32> {
-    let bits = value.leaf::<u32>()?;
-    if bits != 0 && !(16..=24).contains(&bits) {
-        value.error("expected 0 or a number from 16 to 24");
+    zero_or(value, 16..=24)
+}
+
+fn zero_or(value: &Value<'_>, range: RangeInclusive<i32>) -> Option<i32> {
+    let bits = value.leaf::<i32>()?;
+    if bits != 0 && !range.contains(&bits) {
+        let (low, high) = range.into_inner();
+        value.error(format!("expected 0 or a number from {low} to {high}"));
         return None;
     }
-    i32::try_from(bits).ok()
+    Some(bits)
 }
 
 impl Plugin for Brotli {

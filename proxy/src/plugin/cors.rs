@@ -2,7 +2,8 @@
 //!
 //! Names, defaults and answers are APISIX's. Any OPTIONS request is answered 200 at once, before
 //! authentication. The fields stand in place of the node's; an origin that is not listed gets none
-//! of them. `allow_origins_by_regex` is asked instead of `allow_origins`, if it is there.
+//! of them. `allow_origins_by_regex` is asked instead of `allow_origins`, if it is there, and the lists
+//! of the plugin's metadata that `allow_origins_by_metadata` names behind either.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use regex::bytes::Regex;
 
 use super::{Hooks, Kind, Outcome, Phase, Plugin, Request, RequestContext};
 use crate::{
-    config::plugins::{Scope, Section, Value, field_value, regex},
+    config::plugins::{Scope, Section, Value, field_value, list as list_of, regex},
     http::answer::Answer,
 };
 
@@ -29,6 +30,8 @@ pub(super) static KIND: Kind =
 const ANY: HeaderValue = HeaderValue::from_static("*");
 const EVERY_METHOD: &str = "GET,POST,PUT,DELETE,PATCH,HEAD,OPTIONS,CONNECT,TRACE";
 const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
+/// Lists of metadata.
+const LISTS_MAX: usize = 64;
 /// What `allow_credential` cannot go with.
 const WILD: &str = "you can not set '*' for other option when 'allow_credential' is true";
 const ORIGINS_FORM: &str = "needs `*`, `**`, `null`, or origins such as `https://a.example`, with \
@@ -37,6 +40,8 @@ const ORIGINS_FORM: &str = "needs `*`, `**`, `null`, or origins such as `https:/
 #[derive(Debug)]
 struct Cors {
     allow_origins: Origins,
+    /// Asked for those that are not among these.
+    more_origins: Box<[Origins]>,
     /// Whether the fields depend on who asks.
     varies: bool,
     allow_methods: HeaderValue,
@@ -59,7 +64,7 @@ enum Origins {
     Matching(Box<[Regex]>),
 }
 
-fn read(section: &mut Section<'_>, _scope: &Scope<'_>) -> Option<Arc<dyn Plugin>> {
+fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>> {
     let allow_origins = section.take_or("allow_origins", "*", origins);
     let by_regex = section.take("allow_origins_by_regex").map(|value| patterns(&value));
     let allow_methods = section.take_or("allow_methods", "*", list);
@@ -70,9 +75,8 @@ fn read(section: &mut Section<'_>, _scope: &Scope<'_>) -> Option<Arc<dyn Plugin>
     let timing = section.take("timing_allow_origins").map(|value| origins(&value));
     let timing_by_regex =
         section.take("timing_allow_origins_by_regex").map(|value| patterns(&value));
-    if section.take("allow_origins_by_metadata").is_some() {
-        section.error("`allow_origins_by_metadata` is not built yet; use `allow_origins`");
-    }
+    let more = section.take("allow_origins_by_metadata");
+    let more = more.map(|value| list_of(&value, LISTS_MAX, |name| by_metadata(name, scope)));
     let (allow_origins, methods, headers) = (allow_origins?, allow_methods?, allow_headers?);
     let (expose_headers, timing) = (expose_headers.flatten(), timing.flatten());
     let is_wild = [Some(&allow_origins), Some(&methods), Some(&headers)]
@@ -88,6 +92,7 @@ fn read(section: &mut Section<'_>, _scope: &Scope<'_>) -> Option<Arc<dyn Plugin>
     Some(Arc::new(Cors {
         varies: allow_origins != "*" || by_regex.is_some(),
         allow_origins: by_regex.unwrap_or_else(|| Origins::of(&allow_origins)),
+        more_origins: more.unwrap_or_else(|| Some(Vec::new()))?.into(),
         allow_methods: value_of(if methods == "**" { EVERY_METHOD } else { &methods }),
         allow_headers: (headers != "**").then(|| value_of(&headers)),
         expose_headers: expose_headers.filter(|list| !list.is_empty()).map(|list| value_of(&list)),
@@ -109,7 +114,8 @@ fn list(value: &Value<'_>) -> Option<String> {
     text.map_err(|_| value.error("has characters outside of ASCII")).ok()
 }
 
-fn origins(value: &Value<'_>) -> Option<String> {
+/// `allow_origins` of this plugin, or of its metadata.
+pub(crate) fn origins(value: &Value<'_>) -> Option<String> {
     let is_origin = |one: &str| {
         let (scheme, rest) = one.split_once("://").unwrap_or_default();
         !scheme.is_empty()
@@ -120,6 +126,15 @@ fn origins(value: &Value<'_>) -> Option<String> {
     value.text(ORIGINS_FORM, |text| {
         matches!(text, "*" | "**" | "null") || text.split(',').all(is_origin)
     })
+}
+
+fn by_metadata(value: &Value<'_>, scope: &Scope<'_>) -> Option<Origins> {
+    let name = value.leaf::<String>()?;
+    let Some(origins) = scope.metadata.allow_origins.get(&name) else {
+        value.error("`allow_origins` of `plugin_metadata` of `cors` has no such name");
+        return None;
+    };
+    Some(Origins::of(origins))
 }
 
 fn patterns(value: &Value<'_>) -> Option<Origins> {
@@ -190,7 +205,9 @@ impl Cors {
         if let Some(origin) = timing.and_then(|origins| origins.allowed(origin.as_ref())) {
             push(TIMING_ALLOW_ORIGIN, origin);
         }
-        let Some(origin) = self.allow_origins.allowed(origin.as_ref()) else { return };
+        let mut lists = [&self.allow_origins].into_iter().chain(&self.more_origins);
+        let allowed = lists.find_map(|origins| origins.allowed(origin.as_ref()));
+        let Some(origin) = allowed else { return };
         push(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         push(ACCESS_CONTROL_ALLOW_METHODS, self.allow_methods.clone());
         push(ACCESS_CONTROL_MAX_AGE, self.max_age.clone());

@@ -89,7 +89,7 @@ fn part<'k>(
 }
 
 fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>> {
-    let metadata = scope.metadata.file_logger();
+    let metadata = &scope.metadata.file_logger;
     let path = section.take("path").map(|value| log_path(&value, scope.log_paths));
     let layout = Layout::read(section);
     let matches = section.take("match").map(|value| any_expression(&value));

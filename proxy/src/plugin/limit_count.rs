@@ -21,7 +21,10 @@ use super::{
     table::Table,
 };
 use crate::{
-    config::plugins::{Scope, Section, Value},
+    config::{
+        metadata::QuotaFields,
+        plugins::{Scope, Section, Value},
+    },
     variable::Facts,
 };
 
@@ -100,7 +103,7 @@ fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>>
             None
         }
         Some(list) => rules(&list, Rule::listed),
-        None => Rule::only(section).map(|rule| [rule].into()),
+        None => Rule::only(section, scope).map(|rule| [rule].into()),
     };
     let windows = [("fixed", Window::Fixed), ("sliding", Window::Sliding)];
     let window = section.take("window_type").map(|value| value.one_of(&windows, &[]));
@@ -142,7 +145,7 @@ fn amounts(section: &mut Section<'_>) -> Option<(Amount, Amount)> {
 }
 
 fn names(section: &Section<'_>, prefix: &str) -> Option<[HeaderName; 3]> {
-    let name = |rest| HeaderName::try_from(format!("{prefix}ratelimit-{rest}"));
+    let name = |rest| HeaderName::try_from(format!("x-{prefix}-ratelimit-{rest}"));
     match (name("limit"), name("remaining"), name("reset")) {
         (Ok(limit), Ok(remaining), Ok(reset)) => Some([limit, remaining, reset]),
         _ => {
@@ -158,16 +161,16 @@ impl Rule {
         let prefix = section.take("header_prefix").map(|value| value.leaf::<String>());
         let prefix = prefix.unwrap_or_else(|| Some((index + 1).to_string()));
         let amounts = amounts(section);
-        let fields = prefix.and_then(|prefix| names(section, &format!("x-{prefix}-")));
+        let fields = prefix.and_then(|prefix| names(section, &prefix));
         let (count, time_window) = amounts?;
         Some(Rule { key, count, time_window, fields: fields? })
     }
 
     /// The one rule of settings without `rules`.
-    fn only(section: &mut Section<'_>) -> Option<Rule> {
+    fn only(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Rule> {
         let key = CountedBy::read(section, Some("remote_addr"));
         let (count, time_window) = amounts(section)?;
-        let fields = names(section, "x-")?;
+        let QuotaFields(fields) = scope.metadata.quota_fields.clone();
         Some(Rule { key: RuleKey::Always(key?), count, time_window, fields })
     }
 }

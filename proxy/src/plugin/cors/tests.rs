@@ -52,6 +52,28 @@ fn origins_get_what_they_are_allowed() {
 }
 
 #[test]
+fn metadata_has_lists_for_all() {
+    let metadata = "plugin_metadata: [{ id: cors, allow_origins: { \
+                    a: \"https://a.example,https://aa.example\", b: \"https://b.example\" } }]";
+    let settings = "allow_origins: \"https://c.example\", allow_origins_by_metadata";
+    for (names, allowed) in [("[a]", "a aa c"), ("[b]", "b c"), ("[b, a]", "a aa b c")] {
+        let trial = Trial::new(&format!("{{ cors: {{ {settings}: {names} }} }}"), metadata);
+        let is_allowed = |name: &&str| {
+            let origin = format!("https://{name}.example");
+            let Seen::Forwarded { response, .. } =
+                trial.ask("GET /", &format!("origin: {origin}\r\n"))
+            else {
+                panic!("{name}: not forwarded")
+            };
+            assert!(response.contains("vary: Origin\n"), "{response}");
+            response.contains(&format!("access-control-allow-origin: {origin}\n"))
+        };
+        let seen: Vec<_> = ["a", "aa", "b", "c", "d"].into_iter().filter(is_allowed).collect();
+        assert_eq!(seen.join(" "), allowed, "{names}");
+    }
+}
+
+#[test]
 fn everything_that_can_be_said_is_said_once() {
     let settings = "allow_origins: \"**\", allow_methods: \"**\", allow_headers: \"**\", \
                     expose_headers: \"X-A,X-B\", max_age: 60, allow_credential: true, \
@@ -80,7 +102,8 @@ fn what_makes_no_sense_is_refused() {
         ("allow_origins_by_regex: [\"(\"]", "invalid regular expression"),
         ("allow_origins_by_regex: []", "at least one"),
         ("allow_methods: \"GET\\nX: y\"", "characters that no field can have"),
-        ("allow_origins_by_metadata: [a]", "not built yet"),
+        ("allow_origins_by_metadata: [a]", "has no such name"),
+        ("allow_origins_by_metadata: []", "needs 1 to 64 items"),
         ("max_age: soon", "a whole number"),
     ] {
         refused("cors", settings, message);

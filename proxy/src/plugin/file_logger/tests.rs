@@ -62,8 +62,8 @@ fn what_holds_for_all_is_checked_where_it_stands() {
     for (rest, message) in [
         ("id: file-logger, path: /nowhere/x", "plugin_metadata[0].path: cannot be written to"),
         ("id: file-logger, paht: /x", "plugin_metadata[0].paht: unknown key; did you mean `path`?"),
-        ("id: cors", "plugin_metadata[0]: `cors` has no metadata"),
-        ("id: http-logger", "plugin_metadata[0]: only `file-logger` has metadata"),
+        ("id: csrf", "plugin_metadata[0]: `csrf` has no metadata"),
+        ("id: http-logger", "plugin_metadata[0]: only `cors`, `file-logger` and"),
         ("path: /x", "plugin_metadata[0]: `id` is missing"),
         ("id: file-logger, log_format: { a: $b }", "plugin_metadata[0].log_format.a: unknown"),
     ] {

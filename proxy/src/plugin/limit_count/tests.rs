@@ -123,6 +123,19 @@ fn rules_hold_one_beside_the_other() {
 }
 
 #[test]
+fn metadata_names_the_fields() {
+    let metadata = "plugin_metadata: [{ id: limit-count, limit_header: X-Limit, \
+                    reset_header: x-reset }]";
+    let told = |settings: &str| {
+        told(&Trial::new(&format!("{{ limit-count: {{ {settings} }} }}"), metadata))
+    };
+    let expected = "x-limit: 2\nx-ratelimit-remaining: 1\nx-reset: 10.00\n";
+    assert_eq!(told("count: 2, time_window: 10"), expected);
+    let rules = told("rules: [{ count: 2, time_window: 10, key: a }]");
+    assert!(rules.starts_with("x-1-ratelimit-limit: 2\n"), "{rules}");
+}
+
+#[test]
 fn what_cannot_be_said_is_not_said() {
     let trial = trial("count: 1, time_window: 1, show_limit_quota_header: false");
     assert_eq!(told(&trial), "");
