@@ -108,6 +108,7 @@ fn one(at: &Place<'_>, name: &str, value: &Value<'_>, scope: &Scope<'_>) -> Opti
         Some(meta) => meta?,
         None => Meta::default(),
     };
+    refuse_references(value);
     let errors = at.errors();
     let plugin = (kind.read)(&mut section, scope);
     section.finish(In::Plugin);
@@ -117,6 +118,18 @@ fn one(at: &Place<'_>, name: &str, value: &Value<'_>, scope: &Scope<'_>) -> Opti
     let source = source(value, scope.metadata.source(kind.name));
     let config = PluginConfig { kind, meta, plugin: plugin?, source: Arc::new(source) };
     scope.groups.borrow_mut().join(config, value)
+}
+
+/// What stands for a secret must not be taken for one: everybody who knows APISIX could guess it.
+fn refuse_references(value: &Value<'_>) {
+    const SCHEMES: [&str; 2] = ["$secret://", "$env://"];
+    let is_reference = |text: &str| {
+        let is_it = |scheme: &&str| {
+            text.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
+        };
+        SCHEMES.iter().any(is_it)
+    };
+    value.refuse(&is_reference, "references to secrets are not built yet; write `${{VAR}}`");
 }
 
 /// The settings, apart from what holds for every plugin, and what is set for all uses of this one.
@@ -188,6 +201,7 @@ pub(super) fn of_consumer<'t>(
         match kind.credential {
             Some(read) => {
                 let Some(mut section) = value.section() else { continue };
+                refuse_references(&value);
                 credentials.extend(read(&mut section));
                 section.finish(In::Plugin);
             }
@@ -209,6 +223,7 @@ pub(super) fn of_credential<'t>(value: &Value<'t>) -> Option<CredentialAt<'t>> {
         return None;
     };
     let mut section = value.section()?;
+    refuse_references(value);
     let credential = read(&mut section);
     section.finish(In::Plugin);
     credential

@@ -298,6 +298,23 @@ impl<'t> Value<'t> {
         self.node.json()
     }
 
+    /// Reports every text in here that is so.
+    pub(super) fn refuse(&self, is_so: &impl Fn(&str) -> bool, problem: &str) {
+        if !self.node.has_text(is_so) {
+            return;
+        }
+        match &self.node.content {
+            Content::Scalar(_) => self.error(problem),
+            Content::Sequence(_) => {
+                self.each().into_iter().flatten().for_each(|item| item.refuse(is_so, problem));
+            }
+            Content::Mapping(entries) => {
+                let path = Rc::new(self.place.path.clone());
+                entries.iter().for_each(|entry| self.child(&path, entry).refuse(is_so, problem));
+            }
+        }
+    }
+
     /// The whole subtree as it is written, to be compared.
     pub(crate) fn source(&self) -> Json {
         self.node.source()

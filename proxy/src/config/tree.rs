@@ -46,6 +46,15 @@ impl Node {
         }
     }
 
+    /// Whether any value in the subtree is so.
+    pub(super) fn has_text(&self, is_so: &impl Fn(&str) -> bool) -> bool {
+        match &self.content {
+            Content::Scalar(scalar) => is_so(&scalar.text),
+            Content::Sequence(items) => items.iter().any(|item| item.has_text(is_so)),
+            Content::Mapping(entries) => entries.iter().any(|entry| entry.value.has_text(is_so)),
+        }
+    }
+
     /// What is no JSON is null, and of keys that occur twice the last counts: who asks has been told.
     pub(super) fn json(&self) -> serde_json::Value {
         match &self.content {

@@ -1,4 +1,4 @@
-use super::super::trial::{self, Trial, check_attached};
+use super::super::trial::{self, Trial, check_attached, findings};
 
 const CONSUMERS: &str = "consumers:
   - { username: alice, plugins: { key-auth: { key: alice-secret } } }
@@ -76,4 +76,23 @@ fn an_anonymous_consumer_stands_in_for_a_missing_or_wrong_key() {
     check_attached(&trial, "GET /", "", "guest");
     check_attached(&trial, "GET /", "apikey: wrong\r\n", "guest");
     check_attached(&trial, "GET /", "apikey: alice-secret\r\n", "alice");
+}
+
+/// Everybody could guess it.
+#[test]
+fn what_stands_for_a_key_is_not_the_key() {
+    let problem = "references to secrets are not built yet; write `${{VAR}}`";
+    for key in ["$secret://vault/1/alice/key", "$ENV://KEY", "$env://KEY/name"] {
+        let plugins = format!("plugins: {{ key-auth: {{ key: \"{key}\" }} }}");
+        for consumer in [
+            format!("{{ username: a, {plugins} }}"),
+            format!("{{ username: a }}, {{ id: a/credentials/b, {plugins} }}"),
+        ] {
+            let found = findings("{}", &format!("consumers: [{consumer}]"));
+            assert!(found.iter().any(|line| line.ends_with(problem)), "{consumer}: {found:?}");
+        }
+        let settings = format!("{{ csrf: {{ key: \"{key}\" }} }}");
+        let found = findings(&settings, "");
+        assert_eq!(found, [format!("routes[0].plugins.csrf.key: {problem}")]);
+    }
 }
