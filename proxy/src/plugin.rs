@@ -45,7 +45,9 @@ pub use self::{
     request::{
         Detail, Finished, Kept, Now, Origin, Request, RequestContext, RequestEdits, RouteNames,
     },
-    script::{Failure, Question, Replied, Script, Server, Step, Undo, Undoing},
+    script::{
+        Due, Failure, Question, Replied, Script, Server, Step, Teller, Telling, Undo, Undoing,
+    },
 };
 pub(crate) use self::{
     edits::is_alike, kept_body::LOGGED_BYTES_MAX, log_entry::Layout, request::is_identity,

@@ -3,10 +3,14 @@
 //! A `fixed` window begins with the first request of a key. A `sliding` one estimates the requests of
 //! the last `time_window` seconds: those of the window under way, and of the one before it the share
 //! that still reaches into them. Counting is exact across workers, and with `policy: redis` across
-//! whoever shares the Redis, by its clock, as clocks of several hosts differ. All of one `group` count
+//! whoever shares the Redis, by its clock, as clocks of several hosts differ; with `sync_interval` each
+//! of these counts for itself and tells Redis at such intervals, so that they know of each other as late
+//! as that. All of one `group` count
 //! together, wherever they are configured. Here there are
 //! [`ENTRIES_MAX`](super::table::ENTRIES_MAX) keys at a time; a request of one more is refused, or
 //! passes with `allow_degradation: true`.
+
+mod told;
 
 use std::{
     sync::Arc,
@@ -15,10 +19,11 @@ use std::{
 
 use http::{HeaderName, HeaderValue};
 
+use self::told::{Counted as CountedThere, Named, Told};
 use super::{
-    Call, FieldEdits, Kind, Outcome, Phase, Plugin, Reply, RequestContext, Script, Step,
+    Call, FieldEdits, Kind, Outcome, Phase, Plugin, Reply, RequestContext, Script, Step, Teller,
     limit::{Amount, CountedBy, Policy, Rejection, RuleKey, Shared, group_owner, rules},
-    table::Table,
+    table::{Full, Table},
 };
 use crate::{
     config::{
@@ -35,6 +40,9 @@ pub(super) static KIND: Kind =
 const COUNT_MAX: u64 = u32::MAX as u64;
 /// Seconds of a window: a year.
 const WINDOW_MAX: u64 = 366 * 86_400;
+/// Seconds of `sync_interval`.
+const SYNC_MIN: f64 = 0.1;
+const SYNC_MAX: f64 = 3600.0;
 /// Bytes of a group's name.
 const GROUP_SIZE_MAX: usize = 256;
 const UNCLEAR: &str = "failed to limit count";
@@ -55,6 +63,8 @@ struct LimitCount {
 enum Windows {
     Here(Table<Counted>),
     Redis(Shared),
+    /// Here, but Redis is told.
+    Told(Arc<Told>),
 }
 
 static HIT: Script = Script::new(include_str!("limit_count/hit.lua"), is_standings);
@@ -112,23 +122,44 @@ fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>>
     let policy = Policy::read(section, owner.as_deref().or(scope.owner), KIND.name);
     let rejection = Rejection::read(section, KIND.name);
     let show_limit_quota_header = section.leaf_or("show_limit_quota_header", true);
-    if section.take("sync_interval").is_some() {
-        section.error("`sync_interval` is not built yet; remove it");
+    let sync = section.take("sync_interval").map(|value| (sync_interval(&value, &rules), value));
+    if let (Some((Some(Some(_)), value)), Some(Policy::Local)) = (&sync, &policy) {
+        value.error("needs `policy: redis`");
     }
+    let (window, sync) = (window.unwrap_or(Some(Window::Fixed))?, sync.map(|(sync, _)| sync));
     Some(Arc::new(LimitCount {
         rules: rules?,
-        window: window.unwrap_or(Some(Window::Fixed))?,
+        window,
         rejection: rejection?,
         show_limit_quota_header,
-        windows: match policy? {
-            Policy::Local => Windows::Here(Table::new()),
-            Policy::Redis(shared) => Windows::Redis(shared),
+        windows: match (policy?, sync.unwrap_or(Some(None))?) {
+            (Policy::Local, _) => Windows::Here(Table::new()),
+            (Policy::Redis(shared), None) => Windows::Redis(shared),
+            (Policy::Redis(shared), Some(interval)) => {
+                Windows::Told(Arc::new(Told::new(shared, interval, window.word())))
+            }
         },
         group: match group {
             Some(group) => Some(group?),
             None => None,
         },
     }))
+}
+
+/// `Some(None)`: Redis is asked by every request.
+fn sync_interval(value: &Value<'_>, rules: &Option<Box<[Rule]>>) -> Option<Option<Duration>> {
+    if value.quiet_leaf() == Some(-1.0) {
+        return Some(None);
+    }
+    let seconds = value.within(&(SYNC_MIN..=SYNC_MAX))?;
+    let is_shorter = |rule: &Rule| match rule.time_window {
+        Amount::Fixed(time) => (time as f64) < seconds,
+        Amount::Template(_) => false,
+    };
+    if rules.iter().flatten().any(is_shorter) {
+        value.error("is longer than `time_window`: nobody would know of others in time");
+    }
+    Some(Some(Duration::from_secs_f64(seconds)))
 }
 
 fn group(value: &Value<'_>) -> Option<Box<str>> {
@@ -184,6 +215,24 @@ struct Applied<'r> {
     seconds: u64,
 }
 
+impl Applied<'_> {
+    /// What Redis calls its window.
+    fn key(&self, shared: &Shared) -> Vec<u8> {
+        let Self { index, limit, seconds, .. } = self;
+        shared.key(format_args!("{index}:{limit}:{seconds}"), &self.value)
+    }
+}
+
+impl Window {
+    /// As scripts know it.
+    fn word(self) -> &'static str {
+        match self {
+            Window::Fixed => "fixed",
+            Window::Sliding => "sliding",
+        }
+    }
+}
+
 impl Plugin for LimitCount {
     fn group(&self) -> Option<&str> {
         self.group.as_deref()
@@ -196,12 +245,20 @@ impl Plugin for LimitCount {
                 Ok(applied) => Outcome::Call(Call::Redis(shared.ask(self.hit(shared, &applied), None))),
                 Err(outcome) => outcome,
             },
+            Windows::Told(told) => self.tell(told, cx),
         }
     }
 
     fn resume(&self, cx: &mut RequestContext<'_>, reply: Reply) -> Outcome {
         let Reply::Redis(replied) = reply else { return self.rejection.unclear(UNCLEAR) };
-        let (Ok(numbers), Ok(applied)) = (replied.numbers, self.applied(&cx.facts())) else {
+        let applied = self.applied(&cx.facts());
+        if let (Windows::Told(told), Ok(applied)) = (&self.windows, &applied) {
+            return match replied.numbers {
+                Ok(_) => self.count_told(told, applied, &self.named(told, applied), cx),
+                Err(_) => self.rejection.unclear(UNCLEAR),
+            };
+        }
+        let (Ok(numbers), Ok(applied)) = (replied.numbers, applied) else {
             return self.rejection.unclear(UNCLEAR);
         };
         for (standing, applied) in numbers.as_chunks().0.iter().zip(&applied) {
@@ -245,17 +302,64 @@ impl LimitCount {
 
     /// Has Redis count, by all rules at once.
     fn hit(&self, shared: &Shared, applied: &[Applied<'_>]) -> Step {
-        let window = match self.window {
-            Window::Fixed => "fixed",
-            Window::Sliding => "sliding",
-        };
-        let (mut keys, mut arguments) = (Vec::new(), vec![window.into()]);
-        for Applied { index, value, limit, seconds, .. } in applied {
-            keys.push(shared.key(format_args!("{index}:{limit}:{seconds}"), value));
-            arguments.push(limit.to_string().into());
-            arguments.push((seconds * 1000).to_string().into());
+        let (mut keys, mut arguments) = (Vec::new(), vec![self.window.word().into()]);
+        for applied in applied {
+            keys.push(applied.key(shared));
+            arguments.push(applied.limit.to_string().into());
+            arguments.push((applied.seconds * 1000).to_string().into());
         }
         Step { script: &HIT, keys, arguments }
+    }
+
+    /// Counts by what Redis has told, after asking it where that is not known, or not any more.
+    fn tell(&self, told: &Arc<Told>, cx: &mut RequestContext<'_>) -> Outcome {
+        let applied = match self.applied(&cx.facts()) {
+            Ok(applied) => applied,
+            Err(outcome) => return outcome,
+        };
+        let (windows, now) = (self.named(told, &applied), cx.now().instant);
+        if windows.iter().all(|window| told.is_known(window, now)) {
+            return self.count_told(told, &applied, &windows, cx);
+        }
+        match told.ask(&windows, now) {
+            Ok(step) => {
+                let teller = Teller(Arc::<Told>::clone(told));
+                Outcome::Call(Call::Redis(told.shared.ask_with(step, teller)))
+            }
+            Err(Full) => {
+                told.learn(&windows, None, now);
+                self.rejection.uncounted()
+            }
+        }
+    }
+
+    fn named(&self, told: &Told, applied: &[Applied<'_>]) -> Vec<Named> {
+        let named = |applied: &Applied<'_>| Named {
+            key: applied.key(&told.shared),
+            length: Duration::from_secs(applied.seconds),
+        };
+        applied.iter().map(named).collect()
+    }
+
+    fn count_told(
+        &self,
+        told: &Told,
+        applied: &[Applied<'_>],
+        windows: &[Named],
+        cx: &mut RequestContext<'_>,
+    ) -> Outcome {
+        let now = cx.now().instant;
+        for (Applied { rule, limit, .. }, window) in applied.iter().zip(windows) {
+            let Ok(counted) = told.count(window, *limit, now) else {
+                return self.rejection.uncounted();
+            };
+            let CountedThere { is_allowed, remaining, left: reset } = counted;
+            let standing = Standing { is_allowed, limit: *limit, remaining, reset };
+            if let Some(outcome) = self.judge(&standing, rule, &mut cx.response) {
+                return outcome;
+            }
+        }
+        Outcome::Continue
     }
 
     /// The rules that apply; there is one at least.

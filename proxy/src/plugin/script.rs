@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ring::digest;
@@ -83,6 +83,43 @@ pub struct Question {
     pub step: Step,
     /// When the exchange is over, or nobody waits for the answer.
     pub undoing: Option<Undoing>,
+    /// At intervals from now on.
+    pub teller: Option<Teller>,
+}
+
+/// Somebody with something to be told at intervals.
+#[derive(Debug, Clone)]
+pub struct Teller(pub Arc<dyn Telling>);
+
+impl PartialEq for Teller {
+    fn eq(&self, other: &Teller) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Teller {}
+
+pub trait Telling: fmt::Debug + Send + Sync {
+    fn interval(&self) -> Duration;
+
+    /// Whether nobody asks for what is [`due`](Self::due) yet; whoever is told so does, until it is
+    /// over.
+    fn begin(&self) -> bool;
+
+    fn due(&self, now: Instant) -> Due;
+
+    /// What came of a step that was due, or that was asked for; `None`: it may or may not have been done.
+    fn told(&self, step: &Step, numbers: Option<&[i64]>, now: Instant);
+}
+
+/// What there is to be told.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Due {
+    Step(Step),
+    /// Nothing for now.
+    Nothing,
+    /// Nothing, until somebody asks again.
+    Over,
 }
 
 /// What undoes something.

@@ -240,6 +240,59 @@ fn a_count_is_exact_across_proxies_workers_and_lanes() {
     }
 }
 
+/// What one proxy counts the others know soon, also if nobody asks it any more.
+#[test]
+fn a_count_that_is_told_at_intervals_is_known_to_all_soon() {
+    let Some(mut redis) = Redis::start() else { return };
+    for window in ["fixed", "sliding"] {
+        let node = Node::always("x");
+        let plugins = format!(
+            "{{ limit-count: {{ count: 8, time_window: 600, window_type: {window}, \
+             sync_interval: 0.3, {} }} }}",
+            redis.settings()
+        );
+        redis.ask(&["FLUSHALL", "SCRIPT FLUSH"]);
+        let proxies = [(); 2].map(|()| start(node.address, &plugins));
+        for proxy in &proxies {
+            for lane in LANES {
+                assert_eq!([ask(proxy, lane), ask(proxy, lane)], [200; 2], "{window} {lane}");
+            }
+        }
+        let key = "tandem:limit-count:route:all:0:8:600:127.0.0.1";
+        eventually("all are told", || {
+            let held = redis.ask(&[&format!("GET {key}")]);
+            held.iter().any(|line| line.ends_with(" 8 0")).then_some(())
+        });
+        // Whoever was told of the others before the last of them asks again when that is long ago.
+        let long_ago = Instant::now() + Duration::from_millis(700);
+        eventually("that time", || (Instant::now() >= long_ago).then_some(()));
+        for proxy in &proxies {
+            assert_eq!(LANES.map(|lane| ask(proxy, lane)), [503; 2], "{window}");
+        }
+        assert_eq!(node.take().len(), 8, "{window}");
+    }
+    let node = Node::always("x");
+    let plugins = |more: &str| {
+        let settings = format!("sync_interval: 0.1, {}{more}", redis.settings());
+        format!("{{ limit-count: {{ count: 100, time_window: 600, {settings} }} }}")
+    };
+    redis.ask(&["FLUSHALL"]);
+    let closed = start(node.address, &plugins(""));
+    let open = start(node.address, &plugins(", allow_degradation: true"));
+    let asked = [&closed, &open].map(|proxy| ask(proxy, "express"));
+    assert_eq!(asked, [200; 2]);
+    // What is not told yet is told at the end.
+    open.stop().expect("a clean end");
+    let told = redis.ask(&["GET tandem:limit-count:route:all:0:100:600:127.0.0.1"]);
+    assert!(told.iter().any(|line| line.ends_with(" 1 0") || line.ends_with(" 2 0")), "{told:?}");
+    let open = start(node.address, &plugins(", allow_degradation: true"));
+    redis.kill();
+    becomes(&closed, 500);
+    becomes(&open, 200);
+    redis.restart();
+    becomes(&closed, 200);
+}
+
 /// Each path has a route of its own with these plugins.
 fn routes(node: SocketAddr, routes: &[(&str, &str)]) -> String {
     let route = |(id, plugins): &(&str, &str)| {

@@ -9,7 +9,7 @@ use crate::{
     config::plugins::{Section, Value},
     plugin::{
         hex::hex,
-        script::{Question, Server, Step, Undoing},
+        script::{Question, Server, Step, Teller, Undoing},
     },
 };
 
@@ -168,7 +168,21 @@ impl Shared {
 
     pub(in crate::plugin) fn ask(&self, step: Step, undoing: Option<Undoing>) -> Arc<Question> {
         let Self { plugin, server, .. } = self;
-        Arc::new(Question { plugin, server: Arc::clone(server), step, undoing })
+        Arc::new(Question { plugin, server: Arc::clone(server), step, undoing, teller: None })
+    }
+
+    /// Where `question` goes, in nobody's name.
+    #[cfg(test)]
+    pub(in crate::plugin) fn of(question: &Question) -> Shared {
+        let Question { plugin, server, .. } = question;
+        Shared { plugin, server: Arc::clone(server), prefix: Box::default() }
+    }
+
+    /// Has `teller` begin too, if it has not.
+    pub(in crate::plugin) fn ask_with(&self, step: Step, teller: Teller) -> Arc<Question> {
+        let Self { plugin, server, .. } = self;
+        let (server, teller) = (Arc::clone(server), Some(teller));
+        Arc::new(Question { plugin, server, step, undoing: None, teller })
     }
 }
 

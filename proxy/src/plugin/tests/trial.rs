@@ -82,6 +82,10 @@ impl Trial {
         self
     }
 
+    pub(crate) fn now(&self) -> Instant {
+        self.begun + self.after
+    }
+
     pub(crate) fn pass(&mut self, time: Duration) {
         self.after += time;
     }
@@ -99,10 +103,7 @@ impl Trial {
         reply: &mut dyn FnMut(&Call) -> Option<Reply>,
     ) -> Seen {
         let head = head(line, fields);
-        let now = Now {
-            instant: self.begun + self.after,
-            known: (self.begun, Duration::from_secs(BEGIN)),
-        };
+        let now = Now { instant: self.now(), known: (self.begun, Duration::from_secs(BEGIN)) };
         let peer = SocketAddr::new(self.peer, 40000);
         let local = SocketAddr::from(([127, 0, 0, 1], 80));
         let origin = Origin { peer, local, now };
