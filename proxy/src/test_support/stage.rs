@@ -108,7 +108,7 @@ impl Stage {
 fn worker(config: &Config) -> (Rc<Worker>, Rc<ListenerCx>) {
     let kernel = KernelPlane::load(&config.kernel, &config.limits, &[], 1).expect("it is off");
     let (log_files, shutdown) = (Arc::<LogFiles>::default(), drain::Shutdown::new());
-    let shared = app::share(config, &Arc::new(kernel), None, &log_files, 1, &shutdown);
+    let (shared, _) = app::share(config, &Arc::new(kernel), None, &log_files, 1, &shutdown);
     let worker = Rc::new(Worker::new(shared));
     let [listener, ..] = &config.listeners[..] else { panic!("a listener") };
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
