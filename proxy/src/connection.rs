@@ -164,8 +164,13 @@ async fn attend(cx: &Rc<ConnectionCx>, mut lane: Pin<Box<impl Future<Output = Lu
             if cx.deadlines.poll_expired(task).is_pending() {
                 return Poll::Pending;
             }
-            if cx.deadlines.take_expired(Wait::Rest) && cx.phase.get() == Phase::Between {
-                return Poll::Ready(Lull::Resting);
+            if cx.deadlines.take_expired(Wait::Rest) {
+                if cx.phase.get() == Phase::Between {
+                    return Poll::Ready(Lull::Resting);
+                }
+                if cx.has_left() {
+                    return Poll::Ready(Lull::Ended);
+                }
             }
         }
     })

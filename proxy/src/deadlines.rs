@@ -24,7 +24,8 @@ pub(crate) enum Wait {
     Upload,
     /// The node: a response head, more of a response body.
     Upstream,
-    /// For the downstream to have been silent long enough to give its buffers up.
+    /// For the downstream to have been silent for a while: an idle one gives its buffers up, one that
+    /// takes nothing is looked after.
     Rest,
 }
 
@@ -83,6 +84,10 @@ impl Deadlines {
     pub(crate) fn stop(&self, wait: Wait) {
         self.at[wait as usize].set(None);
         self.has_expired[wait as usize].set(false);
+    }
+
+    pub(crate) fn is_under_way(&self, wait: Wait) -> bool {
+        self.at[wait as usize].get().is_some()
     }
 
     /// How long a wait has been under way that was started with `timeout`.

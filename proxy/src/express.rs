@@ -548,7 +548,7 @@ fn watch(
             Poll::Ready(Err(Fault::SendTimedOut))
         }
         Poll::Pending if news.is_writing => {
-            cx.deadlines.start(Wait::Send, cx.worker.timeouts.send);
+            cx.wait_to_send();
             Poll::Pending
         }
         Poll::Pending if cx.deadlines.has_expired(Wait::Upstream) => {

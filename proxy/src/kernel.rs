@@ -30,7 +30,7 @@ use proxy_common::names;
 use self::{disabled::Disabled, loaded::Loaded, same_host::SameHost};
 pub use self::{
     loader::{is_built_in, object},
-    same_host::{Armed, Join, LegWatch, Legs, Meter, Outlook, Passed, Turn},
+    same_host::{Armed, Join, LegWatch, Legs, Meter, OtherEnd, Outlook, Passed, Turn},
     sockmap::{End, Tunnel, TunnelRefused},
     stats::Counter,
     status::{Feature, FeatureState, MapStatus, ProgramStatus, Running, Status},
@@ -193,6 +193,11 @@ impl KernelPlane {
     /// What becomes of a connection to a node that has joined.
     pub fn leg_outlook(&self, socket: BorrowedFd<'_>) -> Outlook {
         self.same_host().map_or(Outlook::Unknown, |same_host| same_host.outlook(socket))
+    }
+
+    /// Where the other end of a connection is, and whether anybody can read there.
+    pub fn other_end(&self, socket: BorrowedFd<'_>) -> OtherEnd {
+        self.same_host().map_or(OtherEnd::Elsewhere, |same_host| same_host.other_end(socket))
     }
 
     /// Has everything that our socket sends go by TCP again, if what was watched took so long that

@@ -12,7 +12,11 @@ use std::{
 
 use tokio::{net::TcpStream, time::Instant};
 
-use super::{Lane, Lull, gated::Downstream, leg::ClientLeg};
+use super::{
+    Lane, Lull,
+    gated::{Downstream, REST_AFTER},
+    leg::ClientLeg,
+};
 use crate::{
     config::NodeWaits,
     deadlines::{Deadlines, Wait},
@@ -33,6 +37,7 @@ use crate::{
     metrics::Direction,
     plugin::{KeptBody, Origin},
     record::RequestRecord,
+    sys::socket,
     upstream::plain::PlainConnection,
     worker::{ListenerCx, Worker},
 };
@@ -164,7 +169,36 @@ impl ConnectionCx {
 
     fn note_stall(&self) {
         let waited = self.deadlines.waited(Wait::Send, self.worker.timeouts.send);
-        self.stalled.set(self.stalled.get().saturating_add(waited));
+        if waited > Duration::ZERO {
+            self.stalled.set(self.stalled.get().saturating_add(waited));
+            self.deadlines.stop(Wait::Rest);
+        }
+    }
+
+    /// The downstream takes nothing. If it is on this host, it may have left without a word.
+    pub(crate) fn wait_to_send(&self) {
+        self.deadlines.start(Wait::Send, self.worker.timeouts.send);
+        if self.listener.is_same_host && self.leg.may_leave_silently() {
+            self.deadlines.start(Wait::Rest, REST_AFTER);
+        }
+    }
+
+    /// Whether a downstream that takes nothing never will, having been closed. TCP would have reset the
+    /// connection; so do we.
+    pub(super) fn has_left(&self) -> bool {
+        let downstream = self.downstream.borrow();
+        let stream = downstream.as_ref().map(Downstream::stream);
+        let Some(stream) = stream.filter(|_| self.deadlines.is_under_way(Wait::Send)) else {
+            return false;
+        };
+        if !self.leg.has_left(&self.worker.kernel, stream.as_fd()) {
+            return false;
+        }
+        if let Err(error) = socket::reset_on_close(stream) {
+            tracing::debug!(%error, "linger");
+        }
+        self.record(|record| record.fault(Fault::DownstreamReset));
+        true
     }
 
     /// The response under way has broken off behind its head. The node is not to blame if it had to

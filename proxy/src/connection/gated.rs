@@ -42,9 +42,10 @@ use crate::{
 };
 
 /// Silence after which an idle connection gives its buffers up, and at a drain one that has never
-/// had a request is given up itself. Long beside the pause between two requests of a busy
-/// connection, short beside the time that idle ones stay.
-const REST_AFTER: Duration = Duration::from_millis(500);
+/// had a request is given up itself; and one that takes nothing is looked after, again and again.
+/// Long beside the pause between two requests of a busy connection, short beside the time that idle
+/// ones stay.
+pub(super) const REST_AFTER: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
@@ -380,7 +381,7 @@ impl ConnectionCx {
                 self.record(|record| record.fault(Fault::SendTimedOut));
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            Poll::Pending => self.deadlines.start(Wait::Send, self.worker.timeouts.send),
+            Poll::Pending => self.wait_to_send(),
         }
         written
     }

@@ -5,7 +5,7 @@ use std::{
     os::fd::BorrowedFd,
 };
 
-use crate::kernel::{Join, KernelPlane, Meter};
+use crate::kernel::{Join, KernelPlane, Meter, OtherEnd};
 
 /// Requests of a client on another host at which it is tried to let responses go past us: there may be no
 /// place just now.
@@ -17,12 +17,18 @@ pub(super) struct ClientLeg {
     meter: RefCell<Option<Meter>>,
     /// Of [`REMOTE_TRIES_MAX`].
     tries_left: Cell<u8>,
+    is_elsewhere: Cell<bool>,
 }
 
 impl Default for ClientLeg {
     fn default() -> Self {
         let tries_left = Cell::new(REMOTE_TRIES_MAX);
-        Self { state: Cell::default(), meter: RefCell::default(), tries_left }
+        Self {
+            state: Cell::default(),
+            meter: RefCell::default(),
+            tries_left,
+            is_elsewhere: Cell::default(),
+        }
     }
 }
 
@@ -59,6 +65,19 @@ impl ClientLeg {
 
     pub(super) fn has_joined(&self) -> bool {
         self.state.get() == State::Joined
+    }
+
+    /// Whether the client may be on this host, where nothing tells of one that closes with bytes unread:
+    /// it has them in a queue that TCP does not know.
+    pub(super) fn may_leave_silently(&self) -> bool {
+        !self.is_elsewhere.get()
+    }
+
+    /// Whether the client has been closed.
+    pub(super) fn has_left(&self, kernel: &KernelPlane, socket: BorrowedFd<'_>) -> bool {
+        let other_end = kernel.other_end(socket);
+        self.is_elsewhere.set(other_end == OtherEnd::Elsewhere);
+        other_end == OtherEnd::Closed
     }
 
     /// Lets `use_it` at the meter of a connection that responses may go to past us.

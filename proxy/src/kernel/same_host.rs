@@ -127,6 +127,16 @@ pub enum Outlook {
     Unknown,
 }
 
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtherEnd {
+    /// Not on this host, or none of our business.
+    Elsewhere,
+    Open,
+    /// For good: what is sent there nobody reads.
+    Closed,
+}
+
 /// `BPF_NOEXIST` of linux/bpf.h.
 const NOEXIST: u64 = 1;
 
@@ -373,6 +383,19 @@ impl SameHost {
         let is_known = lock(&self.shared.nodes).get(&node, 0).is_ok_and(|known| known == 1);
         let is_in_map = lock(&self.shared.received).get(&member.peer, 0).is_ok();
         if is_known && !is_in_map { Outlook::Better } else { Outlook::Unknown }
+    }
+
+    /// Looks where a connection's other end is. One that has ended its stream may go on reading; but
+    /// `establish` forgets a leg when one of its sockets is closed, and ours is not.
+    pub(super) fn other_end(&self, socket: BorrowedFd<'_>) -> OtherEnd {
+        let member = lock(&self.shared.members).get(&socket, 0);
+        let Some(member) = member.ok().filter(|member| member.cookie != 0) else {
+            return OtherEnd::Elsewhere;
+        };
+        let has_ended = sys::socket::is_established(socket).is_ok_and(|is_open| !is_open);
+        let is_forgotten =
+            || matches!(lock(&self.shared.leg).get(&member.key, 0), Err(MapError::KeyNotFound));
+        if has_ended && is_forgotten() { OtherEnd::Closed } else { OtherEnd::Open }
     }
 
     /// Counts that the other end held us up; after a few times everything that our socket sends goes

@@ -3,6 +3,7 @@
 
 mod bounds;
 mod bypass;
+mod gone;
 mod hyper;
 mod leave;
 mod neighbours;

@@ -22,7 +22,7 @@ const DROPS: usize = 200_000;
 /// Nothing has moved for so long: everything is full.
 const REST: Duration = Duration::from_millis(400);
 
-fn until_at_rest(node: &Node) -> u64 {
+pub(super) fn until_at_rest(node: &Node) -> u64 {
     let (mut last, mut since) = (node.written.load(Ordering::Relaxed), Instant::now());
     while since.elapsed() < REST {
         thread::park_timeout(Duration::from_millis(20));
