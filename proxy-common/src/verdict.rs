@@ -132,7 +132,7 @@ reasons! {
     NoLeg = LOCAL, "no_leg";
     /// `same_host` is switched off.
     SwitchedOff = LOCAL, "switched_off";
-    /// The receiver held up a worker.
+    /// The receiver held up a worker, or had no memory.
     HeldUp = LOCAL, "held_up";
     /// The receiver is gone, or is not in the map.
     NoReceiver = LOCAL, "no_receiver";

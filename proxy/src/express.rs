@@ -456,7 +456,8 @@ impl Carried {
                 let timed = LegWatch::start(cx.is_leg());
                 let moved = self.relay.poll(&mut source, out, downstream, splicing, task);
                 cx.check_leg(&timed, downstream.as_fd());
-                watch(cx, moved, &self.relay.take_news())
+                let news = self.relay.take_news();
+                watch(cx, moved, &news, || cx.deliver_no_more(downstream.as_fd(), task))
             })
         })
         .await;
@@ -532,6 +533,7 @@ fn watch(
     cx: &ConnectionCx,
     moved: Poll<Result<(), Broken>>,
     news: &News,
+    may_try_again: impl Fn() -> bool,
 ) -> Poll<Result<(), Fault>> {
     cx.count_sent(news.copied + news.spliced);
     cx.count_spliced(Direction::Sent, news);
@@ -543,7 +545,10 @@ fn watch(
         Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
         Poll::Ready(Err(Broken::Framing(error))) => Poll::Ready(Err(error.response_fault())),
         Poll::Ready(Err(Broken::Source)) => Poll::Ready(Err(Fault::UpstreamReset)),
-        Poll::Ready(Err(Broken::Target)) => Poll::Ready(Err(Fault::DownstreamReset)),
+        Poll::Ready(Err(Broken::Starved)) if may_try_again() => Poll::Pending,
+        Poll::Ready(Err(Broken::Target | Broken::Starved)) => {
+            Poll::Ready(Err(Fault::DownstreamReset))
+        }
         Poll::Pending if news.is_writing && cx.deadlines.has_expired(Wait::Send) => {
             Poll::Ready(Err(Fault::SendTimedOut))
         }

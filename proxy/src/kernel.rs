@@ -212,6 +212,13 @@ impl KernelPlane {
         true
     }
 
+    /// Has everything that our socket sends go by TCP, as the other end has no memory for what would be
+    /// delivered; TCP waits until it has. Nobody may be sending on the socket. `false`: it did already,
+    /// and what was sent failed for another reason.
+    pub fn deliver_no_more(&self, socket: BorrowedFd<'_>) -> bool {
+        self.same_host().is_some_and(|same_host| same_host.deliver_no_more(socket))
+    }
+
     /// Bytes that were delivered and nobody has read yet. Takes a call for each end in the map.
     pub fn unread(&self) -> u64 {
         match &self.plane {

@@ -334,6 +334,17 @@ impl ConnectionCx {
         }
     }
 
+    /// A client without memory for what is delivered to it gets everything by TCP. Whether what was not
+    /// sent is to be sent again.
+    pub(crate) fn deliver_no_more(&self, socket: BorrowedFd<'_>, task: &Context<'_>) -> bool {
+        let may_try_again = self.worker.kernel.deliver_no_more(socket);
+        if may_try_again {
+            self.passage.close();
+            task.waker().wake_by_ref();
+        }
+        may_try_again
+    }
+
     /// What the kernel delivers directly, `splice(2)` does not find.
     pub(crate) fn splicing(&self, source_is_leg: bool) -> Splicing<'_> {
         let min = if source_is_leg { u64::MAX } else { self.worker.limits.splice_min };

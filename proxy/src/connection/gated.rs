@@ -376,6 +376,12 @@ impl ConnectionCx {
         self.check_leg(&watch, downstream.stream().as_fd());
         match &written {
             Poll::Ready(Ok(_)) => self.stop_sending(),
+            Poll::Ready(Err(error))
+                if error.kind() == io::ErrorKind::OutOfMemory
+                    && self.deliver_no_more(downstream.stream().as_fd(), task) =>
+            {
+                return Poll::Pending;
+            }
             Poll::Ready(Err(_)) => self.record(|record| record.fault(Fault::DownstreamReset)),
             Poll::Pending if self.deadlines.has_expired(Wait::Send) => {
                 self.record(|record| record.fault(Fault::SendTimedOut));

@@ -87,6 +87,14 @@ pub(super) enum Broken {
     Framing(FramingError),
     Source,
     Target,
+    /// The target has no memory for what was to be delivered to it, and nothing is lost.
+    Starved,
+}
+
+impl Broken {
+    fn target(error: &io::Error) -> Broken {
+        if error.kind() == io::ErrorKind::OutOfMemory { Broken::Starved } else { Broken::Target }
+    }
 }
 
 impl Relay {
@@ -136,7 +144,7 @@ impl Relay {
                 self.frame(source.reader, source.input, out).map_err(Broken::Framing)?;
             }
             let written = self.poll_write(source.input, out, to, splicing.pipes, task);
-            ready!(written).map_err(|_| Broken::Target)?;
+            ready!(written).map_err(|error| Broken::target(&error))?;
             if self.is_ended {
                 return Poll::Ready(Ok(()));
             }
@@ -383,7 +391,10 @@ impl Relay {
             match to.try_io(Interest::WRITABLE, || pipe.empty_into(to)) {
                 Ok(_) => self.news.has_moved = true,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) => {
+                    self.pipe = Some(pipe);
+                    return Poll::Ready(Err(error));
+                }
             }
         }
         pipes.checkin(pipe);

@@ -156,7 +156,10 @@ impl Upload {
         }
         match moved {
             Poll::Ready(Ok(())) => self.end(Stage::Complete),
-            Poll::Ready(Err(Broken::Target)) => self.end(Stage::Refused),
+            Poll::Ready(Err(Broken::Starved)) if cx.worker.kernel.deliver_no_more(node.as_fd()) => {
+                task.waker().wake_by_ref();
+            }
+            Poll::Ready(Err(Broken::Target | Broken::Starved)) => self.end(Stage::Refused),
             Poll::Ready(Err(Broken::Source)) => return Err(Fault::DownstreamReset),
             Poll::Ready(Err(Broken::Framing(error))) => return Err(error.request_fault()),
             Poll::Pending if cx.deadlines.has_expired(wait) => return Err(late),

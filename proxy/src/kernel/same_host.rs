@@ -412,6 +412,18 @@ impl SameHost {
         }
     }
 
+    /// Has everything that our socket sends go by TCP; `false` if it does already. Nobody may be sending
+    /// on it.
+    pub(super) fn deliver_no_more(&self, socket: BorrowedFd<'_>) -> bool {
+        let mut members = lock(&self.shared.members);
+        let Ok(mut member) = members.get(&socket, 0) else { return false };
+        if member.state & state::BY_TCP != 0 {
+            return false;
+        }
+        member.state |= state::BY_TCP;
+        members.insert(&socket, member, 0).is_ok()
+    }
+
     /// Bytes that were delivered and nobody has read, of all ends that are in the map.
     pub(super) fn unread(&self, program: &SchedClassifier) -> u64 {
         let cookies: Vec<u64> = lock(&self.shared.received).keys().flatten().collect();

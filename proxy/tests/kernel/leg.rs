@@ -6,6 +6,7 @@ mod bypass;
 mod gone;
 mod hyper;
 mod leave;
+mod memory;
 mod neighbours;
 mod peer;
 mod scope;
