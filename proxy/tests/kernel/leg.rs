@@ -3,6 +3,7 @@
 
 mod bounds;
 mod bypass;
+mod faults;
 mod gone;
 mod hyper;
 mod leave;
@@ -11,12 +12,13 @@ mod neighbours;
 mod peer;
 mod scope;
 mod storm;
+mod trap;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use proxy::test_support::{TestProxy, eventually};
 
-use self::peer::{Node, Peer};
+use self::peer::{Node, Peer, Wire};
 use crate::{bpftool, skip_without_bpftool, skip_without_privileges, tunnel::Noise};
 
 const LEGS: &str = "kernel: { mode: require, same_host: { enabled: true, cgroup: / } }";
@@ -79,7 +81,7 @@ fn status(proxy: &TestProxy, key: &str) -> u64 {
 }
 
 /// Exchanges small requests until something was delivered; TCP has to be acknowledged before.
-fn warm_up(peer: &mut Peer, delivered: &Counted<'_>) {
+fn warm_up<W: Wire>(peer: &mut Peer<W>, delivered: &Counted<'_>) {
     let before = delivered.since();
     eventually("a message that is delivered", || {
         for _ in 0..4 {

@@ -2,6 +2,7 @@
 //! asked; and whatever may not go that way does not. Counters and the access log say which way it went.
 
 mod ends;
+mod faults;
 mod node;
 mod refused;
 mod remote;

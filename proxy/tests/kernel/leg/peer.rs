@@ -79,7 +79,7 @@ impl Waiting {
         }
     }
 
-    fn retry<T>(
+    pub(super) fn retry<T>(
         &mut self,
         events: PollFlags,
         mut call: impl FnMut(&mut TcpStream) -> io::Result<T>,

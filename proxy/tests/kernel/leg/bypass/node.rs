@@ -18,7 +18,7 @@ use rustix::net::{SocketFlags, accept_with};
 use socket2::SockRef;
 
 use super::{
-    super::peer::{Pattern, Waiting, Wire as _, connect_blocking, connect_from, idle},
+    super::peer::{Pattern, Waiting, Wire, connect_blocking, connect_from, idle},
     Place,
 };
 
@@ -238,6 +238,13 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn start() -> Node {
+        Node::over(|stream| stream)
+    }
+
+    /// One whose connections wait in their own way.
+    pub(super) fn over<W: Wire + 'static>(
+        wire: impl Fn(Waiting) -> W + Send + Clone + 'static,
+    ) -> Node {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::<Shared>::default();
@@ -249,10 +256,10 @@ impl Node {
                 stream.set_nodelay(true).expect("an option");
                 shared.accepted.fetch_add(1, Ordering::Relaxed);
                 shared.open.fetch_add(1, Ordering::Relaxed);
-                let shared = Arc::clone(&shared);
+                let (shared, wire) = (Arc::clone(&shared), wire.clone());
                 thread::spawn(move || {
                     // However the proxy ends it.
-                    drop(serve(BufReader::new(Waiting(stream)), &shared));
+                    drop(serve(BufReader::new(wire(Waiting(stream))), &shared));
                     shared.open.fetch_sub(1, Ordering::Relaxed);
                 });
             }
@@ -292,7 +299,7 @@ impl Node {
     }
 }
 
-fn serve(mut stream: BufReader<Waiting>, shared: &Shared) -> io::Result<()> {
+fn serve<W: Wire>(mut stream: BufReader<W>, shared: &Shared) -> io::Result<()> {
     while idle(&mut stream)? {
         let (ask, length) = read_request(&mut stream)?;
         io::copy(&mut Read::by_ref(&mut stream).take(length), &mut io::sink())?;
@@ -312,7 +319,7 @@ fn serve(mut stream: BufReader<Waiting>, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-fn read_request(stream: &mut BufReader<Waiting>) -> io::Result<(Ask, u64)> {
+fn read_request(stream: &mut impl BufRead) -> io::Result<(Ask, u64)> {
     let (mut first, mut length) = (String::new(), 0);
     stream.read_line(&mut first)?;
     loop {
@@ -331,7 +338,7 @@ fn read_request(stream: &mut BufReader<Waiting>) -> io::Result<(Ask, u64)> {
 }
 
 /// Whether another request may follow.
-fn answer(to: &mut Waiting, ask: &Ask) -> io::Result<bool> {
+fn answer(to: &mut impl Wire, ask: &Ask) -> io::Result<bool> {
     let response = ask.response();
     match ask.kind {
         Kind::Plain | Kind::Held | Kind::Chunked | Kind::Undated | Kind::Wide => {
