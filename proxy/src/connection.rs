@@ -32,13 +32,17 @@ use tokio::{
 };
 
 pub(crate) use self::context::ConnectionCx;
-use self::{context::Phase, gated::GatedIo};
+use self::{
+    context::Phase,
+    gated::{GatedIo, Left},
+};
 use crate::{
     deadlines::Wait,
     drain::{Drained, Order},
     error::Fault,
     exchange, express,
     http::answer::{After, Answer},
+    sys::socket,
     worker::{ListenerCx, Worker},
 };
 
@@ -180,7 +184,7 @@ async fn attend(cx: &Rc<ConnectionCx>, mut lane: Pin<Box<impl Future<Output = Lu
 /// Ends the connection: answers what the gate refused, finishes the record, closes.
 async fn close(cx: &ConnectionCx) {
     let Some(downstream) = cx.downstream.take() else { return };
-    let (mut stream, recv_bytes, is_unread) = downstream.into_parts();
+    let (mut stream, recv_bytes, left) = downstream.into_parts();
     let has_reset = cx.order.get() == Order::End;
     if let Some(fault) = cx.refusal.get() {
         answer(cx, &mut stream, fault).await;
@@ -189,8 +193,9 @@ async fn close(cx: &ConnectionCx) {
         cx.record(|record| record.fault(fault));
     }
     cx.finish_record(recv_bytes);
-    if !has_reset && (is_unread || cx.refusal.get().is_some()) {
-        linger(&mut stream).await;
+    if !has_reset && left != Left::Nothing {
+        let is_more_due = left == Left::Message || cx.refusal.get().is_some();
+        end(&mut stream, is_more_due).await;
     }
 }
 
@@ -212,11 +217,14 @@ async fn answer(cx: &ConnectionCx, stream: &mut TcpStream, fault: Fault) {
     }
 }
 
-/// Sends our FIN and waits a while for the downstream's: closing a socket with unread bytes
-/// resets it, and a reset may overtake the answer (RFC 9112 section 9.6).
-async fn linger(stream: &mut TcpStream) {
+/// Sends our FIN, and waits a while for the downstream's if there is or will be more to read: closing a
+/// socket with unread bytes resets it, which destroys what has not left yet and may overtake what has
+/// (RFC 9112 section 9.6).
+async fn end(stream: &mut TcpStream, is_more_due: bool) {
+    if stream.shutdown().await.is_err() || !is_more_due && !socket::has_unread(&*stream) {
+        return;
+    }
     let drained = async {
-        stream.shutdown().await?;
         // Not in the future, which every connection would carry around for it.
         let mut scratch = vec![0; 4096];
         while stream.read(&mut scratch).await? > 0 {}

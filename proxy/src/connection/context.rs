@@ -446,10 +446,10 @@ impl ConnectionCx {
         self.remember(task);
         let has_expired = self.deadlines.poll_expired(task).is_ready()
             && self.deadlines.has_expired(Wait::Downstream);
+        let is_over = has_expired || self.is_draining();
         match &*self.downstream.borrow() {
-            Some(downstream) if !has_expired && !self.is_draining() => {
-                downstream.poll_readable(task).map(|()| Lull::Resting)
-            }
+            Some(downstream) if !is_over => downstream.poll_readable(task).map(|()| Lull::Resting),
+            Some(downstream) if downstream.has_arrived() => Poll::Ready(Lull::Resting),
             Some(_) | None => Poll::Ready(Lull::Ended),
         }
     }

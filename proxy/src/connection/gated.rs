@@ -55,6 +55,17 @@ enum Reading {
     Closed,
 }
 
+/// What a downstream may have sent that nobody has read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// It has sent its last byte, which was read.
+    Nothing,
+    /// A part of its request is missing.
+    Message,
+    /// Nothing is due.
+    Unknown,
+}
+
 /// The reading side: socket, gate, and where it stands.
 #[derive(Debug)]
 pub(super) struct Downstream {
@@ -98,14 +109,15 @@ impl Downstream {
         }
     }
 
-    /// The socket, the body bytes of the last request, and whether there is more to read: of that
-    /// request, or behind it.
-    pub(super) fn into_parts(self) -> (TcpStream, u64, bool) {
-        let is_owed = !self.inlet.is_between_messages();
+    /// The socket, the body bytes of the last request, and what may be left to read.
+    pub(super) fn into_parts(self) -> (TcpStream, u64, Left) {
+        let left = match self.is_message_owed() {
+            _ if self.is_at_eof => Left::Nothing,
+            true => Left::Message,
+            false => Left::Unknown,
+        };
         let recv_bytes = self.inlet.payload_bytes();
-        let stream = self.inlet.into_stream();
-        let is_unread = is_owed || socket::has_unread(&stream);
-        (stream, recv_bytes, is_unread && !self.is_at_eof)
+        (self.inlet.into_stream(), recv_bytes, left)
     }
 
     /// Gives up what an idle connection does not need.
@@ -117,6 +129,12 @@ impl Downstream {
     /// Ready when there is something to read, be it the end.
     pub(super) fn poll_readable(&self, task: &mut Context<'_>) -> Poll<()> {
         self.inlet.poll_readable(task)
+    }
+
+    /// Whether bytes are in the socket. The kernel is asked, as the runtime may not know of them yet;
+    /// it is about to learn.
+    pub(super) fn has_arrived(&self) -> bool {
+        socket::has_unread(self.stream())
     }
 
     /// Whether hyper has not been handed all of the message that was let in.
@@ -225,7 +243,6 @@ impl Downstream {
             Reading::Head | Reading::Hold => self.reading = Reading::Head,
             Reading::Message | Reading::Closed => return Poll::Ready(None),
         }
-        let timeouts = &cx.worker.timeouts;
         loop {
             match self.gate.head(self.inlet.buffer()) {
                 Ok(Some(head)) => {
@@ -239,26 +256,13 @@ impl Downstream {
             // The gate has taken an empty line that there may have been.
             let is_empty = self.inlet.buffer().is_empty();
             let is_idle = is_empty && !self.is_first;
-            let patience = if is_idle { timeouts.idle } else { timeouts.head };
             let read = if self.is_at_eof { Poll::Ready(Ok(0)) } else { self.inlet.poll_fill(task) };
             match read {
-                Poll::Pending if cx.deadlines.has_expired(Wait::Downstream) && is_empty => {
+                Poll::Pending => return self.wait_for_head(cx, is_empty, is_idle),
+                Poll::Ready(Ok(0) | Err(_)) if is_empty => {
+                    self.is_at_eof = true;
                     return self.end();
                 }
-                Poll::Pending if cx.deadlines.has_expired(Wait::Downstream) => {
-                    return self.refuse(cx, Fault::HeadTimedOut);
-                }
-                Poll::Pending if cx.is_draining() && is_idle => return self.end(),
-                Poll::Pending => {
-                    if !is_empty {
-                        self.expect_more();
-                    }
-                    let waits = [(Wait::Downstream, patience), (Wait::Rest, REST_AFTER)];
-                    let rests = is_idle || cx.is_draining() && is_empty;
-                    cx.deadlines.start_all(if rests { &waits } else { &waits[..1] });
-                    return Poll::Pending;
-                }
-                Poll::Ready(Ok(0) | Err(_)) if is_empty => return self.end(),
                 Poll::Ready(Ok(0) | Err(_)) => return self.refuse(cx, Fault::HeadClosed),
                 Poll::Ready(Ok(_)) => {
                     cx.deadlines.stop(Wait::Rest);
@@ -269,6 +273,31 @@ impl Downstream {
                 }
             }
         }
+    }
+
+    /// Nothing is there to read, as far as the runtime knows.
+    fn wait_for_head(
+        &mut self,
+        cx: &ConnectionCx,
+        is_empty: bool,
+        is_idle: bool,
+    ) -> Poll<Option<RequestHead>> {
+        let has_expired = cx.deadlines.has_expired(Wait::Downstream);
+        if has_expired && !is_empty {
+            return self.refuse(cx, Fault::HeadTimedOut);
+        }
+        if (has_expired || cx.is_draining() && is_idle) && !self.has_arrived() {
+            return self.end();
+        }
+        if !is_empty {
+            self.expect_more();
+        }
+        let timeouts = &cx.worker.timeouts;
+        let patience = if is_idle { timeouts.idle } else { timeouts.head };
+        let waits = [(Wait::Downstream, patience), (Wait::Rest, REST_AFTER)];
+        let rests = is_idle || cx.is_draining() && is_empty;
+        cx.deadlines.start_all(if rests { &waits } else { &waits[..1] });
+        Poll::Pending
     }
 
     fn end(&mut self) -> Poll<Option<RequestHead>> {

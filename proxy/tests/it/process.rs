@@ -8,6 +8,7 @@ use std::{
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
 use proxy::test_support::{Client, Node, TestProxy, eventually, unused_address};
@@ -186,6 +187,38 @@ fn a_signal_drains_and_a_request_under_way_is_finished() {
         busy.closed();
         assert_eq!(tandem.exit().code(), Some(0));
         tandem.line(&["INFO", "drained"]);
+    }
+}
+
+/// The process stands still while requests come, so that it learns of them when it gets the order, sooner
+/// or later.
+#[test]
+fn a_drain_serves_every_request_that_has_arrived() {
+    const CLIENTS: usize = 40;
+    /// Longer than `REST_AFTER`.
+    const SILENCE: Duration = Duration::from_millis(700);
+    let node = Node::always("ok");
+    let cases =
+        [(true, Duration::ZERO), (true, SILENCE), (false, Duration::ZERO), (false, SILENCE)];
+    // Which of the two a worker sees first is chance.
+    for (is_express, silence) in cases.repeat(2) {
+        let text = yaml(node.address, "")
+            .replace("name: web,", &format!("name: web, express_lane: {is_express},"));
+        let mut tandem = Tandem::start(&text);
+        let mut clients: Vec<_> = (0..CLIENTS).map(|_| tandem.client()).collect();
+        clients.iter_mut().for_each(|client| assert_eq!(client.ask(GET).status, 200));
+        thread::park_timeout(silence);
+        tandem.signal(Signal::STOP);
+        for client in &mut clients {
+            client.send(GET);
+        }
+        tandem.signal(Signal::TERM);
+        tandem.signal(Signal::CONT);
+        for client in &mut clients {
+            assert_eq!(client.response().status, 200);
+            client.closed();
+        }
+        assert_eq!(tandem.exit().code(), Some(0));
     }
 }
 

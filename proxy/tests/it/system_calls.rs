@@ -1,6 +1,6 @@
 //! What a small request costs in system calls, counted by strace in a proxy that runs.
 
-use std::{collections::BTreeMap, fs, path::Path, process::Command};
+use std::{collections::BTreeMap, fs, path::Path, process::Command, thread, time::Duration};
 
 use proxy::test_support::{Node, Reply, eventually};
 
@@ -91,4 +91,38 @@ fn a_small_message_is_read_once_and_written_once() {
          5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n",
         FIXED,
     );
+}
+
+/// The last bytes of such a response leave with the end of the stream. The tracer holds the worker up
+/// behind its last look at the socket, where it has seen nothing that was unread.
+#[test]
+fn bytes_behind_the_last_request_do_not_take_its_response_along() {
+    if !can_trace() {
+        return;
+    }
+    // Of the worker's calls the third: behind those for the request and for its response. As TCP keeps
+    // bytes back for 0.2 s at most, less than that.
+    const HELD_UP: &str = "inject=recvfrom:delay_exit=150000:when=3";
+    let node = Node::always("ok");
+    let traces = tempfile::tempdir().expect("a directory");
+    let trace = traces.path().join("trace");
+    let trace = trace.to_str().expect("a path");
+    let wrapper = ["strace", "-D", "-ff", "-o", trace, "-e", "trace=recvfrom", "-e", HELD_UP];
+    let mut tandem = Tandem::start_with(&wrapper, &yaml(node.address, ""));
+    let mut client = tandem.client();
+    client.send("POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx");
+    eventually("the request at the node", || node.heard().ends_with('x').then_some(()));
+    thread::park_timeout(Duration::from_millis(50));
+    client.send("\r\n");
+    assert_eq!(client.response().text(), "ok");
+    client.closed();
+    tandem.signal(rustix::process::Signal::TERM);
+    assert!(tandem.exit().success());
+    let is_last_look = |line: &str| line.contains("MSG_PEEK") && line.contains("(DELAYED)");
+    eventually("the last look", || {
+        let files = fs::read_dir(traces.path()).expect("a directory");
+        let paths = files.map(|file| file.expect("a file").path());
+        let mut texts = paths.map(|path| fs::read_to_string(path).expect("a trace"));
+        texts.any(|text| text.lines().any(is_last_look)).then_some(())
+    });
 }
