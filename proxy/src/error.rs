@@ -40,6 +40,8 @@ pub enum Fault {
     BodyMemory,
     DrainDeadline,
     Internal,
+    /// No file is left to dial a node with.
+    OutOfFiles,
     // upstream
     ConnectRefused,
     ConnectTimedOut,
@@ -83,7 +85,7 @@ pub enum Retry {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 36] = [
+    pub const ALL: [Fault; 37] = [
         Fault::HeadMalformed,
         Fault::HeadTooLarge,
         Fault::TargetTooLong,
@@ -108,6 +110,7 @@ impl Fault {
         Fault::BodyMemory,
         Fault::DrainDeadline,
         Fault::Internal,
+        Fault::OutOfFiles,
         Fault::ConnectRefused,
         Fault::ConnectTimedOut,
         Fault::RetriesTimedOut,
@@ -171,6 +174,7 @@ impl Fault {
             Fault::BodyMemory => row(503, Never, "RF", "body_memory"),
             Fault::DrainDeadline => row(CLOSE, Never, "KD", "drain_deadline"),
             Fault::Internal => row(500, Never, "IF", "internal"),
+            Fault::OutOfFiles => row(503, Never, "RC", "out_of_files"),
             Fault::ConnectRefused => row(502, NextNode, "SC", "connect_refused"),
             Fault::ConnectTimedOut => row(504, NextNode, "sC", "connect_timeout"),
             Fault::RetriesTimedOut => row(502, Never, "sC", "retry_timeout"),

@@ -415,7 +415,7 @@ pub(crate) async fn dial(
     };
     let dialled = connect::dial(node, cx.node_waits.get().connect, &worker.limits, mark).await;
     cx.record(|record| record.node(node, Some(started.elapsed())));
-    upstream.metrics.connect(connect::result(&dialled));
+    worker.dialled(upstream, node, &dialled);
     dialled
 }
 

@@ -49,6 +49,7 @@ pub mod log_files;
 pub mod log_queue;
 pub mod metrics;
 mod record;
+mod seldom;
 
 #[cfg(feature = "test-support")]
 pub mod test_support;

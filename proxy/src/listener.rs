@@ -200,10 +200,7 @@ impl Door {
 
 /// accept(2): Linux passes on errors that belong to the connection, not to the listener.
 fn is_about_one_connection(error: &io::Error) -> bool {
-    !matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) | None
-    )
+    error.raw_os_error().is_some() && !socket::is_shortage(error)
 }
 
 /// The source of a connection, if the guard lets it in.

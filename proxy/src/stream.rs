@@ -99,7 +99,7 @@ async fn reach(
         let started = Instant::now();
         let dialled = connect::dial(node, connect_timeout, &worker.limits, |_| {}).await;
         record.node(node, Some(started.elapsed()));
-        metrics.connect(connect::result(&dialled));
+        worker.dialled(upstream, node, &dialled);
         let fault = match dialled {
             Ok(stream) => {
                 picked.answered(std::time::Instant::now);
@@ -108,7 +108,9 @@ async fn reach(
             }
             Err(fault) => fault,
         };
-        picked.failed(std::time::Instant::now);
+        if fault.is_of_node() {
+            picked.failed(std::time::Instant::now);
+        }
         if let Some(outcome) = Outcome::of_fault(fault) {
             upstream.observe(picked.index(), outcome);
         }

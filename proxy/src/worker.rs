@@ -15,7 +15,7 @@ use std::{
 use anyhow::Context;
 use httpdate::HttpDate;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     runtime::{Builder, LocalOptions},
     sync::{Semaphore, watch},
 };
@@ -25,6 +25,7 @@ use crate::{
     client::Client,
     config::{Limits, Protocol, Timeouts},
     drain::{self, Live, Order, Shutdown},
+    error::Fault,
     express::bypass::Passages,
     forward::TunnelContext,
     guard::Guard,
@@ -36,10 +37,12 @@ use crate::{
     mirror::Mirrors,
     plugin::{HELD_BYTES_MAX, LOGGED_BYTES_MAX, Now},
     redis::Links,
+    seldom::Seldom,
     snapshot::{Publisher, Rules},
     sys::affinity,
     upstream::{
         balance::{Pick, Picked, Tried},
+        connect,
         connection::UpstreamConnection,
         group::Upstream,
         plain::PlainConnection,
@@ -104,6 +107,7 @@ pub(crate) struct Worker {
     pub(crate) passages: Passages,
     pub(crate) redis: Links,
     pub(crate) live: Live,
+    shortages: Seldom,
     random: Cell<u64>,
 }
 
@@ -251,8 +255,26 @@ impl Worker {
             passages: Passages::new(&shared.limits),
             redis,
             live: Live::default(),
+            shortages: Seldom::default(),
             // Any number but 0.
             random: Cell::new(RandomState::new().hash_one(()) | 1),
+        }
+    }
+
+    /// Counts what dialling a node came to.
+    pub(crate) fn dialled(
+        &self,
+        upstream: &Upstream,
+        node: SocketAddr,
+        result: &Result<TcpStream, Fault>,
+    ) {
+        upstream.metrics.connect(connect::result(result));
+        if matches!(result, Err(Fault::OutOfFiles)) && self.shortages.is_time() {
+            tracing::warn!(
+                upstream = &**upstream.id(),
+                %node,
+                "no file to dial with; raise the open-files limit or lower `limits.connections`"
+            );
         }
     }
 

@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{Failure, HEAD_SIZE_MAX, Peer, Request, Response, tls};
-use crate::http::name::Known;
+use crate::{http::name::Known, sys::socket};
 
 /// What we speak behind a handshake.
 const ALPN: &[u8] = b"http/1.1";
@@ -226,6 +226,7 @@ async fn dial(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, 
                 }
                 return Ok(stream);
             }
+            Ok(Err(error)) if socket::is_shortage(&error) => return Err(Failure::OutOfFiles),
             Ok(Err(error)) => {
                 tracing::debug!(%address, %error, "connect");
                 last = Failure::Unreachable;

@@ -173,6 +173,8 @@ pub enum Failure {
     Unresolved,
     /// No address of the host took a connection.
     Unreachable,
+    /// We have no file to dial with.
+    OutOfFiles,
     /// Nobody who was trusted, or no TLS at all.
     Tls,
     /// The connection ended before the response did.
@@ -185,9 +187,10 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub const ALL: [Failure; 7] = [
+    pub const ALL: [Failure; 8] = [
         Failure::Unresolved,
         Failure::Unreachable,
+        Failure::OutOfFiles,
         Failure::Tls,
         Failure::Closed,
         Failure::Malformed,
@@ -200,6 +203,7 @@ impl Failure {
         match self {
             Failure::Unresolved => "unresolved",
             Failure::Unreachable => "unreachable",
+            Failure::OutOfFiles => "out_of_files",
             Failure::Tls => "tls",
             Failure::Closed => "closed",
             Failure::Malformed => "malformed",
@@ -214,6 +218,7 @@ impl fmt::Display for Failure {
         f.write_str(match self {
             Failure::Unresolved => "the host's name has no address",
             Failure::Unreachable => "no connection to the host",
+            Failure::OutOfFiles => "no file left to dial the host with",
             Failure::Tls => "no TLS connection with a host that is trusted",
             Failure::Closed => "the connection ended before the response did",
             Failure::Malformed => "no HTTP response",

@@ -93,20 +93,27 @@ impl UpstreamMetrics {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectResult {
     Connected,
-    /// Refused, unreachable, or anything else but the deadline.
+    /// Refused, unreachable, or anything else that no other result is for.
     Refused,
     TimedOut,
+    /// Not tried for want of a file of our own.
+    OutOfFiles,
 }
 
 impl ConnectResult {
-    pub(super) const ALL: [ConnectResult; 3] =
-        [ConnectResult::Connected, ConnectResult::Refused, ConnectResult::TimedOut];
+    pub(super) const ALL: [ConnectResult; 4] = [
+        ConnectResult::Connected,
+        ConnectResult::Refused,
+        ConnectResult::TimedOut,
+        ConnectResult::OutOfFiles,
+    ];
 
     const fn label(self) -> &'static str {
         match self {
             ConnectResult::Connected => "connected",
             ConnectResult::Refused => "refused",
             ConnectResult::TimedOut => "timeout",
+            ConnectResult::OutOfFiles => "out_of_files",
         }
     }
 }

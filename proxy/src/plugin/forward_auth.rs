@@ -139,7 +139,7 @@ impl ForwardAuth {
     /// more than whoever is asked wants to have.
     fn is_clients_doing(&self, failure: Failure) -> bool {
         match failure {
-            Failure::Unresolved | Failure::Unreachable | Failure::Tls => false,
+            Failure::Unresolved | Failure::Unreachable | Failure::OutOfFiles | Failure::Tls => false,
             Failure::Closed | Failure::Malformed | Failure::TooLarge | Failure::TimedOut => {
                 self.body_size_max.is_some()
             }

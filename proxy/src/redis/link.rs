@@ -21,6 +21,7 @@ use super::{
 use crate::{
     metrics::Metrics,
     plugin::{Failure, Question, Replied, Server, Step, Undo, Undoing},
+    seldom::Seldom,
 };
 
 /// Calls of a worker that may be under way to one server.
@@ -30,8 +31,6 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::fro
 /// How long a call waits for a connection when the last one failed: long enough for a server that is
 /// back.
 const RETRY_PATIENCE: Duration = Duration::from_millis(50);
-/// Between two lines of a kind in the log.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 pub(super) struct Link {
     server: Arc<Server>,
@@ -51,21 +50,6 @@ pub(super) struct Link {
     losses: Seldom,
     /// What was not undone since that was logged.
     lost: Cell<u64>,
-}
-
-/// Allows something again when it was long ago.
-#[derive(Default)]
-struct Seldom(Cell<Option<Instant>>);
-
-impl Seldom {
-    fn is_time(&self) -> bool {
-        let now = Instant::now();
-        let is_time = self.0.get().is_none_or(|last| now - last >= LOG_INTERVAL);
-        if is_time {
-            self.0.set(Some(now));
-        }
-        is_time
-    }
 }
 
 struct State {

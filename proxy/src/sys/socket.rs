@@ -10,6 +10,11 @@ use std::{
 use rustix::net::{self, RecvFlags, SendFlags, sockopt};
 use socket2::{Domain, SockRef, Socket, Type};
 
+/// Whether a socket was not to be had for want of files or memory of this host.
+pub fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
 /// A TCP socket to listen on `address`, not bound yet. `[::]` takes IPv4 connections too, whatever
 /// the system's default is (ipv6(7), `bindv6only`). Connections of an earlier listener do not keep
 /// it from being bound.

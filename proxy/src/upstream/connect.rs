@@ -14,8 +14,9 @@ use crate::{config::Limits, error::Fault, metrics::ConnectResult, sys::socket};
 /// Dials `address` within `timeout`, with a socket that `prepare` has seen before.
 ///
 /// # Errors
-/// [`Fault::ConnectTimedOut`], or [`Fault::ConnectRefused`] for everything else that keeps a
-/// connection from being established (refused, unreachable, out of local ports or files).
+/// [`Fault::ConnectTimedOut`]; [`Fault::OutOfFiles`] if we have no socket to dial with;
+/// [`Fault::ConnectRefused`] for everything else that keeps a connection from being established
+/// (refused, unreachable, out of local ports).
 pub async fn dial(
     address: SocketAddr,
     timeout: Duration,
@@ -36,6 +37,7 @@ pub async fn dial(
         Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
             return Err(Fault::ConnectTimedOut);
         }
+        Ok(Err(error)) if socket::is_shortage(&error) => return Err(Fault::OutOfFiles),
         Ok(Err(error)) => {
             tracing::debug!(node = %address, %error, "connect");
             return Err(Fault::ConnectRefused);
@@ -56,6 +58,7 @@ pub fn result(dialled: &Result<TcpStream, Fault>) -> ConnectResult {
     match dialled {
         Ok(_) => ConnectResult::Connected,
         Err(Fault::ConnectTimedOut) => ConnectResult::TimedOut,
+        Err(Fault::OutOfFiles) => ConnectResult::OutOfFiles,
         Err(_) => ConnectResult::Refused,
     }
 }

@@ -208,8 +208,9 @@ impl Round {
         loop {
             let Some(permits) = self.permits().await else { return };
             let begun = Instant::now();
-            let outcome = self.question.ask(&self.client, &self.limits).await;
-            self.node.probed(outcome, Instant::now);
+            if let Some(outcome) = self.question.ask(&self.client, &self.limits).await {
+                self.node.probed(outcome, Instant::now);
+            }
             drop(permits);
             self.rest(check, begun, jitter.part()).await;
         }
@@ -306,21 +307,24 @@ impl Question {
         }))
     }
 
-    async fn ask(&self, client: &Client, limits: &Limits) -> Outcome {
-        match self {
+    /// `None`: we have no file to ask with.
+    async fn ask(&self, client: &Client, limits: &Limits) -> Option<Outcome> {
+        Some(match self {
             Question::Http(request) => match client.call(request).await {
                 Ok(response) => Outcome::Status(response.status.as_u16()),
                 Err(Failure::TimedOut) => Outcome::TimedOut,
+                Err(Failure::OutOfFiles) => return None,
                 Err(_) => Outcome::Closed,
             },
             Question::Tcp { address, timeout } => {
                 match connect::dial(*address, *timeout, limits, |_| {}).await {
                     Ok(_) => Outcome::Connected,
                     Err(Fault::ConnectTimedOut) => Outcome::TimedOut,
+                    Err(Fault::OutOfFiles) => return None,
                     Err(_) => Outcome::Closed,
                 }
             }
-        }
+        })
     }
 }
 

@@ -556,6 +556,56 @@ fn running_out_of_files_in_a_drain_refuses_nobody_who_has_connected() {
 }
 
 #[test]
+fn no_node_is_to_blame_when_there_is_no_file_to_dial_with() {
+    const FILES: usize = 64;
+    const REQUESTS: usize = 5;
+    let nodes = [Node::always("ok"), Node::always("ok")];
+    let wrapper = ["prlimit", &format!("--nofile={FILES}:{FILES}")];
+    let strict = "type: roundrobin, outlier_detection: \
+                  { consecutive_5xx: 1, consecutive_gateway_failure: 1 },";
+    for is_express in [true, false] {
+        let text = TestProxy::yaml(&[nodes[0].address, nodes[1].address])
+            .replace("name: web,", &format!("name: web, express_lane: {is_express},"))
+            .replace("type: roundrobin,", strict);
+        let sections = "admin: { address: \"127.0.0.1:0\" }\nlimits: { connections: 10000 }\n\
+                        kernel: { mode: off }\nworkers: 1\n";
+        let mut tandem = Tandem::start_with(&wrapper, &format!("{text}{sections}"));
+        let mut admin = Client::connect(tandem.address(&["admin listening"]));
+        let mut page = || admin.ask("GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n").text();
+        page();
+        let mut clients: Vec<_> = (0..2 * FILES).map(|_| tandem.client()).collect();
+        tandem.line(&["WARN", "accept", "open-files limit"]);
+        for client in &mut clients[..REQUESTS] {
+            assert_eq!(client.ask(GET).status, 503);
+        }
+        let page = page();
+        for line in [
+            format!("tandem_faults_total{{fault=\"out_of_files\"}} {REQUESTS}"),
+            format!(
+                "tandem_upstream_connects_total{{upstream=\"app\",result=\"out_of_files\"}} {REQUESTS}"
+            ),
+            "tandem_upstream_connects_total{upstream=\"app\",result=\"refused\"} 0".to_owned(),
+            "tandem_upstream_retries_total{upstream=\"app\"} 0".to_owned(),
+            format!(
+                "tandem_downstream_requests_total{{listener=\"web\",route=\"all\",class=\"5xx\",\
+                 end=\"RC\"}} {REQUESTS}"
+            ),
+        ] {
+            assert!(page.lines().any(|found| found == line), "no {line} in\n{page}");
+        }
+        let log = tandem.log();
+        let told = |words: &str| log.iter().filter(|line| line.contains(words)).count();
+        assert_eq!((told("no file to dial with"), told("ejected")), (1, 0), "{log:?}");
+        clients.truncate(REQUESTS);
+        for client in &mut clients {
+            eventually("a file", || (client.ask(GET).status == 200).then_some(()));
+        }
+        tandem.signal(Signal::TERM);
+        assert_eq!(tandem.exit().code(), Some(0));
+    }
+}
+
+#[test]
 fn nobody_waits_for_whoever_reads_the_access_log() {
     // Several times what a pipe holds, about 100 bytes each.
     const REQUESTS: usize = 3000;

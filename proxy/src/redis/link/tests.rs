@@ -61,14 +61,6 @@ fn what_is_owed_is_given_up_at_the_end() {
     assert!(link.rests());
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_happens_often_is_said_seldom() {
-    let seldom = Seldom::default();
-    assert!(seldom.is_time() && !seldom.is_time());
-    time::advance(LOG_INTERVAL).await;
-    assert!(seldom.is_time() && !seldom.is_time());
-}
-
 #[test]
 fn dialling_waits_longer_with_each_failure_and_not_forever() {
     let link = link();

@@ -207,6 +207,7 @@ fn faults_that_a_node_cannot_help_do_not_count() {
         (Fault::ResponseMalformed, Some(Outcome::Closed)),
         (Fault::ResponseTimedOut, Some(Outcome::TimedOut)),
         (Fault::StaleConnection, None),
+        (Fault::OutOfFiles, None),
         (Fault::DownstreamReset, None),
         (Fault::BodyTimedOut, None),
         (Fault::Denied, None),
