@@ -80,7 +80,7 @@ fn check_forwarded_request(head: &RequestHead) {
     let pseudonym = Pseudonym::new("fuzzed");
     let forwarding = Forwarding::new([192, 0, 2, 7].into(), 9080, Scheme::Http, pseudonym.clone());
     let host = head.host_bytes().unwrap_or(b"node");
-    let mut fields = Vec::new();
+    let mut fields: Vec<ForwardedField<'_>> = Vec::new();
     forward_request_fields(&mut fields, head, &forwarding, host, None, |_| false);
     assert_eq!(fields.iter().filter(|field| field.known == Known::Via).count(), 1);
     check_forwarded(&fields, |name| head.is_connection_option(name));

@@ -50,14 +50,14 @@ impl Name<'_> {
 /// Never holds a control byte but a tab.
 #[derive(Debug, Clone)]
 pub enum Value<'a> {
-    Known(&'a [u8]),
+    Borrowed(&'a [u8]),
     Made(Vec<u8>),
 }
 
 impl Value<'_> {
     pub fn as_bytes(&self) -> &[u8] {
         match self {
-            Value::Known(value) => value,
+            Value::Borrowed(value) => value,
             Value::Made(value) => value,
         }
     }
@@ -178,7 +178,7 @@ pub fn forward_request_fields<'a>(
     client: Option<&'a str>,
     is_replaced: impl Fn(&[u8]) -> bool,
 ) {
-    to.push_field(made("host", Known::Host, Value::Known(host)));
+    to.push_field(made("host", Known::Host, Value::Borrowed(host)));
     // What plugins may not change is dropped or made anew.
     let is_kept = |field: &Field<'_>| {
         field.known.is_editable() && !field.is_connection_option && !is_replaced(field.name)
@@ -187,15 +187,15 @@ pub fn forward_request_fields<'a>(
 
     let xff = appended(head.end_to_end(Known::XForwardedFor), &forwarding.peer);
     to.push_field(made("x-forwarded-for", Known::XForwardedFor, xff));
-    let scheme = Value::Known(forwarding.scheme.as_bytes());
+    let scheme = Value::Borrowed(forwarding.scheme.as_bytes());
     to.push_field(made("x-forwarded-proto", Known::XForwardedProto, scheme));
     if let Some(host) = head.host_bytes() {
-        to.push_field(made("x-forwarded-host", Known::XForwardedHost, Value::Known(host)));
+        to.push_field(made("x-forwarded-host", Known::XForwardedHost, Value::Borrowed(host)));
     }
     let port = head.host_port().unwrap_or(&forwarding.port);
-    to.push_field(made("x-forwarded-port", Known::XForwardedPort, Value::Known(port)));
+    to.push_field(made("x-forwarded-port", Known::XForwardedPort, Value::Borrowed(port)));
     let real_ip = client.map_or(&*forwarding.peer, str::as_bytes);
-    to.push_field(made("x-real-ip", Known::XRealIp, Value::Known(real_ip)));
+    to.push_field(made("x-real-ip", Known::XRealIp, Value::Borrowed(real_ip)));
     let via = appended(head.end_to_end(Known::Via), forwarding.pseudonym.entry(head.version()));
     to.push_field(made("via", Known::Via, via));
     match head.body_length() {
@@ -270,16 +270,16 @@ fn says_keep_alive(head: &ResponseHead) -> bool {
 }
 
 fn as_received(field: Field<'_>) -> ForwardedField<'_> {
-    let (name, value) = (Name::Received(field.name), Value::Known(field.value));
+    let (name, value) = (Name::Received(field.name), Value::Borrowed(field.value));
     ForwardedField { name, value, known: field.known }
 }
 
 fn content_length(digits: &[u8]) -> ForwardedField<'_> {
-    made("content-length", Known::ContentLength, Value::Known(digits))
+    made("content-length", Known::ContentLength, Value::Borrowed(digits))
 }
 
 fn chunked<'a>() -> ForwardedField<'a> {
-    made("transfer-encoding", Known::TransferEncoding, Value::Known(b"chunked"))
+    made("transfer-encoding", Known::TransferEncoding, Value::Borrowed(b"chunked"))
 }
 
 fn is_canonical(digits: &[u8]) -> bool {
@@ -301,7 +301,7 @@ fn appended<'a>(values: impl Iterator<Item = &'a [u8]>, own: &'a Bytes) -> Value
         joined.extend_from_slice(b", ");
     }
     if joined.is_empty() {
-        return Value::Known(own);
+        return Value::Borrowed(own);
     }
     joined.extend_from_slice(own);
     Value::Made(joined)
