@@ -1,7 +1,7 @@
 //! A bypass is one response that goes from the node straight to the client, past us: userspace arms
-//! it before it sends the request, `local` claims it for the node's response, `bypass` says that the
-//! response is in the client's queue; or, if the client is on another host, in the send queue of our
-//! end of its connection.
+//! it before it sends the request, `local` claims it for the node's response, `bypass` says after each
+//! call of the node how much of the response is in the client's queue; or, if the client is on another
+//! host, in the send queue of our end of its connection.
 
 use crate::shared_layout;
 
@@ -39,17 +39,46 @@ pub struct Bypass {
     pub body_size: u32,
     /// Process and thread of whoever sends it.
     pub sender: u64,
-    /// When it was in the client's queue, `CLOCK_MONOTONIC`.
+    /// When the last of it so far was in the client's queue, `CLOCK_MONOTONIC`.
     pub done_ns: u64,
-    /// Of the program that reads the response's head. Here, and not on its stack, because the verifier
-    /// follows what is on the stack through every turn of a loop.
-    pub scratch: [u64; 3],
+    /// Until the claim the program that reads the response's head has its state here, and not on its
+    /// stack, because the verifier follows what is there through every turn of a loop.
+    pub progress: Progress,
 }
 
 shared_layout!(Bypass, size = 64, align = 8, {
     0 => turn: u64, 8 => client: u32, 12 => status: u32, 16 => head_size: u32, 20 => body_size: u32,
-    24 => sender: u64, 32 => done_ns: u64, 40 => scratch: [u64; 3],
+    24 => sender: u64, 32 => done_ns: u64, 40 => progress: Progress,
 });
+
+/// How far a claimed response has come. The programs of the node's socket write, one call at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Progress {
+    /// When the first of it was in the client's queue, `CLOCK_MONOTONIC`; 0: it is not, or not known to
+    /// be.
+    pub begun_ns: u64,
+    /// Bytes that are queued for certain.
+    pub queued: u32,
+    /// Bytes that were redirected in the node's present call. What of them is queued is known when that
+    /// is over, or when the kernel has the next message of it.
+    pub offered: u32,
+    /// Messages redirected since the client was last seen with nothing unread.
+    pub unread_messages: u64,
+}
+
+shared_layout!(Progress, size = 24, align = 8, {
+    0 => begun_ns: u64, 8 => queued: u32, 12 => offered: u32, 16 => unread_messages: u64,
+});
+
+impl Bypass {
+    /// Bytes of the response that is claimed, head and body. Whoever claims it makes sure that there
+    /// are so many.
+    #[inline(always)]
+    pub const fn size(&self) -> u32 {
+        self.head_size.wrapping_add(self.body_size)
+    }
+}
 
 /// Whose turn it is.
 ///
@@ -58,10 +87,13 @@ shared_layout!(Bypass, size = 64, align = 8, {
 /// | any but `STARTED` | `ARMED` | userspace, with the next generation, before it sends a request |
 /// | `ARMED`   | `IDLE`  | userspace, which carries the response itself                        |
 /// | `ARMED`   | `SPILLED` | `local`: not a response for it; userspace carries it              |
-/// | `ARMED`   | `STARTED` | `local`, before it redirects                                      |
+/// | `ARMED`, `FLOWING` | `STARTED` | `local`, before it redirects: the node's call has it      |
 /// | `STARTED` | `SPILLED` | `local` or `bypass`: nothing of it was queued after all            |
-/// | `STARTED` | `DONE`  | `bypass`: all of it is queued                                       |
-/// | `STARTED` | `BROKEN` | `bypass`: a part of it is queued; `local`: more came in the same call |
+/// | `STARTED` | `DONE`  | `bypass`, when the call is over: all of it is queued                |
+/// | `STARTED` | `FLOWING` | `bypass`, when the call is over: more is to come                  |
+/// | `STARTED`, `FLOWING` | `HANDED_OVER` | `local` or `bypass`: userspace carries what is not queued |
+/// | `STARTED` | `BROKEN` | `local` or `bypass`: nobody knows what of it is queued             |
+/// | `FLOWING` | `IDLE`  | userspace, which gives both connections up                          |
 pub mod turn {
     pub const IDLE: u64 = 0;
     pub const ARMED: u64 = 1;
@@ -69,6 +101,8 @@ pub mod turn {
     pub const DONE: u64 = 3;
     pub const SPILLED: u64 = 4;
     pub const BROKEN: u64 = 5;
+    pub const FLOWING: u64 = 6;
+    pub const HANDED_OVER: u64 = 7;
 
     const STATE: u64 = 0xff;
 

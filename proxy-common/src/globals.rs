@@ -93,3 +93,5 @@ pub const SOCK_ULP: &str = "SOCK_ULP";
 pub const PSOCK_UNREAD: &str = "PSOCK_UNREAD";
 /// `u32`: of `sk_psock.ingress_skb`, in it `qlen`.
 pub const PSOCK_WAITING: &str = "PSOCK_WAITING";
+/// `u32`: of `sk_msg.sg`, in it `start`.
+pub const MSG_START: &str = "MSG_START";

@@ -89,6 +89,10 @@ pub const TRIM_STEP_MAX: u32 = 0xfff;
 /// MiB where senders give it large pages.
 pub const TRIM_STEPS_MAX: u32 = 4096;
 
+/// Bytes by which a response that goes past us may exceed `kernel.same_host.window`, if the window is no
+/// less: one of 1 MiB passes whole to a client that has not begun to read.
+pub const RESPONSE_EXTRA_MAX: u32 = 1 << 20;
+
 /// Bytes of a response head that the kernel half recognises, and so the steps that takes. Heads of
 /// nodes have some 200 to 500 B; what sets many cookies or long policies goes through userspace.
 pub const HEAD_MAX: u32 = 2048;

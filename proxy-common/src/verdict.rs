@@ -158,7 +158,7 @@ reasons! {
     Bypassed = BYPASS, "passed";
     /// Userspace carries the response: its head is not one that is passed on unchanged.
     HeadRefused = BYPASS, "head";
-    /// The response is not one message, or one that is larger than the window.
+    /// A message is more than the response, or the first one larger than the window.
     NotWhole = BYPASS, "not_whole";
     /// Userspace was quicker to take it back.
     TakenBack = BYPASS, "taken_back";
@@ -173,8 +173,12 @@ reasons! {
     NoRoom = BYPASS, "no_room";
     /// The kernel did not queue it: no memory, or the client is gone.
     NotTakenIn = BYPASS, "not_taken_in";
-    /// The kernel queued a part of it.
+    /// Nobody knows how much of it the kernel has queued.
     TakenInPart = BYPASS, "broken";
+    /// A further message of a response was redirected.
+    BypassContinued = BYPASS, "continued";
+    /// Userspace carries the rest of a response of which a part has gone past it; counted beside why.
+    HandedOver = BYPASS, "handed_over";
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! A node's response goes to the client past us, if userspace has armed that: `local` claims it and
-//! redirects, `bypass` says that it is there.
+//! redirects, message by message, `bypass` says when a call is over how much of it is there.
 //!
-//! Only a response that is one message, with a head that would leave as it came, to a client that has
+//! Only a response whose first message has a head that would leave as it came, to a client that has
 //! read everything and waits; or, if the client is on another host, that has acknowledged everything, if
 //! our end's send queue takes the response at once. Whatever else it is goes the usual way, and
-//! userspace carries it.
+//! userspace carries it; a message that cannot go past us, and all behind it, as well.
 
 use core::{ffi::c_void, ptr::read_volatile};
 
@@ -16,11 +16,12 @@ use aya_ebpf::{
 };
 use proxy_common::{
     Reason,
-    bypass::{Bypass, Client, turn},
+    bypass::{Bypass, Client, Progress, turn},
     leg::{Member, state},
 };
 use proxy_ebpf::{
-    direct::{self, SendQueue},
+    course,
+    direct::{self, Message, SendQueue},
     head::{Bytes, Head, Recogniser, STEPS_MAX, Step},
 };
 
@@ -28,14 +29,14 @@ use crate::{
     establish::member,
     local::{Receiver, count_sent},
     maps::{
-        BYPASSES, CLIENTS, EGRESS_MAX, LOCAL_WINDOW, REMOTE_CLIENTS, SOCK_OWNED, SOCK_SEND_MAX,
-        SOCK_SENDING, SOCKETS, TCP_RCV_NXT, TCP_SEGMENT, TCP_SND_UNA, TCP_WRITE_SEQ,
+        BYPASSES, CLIENTS, EGRESS_MAX, LOCAL_WINDOW, MSG_START, REMOTE_CLIENTS, SOCK_OWNED,
+        SOCK_SEND_MAX, SOCK_SENDING, SOCKETS, TCP_RCV_NXT, TCP_SEGMENT, TCP_SND_UNA, TCP_WRITE_SEQ,
     },
     sock::read_u32,
     stats,
 };
 
-/// A response that may be claimed: where its turn is, and what it was.
+/// A response that may be claimed, or is: where its turn is, and what it was.
 pub(crate) struct Armed {
     bypass: *mut Bypass,
     turn: u64,
@@ -46,16 +47,10 @@ pub(crate) struct Armed {
 pub(crate) fn armed(member: &Member) -> Option<Armed> {
     let bypass = bypass_of(member)?;
     let turn = turn_of(bypass);
-    if turn::state(turn) == turn::STARTED && our_end(member).is_established() {
-        // More in the same call: the rest of a message that was queued in part, or something behind it.
-        change(bypass, turn, turn::BROKEN);
-        stats::count(Reason::TakenInPart);
-        return None;
-    }
+    let is_open = matches!(turn::state(turn), turn::ARMED | turn::STARTED | turn::FLOWING);
     // The place is given to another connection when ours has ended, and this end may not know of that.
     // In this order: who has the place now had it when the turn was read.
-    (turn::state(turn) == turn::ARMED && our_end(member).is_established())
-        .then_some(Armed { bypass, turn })
+    (is_open && our_end(member).is_established()).then_some(Armed { bypass, turn })
 }
 
 #[inline(always)]
@@ -63,76 +58,140 @@ fn our_end(member: &Member) -> Receiver {
     Receiver::new(member.peer_sock, member.peer)
 }
 
-/// What is sent goes by TCP: userspace carries the response, and every other part of it.
+/// What is sent goes to us: userspace carries the response, or what is left of it.
 #[inline(always)]
-pub(crate) fn spill(armed: &Armed) {
-    change(armed.bypass, armed.turn, turn::SPILLED);
+pub(crate) fn spill(ctx: &SkMsgContext, armed: &Armed) {
+    if turn::state(armed.turn) == turn::ARMED {
+        change(armed.bypass, armed.turn, turn::SPILLED);
+    } else if turn::state(armed.turn) == turn::FLOWING || is_next(ctx, armed) {
+        hand_over(armed.bypass, armed.turn);
+    } else {
+        stats::count(give_up(armed));
+    }
 }
 
-/// Sends the message to the client; if that cannot be, userspace carries the response.
+/// Sends the message to the client; if that cannot be, userspace carries the response, or the rest.
 #[inline(always)]
 pub(crate) fn pass(ctx: &SkMsgContext, armed: &Armed) -> Result<Reason, Reason> {
-    match claim(ctx, armed) {
+    let started = turn::with(armed.turn, turn::STARTED);
+    if turn::state(armed.turn) == turn::ARMED {
+        begin(ctx, armed).inspect_err(|_| spill(ctx, armed))?;
+        return redirect(ctx, armed.bypass).inspect_err(|_| {
+            change(armed.bypass, started, turn::SPILLED);
+        });
+    }
+    if turn::state(armed.turn) == turn::STARTED {
+        if !is_next(ctx, armed) {
+            return Err(give_up(armed));
+        }
+    } else {
+        claim(armed)?;
+    }
+    match redirect(ctx, armed.bypass) {
+        Ok(_) => Ok(Reason::BypassContinued),
         Err(reason) => {
-            spill(armed);
+            hand_over(armed.bypass, started);
             Err(reason)
         }
-        Ok(head) => redirect(ctx, armed.bypass, head).inspect_err(|_| {
-            change(armed.bypass, turn::with(armed.turn, turn::STARTED), turn::SPILLED);
-        }),
     }
 }
 
 /// Makes sure that it is a response for it, and that userspace will leave it alone.
 #[inline(always)]
-fn claim(ctx: &SkMsgContext, armed: &Armed) -> Result<Head, Reason> {
+fn begin(ctx: &SkMsgContext, armed: &Armed) -> Result<(), Reason> {
     let head = recognise(ctx, armed.bypass).ok_or(Reason::HeadRefused)?;
-    let is_whole = head.size.wrapping_add(head.content_length) == ctx.size();
-    if !is_whole || ctx.size() > LOCAL_WINDOW.load() {
+    let size = u64::from(head.size) + u64::from(head.content_length);
+    if u64::from(ctx.size()) > size
+        || size > u64::from(u32::MAX)
+        || ctx.size() > LOCAL_WINDOW.load()
+    {
         return Err(Reason::NotWhole);
     }
+    claim(armed)?;
+    // SAFETY: a slot of an array never goes away; nobody else writes there while it is claimed.
+    let claimed = unsafe { &mut *armed.bypass };
+    claimed.status = head.status.into();
+    (claimed.head_size, claimed.body_size) = (head.size, head.content_length);
+    claimed.progress.begun_ns = 0;
+    (claimed.progress.queued, claimed.progress.offered) = (0, 0);
+    claimed.progress.unread_messages = 0;
+    Ok(())
+}
+
+/// Everything that userspace wrote before it armed is there: it is a barrier.
+#[inline(always)]
+fn claim(armed: &Armed) -> Result<(), Reason> {
     // SAFETY: a slot of an array never goes away; programs of this socket's calls alone write there.
     // Before the claim: whoever sees that knows whose it is.
     unsafe { (*armed.bypass).sender = current_task() };
-    if !change(armed.bypass, armed.turn, turn::STARTED) {
-        return Err(Reason::TakenBack);
-    }
-    Ok(head)
+    if change(armed.bypass, armed.turn, turn::STARTED) { Ok(()) } else { Err(Reason::TakenBack) }
 }
 
-/// Everything that userspace wrote before it armed is there: the claim is a barrier.
+/// Whether this is the next message of the call that has begun, which means that the kernel has queued
+/// the one before. Neither somebody else's call, nor the rest of a message that was queued in part:
+/// of such a one the kernel has moved the start.
 #[inline(always)]
-fn redirect(ctx: &SkMsgContext, bypass: *mut Bypass, head: Head) -> Result<Reason, Reason> {
-    let (place, client) = client_of(bypass).ok_or(Reason::ClientNotReady)?;
-    let is_remote = client.cookie == 0;
-    if is_remote {
-        check_room(&client, ctx.size())?;
-    } else {
-        check_client(&client)?;
+fn is_next(ctx: &SkMsgContext, armed: &Armed) -> bool {
+    // SAFETY: a slot of an array never goes away; a field is read.
+    let sender = unsafe { (*armed.bypass).sender };
+    sender == current_task() && read_u32(ctx.as_ptr(), MSG_START.load()) == Some(0)
+}
+
+/// Userspace carries what is not queued. Nothing of the present call is under way.
+#[inline(always)]
+fn hand_over(bypass: *mut Bypass, from: u64) {
+    // SAFETY: a slot of an array never goes away; programs of this socket's calls alone write there.
+    course::all_queued(unsafe { &mut *bypass }, now());
+    if change(bypass, from, turn::HANDED_OVER) {
+        stats::count(Reason::HandedOver);
     }
+}
+
+/// Nobody knows what of the response is queued.
+#[inline(always)]
+fn give_up(armed: &Armed) -> Reason {
+    change(armed.bypass, armed.turn, turn::BROKEN);
+    Reason::TakenInPart
+}
+
+#[inline(always)]
+fn redirect(ctx: &SkMsgContext, bypass: *mut Bypass) -> Result<Reason, Reason> {
+    let (place, client) = client_of(bypass).ok_or(Reason::ClientNotReady)?;
     // SAFETY: a slot of an array never goes away; nobody else writes there while it is claimed.
     let claimed = unsafe { &mut *bypass };
-    claimed.status = head.status.into();
-    (claimed.head_size, claimed.body_size) = (head.size, head.content_length);
-    if is_remote {
-        return match REMOTE_CLIENTS.redirect_msg(ctx, client.own, 0) {
-            0 => Err(Reason::ClientNotReady),
-            _ => Ok(Reason::EgressBegun),
-        };
+    let due = course::due(claimed);
+    if ctx.size() > due {
+        return Err(Reason::NotWhole);
     }
-    match SOCKETS.redirect_msg(ctx, client.cookie, u64::from(BPF_F_INGRESS)) {
-        0 => Err(Reason::ClientNotReady),
-        _ => {
-            count_sent(place, u64::from(ctx.size()));
-            Ok(Reason::BypassBegun)
+    let is_first = due == claimed.size();
+    if client.cookie == 0 {
+        check_room(&client, due, is_first)?;
+        if REMOTE_CLIENTS.redirect_msg(ctx, client.own, 0) == 0 {
+            return Err(Reason::ClientNotReady);
         }
+        claimed.progress.offered += ctx.size();
+        return Ok(Reason::EgressBegun);
     }
+    let unread = check_client(&client)?;
+    if unread > 0 && is_first {
+        return Err(Reason::ClientUnread);
+    }
+    let window = course::window(LOCAL_WINDOW.load());
+    let message = Message { size: ctx.size(), unread, window };
+    direct::admit(&mut claimed.progress.unread_messages, message)
+        .map_err(|_| Reason::ClientUnread)?;
+    if SOCKETS.redirect_msg(ctx, client.cookie, u64::from(BPF_F_INGRESS)) == 0 {
+        return Err(Reason::ClientNotReady);
+    }
+    claimed.progress.offered += ctx.size();
+    count_sent(place, u64::from(ctx.size()));
+    Ok(Reason::BypassBegun)
 }
 
-/// Whether our end takes all of it at once: a node that is told to wait would wait for a socket that is
-/// not its own.
+/// Whether our end takes all that is due at once: a node that is told to wait would wait for a socket
+/// that is not its own.
 #[inline(always)]
-fn check_room(client: &Client, size: u32) -> Result<(), Reason> {
+fn check_room(client: &Client, size: u32, is_first: bool) -> Result<(), Reason> {
     let own = client.own_sock as *mut c_void;
     let end = Receiver::new(client.own_sock, client.own);
     if size > EGRESS_MAX.load() {
@@ -142,7 +201,7 @@ fn check_room(client: &Client, size: u32) -> Result<(), Reason> {
         return Err(Reason::ClientNotReady);
     }
     let sent = read_u32(own, TCP_WRITE_SEQ.load()).ok_or(Reason::ClientNotReady)?;
-    if read_u32(own, TCP_SND_UNA.load()) != Some(sent) {
+    if is_first && read_u32(own, TCP_SND_UNA.load()) != Some(sent) {
         return Err(Reason::ClientInFlight);
     }
     let taken = read_u32(own, SOCK_SENDING.load()).ok_or(Reason::ClientNotReady)?;
@@ -154,15 +213,11 @@ fn check_room(client: &Client, size: u32) -> Result<(), Reason> {
     end.check_identity()
 }
 
-/// Whether the client has read all that we ever sent, and waits for more.
+/// Whether the client has all that we ever sent in its queue; what of that it has not read.
 #[inline(always)]
-fn check_client(client: &Client) -> Result<(), Reason> {
+fn check_client(client: &Client) -> Result<u32, Reason> {
     let receiver = Receiver::new(client.sock, client.cookie);
-    match receiver.look(false, true) {
-        Ok(0) => {}
-        Ok(_) => return Err(Reason::ClientUnread),
-        Err(_) => return Err(Reason::ClientNotReady),
-    }
+    let unread = receiver.look(false, true).map_err(|_| Reason::ClientNotReady)?;
     let own = client.own_sock as *mut c_void;
     let sent = read_u32(own, TCP_WRITE_SEQ.load()).ok_or(Reason::ClientNotReady)?;
     if read_u32(own, TCP_SND_UNA.load()) != Some(sent)
@@ -174,7 +229,7 @@ fn check_client(client: &Client) -> Result<(), Reason> {
     if !Receiver::new(client.own_sock, client.own).is_established() {
         return Err(Reason::ClientNotReady);
     }
-    receiver.check_identity()
+    receiver.check_identity().map(|()| unread)
 }
 
 /// Runs when a call that sends is over, whoever's it is. `None`: it sent no response past us.
@@ -193,16 +248,12 @@ pub(crate) fn try_bypass(ctx: &BtfTracePointContext) -> Option<Reason> {
     if claimed.sender != current_task() {
         return None;
     }
-    // SAFETY: a helper without arguments.
-    claimed.done_ns = unsafe { bpf_ktime_get_ns() };
-    let size = claimed.head_size.wrapping_add(claimed.body_size);
-    let (state, reason) = match u32::try_from(taken) {
-        Ok(taken) if taken >= size => (turn::DONE, Reason::Bypassed),
-        Ok(1..) => (turn::BROKEN, Reason::TakenInPart),
-        Ok(0) | Err(_) => (turn::SPILLED, Reason::NotTakenIn),
-    };
+    let (state, reason) = course::call_over(claimed, taken, now());
     change(bypass, started, state);
-    Some(reason)
+    if state == turn::HANDED_OVER {
+        stats::count(Reason::HandedOver);
+    }
+    reason
 }
 
 /// Of a node's end, whose other end is ours.
@@ -218,6 +269,12 @@ fn bypass_of(member: &Member) -> Option<*mut Bypass> {
 fn current_task() -> u64 {
     // SAFETY: a helper without arguments.
     unsafe { bpf_get_current_pid_tgid() }
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 #[inline(always)]
@@ -273,13 +330,13 @@ struct Scan {
     is_done: u64,
 }
 
-const _: () = assert!(size_of::<Recogniser>() <= size_of::<[u64; 3]>());
+const _: () = assert!(size_of::<Recogniser>() <= size_of::<Progress>());
 
 /// The head that the message begins with. What is armed for a socket is used under its lock.
 #[inline(always)]
 fn recognise(ctx: &SkMsgContext, bypass: *mut Bypass) -> Option<Head> {
-    // SAFETY: a slot of an array never goes away; the scratch has room for it, see above.
-    let recogniser = unsafe { (&raw mut (*bypass).scratch).cast::<Recogniser>() };
+    // SAFETY: a slot of an array never goes away; there is room for it, see above.
+    let recogniser = unsafe { (&raw mut (*bypass).progress).cast::<Recogniser>() };
     // SAFETY: as above; nobody else uses it meanwhile, and what it was before is none of its business.
     unsafe { (*recogniser).restart() };
     let mut scan = Scan { recogniser, msg: ctx.as_ptr().cast(), is_done: 0 };

@@ -7,6 +7,7 @@
 #![cfg_attr(target_arch = "bpf", no_std, feature(asm_experimental_arch))]
 
 pub mod choice;
+pub mod course;
 pub mod direct;
 #[cfg(not(target_arch = "bpf"))]
 pub mod frame;

@@ -47,7 +47,8 @@ fn send(ctx: &SkMsgContext, sock: *mut c_void, member: &mut Member) -> Result<Re
     // The same address in another type: the verifier allows no arithmetic on a socket.
     let sender = tcp_sock(sock).ok_or(Reason::NotEligible)?;
     let armed = bypass::armed(member);
-    check_sender(sender, member).inspect_err(|_| armed.iter().for_each(bypass::spill))?;
+    check_sender(sender, member)
+        .inspect_err(|_| armed.iter().for_each(|armed| bypass::spill(ctx, armed)))?;
     if let Some(armed) = armed {
         match bypass::pass(ctx, &armed) {
             Ok(begun) => return Ok(begun),

@@ -97,7 +97,9 @@ fn ingress(ctx: XdpContext) -> u32 {
         | Reason::ClientInFlight
         | Reason::NoRoom
         | Reason::NotTakenIn
-        | Reason::TakenInPart => xdp_action::XDP_PASS,
+        | Reason::TakenInPart
+        | Reason::BypassContinued
+        | Reason::HandedOver => xdp_action::XDP_PASS,
     }
 }
 

@@ -177,6 +177,8 @@ pub(crate) static SOCK_ULP: Global<u32> = Global::new(0);
 pub(crate) static PSOCK_UNREAD: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static PSOCK_WAITING: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static MSG_START: Global<u32> = Global::new(0);
 
 /// Connection → its ends on this host. `establish` writes, each end its half, and removes when either
 /// closes; userspace removes those of which it saw one end only for a second. A miss: the other end

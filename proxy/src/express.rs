@@ -10,6 +10,7 @@
 //! It serves requests without expectation, upgrade or trailers. What decides about a request, and
 //! what is counted, is what hyper's lane uses too.
 
+mod begun;
 pub(crate) mod bypass;
 pub(crate) mod relay;
 mod upload;
@@ -131,6 +132,7 @@ async fn exchange(
     let mut upload = Upload::new(head, tap, kept);
     upload.take_from(body.held());
     let forward = Forward { cx, head, plan };
+    let _accounted = begun::Accounted(cx);
     let asked =
         over_nodes(cx, plan, async |node: &Node| forward.attempt(node, &mut upload, buffers).await);
     match asked.await {
@@ -138,12 +140,12 @@ async fn exchange(
             let _busy = picked;
             forward.respond(connection, response, &mut upload, buffers).await
         }
+        Ok(((connection, Reply::Begun(_)), picked)) => {
+            let _busy = picked;
+            forward.see_off(connection, &mut upload, buffers).await
+        }
         Ok(((connection, Reply::Passed { passed, is_silent }), _picked)) => {
-            forward.note_passed(&passed);
-            if is_silent && upload.is_complete() {
-                cx.worker.plain_pool.borrow_mut().checkin(connection);
-            }
-            Ok(After::KeepAlive)
+            Ok(forward.passed(connection, &passed, is_silent && upload.is_complete()))
         }
         Err(fault) => {
             let Some(status) = fault.consequence().status else { return Err(fault) };
@@ -210,6 +212,8 @@ async fn own_answer(
 /// What came of a request.
 enum Reply {
     Head(ResponseHead),
+    /// A part of the response has gone to the client past us, its head at least.
+    Begun(Passed),
     /// The whole response has gone to the client past us.
     Passed {
         passed: Passed,
@@ -222,14 +226,14 @@ impl Answered for (Box<PlainConnection>, Reply) {
     fn status(&self) -> u16 {
         match &self.1 {
             Reply::Head(head) => head.status().as_u16(),
-            Reply::Passed { passed, is_silent: _ } => passed.status,
+            Reply::Begun(passed) | Reply::Passed { passed, is_silent: _ } => passed.status,
         }
     }
 
     fn at(&self) -> Instant {
         match &self.1 {
             Reply::Head(_) => Instant::now(),
-            Reply::Passed { passed, is_silent: _ } => passed.at,
+            Reply::Begun(passed) | Reply::Passed { passed, is_silent: _ } => passed.begun,
         }
     }
 }
@@ -273,7 +277,7 @@ impl Forward<'_> {
     }
 
     /// Sends the request, as far as the node wants it, and waits for the final response head, or for
-    /// the whole response to have gone past us.
+    /// the response to have gone past us, or a part of it.
     async fn ask(
         &self,
         node: &Node,
@@ -282,7 +286,6 @@ impl Forward<'_> {
         buffers: &mut Buffers,
     ) -> Result<Reply, Fault> {
         let cx = self.cx;
-        let _disarmed = cx.passage.until_dropped();
         if connection.meter().is_some() && self.may_be_passed(node) {
             cx.arm(connection);
         }
@@ -305,6 +308,7 @@ impl Forward<'_> {
                 Next::Over { passed, is_silent } => {
                     return Poll::Ready(Ok(Reply::Passed { passed, is_silent }));
                 }
+                Next::Begun(passed) => return Poll::Ready(Ok(Reply::Begun(passed))),
                 Next::Close => return Poll::Ready(Err(Fault::BypassBroken)),
                 Next::Wait => Poll::Pending,
                 Next::Carry => poll_response_head(method, connection, input, gate, task),
@@ -322,6 +326,7 @@ impl Forward<'_> {
         note_delivery(cx, connection);
         let response = response.or_else(|fault| match cx.passage.give_up() {
             Next::Over { passed, is_silent } => Ok(Reply::Passed { passed, is_silent }),
+            Next::Begun(passed) => Ok(Reply::Begun(passed)),
             // Nobody may write behind what may be on its way.
             Next::Close => Err(Fault::BypassBroken),
             Next::Carry | Next::Wait => Err(fault),
@@ -350,19 +355,28 @@ impl Forward<'_> {
             && after(self.cx, self.head) == After::KeepAlive
     }
 
-    /// The response is where it belongs without us.
-    fn note_passed(&self, passed: &Passed) {
+    /// The response is where it belongs without us. The node's connection is given back if it can be.
+    fn passed(
+        &self,
+        connection: Box<PlainConnection>,
+        passed: &Passed,
+        is_reusable: bool,
+    ) -> After {
         let cx = self.cx;
         cx.record(|record| record.passed(passed));
         cx.count_sent(passed.body_size);
         cx.exchange_passed();
+        if is_reusable {
+            cx.worker.plain_pool.borrow_mut().checkin(connection);
+        }
+        After::KeepAlive
     }
 
     /// Passes the response on, beside what is left of the request, and gives the node's connection
     /// back.
     async fn respond(
         &self,
-        mut connection: Box<PlainConnection>,
+        connection: Box<PlainConnection>,
         response: ResponseHead,
         upload: &mut Upload,
         buffers: &mut Buffers,
@@ -377,6 +391,19 @@ impl Forward<'_> {
                 return own_answer(cx, self.head, self.plan.answer(status), fault, after).await;
             }
         };
+        self.carry(connection, &mut carried, after, upload, buffers).await
+    }
+
+    /// Moves what is about to leave and what is behind it, and gives the node's connection back.
+    async fn carry(
+        &self,
+        mut connection: Box<PlainConnection>,
+        carried: &mut Carried,
+        after: After,
+        upload: &mut Upload,
+        buffers: &mut Buffers,
+    ) -> Result<After, Fault> {
+        let cx = self.cx;
         upload.answered();
         let carried_all = carried.carry(cx, &mut connection, upload, buffers).await;
         carried_all.inspect_err(|fault| cx.broke_off(*fault))?;

@@ -67,6 +67,8 @@ pub(crate) struct RequestRecord {
     is_node_delivered: bool,
     /// When the response had gone to the client past us.
     passed: Option<Duration>,
+    /// Body bytes that have, if any of the response has.
+    past: Option<u64>,
     is_finished: bool,
 }
 
@@ -112,6 +114,7 @@ impl RequestRecord {
             delivered: [0; 2],
             is_node_delivered: false,
             passed: None,
+            past: None,
             is_finished: false,
         }
     }
@@ -250,9 +253,19 @@ impl RequestRecord {
 
     /// The response has gone to the client past us, whole.
     pub(crate) fn passed(&mut self, passed: &Passed) {
-        let after = passed.at.saturating_duration_since(self.started.into_std());
+        self.passed_in_part(passed);
+        self.passed = Some(self.after(passed.at));
+    }
+
+    /// Some of the response has, its head at least.
+    pub(crate) fn passed_in_part(&mut self, passed: &Passed) {
         self.status = Some(passed.status);
-        (self.first_byte, self.passed) = (Some(after), Some(after));
+        self.first_byte = Some(self.after(passed.begun));
+        self.past = Some(passed.passed);
+    }
+
+    fn after(&self, at: std::time::Instant) -> Duration {
+        at.saturating_duration_since(self.started.into_std())
     }
 
     /// The kernel delivered between the node and us.
@@ -327,13 +340,16 @@ impl RequestRecord {
 
     /// By the paths that were noted on the way, the rest as `carried`.
     fn moved(&self, direction: Direction, bytes: u64, carried: Via) -> Moved {
-        if direction == Direction::Sent && self.passed.is_some() {
-            return Moved::default().and(Via::Bypass, bytes);
-        }
-        // What was spliced into a socket may have been delivered from there.
-        let delivered = self.delivered[direction as usize].min(bytes);
+        let past = match direction {
+            Direction::Sent => self.past.map_or(0, |past| past.min(bytes)),
+            Direction::Recv => 0,
+        };
+        let bytes = bytes - past;
+        // What went past us was delivered too, and what was spliced into a socket may have been.
+        let delivered = self.delivered[direction as usize].saturating_sub(past).min(bytes);
         let spliced = self.spliced[direction as usize].min(bytes - delivered);
         Moved::default()
+            .and(Via::Bypass, past)
             .and(Via::Local, delivered)
             .and(Via::Splice, spliced)
             .and(carried, bytes - delivered - spliced)
@@ -341,7 +357,7 @@ impl RequestRecord {
 
     /// What is said of the whole: the path on which the kernel did most for any part of it.
     fn via(&self, carried: Via) -> Via {
-        if self.passed.is_some() {
+        if self.past.is_some() {
             Via::Bypass
         } else if self.is_node_delivered || self.delivered != [0; 2] {
             Via::Local

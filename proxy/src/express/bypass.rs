@@ -5,11 +5,15 @@
 //! | waiting         | nothing                                | wait                                 |
 //! | waiting         | the node, the client or a deadline stir | take it back: as ours, or too late  |
 //! | going           | nothing                                | wait, it is a matter of microseconds |
+//! | flowing         | nothing                                | wait: a part of it has gone          |
+//! | flowing         | the node ends, or is late with the rest | close both connections              |
 //! | gone            |                                        | the exchange is over                 |
+//! | handed over     |                                        | carry the rest                       |
 //! | ours            |                                        | carry it                             |
 //! | broken          |                                        | close both connections               |
 //!
 //! Nobody is woken by a response that has gone. The client's next request does that, or the sweep.
+//! What follows once a part has gone is in `begun.rs`.
 
 use std::{
     cell::{Cell, RefCell},
@@ -41,6 +45,8 @@ pub(crate) struct Passage {
     is_watched: Cell<bool>,
     /// Of this response.
     yields: Cell<u32>,
+    /// It is known that a part of this response has gone.
+    has_begun: Cell<bool>,
     /// The client sends requests before it has its responses: none goes past us any more.
     has_pipelined: Cell<bool>,
 }
@@ -50,6 +56,8 @@ pub(crate) struct Passage {
 pub(super) enum Next {
     Wait,
     Carry,
+    /// A part of it has gone: [`Passage::course`] says how it goes on.
+    Begun(Passed),
     Over {
         passed: Passed,
         /// Whether the node has said nothing else, as far as is known.
@@ -57,6 +65,30 @@ pub(super) enum Next {
     },
     /// Nobody can complete it.
     Close,
+}
+
+/// What has become of a response of which a part has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Course {
+    /// More than this is being queued, just now.
+    Going(Passed),
+    Flowing(Passed),
+    Gone(Passed),
+    /// Userspace carries what has not gone.
+    HandedOver(Passed),
+    Broken,
+}
+
+impl Course {
+    fn of(armed: &Armed, turn: Turn) -> Course {
+        match turn {
+            Turn::Going => armed.passed().map_or(Course::Broken, Course::Going),
+            Turn::Flowing(passed) => Course::Flowing(passed),
+            Turn::Gone(passed) => Course::Gone(passed),
+            Turn::HandedOver(passed) => Course::HandedOver(passed),
+            Turn::Waiting | Turn::Ours | Turn::Broken => Course::Broken,
+        }
+    }
 }
 
 /// What a waiting exchange has noticed beside.
@@ -82,6 +114,7 @@ impl Passage {
     pub(crate) fn arm(self: &Rc<Self>, passages: &Passages, node: &Meter, client: &Meter) {
         let armed = node.arm(client);
         self.yields.set(0);
+        self.has_begun.set(false);
         if armed.is_some() && !self.is_watched.replace(true) {
             passages.watch(Rc::clone(self));
         }
@@ -98,9 +131,13 @@ impl Passage {
         self.has_pipelined.set(true);
     }
 
-    /// Takes back whatever is armed for an exchange that is given up while it waits.
-    pub(super) fn until_dropped(&self) -> Disarmed<'_> {
-        Disarmed(self)
+    /// The exchange is given up: nothing more goes past us. What has.
+    pub(super) fn abandon(&self) -> Option<Passed> {
+        let armed = self.armed.borrow_mut().take()?;
+        match armed.stop() {
+            Turn::Flowing(passed) | Turn::Gone(passed) | Turn::HandedOver(passed) => Some(passed),
+            Turn::Waiting | Turn::Going | Turn::Ours | Turn::Broken => None,
+        }
     }
 
     /// The client has sent more while something is armed. Whether the exchange is to look again: the
@@ -119,7 +156,14 @@ impl Passage {
                 }
                 false
             }
-            Some(Turn::Waiting | Turn::Gone(_) | Turn::Ours | Turn::Broken) => true,
+            Some(Turn::Flowing(_)) => {
+                // It cannot have its response yet.
+                self.close();
+                !self.has_begun.get()
+            }
+            Some(
+                Turn::Waiting | Turn::Gone(_) | Turn::HandedOver(_) | Turn::Ours | Turn::Broken,
+            ) => true,
         }
     }
 
@@ -142,7 +186,13 @@ impl Passage {
                 }
                 self.take_back()
             }
-            Turn::Waiting | Turn::Going | Turn::Gone(_) | Turn::Ours | Turn::Broken => turn,
+            Turn::Waiting
+            | Turn::Going
+            | Turn::Flowing(_)
+            | Turn::Gone(_)
+            | Turn::HandedOver(_)
+            | Turn::Ours
+            | Turn::Broken => turn,
         };
         match turn {
             Turn::Waiting => {
@@ -154,10 +204,36 @@ impl Passage {
                 self.remember(task);
                 Next::Wait
             }
+            Turn::Flowing(passed) | Turn::HandedOver(passed) => {
+                self.has_begun.set(true);
+                Next::Begun(passed)
+            }
             Turn::Gone(passed) => self.done(Next::Over { passed, is_silent: !stir.node }),
             Turn::Ours => self.done(Next::Carry),
             Turn::Broken => self.done(Next::Close),
         }
+    }
+
+    /// How a response goes on that has begun. While it does, the task is woken when something else has
+    /// become of it.
+    pub(super) fn course(&self, task: &Context<'_>) -> Course {
+        self.remember(task);
+        self.course_by(Armed::turn)
+    }
+
+    /// The rest of a response that has begun will not come: nothing more goes past us.
+    pub(super) fn stop(&self) -> Course {
+        self.course_by(Armed::stop)
+    }
+
+    fn course_by(&self, turn: impl FnOnce(&Armed) -> Turn) -> Course {
+        let armed = self.armed.borrow();
+        armed.as_ref().map_or(Course::Broken, |armed| Course::of(armed, turn(armed)))
+    }
+
+    /// Nothing is waited for any more.
+    pub(super) fn disarm(&self) {
+        self.armed.borrow_mut().take();
     }
 
     /// The exchange has failed: what has become of its response.
@@ -165,11 +241,15 @@ impl Passage {
         if self.turn().is_none() {
             return Next::Carry;
         }
-        self.done(match self.take_back() {
-            Turn::Ours => Next::Carry,
-            Turn::Gone(passed) => Next::Over { passed, is_silent: false },
-            Turn::Waiting | Turn::Going | Turn::Broken => Next::Close,
-        })
+        match self.take_back() {
+            Turn::Ours => self.done(Next::Carry),
+            Turn::Gone(passed) => self.done(Next::Over { passed, is_silent: false }),
+            Turn::Flowing(passed) | Turn::HandedOver(passed) => {
+                self.has_begun.set(true);
+                Next::Begun(passed)
+            }
+            Turn::Waiting | Turn::Going | Turn::Broken => self.done(Next::Close),
+        }
     }
 
     fn turn(&self) -> Option<Turn> {
@@ -197,15 +277,6 @@ impl Passage {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
-    }
-}
-
-/// An exchange that may wait for a response that goes past us.
-pub(super) struct Disarmed<'a>(&'a Passage);
-
-impl Drop for Disarmed<'_> {
-    fn drop(&mut self) {
-        self.0.armed.borrow_mut().take();
     }
 }
 
@@ -240,7 +311,14 @@ impl Passages {
         self.watched.borrow_mut().retain(|passage| {
             let turn = passage.turn();
             passage.is_watched.set(turn.is_some());
-            if turn.is_some_and(|turn| turn != Turn::Waiting) {
+            let is_news = turn.is_some_and(|turn| match turn {
+                Turn::Waiting => false,
+                Turn::Flowing(_) => !passage.has_begun.get(),
+                Turn::Going | Turn::Gone(_) | Turn::HandedOver(_) | Turn::Ours | Turn::Broken => {
+                    true
+                }
+            });
+            if is_news {
                 has_woken = true;
                 passage.wake();
             }

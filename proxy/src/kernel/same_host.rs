@@ -59,7 +59,7 @@ use super::{
 use crate::{config, sys};
 
 /// Global, struct, field: what the programs have to know of this kernel.
-pub(super) const FIELDS: [(&str, &str, &str); 18] = [
+pub(super) const FIELDS: [(&str, &str, &str); 19] = [
     (globals::TCP_RCV_NXT, "tcp_sock", "rcv_nxt"),
     (globals::TCP_SEGMENT, "tcp_sock", "mss_cache"),
     (globals::SOCK_COOKIE, "sock_common", "skc_cookie"),
@@ -79,6 +79,7 @@ pub(super) const FIELDS: [(&str, &str, &str); 18] = [
     // Since 6.6.128, 6.12.75, 6.18.14 and 6.19; without it nothing bounds what is unread.
     (globals::PSOCK_UNREAD, "sk_psock", "msg_tot_len"),
     (globals::PSOCK_WAITING, "sk_psock", "ingress_skb.qlen"),
+    (globals::MSG_START, "sk_msg", "sg.start"),
 ];
 
 /// An end that connected waits this long for the one that accepted.

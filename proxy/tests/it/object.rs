@@ -173,6 +173,7 @@ fn every_global_can_be_set_and_the_abi_is_ours() {
         globals::SOCK_ULP,
         globals::PSOCK_UNREAD,
         globals::PSOCK_WAITING,
+        globals::MSG_START,
     ] {
         set(&mut object, name, &7_u32.to_ne_bytes()).unwrap();
         assert!(set(&mut object, name, &7_u64.to_ne_bytes()).is_err(), "{name} is a u32");

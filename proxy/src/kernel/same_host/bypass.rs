@@ -15,7 +15,7 @@ use aya::{
     programs::{BtfTracePoint, tp_btf::BtfTracePointLink},
 };
 use proxy_common::{
-    bypass::{Bypass, turn},
+    bypass::{Bypass, Progress, turn},
     limits::LEGS_MAX,
     names,
 };
@@ -68,22 +68,38 @@ impl Bypasses {
 pub enum Turn {
     /// The node has not answered.
     Waiting,
-    /// It is being queued, just now.
+    /// More of it is being queued, just now.
     Going,
+    /// A part of it has gone, and more is to come.
+    Flowing(Passed),
     Gone(Passed),
+    /// A part of it has gone. The rest comes to us.
+    HandedOver(Passed),
     /// It comes, or came, to us.
     Ours,
-    /// The kernel has queued a part of it: nobody can complete it.
+    /// Nobody knows what of it the kernel has queued, so nobody can complete it.
     Broken,
 }
 
-/// A response that the client has in its queue.
+/// A response that the client has in its queue: its head, and some of its body at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Passed {
     pub status: u16,
-    /// Bytes.
+    /// Bytes of its body.
     pub body_size: u64,
+    /// Bytes of that which have gone.
+    pub passed: u64,
+    /// When the first of the response had gone,
+    pub begun: Instant,
+    /// and the last so far.
     pub at: Instant,
+}
+
+impl Passed {
+    /// Bytes of the body that have not gone.
+    pub const fn rest(&self) -> u64 {
+        self.body_size.saturating_sub(self.passed)
+    }
 }
 
 /// A response that may go past us. Dropped, it may not any more.
@@ -116,12 +132,31 @@ impl Armed {
 
     /// Userspace carries the response, unless it is too late for that.
     pub fn take_back(&self) -> Turn {
-        let Some(word) = self.word(offset_of!(Bypass, turn)) else { return Turn::Ours };
-        let idle = turn::with(self.turn, turn::IDLE);
-        match word.compare_exchange(self.turn, idle, Ordering::AcqRel, Ordering::Acquire) {
+        match self.to_idle(self.turn) {
             Ok(_) => Turn::Ours,
             Err(now) => self.read(now),
         }
+    }
+
+    /// Nothing more of it goes past us, unless some does just now (`Going`).
+    pub fn stop(&self) -> Turn {
+        let before = self.take_back();
+        if !matches!(before, Turn::Flowing(_)) {
+            return before;
+        }
+        match self.to_idle(turn::with(self.turn, turn::FLOWING)) {
+            // Between the two looks more may have gone.
+            Ok(_) => self.passed().map_or(before, Turn::Flowing),
+            Err(now) => self.read(now),
+        }
+    }
+
+    /// # Errors
+    /// It was not `from`, but this.
+    fn to_idle(&self, from: u64) -> Result<u64, u64> {
+        let idle = turn::with(self.turn, turn::IDLE);
+        let Some(word) = self.word(offset_of!(Bypass, turn)) else { return Ok(idle) };
+        word.compare_exchange(from, idle, Ordering::AcqRel, Ordering::Acquire)
     }
 
     fn read(&self, now: u64) -> Turn {
@@ -132,24 +167,33 @@ impl Armed {
         match turn::state(now) {
             turn::ARMED => Turn::Waiting,
             turn::STARTED => Turn::Going,
-            turn::DONE => Turn::Gone(self.passed()),
+            turn::FLOWING => self.passed().map_or(Turn::Broken, Turn::Flowing),
+            turn::DONE => self.passed().map_or(Turn::Broken, Turn::Gone),
+            turn::HANDED_OVER => self.passed().map_or(Turn::Broken, Turn::HandedOver),
             turn::BROKEN => Turn::Broken,
             _ => Turn::Ours,
         }
     }
 
-    fn passed(&self) -> Passed {
+    /// What of a response that has begun has gone at least. `None`: not even its head.
+    pub fn passed(&self) -> Option<Passed> {
+        const PROGRESS: usize = offset_of!(Bypass, progress);
         let word = |offset| self.word(offset).map_or(0, |word| word.load(Ordering::Relaxed));
-        let upper_half = |offset| (word(offset) >> u32::BITS) as u32;
+        let halves = |offset| [word(offset) as u32, (word(offset) >> u32::BITS) as u32];
         let now = clock_gettime(ClockId::Monotonic);
         let now = Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32);
-        let done = Duration::from_nanos(word(offset_of!(Bypass, done_ns)));
-        let at = Instant::now().checked_sub(now.saturating_sub(done));
-        Passed {
-            status: upper_half(offset_of!(Bypass, client)) as u16,
-            body_size: upper_half(offset_of!(Bypass, head_size)).into(),
-            at: at.unwrap_or_else(Instant::now),
-        }
+        let here = Instant::now();
+        let instant = |ns| here.checked_sub(now.saturating_sub(Duration::from_nanos(ns)));
+        let [_, status] = halves(offset_of!(Bypass, client));
+        let [head_size, body_size] = halves(offset_of!(Bypass, head_size));
+        let [queued, _] = halves(PROGRESS + offset_of!(Progress, queued));
+        Some(Passed {
+            status: status as u16,
+            body_size: body_size.into(),
+            passed: queued.checked_sub(head_size)?.into(),
+            begun: instant(word(PROGRESS + offset_of!(Progress, begun_ns))).unwrap_or(here),
+            at: instant(word(offset_of!(Bypass, done_ns))).unwrap_or(here),
+        })
     }
 
     /// The word in which a field lies. Of two fields in one, the second is the upper half: BPF objects
@@ -162,7 +206,7 @@ impl Armed {
 
 impl Drop for Armed {
     fn drop(&mut self) {
-        self.take_back();
+        self.stop();
     }
 }
 
@@ -181,6 +225,40 @@ mod tests {
         words.word(at).unwrap().store(value, Ordering::Relaxed);
     }
 
+    const QUEUED: usize = offset_of!(Bypass, progress) + offset_of!(Progress, queued);
+
+    #[test]
+    fn a_part_of_a_response_is_gone_and_no_more_of_it_once_it_is_stopped() {
+        let words = words();
+        let armed = Armed::new(&words, 1, 7).unwrap();
+        let state = |state| set(&words, 1, 0, turn::with(armed.turn, state));
+        set(&words, 1, offset_of!(Bypass, client), 200 << 32 | 7);
+        set(&words, 1, offset_of!(Bypass, head_size), 1000 << 32 | 100);
+        set(&words, 1, QUEUED, 400);
+        let rest = |turn| match turn {
+            Turn::Flowing(passed) | Turn::HandedOver(passed) => Some(passed.rest()),
+            Turn::Waiting | Turn::Going | Turn::Gone(_) | Turn::Ours | Turn::Broken => None,
+        };
+        state(turn::HANDED_OVER);
+        assert!(matches!(armed.turn(), Turn::HandedOver(_)));
+        assert_eq!((rest(armed.turn()), rest(armed.stop())), (Some(700), Some(700)));
+        state(turn::STARTED);
+        assert_eq!((armed.stop(), armed.turn()), (Turn::Going, Turn::Going), "too late");
+        assert_eq!(armed.passed().map(|passed| passed.passed), Some(300));
+        state(turn::FLOWING);
+        assert!(matches!(armed.take_back(), Turn::Flowing(_)), "too late to carry it");
+        assert!(matches!(armed.turn(), Turn::Flowing(_)));
+        assert_eq!((rest(armed.stop()), armed.turn()), (Some(700), Turn::Ours));
+        state(turn::FLOWING);
+        set(&words, 1, QUEUED, 99);
+        assert_eq!(armed.turn(), Turn::Broken, "less than its head");
+        set(&words, 1, QUEUED, 400);
+        let turn = armed.turn;
+        drop(armed);
+        let word = words.word(size_of::<Bypass>() / 8).unwrap().load(Ordering::Relaxed);
+        assert_eq!(word, turn::with(turn, turn::IDLE));
+    }
+
     #[test]
     fn a_response_is_gone_or_ours() {
         let words = words();
@@ -192,9 +270,10 @@ mod tests {
         assert!(Armed::new(&words, 3, 8).is_none(), "something is on its way");
         set(&words, 3, offset_of!(Bypass, client), 404 << 32 | 7);
         set(&words, 3, offset_of!(Bypass, head_size), 12 << 32 | 100);
+        set(&words, 3, QUEUED, 77 << 32 | 112);
         state(turn::DONE);
         let Turn::Gone(passed) = armed.turn() else { panic!("{:?}", armed.turn()) };
-        assert_eq!((passed.status, passed.body_size), (404, 12));
+        assert_eq!((passed.status, passed.body_size, passed.passed), (404, 12, 12));
         assert!(matches!(armed.take_back(), Turn::Gone(_)), "too late");
         state(turn::SPILLED);
         assert_eq!(armed.turn(), Turn::Ours);

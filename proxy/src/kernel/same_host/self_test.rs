@@ -51,10 +51,12 @@ pub(super) fn run(same_host: &SameHost, user: Option<u32>) -> anyhow::Result<()>
 
 /// What goes past us, and what it is to the client.
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 5\r\n\r\nhello";
+/// What comes of its body in a message of its own.
+const REST: &[u8] = b"lo";
 const NO_RESPONSE: &[u8] = b"HTTP/1.1 103 Early Hints\r\n\r\n";
 
-/// Whether a response goes to the client, and is known to be there when the node's call is over; and
-/// whether what is none comes to us.
+/// Whether a response goes to the client, and is known to be there when the node's call is over, or the
+/// last of its calls; and whether what is none, or not the rest of one, comes to us.
 pub(super) fn pass(
     same_host: &SameHost,
     bypasses: &Bypasses,
@@ -77,6 +79,23 @@ pub(super) fn pass(
         node.write_all(NO_RESPONSE)?;
         ensure!(armed.turn() == Turn::Ours, "of what is no response: {:?}", armed.turn());
         expect(&mut upstream, NO_RESPONSE).context("to us")?;
+        let (first, second) = RESPONSE.split_at(RESPONSE.len() - REST.len());
+        let armed = node_meter.arm_in(bypasses, &client_meter).context("arm once more")?;
+        node.write_all(first)?;
+        let turn = armed.turn();
+        let is_begun = matches!(turn, Turn::Flowing(Passed { status: 200, passed: 3, .. }));
+        ensure!(is_begun, "of a part of a response: {turn:?}");
+        node.write_all(second)?;
+        let is_gone = matches!(armed.turn(), Turn::Gone(Passed { passed: 5, .. }));
+        ensure!(is_gone, "of the rest of it: {:?}", armed.turn());
+        expect(&mut client, RESPONSE).context("past us in two parts")?;
+        let armed = node_meter.arm_in(bypasses, &client_meter).context("arm for the last time")?;
+        node.write_all(first)?;
+        node.write_all(&[second, NO_RESPONSE].concat())?;
+        let is_ours = matches!(armed.turn(), Turn::HandedOver(Passed { passed: 3, .. }));
+        ensure!(is_ours, "of more than the rest: {:?}", armed.turn());
+        expect(&mut client, first).context("a part past us")?;
+        expect(&mut upstream, &[REST, NO_RESPONSE].concat()).context("the rest to us")?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ mod faults;
 mod node;
 mod refused;
 mod remote;
+mod several;
 mod storm;
 mod strangers;
 
@@ -58,6 +59,8 @@ fn judged(proxy: &TestProxy) -> u64 {
         "no_room",
         "not_taken_in",
         "broken",
+        "continued",
+        "handed_over",
     ];
     reasons.iter().map(|reason| counted(proxy, "bypass", reason)).sum()
 }
@@ -443,6 +446,7 @@ fn mixed(noise: &mut Noise) -> Ask {
         Kind::Plain,
         Kind::Plain,
         Kind::Pieces,
+        Kind::Parts,
         Kind::Chunked,
         Kind::Unmeasured,
         Kind::Undated,

@@ -18,15 +18,20 @@ const TRANSFERS: usize = 24;
 
 /// Memory of this process, of all TCP queues and of the kernel's slabs, bytes.
 pub(crate) fn memory_in_use() -> i64 {
-    let number = |path: &str, name: &str, at: usize| -> i64 {
-        let text = fs::read_to_string(path).unwrap();
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(at).unwrap().parse().unwrap()
-    };
+    queues_in_use() + number("/proc/self/status", "VmRSS:", 1) * 1024
+}
+
+/// Memory of all TCP queues and of the kernel's slabs, bytes.
+pub(crate) fn queues_in_use() -> i64 {
     let socket_pages = number("/proc/net/sockstat", "TCP:", 10);
-    let process_kib = number("/proc/self/status", "VmRSS:", 1);
     let slab_kib = number("/proc/meminfo", "SUnreclaim:", 1);
-    socket_pages * 4096 + (process_kib + slab_kib) * 1024
+    socket_pages * 4096 + slab_kib * 1024
+}
+
+fn number(path: &str, name: &str, at: usize) -> i64 {
+    let text = fs::read_to_string(path).unwrap();
+    let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().nth(at).unwrap().parse().unwrap()
 }
 
 /// Which side writes; the other one does not read.

@@ -159,8 +159,16 @@ impl Visit {
             client.ask(&ask)?;
             self.answered.push(ask.path());
         }
-        let kinds = [Kind::Plain, Kind::Plain, Kind::Pieces, Kind::Half, Kind::End, Kind::Reset];
-        let mut ask = Ask::new(kinds[self.up_to(6) as usize], 2 + self.up_to(3_000) as usize);
+        let kinds = [
+            Kind::Plain,
+            Kind::Parts,
+            Kind::Pieces,
+            Kind::Half,
+            Kind::HalfEnd,
+            Kind::End,
+            Kind::Reset,
+        ];
+        let mut ask = Ask::new(kinds[self.up_to(7) as usize], 2 + self.up_to(3_000) as usize);
         ask.pause = self.up_to(3_000);
         let mut client = self.client.take().expect("not gone");
         client.send(&ask.request())?;
@@ -180,7 +188,7 @@ impl Visit {
     }
 
     fn hear(&mut self, client: &mut Client, ask: &Ask) -> io::Result<()> {
-        if ask.kind == Kind::Half {
+        if matches!(ask.kind, Kind::Half | Kind::HalfEnd) {
             return match client.answer(ask) {
                 Ok(()) => Err(io::Error::other("a half is a whole")),
                 Err(_) => Ok(()),

@@ -19,7 +19,7 @@ use socket2::SockRef;
 
 use super::{
     super::peer::{Pattern, Waiting, Wire, connect_blocking, connect_from, idle},
-    Place,
+    Noise, Place,
 };
 
 const DATE: &str = "date: Tue, 15 Nov 1994 08:12:31 GMT\r\n";
@@ -35,6 +35,12 @@ pub(super) enum Kind {
     Held,
     /// Head and half of the body, then the rest.
     Pieces,
+    /// Head and some of the body, then the rest in many pieces of all sizes.
+    Parts,
+    /// Head and half of the body; the rest when the test says so.
+    Within,
+    /// The same, with another response behind it in one write with the rest.
+    WithinExtra,
     Chunked,
     /// Its length is where the connection ends.
     Unmeasured,
@@ -53,6 +59,8 @@ pub(super) enum Kind {
     Late,
     /// Half of it, and a reset.
     Half,
+    /// Half of it, and the end.
+    HalfEnd,
     /// Nothing, and the end.
     End,
     /// Nothing, and a reset.
@@ -60,10 +68,13 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [(Kind, &str); 15] = [
+    const ALL: [(Kind, &str); 19] = [
         (Kind::Plain, "plain"),
         (Kind::Held, "held"),
         (Kind::Pieces, "pieces"),
+        (Kind::Parts, "parts"),
+        (Kind::Within, "within"),
+        (Kind::WithinExtra, "within_extra"),
         (Kind::Chunked, "chunked"),
         (Kind::Unmeasured, "unmeasured"),
         (Kind::Undated, "undated"),
@@ -74,6 +85,7 @@ impl Kind {
         (Kind::Extra, "extra"),
         (Kind::Late, "late"),
         (Kind::Half, "half"),
+        (Kind::HalfEnd, "half_end"),
         (Kind::End, "end"),
         (Kind::Reset, "reset"),
     ];
@@ -130,6 +142,11 @@ impl Ask {
         let mut number = || parts.next()?.parse::<u64>().ok();
         let (status, size) = (number()? as u16, number()? as usize);
         Some(Ask { kind, status, size, id: number()?, pause: number()?, method })
+    }
+
+    /// Bytes of the body that come, or do not come, behind the first half.
+    pub(super) fn rest(&self) -> usize {
+        if self.has_body() { self.size / 2 } else { 0 }
     }
 
     fn has_body(&self) -> bool {
@@ -310,7 +327,7 @@ fn serve<W: Wire>(mut stream: BufReader<W>, shared: &Shared) -> io::Result<()> {
         if ask.kind == Kind::Held {
             shared.wait_until("the test to say so", |state| state.released.contains(&ask.id));
         }
-        let written = answer(stream.get_mut(), &ask);
+        let written = answer(stream.get_mut(), &ask, shared);
         shared.change(|state| _ = state.written.insert(ask.id));
         if !written? {
             return Ok(());
@@ -338,16 +355,23 @@ fn read_request(stream: &mut impl BufRead) -> io::Result<(Ask, u64)> {
 }
 
 /// Whether another request may follow.
-fn answer(to: &mut impl Wire, ask: &Ask) -> io::Result<bool> {
+fn answer(to: &mut impl Wire, ask: &Ask, shared: &Shared) -> io::Result<bool> {
     let response = ask.response();
+    let (first, second) = response.split_at(response.len() - ask.rest());
     match ask.kind {
         Kind::Plain | Kind::Held | Kind::Chunked | Kind::Undated | Kind::Wide => {
             to.write_all(&response)?;
         }
         Kind::Pieces => {
-            let (first, second) = response.split_at(response.len() - ask.size / 2);
             to.write_all(first)?;
             to.write_all(second)?;
+        }
+        Kind::Parts => parts(to, ask, &response)?,
+        Kind::Within | Kind::WithinExtra => {
+            to.write_all(first)?;
+            shared.wait_until("the test to say so", |state| state.released.contains(&ask.id));
+            let behind = if ask.kind == Kind::Within { Vec::new() } else { stray() };
+            to.write_all(&[second, &behind].concat())?;
         }
         Kind::Unmeasured | Kind::Closing => {
             to.write_all(&response)?;
@@ -364,8 +388,12 @@ fn answer(to: &mut impl Wire, ask: &Ask) -> io::Result<bool> {
             thread::park_timeout(Duration::from_micros(500));
             to.write_all(&stray())?;
         }
+        Kind::HalfEnd => {
+            to.write_all(first)?;
+            return Ok(false);
+        }
         Kind::Half => {
-            to.write_all(&response[..response.len() - ask.size / 2])?;
+            to.write_all(first)?;
             SockRef::from(to.socket()).set_linger(Some(Duration::ZERO))?;
             return Ok(false);
         }
@@ -376,6 +404,20 @@ fn answer(to: &mut impl Wire, ask: &Ask) -> io::Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// The sizes are said by the request; two small ones in a row are common.
+fn parts(to: &mut Waiting, ask: &Ask, response: &[u8]) -> io::Result<()> {
+    let mut noise = Noise(ask.id << 8 | 1);
+    let mut size = ask.head().len() + noise.next() as usize % 100;
+    let mut rest = response;
+    while !rest.is_empty() {
+        let (part, behind) = rest.split_at(size.clamp(1, rest.len()));
+        to.write_all(part)?;
+        rest = behind;
+        size = noise.next() as usize % (1 << (noise.next() % 18));
+    }
+    Ok(())
 }
 
 const EARLY: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
@@ -427,7 +469,24 @@ impl Client {
         Err(io::Error::other(format!("another body for {ask:?}: {is} bytes of {should}")))
     }
 
-    pub(super) fn hear(&mut self, has_body: bool) -> io::Result<Heard> {
+    /// The head and the half of the body that comes with it.
+    pub(super) fn first_half(&mut self, ask: &Ask) -> io::Result<()> {
+        let head = self.head()?;
+        check_head(ask, &head)?;
+        self.expect(&ask.body()[..ask.size - ask.rest()])
+    }
+
+    pub(super) fn second_half(&mut self, ask: &Ask) -> io::Result<()> {
+        self.expect(&ask.body()[ask.size - ask.rest()..])
+    }
+
+    fn expect(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut heard = vec![0; bytes.len()];
+        self.stream.read_exact(&mut heard)?;
+        if heard == bytes { Ok(()) } else { Err(io::Error::other("other bytes")) }
+    }
+
+    fn head(&mut self) -> io::Result<String> {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             if self.stream.read_line(&mut head)? == 0 {
@@ -435,6 +494,11 @@ impl Client {
                 return Err(io::Error::new(kind, format!("the end behind {head:?}")));
             }
         }
+        Ok(head)
+    }
+
+    pub(super) fn hear(&mut self, has_body: bool) -> io::Result<Heard> {
+        let head = self.head()?;
         let lower = head.to_ascii_lowercase();
         let mut body = Vec::new();
         if !has_body {

@@ -79,7 +79,6 @@ fn what_the_proxy_has_to_see_goes_through_it_at(place: Place) {
         // Without a body to come it would be whole.
         ("HEAD", Row::with(Kind::Plain, |ask| (ask.method, ask.size) = ("HEAD", 0))),
         ("a request body", Row::with(Kind::Plain, |ask| ask.method = "POST").request(posted)),
-        ("two writes", Row::new(Kind::Pieces)),
         ("chunks", Row::new(Kind::Chunked)),
         ("no length", Row::new(Kind::Unmeasured)),
         ("no date", Row::new(Kind::Undated)),

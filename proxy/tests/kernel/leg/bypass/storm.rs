@@ -66,8 +66,8 @@ impl<'p> Script<'p> {
     /// Something that has an answer, and a connection behind it.
     fn any(&mut self) -> Ask {
         let mut ask = if self.one_in(2) { random(&mut self.noise) } else { mixed(&mut self.noise) };
-        if self.one_in(60) {
-            ask.size = 1 + self.up_to(400_000) as usize;
+        if self.one_in(30) {
+            ask.size = 1 + self.up_to(1_500_000) as usize;
         }
         if self.one_in(20) {
             ask.kind = if ask.method == "HEAD" { ask.kind } else { Kind::Extra };
@@ -133,10 +133,10 @@ impl<'p> Script<'p> {
 
     /// The node breaks off.
     fn broken(&mut self) -> io::Result<()> {
-        let kinds = [Kind::Half, Kind::End, Kind::Reset];
-        let mut ask = Ask::new(kinds[self.up_to(3) as usize], 2 + self.up_to(2_000) as usize);
+        let kinds = [Kind::Half, Kind::HalfEnd, Kind::End, Kind::Reset];
+        let mut ask = Ask::new(kinds[self.up_to(4) as usize], 2 + self.up_to(2_000) as usize);
         ask.pause = self.up_to(1_000);
-        if ask.kind == Kind::Half {
+        if matches!(ask.kind, Kind::Half | Kind::HalfEnd) {
             return match self.client.ask(&ask) {
                 Ok(()) => Err(io::Error::other("a half is a whole")),
                 Err(_) => {

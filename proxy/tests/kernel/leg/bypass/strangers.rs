@@ -45,13 +45,13 @@ fn arm(node: &Node, proxy: &TestProxy, clients: &mut [Client]) -> Vec<Ask> {
     asks
 }
 
-fn ask_all(clients: &mut [Client], asks: &[Ask]) {
+pub(super) fn ask_all(clients: &mut [Client], asks: &[Ask]) {
     for (client, ask) in clients.iter_mut().zip(asks) {
         client.send(&ask.request()).expect("sent");
     }
 }
 
-fn answer_all(clients: &mut [Client], asks: &[Ask]) {
+pub(super) fn answer_all(clients: &mut [Client], asks: &[Ask]) {
     for (client, ask) in clients.iter_mut().zip(asks) {
         client.answer(ask).unwrap_or_else(|error| panic!("{error}"));
     }
