@@ -7,8 +7,7 @@ use std::{
 };
 
 use super::{
-    Buffers, Carried, Forward, HEAD_READ_SIZE, advance, bypass::Course, note_delivery,
-    relay::Relay, upload::Upload,
+    Buffers, Carried, Forward, advance, bypass::Course, note_delivery, relay::Relay, upload::Upload,
 };
 use crate::{
     connection::ConnectionCx,
@@ -96,7 +95,7 @@ impl Forward<'_> {
             return Poll::Ready(self.cut_off(fault));
         }
         // First: whoever sends us something has said before that it is ours.
-        let heard = inlet::poll_read(&mut connection.stream, task, input, HEAD_READ_SIZE);
+        let heard = inlet::poll_read_head(&mut connection.stream, task, input);
         let is_silent = heard.is_pending() && input.is_empty();
         let passed = match cx.passage.course(task) {
             Course::Gone(passed) => return Poll::Ready(Ending::Over { passed, is_silent }),

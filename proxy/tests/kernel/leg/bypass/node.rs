@@ -407,7 +407,7 @@ fn answer(to: &mut impl Wire, ask: &Ask, shared: &Shared) -> io::Result<bool> {
 }
 
 /// The sizes are said by the request; two small ones in a row are common.
-fn parts(to: &mut Waiting, ask: &Ask, response: &[u8]) -> io::Result<()> {
+fn parts(to: &mut impl Wire, ask: &Ask, response: &[u8]) -> io::Result<()> {
     let mut noise = Noise(ask.id << 8 | 1);
     let mut size = ask.head().len() + noise.next() as usize % 100;
     let mut rest = response;
