@@ -15,7 +15,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use ring::digest::{self, Digest};
-use tokio::task::yield_now;
+use tokio::task::{spawn_local, yield_now};
 
 use crate::{
     connection::ConnectionCx,
@@ -33,6 +33,8 @@ use crate::{
 const READ_SIZE: usize = 32 * 1024;
 /// Read and digested in a turn: a quarter of a millisecond's work at most.
 const TURN_SIZE: usize = 128 * 1024;
+/// Of content in a turn, which ends behind the piece with which it is full.
+const ROOM: usize = 2 * TURN_SIZE;
 /// Handed over at a time, so that it shows how fast a node takes it.
 const PIECE_SIZE: usize = 64 * 1024;
 
@@ -70,7 +72,7 @@ impl Body {
             }
             Body::Plain => {
                 while poll_fn(|task| coming.poll_plain(cx, task)).await? == Come::Some {
-                    yield_now().await;
+                    coming.take_turns().await;
                 }
             }
             Body::Hyper(incoming) => coming.read(cx, incoming).await?,
@@ -95,9 +97,16 @@ async fn digested(content: &[u8], digesting: Option<digest::Context>) -> Option<
     let mut digesting = digesting?;
     for piece in content.chunks(TURN_SIZE) {
         digesting.update(piece);
-        yield_now().await;
+        turn().await;
     }
     Some(digesting.finish())
+}
+
+/// Ends a turn: lets the worker do whatever else there is to do, and look for it. Not before that is
+/// done is it over, though hyper wakes the task that this is a part of for reasons of its own.
+async fn turn() {
+    // An error: the worker ends.
+    drop(spawn_local(yield_now()).await);
 }
 
 /// One that is being read.
@@ -134,6 +143,21 @@ impl Coming {
         Ok(())
     }
 
+    /// Ends a turn. There is room for the next one then, without all that is here being moved at once.
+    async fn take_turns(&mut self) {
+        turn().await;
+        let (size, capacity) = (self.content.len(), self.content.capacity());
+        if capacity - size >= ROOM {
+            return;
+        }
+        let mut larger = BytesMut::with_capacity(2 * capacity + ROOM);
+        for piece in self.content.chunks(TURN_SIZE) {
+            larger.extend_from_slice(piece);
+            turn().await;
+        }
+        self.content = larger;
+    }
+
     /// Whether enough has been done in this turn; then the next one begins.
     fn ends_turn(&mut self) -> bool {
         let is_over = self.turn >= TURN_SIZE;
@@ -150,7 +174,7 @@ impl Coming {
                 self.piece(data)?;
             }
             if self.ends_turn() {
-                yield_now().await;
+                self.take_turns().await;
             }
         }
         Ok(())
@@ -255,9 +279,12 @@ impl HeldSource {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{future::Future, pin::pin, sync::Arc, task::Waker};
+    use std::{cell::Cell, rc::Rc, sync::Arc, task::Waker};
 
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::{
+        net::{TcpListener, TcpStream},
+        task::LocalSet,
+    };
 
     use crate::memory::Memory;
 
@@ -318,17 +345,48 @@ mod tests {
         assert_eq!(turns, 3);
     }
 
-    #[test]
-    fn what_is_here_is_digested_in_turns() {
+    /// What comes of it, and how many turns others have had meanwhile.
+    async fn beside_others<T>(work: impl Future<Output = T>) -> (T, usize) {
+        let turns = Rc::new(Cell::new(0));
+        let count = Rc::clone(&turns);
+        let others = async move {
+            loop {
+                count.set(count.get() + 1);
+                yield_now().await;
+            }
+        };
+        let both = async {
+            let others = spawn_local(others);
+            let done = work.await;
+            others.abort();
+            done
+        };
+        (LocalSet::new().run_until(both).await, turns.get())
+    }
+
+    #[tokio::test]
+    async fn what_is_here_is_digested_in_turns() {
         let content = vec![b'x'; 3 * TURN_SIZE];
-        let mut task = Context::from_waker(Waker::noop());
         let digesting = digest::Context::new(&digest::SHA256);
-        let mut digested = pin!(digested(&content, Some(digesting)));
-        for _ in 0..3 {
-            assert!(digested.as_mut().poll(&mut task).is_pending());
-        }
-        let Poll::Ready(Some(digest)) = digested.poll(&mut task) else { panic!("all is digested") };
-        assert_eq!(digest.as_ref(), sha256(&content));
+        let (digest, turns) = beside_others(digested(&content, Some(digesting))).await;
+        assert_eq!(digest.expect("one").as_ref(), sha256(&content));
+        assert!(turns >= 3, "{turns}");
+    }
+
+    #[tokio::test]
+    async fn what_grows_is_moved_in_turns() {
+        let mut coming = Coming::new(Arc::new(Memory::new(1 << 20)).nothing(), None);
+        let body: Vec<u8> = (0..8 * TURN_SIZE).map(|at| (at % 251) as u8).collect();
+        coming.piece(&body).expect("room");
+        let place = coming.content.as_ptr();
+        let ((), turns) = beside_others(coming.take_turns()).await;
+        assert!(
+            coming.content == body && coming.content.as_ptr() != place && turns >= 8,
+            "{turns}"
+        );
+        let place = coming.content.as_ptr();
+        beside_others(coming.take_turns()).await;
+        assert_eq!(coming.content.as_ptr(), place, "there is room");
     }
 
     #[test]
