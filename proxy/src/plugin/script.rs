@@ -108,7 +108,7 @@ pub trait Telling: fmt::Debug + Send + Sync {
 
     fn due(&self, now: Instant) -> Due;
 
-    /// What came of a step that was due, or that was asked for; `None`: it may or may not have been done.
+    /// What came of a step that was due or was asked for; `None`: it may or may not have been done.
     fn told(&self, step: &Step, numbers: Option<&[i64]>, now: Instant);
 }
 
