@@ -226,7 +226,7 @@ pub(crate) const SWEEP: [(&str, u64, usize); 11] = [
     ("64MiB", 64 << 20, 2),
 ];
 
-/// B6: up to this size a node's response is one call, and what it says in one call may go past the proxy.
+/// B6: up to this size a node's response is one call, and may go past the proxy.
 const PASSED_MAX: u64 = 64 << 10;
 
 /// One way in which B6 sends bodies.
