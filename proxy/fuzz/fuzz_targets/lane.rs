@@ -165,8 +165,8 @@ fn play(stage: &Stage, script: &Script) -> Heard {
         is_news |= talk.turn(if script.is_slow { 700 } else { usize::MAX });
         nodes.resize_with(talk.nodes.len(), Node::default);
         for (connection, (end, node)) in talk.nodes.iter_mut().zip(&mut nodes).enumerate() {
-            node.hear(script.is_early, &end.heard, |at, said| {
-                asked.push(Asked { connection, at, said });
+            node.hear(script.is_early, &end.heard, |at, said, had_ended| {
+                asked.push(Asked { connection, at, said, had_ended });
             });
             is_news |= node.answer(script, &mut answers, end);
         }
@@ -190,11 +190,12 @@ fn play(stage: &Stage, script: &Script) -> Heard {
 }
 
 impl<'s> Node<'s> {
-    /// Finds the requests in what has come; `note`s where one begins, and what was said before it.
-    fn hear(&mut self, is_early: bool, heard: &[u8], mut note: impl FnMut(usize, usize)) {
+    /// Finds the requests in what has come; `note`s where one begins, what was said before it, and whether
+    /// that was all.
+    fn hear(&mut self, is_early: bool, heard: &[u8], mut note: impl FnMut(usize, usize, bool)) {
         while let request @ [_, ..] = &heard[self.at..] {
             if !std::mem::replace(&mut self.has_begun, true) {
-                note(self.at, self.said.len());
+                note(self.at, self.said.len(), self.has_ended);
             }
             let (is_head_whole, size) = progress(request);
             let is_due = size.is_some() || is_early && is_head_whole;

@@ -39,8 +39,9 @@ pub struct Asked {
     pub connection: usize,
     /// In what the node has heard.
     pub at: usize,
-    /// What the node had said when it began.
+    /// What the node had said when it began, and whether that was all it would.
     pub said: usize,
+    pub had_ended: bool,
 }
 
 /// What becomes of the client's connection.
@@ -190,6 +191,7 @@ impl<'h> Reader<'h> {
     /// A connection carries another request only if everything that came on it before is whole, may be
     /// followed by something, and is all there was. Whether it carries one that is not its first.
     fn check_reused(&self, asked: &Asked) -> bool {
+        assert!(!asked.had_ended, "used again behind its end");
         let node = &self.heard.nodes[asked.connection];
         let before = self.heard.asked.iter().take_while(|it| !std::ptr::eq(*it, asked));
         let before: Vec<_> =
