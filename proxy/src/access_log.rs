@@ -9,10 +9,9 @@ mod line;
 
 use std::{
     cell::RefCell,
-    fs::File,
     io,
     net::SocketAddr,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::AsFd as _,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -81,7 +80,7 @@ pub struct AccessLog {
 impl AccessLog {
     /// Opens the target and starts the writer thread. A file is appended to and, if missing, made.
     pub fn open(config: &config::AccessLog) -> anyhow::Result<(AccessLog, QueueGuard)> {
-        let stream = |fd| unbuffered(fd).context("access log");
+        let stream = |fd| log_queue::unbuffered(fd).context("access log");
         let target: Box<dyn Target> = match &config.target {
             LogTarget::Stdout => Box::new(stream(io::stdout().as_fd())?),
             LogTarget::Stderr => Box::new(stream(io::stderr().as_fd())?),
@@ -98,7 +97,7 @@ impl AccessLog {
         format: LogFormat,
         size_max: usize,
     ) -> anyhow::Result<(AccessLog, QueueGuard)> {
-        let started = log_queue::start(target, size_max, Dropped::default());
+        let started = log_queue::start(target, size_max, Dropped::default(), None);
         let (queue, writing) = started.context("access-log thread")?;
         let guard = QueueGuard::new(&queue, writing);
         let line = RefCell::new(String::with_capacity(LINE_SIZE_HINT));
@@ -124,11 +123,6 @@ impl AccessLog {
     pub fn dropped(&self) -> Dropped {
         Dropped::of(&self.queue)
     }
-}
-
-/// A standard stream without the buffer of this process's own, in which lines are lost uncounted.
-fn unbuffered(stream: BorrowedFd<'_>) -> io::Result<File> {
-    stream.try_clone_to_owned().map(File::from)
 }
 
 /// Most lines fit; a longer one grows.

@@ -39,6 +39,7 @@ use crate::{
     kernel::{KernelPlane, Status},
     log_files::LogFiles,
     log_queue::Dropped,
+    logging,
     memory::BodyMemory,
     metrics::{KernelSample, LogSample, Metrics, NodeSample, Sample},
     pipeline::Pipeline,
@@ -247,6 +248,7 @@ impl Sources {
             kernel: KernelSample::of(&self.kernel),
             logs: LogSample {
                 access_log: self.access_log_dropped.as_ref().map_or(0, Dropped::lines),
+                process: logging::dropped(),
                 files: self.log_files.dropped(),
             },
             nodes: views(&rules).map(node).collect(),

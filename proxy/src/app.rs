@@ -7,7 +7,6 @@ use std::{
     os::fd::AsFd,
     sync::Arc,
     thread,
-    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -23,14 +22,14 @@ use crate::{
     client::Client,
     config::{Config, Datapath, Listener, Workers},
     dns,
-    drain::{self, Shutdown, Signals},
+    drain::{Hearing, Shutdown},
     guard::Guard,
     http::fields::Pseudonym,
     kernel::KernelPlane,
     key_source,
     listener::{self, BindLock, Group},
     log_files::LogFiles,
-    log_queue::QueueGuard,
+    log_queue::{QueueGuard, closing_deadline},
     memory::BodyMemory,
     metrics::Metrics,
     pipeline::Pipeline,
@@ -57,15 +56,13 @@ pub struct App {
     pub admin: Option<SocketAddr>,
     pub kernel: Arc<KernelPlane>,
     shutdown: Shutdown,
-    drain_timeout: Duration,
-    signals: Signals,
+    hearing: Hearing,
     hangups: Option<Signal>,
     reloader: Arc<Reloader>,
     log_files: Arc<LogFiles>,
     control: runtime::Runtime,
     workers: Vec<thread::JoinHandle<anyhow::Result<()>>>,
-    /// Flushes the access log when everything else is gone.
-    _access_log: Option<QueueGuard>,
+    access_log: Option<QueueGuard>,
 }
 
 impl App {
@@ -81,12 +78,15 @@ impl App {
         let workers = worker_count(config.workers, cpus.len());
         // Before anybody can see that it is there: who does may send a signal at once.
         let control = runtime::Builder::new_current_thread().enable_all().build()?;
-        let (signals, [hangups, rotations]) = {
+        let shutdown = Shutdown::new();
+        let hearing = Hearing::start(shutdown.clone(), config.drain.timeout);
+        let hearing = hearing.context("signal handlers")?;
+        let [hangups, rotations] = {
             let _within = control.enter();
             let others = [SignalKind::hangup(), SignalKind::user_defined1()].map(signal);
-            let [hangups, rotations] = others.map(|it| it.context("signal handlers"));
-            (Signals::install().context("signal handlers")?, [hangups?, rotations?])
+            others.map(|it| it.context("signal handlers"))
         };
+        let (hangups, rotations) = (hangups?, rotations?);
         let groups = bind(config, workers)?;
         let kernel = Arc::new(load_kernel(config, &groups, workers)?);
         // Whoever can connect to it finds the listeners steered.
@@ -97,7 +97,6 @@ impl App {
             None => (None, None),
         };
 
-        let shutdown = Shutdown::new();
         let log_files = Arc::<LogFiles>::default();
         let (shared, retired) = share(config, &kernel, access_log, &log_files, permits, &shutdown);
         control.spawn(retired.free());
@@ -136,14 +135,13 @@ impl App {
             admin: admin_address,
             kernel,
             shutdown,
-            drain_timeout: config.drain.timeout,
-            signals,
+            hearing,
             hangups: Some(hangups),
             reloader,
             log_files,
             control,
             workers,
-            _access_log: access_log_guard,
+            access_log: access_log_guard,
         })
     }
 
@@ -172,13 +170,14 @@ impl App {
     /// # Errors
     /// A worker broke down; the others are drained first.
     pub fn wait(self) -> anyhow::Result<()> {
-        let Self { shutdown, drain_timeout, signals, control, workers, log_files, .. } = self;
-        let signals = control.spawn(drain::on_signals(signals, shutdown.clone(), drain_timeout));
+        let Self { hearing, control, workers, log_files, mut access_log, .. } = self;
         let finished =
             control.block_on(async { tokio::task::spawn_blocking(move || join(workers)).await });
-        signals.abort();
+        drop(hearing);
         control.shutdown_background();
-        log_files.close();
+        let deadline = closing_deadline();
+        log_files.close(deadline);
+        access_log.iter_mut().for_each(|log| log.close(deadline));
         finished.context("waiting for workers")?
     }
 }

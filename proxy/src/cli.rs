@@ -149,11 +149,23 @@ fn serve(path: &Path) -> anyhow::Result<ExitCode> {
         Ok(loaded) => loaded,
         Err(errors) => return complain_about(&errors),
     };
-    logging::init(&config.log)?;
+    sys::process::ignore_file_size_signal().context("SIGXFSZ")?;
+    let log = logging::init(&config.log)?;
+    match serve_as(&config, File { path: path.to_owned(), bytes: Some(bytes) }) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            log.complain(&error);
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Serves what `config` says, until a signal has drained it.
+fn serve_as(config: &Config, file: File) -> anyhow::Result<()> {
     for warning in config.warnings.lines() {
         tracing::warn!("{warning}");
     }
-    let mut app = App::start(&config)?;
+    let mut app = App::start(config)?;
     for (name, address) in &app.listeners {
         tracing::info!(listener = &**name, %address, "listening");
     }
@@ -166,10 +178,10 @@ fn serve(path: &Path) -> anyhow::Result<ExitCode> {
         workers = app.worker_count(),
         "serving"
     );
-    app.follow(File { path: path.to_owned(), bytes: Some(bytes) });
+    app.follow(file);
     app.wait()?;
     tracing::info!("drained");
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn check(path: &Path) -> anyhow::Result<ExitCode> {

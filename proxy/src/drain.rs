@@ -6,14 +6,22 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    io,
     rc::Rc,
+    thread,
     time::Duration,
 };
 
 use tokio::{
+    runtime,
     signal::unix::{Signal, SignalKind, signal},
-    sync::{Notify, watch},
+    sync::{Notify, oneshot, watch},
 };
+
+use crate::sys;
+
+/// What the process gets to end by itself after the second signal.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the operator wants of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,18 +74,47 @@ pub(crate) async fn ordered(orders: &mut watch::Receiver<Order>, order: Order) {
     }
 }
 
-/// SIGTERM and SIGINT, from when this is made on; before that they kill the process.
-pub(crate) struct Signals {
+/// Hears SIGTERM and SIGINT, on a thread of its own that nothing else can hold up. Dropping it ends
+/// that, unless the process has been told to end at once.
+pub(crate) struct Hearing {
+    _stop: oneshot::Sender<()>,
+}
+
+impl Hearing {
+    /// From now on a signal does not kill the process. The first one drains, the second or `deadline`
+    /// ends what is under way.
+    ///
+    /// # Errors
+    /// No thread, or no handlers.
+    pub(crate) fn start(shutdown: Shutdown, deadline: Duration) -> io::Result<Hearing> {
+        let control = runtime::Builder::new_current_thread().enable_all().build()?;
+        let signals = {
+            let _within = control.enter();
+            Signals::install()?
+        };
+        let (stop, stopped) = oneshot::channel();
+        let hear = async move {
+            tokio::select! {
+                () = on_signals(signals, shutdown, deadline) => {}
+                _ = stopped => return,
+            }
+            tokio::time::sleep(END_TIMEOUT).await;
+            sys::process::exit_at_once(0);
+        };
+        let thread = thread::Builder::new().name("signals".to_owned());
+        thread.spawn(move || control.block_on(hear))?;
+        Ok(Hearing { _stop: stop })
+    }
+}
+
+struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
     /// Only within a runtime.
-    ///
-    /// # Errors
-    /// The handlers cannot be installed.
-    pub(crate) fn install() -> std::io::Result<Self> {
+    fn install() -> io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
     }
@@ -90,8 +127,9 @@ impl Signals {
     }
 }
 
-/// Drains on a signal, ends on a second one or when `deadline` has passed.
-pub(crate) async fn on_signals(mut signals: Signals, shutdown: Shutdown, deadline: Duration) {
+/// Drains on a signal, ends on a second one or when `deadline` has passed; over only when there was one
+/// after the first.
+async fn on_signals(mut signals: Signals, shutdown: Shutdown, deadline: Duration) {
     let mut orders = shutdown.watch();
     tokio::select! {
         () = signals.next() => {}
@@ -100,10 +138,15 @@ pub(crate) async fn on_signals(mut signals: Signals, shutdown: Shutdown, deadlin
     tracing::info!(deadline_ms = deadline.as_millis() as u64, "draining");
     shutdown.drain();
     tokio::select! {
-        () = signals.next() => tracing::info!("second signal, ending"),
-        () = tokio::time::sleep(deadline) => tracing::warn!("drain deadline, ending"),
-        () = ordered(&mut orders, Order::End) => {}
+        () = signals.next() => {}
+        () = tokio::time::sleep(deadline) => {
+            tracing::warn!("drain deadline, ending");
+            shutdown.end();
+            signals.next().await;
+        }
+        () = ordered(&mut orders, Order::End) => signals.next().await,
     }
+    tracing::info!("second signal, ending");
     shutdown.end();
 }
 

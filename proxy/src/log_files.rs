@@ -8,6 +8,7 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Instant,
 };
 
 use crate::log_queue::{self, AppendedFile, Dropped, Queue, Writing};
@@ -94,10 +95,10 @@ impl LogFiles {
         self.lock().open.iter().filter_map(lines).collect()
     }
 
-    /// Writes what still waits, for about a second at most. Nothing is written any more.
-    pub fn close(&self) {
+    /// Writes what still waits, until `deadline`. Nothing is written any more.
+    pub fn close(&self, deadline: Instant) {
         let writers = std::mem::take(&mut self.lock().writers);
-        log_queue::close(writers.iter().map(|(queue, writing)| (&**queue, writing)));
+        log_queue::close(writers.iter().map(|(queue, writing)| (&**queue, writing)), deadline);
     }
 
     /// Keeps everybody else waiting who opens files.
@@ -116,7 +117,7 @@ impl Files {
     fn start(&mut self, path: PathBuf) -> Open {
         let dropped = Dropped::default();
         let target = Box::new(AppendedFile::new(path, FILE_MODE));
-        match log_queue::start(target, QUEUE_SIZE_MAX, dropped.clone()) {
+        match log_queue::start(target, QUEUE_SIZE_MAX, dropped.clone(), None) {
             Ok((queue, writing)) => {
                 self.writers.push((Arc::clone(&queue), writing));
                 Open { queue: Some(queue), dropped }

@@ -3,14 +3,18 @@
 //! Lines wait one behind the other in one buffer of fixed size, which the writer swaps for its own
 //! empty one: the lock is held for as long as it takes to copy a line, and nothing is allocated once
 //! the log is open. A file is closed and opened again when somebody asks for it, between two lines:
-//! whoever has renamed it finds a new one under the old name.
+//! whoever has renamed it finds a new one under the old name. Only the thread ever waits, and only in
+//! a write: opening a FIFO that nobody reads fails.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
     mem,
-    os::unix::fs::OpenOptionsExt as _,
-    path::PathBuf,
+    os::{
+        fd::BorrowedFd,
+        unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
+    },
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -18,6 +22,11 @@ use std::{
     },
     thread::{self, Thread},
     time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    io::Errno,
 };
 
 /// What the writer gets to write what still waits when the log is closed.
@@ -36,6 +45,11 @@ pub(crate) trait Target: Write + Send {
 
 /// A standard stream, or whatever else has no name.
 impl Target for File {}
+
+/// A standard stream without the buffer of this process's own, in which lines are lost uncounted.
+pub(crate) fn unbuffered(stream: BorrowedFd<'_>) -> io::Result<File> {
+    stream.try_clone_to_owned().map(File::from)
+}
 
 impl Target for Box<dyn Target> {
     fn reopen(&mut self) -> io::Result<()> {
@@ -61,11 +75,16 @@ impl AppendedFile {
         Self { path, mode, file: None, has_complained: false }
     }
 
+    /// A FIFO that nobody reads yet is opened when somebody does.
+    ///
     /// # Errors
     /// It cannot be opened.
     pub(crate) fn open(path: PathBuf, mode: u32) -> io::Result<Self> {
         let mut file = Self::new(path, mode);
-        file.reopen()?;
+        match file.reopen() {
+            Err(error) if error.kind() == NO_READER => file.complain(&error),
+            opened => opened?,
+        }
         Ok(file)
     }
 
@@ -73,13 +92,39 @@ impl AppendedFile {
         if self.file.is_none()
             && let Err(error) = self.reopen()
         {
-            if !mem::replace(&mut self.has_complained, true) {
-                tracing::warn!(path = %self.path.display(), %error, "lines are lost: no log file");
-            }
+            self.complain(&error);
             return Err(error);
         }
         self.file.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
+
+    fn complain(&mut self, error: &io::Error) {
+        if !mem::replace(&mut self.has_complained, true) {
+            tracing::warn!(path = %self.path.display(), %error, "lines are lost: no log file");
+        }
+    }
+}
+
+/// What the opening of a FIFO fails with that nobody reads.
+const NO_READER: io::ErrorKind = io::ErrorKind::BrokenPipe;
+
+/// Waits for nobody; writes wait, as ever.
+fn open_to_append(path: &Path, mode: u32) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options
+        .append(true)
+        .create(true)
+        .mode(mode)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    let file = options.open(path).map_err(|error| {
+        let is_fifo = || fs::metadata(path).is_ok_and(|file| file.file_type().is_fifo());
+        match Errno::from_io_error(&error) {
+            Some(Errno::NXIO) if is_fifo() => io::Error::new(NO_READER, "nobody reads the FIFO"),
+            _ => error,
+        }
+    })?;
+    fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+    Ok(file)
 }
 
 impl Write for AppendedFile {
@@ -94,8 +139,7 @@ impl Write for AppendedFile {
 
 impl Target for AppendedFile {
     fn reopen(&mut self) -> io::Result<()> {
-        let mut options = OpenOptions::new();
-        self.file = Some(options.append(true).create(true).mode(self.mode).open(&self.path)?);
+        self.file = Some(open_to_append(&self.path, self.mode)?);
         self.has_complained = false;
         Ok(())
     }
@@ -129,12 +173,16 @@ pub struct Dropped(Arc<AtomicU64>);
 #[must_use = "lines are lost when the guard is dropped before the last request has ended"]
 pub struct QueueGuard {
     queue: Arc<Queue>,
-    writing: Writing,
+    /// `None`: it is closed.
+    writing: Option<Writing>,
 }
 
 /// Never says anything; ends with the writer.
 #[derive(Debug)]
 pub(crate) struct Writing(mpsc::Receiver<()>);
+
+/// Is told on the writer's thread, once lines are written again, how many were lost before.
+pub(crate) type Regained = fn(u64);
 
 /// Starts the writer thread.
 ///
@@ -144,6 +192,7 @@ pub(crate) fn start(
     target: Box<dyn Target>,
     size_max: usize,
     dropped: Dropped,
+    regained: Option<Regained>,
 ) -> io::Result<(Arc<Queue>, Writing)> {
     let waiting = Waiting {
         lines: Vec::with_capacity(size_max),
@@ -156,7 +205,7 @@ pub(crate) fn start(
     let writer = Writer { target, torn: Vec::new() };
     let lines = Arc::clone(&queue);
     thread::Builder::new().name("log-writer".to_owned()).spawn(move || {
-        write_all(&lines, writer);
+        write_all(&lines, writer, regained);
         drop(is_writing);
     })?;
     Ok((queue, Writing(writing)))
@@ -258,9 +307,13 @@ impl Writing {
     }
 }
 
-/// Closes all of them, and waits for what still waits to be written, for about a second at most.
-pub(crate) fn close<'q>(all: impl Iterator<Item = (&'q Queue, &'q Writing)>) {
-    let deadline = Instant::now() + CLOSING_TIMEOUT;
+/// Until when the logs that are closed now may write.
+pub(crate) fn closing_deadline() -> Instant {
+    Instant::now() + CLOSING_TIMEOUT
+}
+
+/// Closes all of them, and waits for what still waits to be written, until `deadline`.
+pub(crate) fn close<'q>(all: impl Iterator<Item = (&'q Queue, &'q Writing)>, deadline: Instant) {
     let closed = all.map(|(queue, writing)| {
         queue.close();
         writing
@@ -270,26 +323,45 @@ pub(crate) fn close<'q>(all: impl Iterator<Item = (&'q Queue, &'q Writing)>) {
 
 impl QueueGuard {
     pub(crate) fn new(queue: &Arc<Queue>, writing: Writing) -> Self {
-        Self { queue: Arc::clone(queue), writing }
+        Self { queue: Arc::clone(queue), writing: Some(writing) }
+    }
+
+    pub(crate) fn push(&self, line: &[u8]) {
+        self.queue.push(line);
+    }
+
+    /// Writes what still waits, until `deadline`.
+    pub(crate) fn close(&mut self, deadline: Instant) {
+        if let Some(writing) = self.writing.take() {
+            close(std::iter::once((&*self.queue, &writing)), deadline);
+        }
     }
 }
 
 impl Drop for QueueGuard {
     fn drop(&mut self) {
-        close(std::iter::once((&*self.queue, &self.writing)));
+        self.close(closing_deadline());
     }
 }
 
 /// Writes until the queue is closed and empty.
-fn write_all(queue: &Queue, mut writer: Writer<impl Target>) {
+fn write_all(queue: &Queue, mut writer: Writer<impl Target>, regained: Option<Regained>) {
     let mut batch = Vec::with_capacity(queue.size_max);
+    let mut told = 0;
     while let Some(turn) = queue.take(&mut batch) {
         let mut lost = writer.write(&batch);
         batch.clear();
         if turn == Turn::WriteAndReopen {
             lost += writer.reopen();
         }
-        queue.dropped.fetch_add(lost, Relaxed);
+        let dropped = queue.dropped.fetch_add(lost, Relaxed);
+        if let Some(regained) = regained
+            && lost == 0
+            && dropped > told
+        {
+            regained(dropped - told);
+            told = dropped;
+        }
     }
 }
 
@@ -353,70 +425,4 @@ fn write_some(target: &mut impl Write, bytes: &[u8]) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Takes `room` bytes and fails from then on.
-    struct Filling {
-        room: usize,
-        taken: Vec<u8>,
-    }
-
-    impl Write for Filling {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let count = bytes.len().min(self.room);
-            if count == 0 {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            self.taken.extend_from_slice(&bytes[..count]);
-            self.room -= count;
-            Ok(count)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Target for Filling {
-        fn reopen(&mut self) -> io::Result<()> {
-            if self.taken.is_empty() {
-                return Err(io::ErrorKind::NotFound.into());
-            }
-            *self = Filling { room: 100, taken: Vec::new() };
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_line_that_was_begun_does_not_go_on_in_another_file() {
-        let mut writer =
-            Writer { target: Filling { room: 0, taken: Vec::new() }, torn: Vec::new() };
-        assert_eq!((writer.write(b"none\n"), writer.reopen()), (1, 0), "nothing is open");
-        writer.target.room = 5;
-        assert_eq!(writer.write(b"one\ntwo\n"), 0, "`two` is begun");
-        assert_eq!((writer.reopen(), writer.write(b"three\n"), writer.reopen()), (1, 0, 0));
-        assert_eq!(writer.write(b"four\n"), 0);
-        assert_eq!(writer.target.taken, b"four\n");
-    }
-
-    #[test]
-    fn a_target_that_fails_loses_whole_lines_and_counts_them() {
-        let target = Filling { room: 5, taken: Vec::new() };
-        let mut writer = Writer { target, torn: Vec::new() };
-        assert_eq!(writer.write(b"one\ntwo\nthree\n"), 1, "`two` is begun");
-        assert_eq!(writer.write(b"four\nfive\n"), 2);
-        writer.target.room = 1;
-        assert_eq!(writer.write(b"six\n"), 1);
-        writer.target.room = 6;
-        assert_eq!(writer.write(b"seven\n"), 0, "begun");
-        writer.target.room = 100;
-        assert_eq!(writer.write(b"eight\n"), 0);
-        assert_eq!(String::from_utf8_lossy(&writer.target.taken), "one\ntwo\nseven\neight\n");
-        writer.target.room = 0;
-        assert_eq!(writer.write(b"nine\nten\n"), 2);
-        writer.target.room = 100;
-        assert_eq!(writer.write(b"eleven\n"), 0);
-        assert!(writer.target.taken.ends_with(b"eight\neleven\n"));
-    }
-}
+mod tests;

@@ -1,12 +1,16 @@
 //! The process's own log: events of its life, on stderr, as text or as JSON.
 //!
-//! Written where they happen, without a queue: below `debug` nothing is logged for a connection or a
-//! request, and the last words of a process that stops must not wait in memory. The access log is
-//! another thing (`access_log`).
+//! Nobody waits for whoever reads it: lines go through a bounded queue ([`log_queue`]), and what finds
+//! no room is counted and, once lines are written again, said. What waits at the end is written while
+//! [`LogGuard`] is dropped. The access log is another thing (`access_log`).
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    os::fd::AsFd as _,
+    sync::{Arc, OnceLock},
+};
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use tracing::{Level, level_filters::LevelFilter};
 use tracing_subscriber::{
     filter::Targets,
@@ -15,20 +19,71 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::config::{Log, LogFormat};
+use crate::{
+    config::{Log, LogFormat},
+    log_queue::{self, Dropped, Queue, QueueGuard, Regained},
+};
 
+/// Bytes of lines that may wait for whoever reads stderr; beyond it lines are dropped.
+// At `info` a start has some 20 lines of 100 bytes; `debug` has several for each request.
+const QUEUE_SIZE_MAX: usize = 1 << 20;
 /// These warn of every forged datagram; what came of a lookup, `reload` says once.
 const RESOLVER_TARGETS: [&str; 3] = ["hickory_net", "hickory_proto", "hickory_resolver"];
 
-/// Installs the subscriber for the whole process. Fails if one is installed already.
-pub fn init(config: &Log) -> anyhow::Result<()> {
+/// Of the one log of the process.
+static DROPPED: OnceLock<Dropped> = OnceLock::new();
+
+/// Dropping it writes what still waits, for about a second at most. Nothing is logged any more.
+#[must_use = "nothing is logged once it is dropped"]
+pub struct LogGuard(QueueGuard);
+
+impl LogGuard {
+    /// Writes an error and its chain behind everything that was logged.
+    pub fn complain(&self, error: &anyhow::Error) {
+        self.0.push(format!("tandem: {error:#}\n").as_bytes());
+    }
+}
+
+/// Lines that were lost since the start.
+pub fn dropped() -> u64 {
+    DROPPED.get().map_or(0, Dropped::lines)
+}
+
+/// Installs the subscriber for the whole process.
+///
+/// # Errors
+/// One is installed already, or there is no thread that would write.
+pub fn init(config: &Log) -> anyhow::Result<LogGuard> {
+    let stderr = log_queue::unbuffered(io::stderr().as_fd()).context("log")?;
+    let dropped = DROPPED.get_or_init(Dropped::default).clone();
+    let regained: Regained =
+        |lines| tracing::warn!(lines, "lines of this log were lost: nobody read them");
+    let started = log_queue::start(Box::new(stderr), QUEUE_SIZE_MAX, dropped, Some(regained));
+    let (queue, writing) = started.context("log thread")?;
     // https://no-color.org: any value but the empty one.
     let is_colored =
         io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let style = if is_colored { Style::Colored } else { Style::Plain };
-    subscriber(config, style, io::stderr)
+    let lines = Lines(Arc::clone(&queue));
+    subscriber(config, style, move || lines.clone())
         .try_init()
-        .map_err(|_| anyhow!("a log subscriber is installed already"))
+        .map_err(|_| anyhow!("a log subscriber is installed already"))?;
+    Ok(LogGuard(QueueGuard::new(&queue, writing)))
+}
+
+/// The subscriber writes each event with one call.
+#[derive(Clone)]
+struct Lines(Arc<Queue>);
+
+impl io::Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

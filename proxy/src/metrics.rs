@@ -562,6 +562,10 @@ fn sampled(sample: &Sample) -> Registry {
     dropped.inc_by(logs.access_log);
     names::ACCESS_LOG_DROPPED.register(&mut registry, &dropped);
 
+    let dropped = Counter::<u64>::default();
+    dropped.inc_by(logs.process);
+    names::LOG_DROPPED.register(&mut registry, &dropped);
+
     let dropped = Family::<PathLabels, Counter>::default();
     for (path, lines) in &logs.files {
         dropped.get_or_create(&PathLabels { path: path.clone() }).inc_by(*lines);
@@ -582,6 +586,8 @@ fn sampled(sample: &Sample) -> Registry {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogSample {
     pub access_log: u64,
+    /// Of the process's own log.
+    pub process: u64,
     /// Of loggers, by path.
     pub files: Vec<(String, u64)>,
 }

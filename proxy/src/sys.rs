@@ -9,6 +9,7 @@ pub(crate) mod inotify;
 pub mod limits;
 pub mod mapped;
 pub mod pipe;
+pub mod process;
 pub mod socket;
 
 pub use cpu_quota::cpu_quota;

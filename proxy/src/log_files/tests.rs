@@ -34,7 +34,7 @@ fn a_path_has_one_writer_as_long_as_anybody_wants_it() {
     written(&path, "before\none\ntwo\n");
     let again = files.open(&path);
     again.write(b"three\n");
-    files.close();
+    files.close(log_queue::closing_deadline());
     assert_eq!(fs::read_to_string(&path).unwrap(), "before\none\ntwo\nthree\n");
     again.write(b"late\n");
     assert_eq!(files.dropped(), [(path.display().to_string(), 1)]);
@@ -60,7 +60,7 @@ fn a_file_that_was_renamed_is_opened_anew() {
         std::thread::park_timeout(Duration::from_millis(1));
     }
     file.write(b"four\n");
-    files.close();
+    files.close(log_queue::closing_deadline());
     // What waits when the order comes goes to either.
     let both = fs::read_to_string(&aside).unwrap() + &fs::read_to_string(&path).unwrap();
     assert_eq!(both, "one\ntwo\nthree\nfour\n");
@@ -83,7 +83,7 @@ fn what_cannot_be_written_is_counted_and_tried_again() {
     }
     fs::create_dir(&inner).unwrap();
     file.write(b"kept\n");
-    files.close();
+    files.close(log_queue::closing_deadline());
     assert_eq!(fs::read_to_string(&path).unwrap(), "kept\n");
     assert_eq!(files.dropped()[0].1, 2);
 }

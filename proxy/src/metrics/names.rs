@@ -114,6 +114,8 @@ metrics! {
         "Packets and connections seen by a BPF program, by reason of its verdict";
     ACCESS_LOG_DROPPED = "tandem_access_log_dropped_total", Counter, [], Stable,
         "Access-log lines that were not written because the queue was full or the target failed";
+    LOG_DROPPED = "tandem_log_dropped_total", Counter, [], Stable,
+        "Lines of the process's own log that were not written because the queue was full or stderr failed";
     LOOKUPS = "tandem_dns_lookups_total", Counter, ["result"], Stable,
         "Lookups of what a name resolves to; cut: answered, with more addresses than are taken";
     LOG_FILE_DROPPED = "tandem_log_file_dropped_total", Counter, ["path"], Stable,

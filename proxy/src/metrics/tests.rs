@@ -17,7 +17,7 @@ fn page(metrics: &Metrics) -> String {
     let node = ([127, 0, 0, 1], 80).into();
     metrics.encode(&Sample {
         kernel,
-        logs: LogSample { access_log: 3, files: vec![("/a.log".to_owned(), 5)] },
+        logs: LogSample { access_log: 3, process: 4, files: vec![("/a.log".to_owned(), 5)] },
         nodes: vec![NodeSample {
             upstream: "sampled".into(),
             node,
@@ -121,6 +121,7 @@ fn series_have_exactly_the_described_labels() {
     }
     assert!(page.contains(r#"tandem_kernel_packets_total{program="ingress",reason="blocked"} 7"#));
     assert!(page.contains("tandem_access_log_dropped_total 3\n"));
+    assert!(page.contains("tandem_log_dropped_total 4\n"));
     assert!(page.contains("tandem_log_file_dropped_total{path=\"/a.log\"} 5\n"));
     assert!(page.contains("tandem_encodings_skipped_total 2\n"));
     assert!(page.contains("tandem_filters_cut_total 2\n"));

@@ -1,14 +1,14 @@
 //! The binary as an operator meets it: exit codes, signals, messages, and what the process is made of.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, PipeReader, Read, Write},
     net::{SocketAddr, TcpListener},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use proxy::test_support::{Client, Node, TestProxy, eventually, unused_address};
@@ -93,12 +93,7 @@ impl Tandem {
         command.args(&words[1..]).arg(&file.path).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary runs");
         let log = Arc::new(Mutex::new(Vec::new()));
-        let (lines, stderr) = (Arc::clone(&log), child.stderr.take().expect("a pipe"));
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                lines.lock().expect("no panic").push(line);
-            }
-        });
+        follow(child.stderr.take().expect("a pipe"), &log);
         Tandem { child, log, file }
     }
 
@@ -160,6 +155,16 @@ impl Tandem {
         let entries = std::fs::read_dir(path).expect("our child");
         entries.map(|entry| entry.expect("an entry").path()).collect()
     }
+}
+
+/// Reads `log` into `lines` to its end.
+fn follow(log: impl Read + Send + 'static, lines: &Arc<Mutex<Vec<String>>>) {
+    let lines = Arc::clone(lines);
+    thread::spawn(move || {
+        for line in BufReader::new(log).lines().map_while(Result::ok) {
+            lines.lock().expect("no panic").push(line);
+        }
+    });
 }
 
 impl Drop for Tandem {
@@ -264,6 +269,157 @@ fn nobody_has_to_read_the_log() {
     eventually("it listens", || std::net::TcpStream::connect(address).ok());
     let mut tandem = Tandem { child, log: Arc::default(), file };
     assert_eq!(Client::connect(address).ask(GET).text(), "ok");
+    tandem.signal(Signal::TERM);
+    assert_eq!(tandem.exit().code(), Some(0));
+}
+
+/// More than the process gets to write what still waits, and to end.
+const END_MAX: Duration = Duration::from_secs(5);
+
+/// With a pipe for stdout and stderr that is full and that nobody reads; serves on `address`.
+fn start_unread(yaml: &str, address: SocketAddr) -> (Tandem, PipeReader) {
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    let size = rustix::pipe::fcntl_setpipe_size(&writer, 4096).expect("a small pipe");
+    writer.write_all(&vec![b'\n'; size]).expect("it is empty");
+    let file = file(&yaml.replace("127.0.0.1:0", &address.to_string()));
+    let mut command = Command::new(BINARY);
+    command.args(["run", "-c"]).arg(&file.path);
+    command.stdout(writer.try_clone().expect("a pipe")).stderr(writer);
+    let child = command.spawn().expect("the binary runs");
+    (Tandem { child, log: Arc::default(), file }, reader)
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_neither_requests_nor_the_end() {
+    let node = Node::always("ok");
+    for sections in ["", "log: { access: { target: stdout } }", "log: { level: debug }"] {
+        let address = unused_address();
+        let text = yaml(node.address, &format!("drain: {{ timeout: 1h }}\n{sections}"));
+        let (mut tandem, _reader) = start_unread(&text, address);
+        eventually("it listens", || std::net::TcpStream::connect(address).ok());
+        for _ in 0..20 {
+            assert_eq!(Client::connect(address).ask(GET).status, 200);
+        }
+        let told = Instant::now();
+        tandem.signal(Signal::TERM);
+        assert_eq!(tandem.exit().code(), Some(0));
+        assert!(told.elapsed() < END_MAX, "{sections}: {:?}", told.elapsed());
+    }
+}
+
+#[test]
+fn a_second_signal_ends_at_once_whoever_reads_the_log() {
+    let node = Node::always("ok");
+    let address = unused_address();
+    let sections = "drain: { timeout: 1h }\nlog: { access: { target: stderr } }";
+    let (mut tandem, _reader) = start_unread(&yaml(node.address, sections), address);
+    eventually("it listens", || std::net::TcpStream::connect(address).ok());
+    let (mut idle, mut busy) = (Client::connect(address), Client::connect(address));
+    assert_eq!(idle.ask(GET).status, 200);
+    busy.send(HALF);
+    eventually("the request at the node", || node.heard().ends_with('x').then_some(()));
+    tandem.signal(Signal::TERM);
+    idle.closed();
+    let told = Instant::now();
+    tandem.signal(Signal::TERM);
+    assert_eq!(tandem.exit().code(), Some(0));
+    assert!(told.elapsed() < END_MAX, "{:?}", told.elapsed());
+}
+
+#[test]
+fn what_the_log_has_no_room_for_is_counted_and_said_when_somebody_reads() {
+    let node = Node::always("ok");
+    let (address, admin) = (unused_address(), unused_address());
+    let sections = format!("admin: {{ address: \"{admin}\" }}");
+    let (mut tandem, reader) = start_unread(&yaml(node.address, &sections), address);
+    eventually("it listens", || std::net::TcpStream::connect(admin).ok());
+    let dropped = || {
+        let page = Client::connect(admin).ask("GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n").text();
+        let sample = "tandem_log_dropped_total ";
+        let line = page.lines().find_map(|line| line.strip_prefix(sample)).expect("the counter");
+        line.parse::<u64>().expect("a number")
+    };
+    assert_eq!(dropped(), 0);
+    // Each reload has a long line for each of these.
+    let wrong: String = (0..100).map(|at| format!("{}{at}: 1\n", "x".repeat(900))).collect();
+    tandem.rewrite(&wrong);
+    eventually("more than the queue holds", || {
+        tandem.signal(Signal::HUP);
+        (dropped() > 0).then_some(())
+    });
+    follow(reader, &tandem.log);
+    tandem.line(&["WARN", "lines of this log were lost", "lines="]);
+    tandem.line(&["INFO", "serving"]);
+    tandem.signal(Signal::TERM);
+    assert_eq!(tandem.exit().code(), Some(0));
+    tandem.line(&["INFO", "drained"]);
+}
+
+#[test]
+fn an_error_at_start_waits_for_nobody_and_is_there_for_whoever_reads() {
+    let node = Node::always("ok");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("an address");
+    let start = || start_unread(&yaml(node.address, ""), address);
+    let ((mut unread, _reader), started) = (start(), Instant::now());
+    assert_eq!(unread.exit().code(), Some(1));
+    assert!(started.elapsed() < END_MAX, "{:?}", started.elapsed());
+    let (mut read, reader) = start();
+    follow(reader, &read.log);
+    assert_eq!(read.exit().code(), Some(1));
+    read.line(&["tandem: listener `web`: bind "]);
+}
+
+#[test]
+fn a_fifo_that_nobody_reads_holds_up_nothing() {
+    let node = Node::always("ok");
+    let directory = tempfile::tempdir().expect("a directory");
+    let fifo = directory.path().join("access");
+    let made = Command::new("mkfifo").arg(&fifo).status().expect("mkfifo");
+    assert!(made.success());
+    let sections = format!("log: {{ access: {{ target: {} }} }}", fifo.display());
+    let mut tandem = Tandem::start(&yaml(node.address, &sections));
+    tandem.line(&["WARN", "nobody reads the FIFO"]);
+    let mut client = tandem.client();
+    assert_eq!(client.ask(GET).status, 200);
+    tandem.signal(Signal::USR1);
+    tandem.line(&["WARN", "a log is not opened again", "nobody reads the FIFO"]);
+    // Whoever comes later has the lines from then on.
+    let path = fifo.clone();
+    let (lines, line) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let fifo = std::fs::File::open(path).expect("our FIFO");
+        BufReader::new(fifo).lines().map_while(Result::ok).try_for_each(|line| lines.send(line))
+    });
+    let line = eventually("a line", || {
+        assert_eq!(client.ask(GET).status, 200);
+        line.try_recv().ok()
+    });
+    assert!(line.contains(" GET "), "{line}");
+    tandem.signal(Signal::TERM);
+    assert_eq!(tandem.exit().code(), Some(0));
+}
+
+#[test]
+fn a_log_that_may_not_grow_ends_nothing() {
+    const SIZE_MAX: u64 = 4096;
+    let node = Node::always("ok");
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("access.log");
+    let sections = format!(
+        "admin: {{ address: \"127.0.0.1:0\" }}\nlog: {{ access: {{ target: {} }} }}",
+        log.display()
+    );
+    let wrapper = ["prlimit", &format!("--fsize={SIZE_MAX}")];
+    let mut tandem = Tandem::start_with(&wrapper, &yaml(node.address, &sections));
+    let mut admin = Client::connect(tandem.address(&["admin listening"]));
+    let mut client = tandem.client();
+    eventually("a lost line", || {
+        assert_eq!(client.ask(GET).status, 200);
+        let page = admin.ask("GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n").text();
+        (!page.contains("\ntandem_access_log_dropped_total 0\n")).then_some(())
+    });
+    assert_eq!(std::fs::metadata(&log).expect("a log").len(), SIZE_MAX);
     tandem.signal(Signal::TERM);
     assert_eq!(tandem.exit().code(), Some(0));
 }
