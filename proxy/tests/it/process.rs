@@ -762,6 +762,33 @@ fn no_node_is_to_blame_when_there_is_no_file_to_dial_with() {
 }
 
 #[test]
+fn no_node_is_down_when_there_is_no_file_to_probe_it_with() {
+    const FILES: usize = 64;
+    let node = Node::always("ok");
+    let wrapper = ["prlimit", &format!("--nofile={FILES}:{FILES}")];
+    let checked = "type: roundrobin, checks: { active: { healthy: { interval: 0.05 }, \
+                   unhealthy: { interval: 0.05, tcp_failures: 1 } } },";
+    let sections = "limits: { connections: 10000 }\nadmin: { address: \"127.0.0.1:0\" }";
+    let text = yaml(node.address, sections).replace("type: roundrobin,", checked);
+    let tandem = Tandem::start_with(&wrapper, &text);
+    let mut admin = Client::connect(tandem.address(&["admin listening"]));
+    let mut page = || admin.ask("GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n").text();
+    page();
+    let _clients: Vec<_> = (0..2 * FILES).map(|_| tandem.client()).collect();
+    let short = "tandem_calls_total{purpose=\"health_check\",result=\"out_of_files\"} ";
+    let page = eventually("a probe without a file", || {
+        let page = page();
+        let count = page.lines().find_map(|line| line.strip_prefix(short))?;
+        (count != "0").then_some(page)
+    });
+    let up = format!("tandem_upstream_node_up{{upstream=\"app\",node=\"{}\"}} 1", node.address);
+    let failed = "tandem_upstream_checks_total{upstream=\"app\",result=\"tcp_failure\"} 0";
+    for line in [&*up, failed] {
+        assert!(page.lines().any(|found| found == line), "no {line} in\n{page}");
+    }
+}
+
+#[test]
 fn nobody_waits_for_whoever_reads_the_access_log() {
     // Several times what a pipe holds, about 100 bytes each.
     const REQUESTS: usize = 3000;
