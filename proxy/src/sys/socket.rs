@@ -227,7 +227,7 @@ fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
 mod tests {
     use std::{
         io::{Read, Write},
-        net::{TcpListener, TcpStream},
+        net::{Shutdown, TcpListener, TcpStream},
         thread,
     };
 
@@ -301,7 +301,7 @@ mod tests {
         let before = tcp_info(&client).unwrap().tcpi_segs_in;
         assert_eq!(send_before_end(&server, b"response").unwrap(), 8);
         assert!(!has_unread(&client));
-        drop(server);
+        server.shutdown(Shutdown::Write).unwrap();
         let mut received = Vec::new();
         client.read_to_end(&mut received).unwrap();
         assert_eq!(received, b"response");

@@ -276,6 +276,9 @@ fn nobody_waits_for_a_log_that_is_not_read() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("fifo");
     assert!(Command::new("mkfifo").arg(&path).status().expect("mkfifo").success());
+    // Without anybody who could read, lines are dropped at once.
+    let mut reader = fs::OpenOptions::new().read(true).custom_flags(nonblock()).open(&path);
+    let reader = reader.as_mut().expect("a reader");
     let node = Node::always("x");
     let filler = "x".repeat(100_000);
     let plugins =
@@ -290,9 +293,7 @@ fn nobody_waits_for_a_log_that_is_not_read() {
         assert!(asked < 100, "the queue has no end");
     }
     assert!(asked > 10);
-    // Now there is a reader, so that the writer gets to its end.
-    let mut reader = fs::OpenOptions::new().read(true).custom_flags(nonblock()).open(&path);
-    let reader = reader.as_mut().expect("a reader");
+    // Now it is read, so that the writer gets to its end.
     let mut first = [0; 10];
     eventually("a line", || reader.read(&mut first).ok().filter(|count| *count == 10));
     assert_eq!(&first, b"{\"a\":\"xxxx");
