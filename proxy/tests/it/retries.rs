@@ -10,7 +10,7 @@ const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi";
 const PUT: &str = "PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi";
 /// A short wait for the response.
-const HASTY: &str = "timeout: { connect: 5, send: 5, read: 0.1 },";
+const HASTY: &str = "timeout: { connect: 5, send: 5, read: 0.3 },";
 const RETRIES: &str = "tandem_upstream_retries_total{upstream=\"app\"}";
 const REFUSED: &str = "tandem_upstream_retries_refused_total{upstream=\"app\"}";
 

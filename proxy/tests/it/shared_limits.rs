@@ -279,7 +279,7 @@ fn a_count_that_is_told_at_intervals_is_known_to_all_soon() {
     redis.ask(&["FLUSHALL"]);
     let closed = start(node.address, &plugins(""));
     let open = start(node.address, &plugins(", allow_degradation: true"));
-    let asked = [&closed, &open].map(|proxy| ask(proxy, "express"));
+    let asked = [&closed, &open].map(|proxy| ask(proxy, LANES[0]));
     assert_eq!(asked, [200; 2]);
     // What is not told yet is told at the end.
     open.stop().expect("a clean end");
@@ -589,7 +589,7 @@ fn what_a_redis_has_lost_is_not_remembered_for_long() {
     let proxy = start(node.address, &plugins);
     let mut clients: Vec<_> = (0..COUNT)
         .map(|_| {
-            let mut client = Client::connect(proxy.address("express"));
+            let mut client = Client::connect(proxy.address(LANES[0]));
             client.send(HALF);
             client
         })

@@ -74,6 +74,6 @@ fn this_kernel_has_the_fields_that_programs_ask_for() {
     };
     let fields = [&super::super::sockets::FIELDS[..], &super::super::same_host::FIELDS[..]];
     for (_, structure, field) in fields.concat() {
-        assert!(btf.offset_of(structure, field).unwrap() > 0, "{structure}.{field}");
+        btf.offset_of(structure, field).unwrap();
     }
 }
