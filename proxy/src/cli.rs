@@ -141,7 +141,7 @@ pub fn complain(error: &anyhow::Error) {
 }
 
 fn serve(path: &Path) -> anyhow::Result<ExitCode> {
-    sys::limits::use_small_pages().context("transparent huge pages")?;
+    let small_pages = sys::limits::use_small_pages();
     let read = Config::read_file(path);
     let source = path.display().to_string();
     let loaded = read.and_then(|bytes| Ok((Config::parse_bytes(&bytes, &source)?, bytes)));
@@ -151,6 +151,9 @@ fn serve(path: &Path) -> anyhow::Result<ExitCode> {
     };
     sys::process::ignore_file_size_signal().context("SIGXFSZ")?;
     let log = logging::init(&config.log)?;
+    if let Err(error) = small_pages {
+        tracing::warn!(%error, "memory may come in huge pages, of which idle connections keep more");
+    }
     match serve_as(&config, File { path: path.to_owned(), bytes: Some(bytes) }) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {

@@ -444,8 +444,9 @@ impl ConnectionCx {
     /// Waits for the downstream to break its silence; the idle time runs on.
     pub(super) fn poll_rested(&self, task: &mut Context<'_>) -> Poll<Lull> {
         self.remember(task);
-        let has_expired = self.deadlines.poll_expired(task).is_ready()
-            && self.deadlines.has_expired(Wait::Downstream);
+        // Whatever else was waited for: only a deadline that is pending wakes again.
+        while self.deadlines.poll_expired(task).is_ready() {}
+        let has_expired = self.deadlines.has_expired(Wait::Downstream);
         let is_over = has_expired || self.is_draining();
         match &*self.downstream.borrow() {
             Some(downstream) if !is_over => downstream.poll_readable(task).map(|()| Lull::Resting),

@@ -11,7 +11,7 @@
 //! `Connection` names; `Expect`, which the proxy answers; `Forwarded` and the received
 //! `X-Forwarded-Proto`, `-Host`, `-Port` and `X-Real-IP`. Whatever `Connection` names, the fields
 //! that the proxy adds itself are added. Trailers are not forwarded, hence no `TE`, no `Trailer`.
-//! Names with an underscore pass.
+//! Names with an underscore pass, but for [`Known::Alike`].
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};

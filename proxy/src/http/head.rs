@@ -2,8 +2,8 @@
 //! as they were received.
 //!
 //! Made only by [`gate`](super::gate); whoever holds one need not check anything again. Values may
-//! hold any byte but controls; names, method and target are ASCII. Field names with an underscore
-//! pass: a node that folds `_` into `-` (CGI, WSGI) has to drop them itself.
+//! hold any byte but controls; names, method and target are ASCII. A field name with an
+//! underscore is none that the proxy knows, but for [`Known::Alike`].
 
 use std::{fmt, ops::Range, rc::Rc, str};
 

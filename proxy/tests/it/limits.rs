@@ -223,12 +223,15 @@ fn a_request_body_has_a_deadline() {
 #[test]
 fn an_idle_connection_is_closed_without_a_word() {
     let node = Node::always("x");
-    let proxy = with(&[node.address], "timeouts: { idle: 100ms, head: 1h }");
-    let mut client = proxy.client();
-    assert_eq!(client.ask(GET).status, 200);
-    client.closed();
-    assert_eq!(proxy.access_log(1).len(), 1);
-    check_outcome(&proxy, 0, "200", "--");
+    // Half a second is when a connection that is silent begins to rest.
+    for idle in ["100ms", "500ms"] {
+        let proxy = with(&[node.address], &format!("timeouts: {{ idle: {idle}, head: 1h }}"));
+        let mut client = proxy.client();
+        assert_eq!(client.ask(GET).status, 200);
+        client.closed();
+        assert_eq!(proxy.access_log(1).len(), 1);
+        check_outcome(&proxy, 0, "200", "--");
+    }
 }
 
 #[test]

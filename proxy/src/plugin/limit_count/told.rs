@@ -5,6 +5,7 @@
 //! is told, also if nobody comes any more.
 
 use std::{
+    collections::VecDeque,
     mem,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -45,8 +46,8 @@ pub(super) struct Named {
 
 #[derive(Debug, Default)]
 struct Owed {
-    /// Something was counted in these that Redis was not told.
-    windows: Vec<Named>,
+    /// Something was counted in these that Redis was not told; each is here once.
+    windows: VecDeque<Named>,
     /// When Redis was asked last, whatever about.
     asked: Option<Instant>,
     /// Whether somebody tells it.
@@ -68,6 +69,8 @@ struct Window {
     telling: u64,
     /// Those that it is to be told of.
     owed: u64,
+    /// Whether it is among [`Owed::windows`].
+    is_listed: bool,
 }
 
 /// How a request stands to a window.
@@ -116,11 +119,14 @@ impl Told {
 
     /// What Redis is to be told of a window, from now on by whoever asked.
     fn take(&self, window: &Named, now: Instant) -> Result<u64, Full> {
+        self.windows.amend(self.windows.key(&window.key), now, |known| known.take(window, now))
+    }
+
+    /// The same of one that is listed no more.
+    fn take_listed(&self, window: &Named, now: Instant) -> Result<u64, Full> {
         self.windows.amend(self.windows.key(&window.key), now, |known| {
-            let told = mem::take(&mut known.owed);
-            known.telling += told;
-            known.asked = Some(now);
-            (*known.until.get_or_insert(now + window.length), told)
+            known.is_listed = false;
+            known.take(window, now)
         })
     }
 
@@ -132,19 +138,18 @@ impl Told {
             let answer = numbers.as_mut().and_then(Iterator::next);
             let answer = answer.map(|numbers| numbers.map(i64::unsigned_abs));
             let is_owed = self.windows.amend(self.windows.key(&window.key), now, |known| {
-                let was_owed = known.owed > 0;
                 known.learn(answer, now);
-                (known.until.unwrap_or(now), known.owed > 0 && !was_owed)
+                (known.until.unwrap_or(now), known.list())
             });
             if is_owed == Ok(true) {
-                self.lock().windows.push(window.clone());
+                self.lock().windows.push_back(window.clone());
             }
         }
     }
 
     /// Counts a request unless it is one too many.
     pub(super) fn count(&self, window: &Named, limit: u64, now: Instant) -> Result<Counted, Full> {
-        let (counted, is_first) =
+        let (counted, is_to_be_listed) =
             self.windows.amend(self.windows.key(&window.key), now, |known| {
                 let used = known.used + known.telling + known.owed;
                 let is_allowed = used < limit;
@@ -152,12 +157,11 @@ impl Told {
                 let left = known.end.map_or(window.length, |end| end.saturating_duration_since(now));
                 let remaining = limit.saturating_sub(used + u64::from(is_allowed));
                 let until = *known.until.get_or_insert(now + window.length);
-                let is_first = is_allowed && known.owed == 1;
                 let counted = Counted { is_allowed, remaining, left };
-                (until, (counted, is_first))
+                (until, (counted, known.list()))
             })?;
-        if is_first {
-            self.lock().windows.push(window.clone());
+        if is_to_be_listed {
+            self.lock().windows.push_back(window.clone());
         }
         Ok(counted)
     }
@@ -169,6 +173,19 @@ impl Told {
 }
 
 impl Window {
+    /// Until when it matters, and what Redis is told of it.
+    fn take(&mut self, named: &Named, now: Instant) -> (Instant, u64) {
+        let told = mem::take(&mut self.owed);
+        self.telling += told;
+        self.asked = Some(now);
+        (*self.until.get_or_insert(now + named.length), told)
+    }
+
+    /// Whether it is to be listed, which it is then.
+    fn list(&mut self) -> bool {
+        self.owed > 0 && !mem::replace(&mut self.is_listed, true)
+    }
+
     fn learn(&mut self, answer: Option<[u64; NUMBERS]>, now: Instant) {
         match answer {
             Some([told, used, left, lasts]) => {
@@ -207,7 +224,10 @@ impl Telling for Told {
             let count = owed.windows.len().min(WINDOWS_MAX);
             let windows: Vec<Named> = owed.windows.drain(..count).collect();
             drop(owed);
-            let told = windows.iter().map(|window| (window, self.take(window, now).unwrap_or(0)));
+            let told = windows.iter().map(|window| {
+                let told = self.take_listed(window, now);
+                (window, told.unwrap_or(0))
+            });
             let told: Vec<_> = told.filter(|(_, told)| *told > 0).collect();
             if !told.is_empty() {
                 self.lock().asked = Some(now);

@@ -123,6 +123,23 @@ fn everything_is_told_once_also_if_nobody_comes_any_more() {
 }
 
 #[test]
+fn a_window_is_to_be_told_of_once_however_often_redis_fails() {
+    let (told, now) = told();
+    let windows = [window(0)];
+    told.ask(&windows, now).expect("room");
+    told.learn(&windows, Some(&[0, 0, 60_000, 60_000]), now);
+    told.count(&windows[0], 9, now).expect("room");
+    for _ in 0..100 {
+        told.ask(&windows, now).expect("room");
+        told.learn(&windows, None, now);
+    }
+    assert_eq!(told.lock().windows.len(), 1);
+    let (_, arguments) = due(&told, now);
+    assert_eq!(arguments, ["fixed", "1", "60000"]);
+    assert_eq!(told.due(now), Due::Nothing);
+}
+
+#[test]
 fn what_was_told_in_vain_is_told_again() {
     let (told, now) = told();
     let windows = [window(0)];
