@@ -17,6 +17,7 @@ mod upload;
 
 use std::{
     future::poll_fn,
+    io::IoSlice,
     net::SocketAddr,
     os::fd::AsFd as _,
     rc::Rc,
@@ -26,7 +27,6 @@ use std::{
 };
 
 use bytes::BytesMut;
-use tokio::io::AsyncWrite;
 
 use self::{
     bypass::{Next, Stir},
@@ -54,6 +54,7 @@ use crate::{
     },
     inlet::{self, BodySource, head_limits},
     kernel::{LegWatch, Passed},
+    lead,
     metrics::{Checkout, Direction},
     mirror,
     pipeline::{Decision, Plan, Refusal},
@@ -195,7 +196,8 @@ async fn own_answer(
     let mut left = &bytes[..];
     poll_fn(|task| {
         while !left.is_empty() {
-            let written = cx.poll_send(task, |stream, task| stream.poll_write(task, left));
+            let written =
+                cx.poll_send(task, |to, task| lead::poll_send(to, task, &[IoSlice::new(left)]));
             match std::task::ready!(written) {
                 Ok(count) => left = &left[count..],
                 Err(_) => return Poll::Ready(Err(Fault::DownstreamReset)),

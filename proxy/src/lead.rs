@@ -50,14 +50,21 @@ pub(crate) fn poll_write(
     Poll::Ready(written)
 }
 
-/// One piece needs no vector, of which the kernel would have to be told.
+/// Bytes that the kernel takes whole or not at all, but for the end of a page.
+const SHORT_MAX: usize = 4096;
+
+/// Writes what the kernel takes of `pieces` now. A short one alone needs no vector.
+///
+/// A connection that is delivered takes a part of what is longer when its other end runs out of memory,
+/// and is writable all the same: no event follows. After a part of one piece the runtime would wait for
+/// one; of a vector it asks again, and hears of the want.
 pub(crate) fn poll_send(
     stream: Pin<&mut TcpStream>,
     task: &mut Context<'_>,
     pieces: &[IoSlice<'_>],
 ) -> Poll<io::Result<usize>> {
     match pieces {
-        [piece] => stream.poll_write(task, piece),
+        [piece] if piece.len() <= SHORT_MAX => stream.poll_write(task, piece),
         _ => stream.poll_write_vectored(task, pieces),
     }
 }

@@ -23,6 +23,7 @@ use crate::{
     forward::{PipePool, PooledPipe},
     http::framing::{BodyReader, FramingError},
     inlet::{self, BodySource},
+    lead,
     mirror::Tap,
     plugin::BodyFilters,
     sys::socket,
@@ -346,7 +347,7 @@ impl Relay {
                 [false, true, true] if self.is_last && self.is_ended => {
                     poll_send_before_end(to, &slices[0], task)
                 }
-                [false, true, true] => Pin::new(&mut *to).poll_write(task, &slices[0]),
+                [false, true, true] => lead::poll_send(Pin::new(&mut *to), task, &slices[..1]),
                 _ => Pin::new(&mut *to).poll_write_vectored(task, &slices),
             };
             self.wrote(ready!(written)?, input, out.len());

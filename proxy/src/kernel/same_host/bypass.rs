@@ -132,31 +132,39 @@ impl Armed {
 
     /// Userspace carries the response, unless it is too late for that.
     pub fn take_back(&self) -> Turn {
-        match self.to_idle(self.turn) {
-            Ok(_) => Turn::Ours,
+        match self.change(turn::ARMED, turn::IDLE) {
+            Ok(()) => Turn::Ours,
             Err(now) => self.read(now),
         }
     }
 
-    /// Nothing more of it goes past us, unless some does just now (`Going`).
+    /// Nothing more of it goes past us, but for what does just now (`Going`).
     pub fn stop(&self) -> Turn {
-        let before = self.take_back();
-        if !matches!(before, Turn::Flowing(_)) {
-            return before;
-        }
-        match self.to_idle(turn::with(self.turn, turn::FLOWING)) {
-            // Between the two looks more may have gone.
-            Ok(_) => self.passed().map_or(before, Turn::Flowing),
-            Err(now) => self.read(now),
+        let mut now = self.take_back();
+        // Until the node's call neither begins nor ends between two looks.
+        loop {
+            let changed = match now {
+                Turn::Flowing(_) => self.change(turn::FLOWING, turn::IDLE),
+                Turn::Going => self.change(turn::STARTED, turn::BROKEN),
+                Turn::Waiting | Turn::Gone(_) | Turn::HandedOver(_) | Turn::Ours | Turn::Broken => {
+                    return now;
+                }
+            };
+            match (changed, now) {
+                // Between the two looks more may have gone.
+                (Ok(()), Turn::Flowing(_)) => return self.passed().map_or(now, Turn::Flowing),
+                (Ok(()), _) => return now,
+                (Err(other), _) => now = self.read(other),
+            }
         }
     }
 
     /// # Errors
-    /// It was not `from`, but this.
-    fn to_idle(&self, from: u64) -> Result<u64, u64> {
-        let idle = turn::with(self.turn, turn::IDLE);
-        let Some(word) = self.word(offset_of!(Bypass, turn)) else { return Ok(idle) };
-        word.compare_exchange(from, idle, Ordering::AcqRel, Ordering::Acquire)
+    /// It was not in state `from`, but this.
+    fn change(&self, from: u64, to: u64) -> Result<(), u64> {
+        let [from, to] = [from, to].map(|state| turn::with(self.turn, state));
+        let Some(word) = self.word(offset_of!(Bypass, turn)) else { return Ok(()) };
+        word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).map(drop)
     }
 
     fn read(&self, now: u64) -> Turn {

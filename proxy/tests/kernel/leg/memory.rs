@@ -94,22 +94,25 @@ fn squeezed() -> Option<Squeezed> {
 
 #[test]
 fn a_client_without_memory_gets_its_response_by_tcp() {
-    let Some(squeezed) = squeezed() else { return };
-    let node = Node::start("127.0.0.1:0");
-    let proxy = proxy(LEGS, node.address);
-    let delivered = Counted::delivered(&proxy);
-    let by_tcp = Counted::start(&proxy, "local", "held_up");
-    let mut peer = squeezed.run(|| Peer::connect(proxy.address("web")));
-    squeezed.squeeze();
-    warm_up(&mut peer, &delivered);
-    peer.send(ask(SIZE).as_bytes()).expect("sent");
-    until_at_rest(&node);
-    assert!(squeezed.is_used_up(), "it had memory");
-    peer.answer(SIZE).expect("every byte");
-    peer.get(100).expect("the next one");
-    assert!(by_tcp.since() > 0);
-    assert!(log_of(&proxy, &format!(" /give/{SIZE} "), 1)[0].ends_with(" --"));
-    assert_at_rest(&proxy);
+    for has_express_lane in [true, false] {
+        let Some(squeezed) = squeezed() else { return };
+        let listener = format!("name: web, {ANY_PORT}, express_lane: {has_express_lane}");
+        let node = Node::start("127.0.0.1:0");
+        let proxy = TestProxy::start(&yaml(LEGS, &[&listener], node.address, ""));
+        let delivered = Counted::delivered(&proxy);
+        let by_tcp = Counted::start(&proxy, "local", "held_up");
+        let mut peer = squeezed.run(|| Peer::connect(proxy.address("web")));
+        squeezed.squeeze();
+        warm_up(&mut peer, &delivered);
+        peer.send(ask(SIZE).as_bytes()).expect("sent");
+        until_at_rest(&node);
+        assert!(squeezed.is_used_up(), "it had memory");
+        peer.answer(SIZE).unwrap_or_else(|error| panic!("{listener}: {error}"));
+        peer.get(100).expect("the next one");
+        assert!(by_tcp.since() > 0, "{listener}");
+        assert!(log_of(&proxy, &format!(" /give/{SIZE} "), 1)[0].ends_with(" --"));
+        assert_at_rest(&proxy);
+    }
 }
 
 /// A node that begins to read a body when all of it that will come has come.
