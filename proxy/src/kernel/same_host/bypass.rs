@@ -251,7 +251,7 @@ mod tests {
         assert!(matches!(armed.turn(), Turn::HandedOver(_)));
         assert_eq!((rest(armed.turn()), rest(armed.stop())), (Some(700), Some(700)));
         state(turn::STARTED);
-        assert_eq!((armed.stop(), armed.turn()), (Turn::Going, Turn::Going), "too late");
+        assert_eq!((armed.stop(), armed.turn()), (Turn::Going, Turn::Broken), "the last of it");
         assert_eq!(armed.passed().map(|passed| passed.passed), Some(300));
         state(turn::FLOWING);
         assert!(matches!(armed.take_back(), Turn::Flowing(_)), "too late to carry it");
