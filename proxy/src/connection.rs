@@ -186,6 +186,7 @@ async fn close(cx: &ConnectionCx) {
     let Some(downstream) = cx.downstream.take() else { return };
     let (mut stream, recv_bytes, left) = downstream.into_parts();
     let has_reset = cx.order.get() == Order::End;
+    let is_cut = cx.phase.get() != Phase::Between && cx.is_end_meant.get();
     if let Some(fault) = cx.refusal.get() {
         answer(cx, &mut stream, fault).await;
     } else if cx.phase.get() != Phase::Between {
@@ -193,9 +194,19 @@ async fn close(cx: &ConnectionCx) {
         cx.record(|record| record.fault(fault));
     }
     cx.finish_record(recv_bytes);
-    if !has_reset && left != Left::Nothing {
+    if is_cut {
+        // A FIN would make what has broken off look whole.
+        reset(&stream);
+    } else if !has_reset && left != Left::Nothing {
         let is_more_due = left == Left::Message || cx.refusal.get().is_some();
         end(&mut stream, is_more_due).await;
+    }
+}
+
+/// Has the connection end by a reset when it is closed.
+fn reset(stream: &TcpStream) {
+    if let Err(error) = socket::reset_on_close(stream) {
+        tracing::debug!(%error, "linger");
     }
 }
 

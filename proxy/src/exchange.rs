@@ -449,6 +449,7 @@ fn respond(cx: &Rc<ConnectionCx>, head: &RequestHead, plan: &Plan<'_>, heard: He
     let status = response_head.status();
     cx.record(|record| record.answered(status.as_u16(), edits.status));
     let leaving = Leaving::new(head, &response_head, edits.status, is_filtered, after(cx, head));
+    cx.is_end_meant.set(leaving.ends_with_connection);
     let mut bytes = Vec::new();
     response_head::write(&mut bytes, &response_head, plan, &edits, &cx.worker, leaving);
     cx.record(|record| record.sends(&bytes));

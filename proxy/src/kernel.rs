@@ -11,6 +11,7 @@ mod btf;
 mod disabled;
 mod ingress;
 mod interface;
+mod leg_watch;
 mod loaded;
 mod loader;
 mod log;
@@ -29,8 +30,9 @@ use proxy_common::names;
 
 use self::{disabled::Disabled, loaded::Loaded, same_host::SameHost};
 pub use self::{
+    leg_watch::LegWatch,
     loader::{is_built_in, object},
-    same_host::{Armed, Join, LegWatch, Legs, Meter, OtherEnd, Outlook, Passed, Turn},
+    same_host::{Armed, Join, Legs, Meter, OtherEnd, Outlook, Passed, Turn},
     sockmap::{End, Tunnel, TunnelRefused},
     stats::Counter,
     status::{Feature, FeatureState, MapStatus, ProgramStatus, Running, Status},

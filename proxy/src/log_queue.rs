@@ -425,4 +425,4 @@ fn write_some(target: &mut impl Write, bytes: &[u8]) -> usize {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

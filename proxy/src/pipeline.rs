@@ -19,7 +19,7 @@ use crate::{
     error::Fault,
     http::{
         answer::Answer,
-        fields::Pseudonym,
+        fields::{self, Pseudonym},
         framing::BodyLength,
         head::{RequestHead, ResponseHead},
         name::Known,
@@ -221,6 +221,11 @@ impl Pipeline {
     pub fn decide<'a>(&'a self, head: &'a RequestHead, origin: &'a Origin) -> Decision<'a> {
         if self.pseudonym.is_in(head.known(Known::Via)) {
             return Decision::refuse(Fault::Loop);
+        }
+        match fields::forwards_left(head) {
+            Ok(None | Some(1..)) => {}
+            Ok(Some(0)) => return Decision::end_of_chain(head),
+            Err(fault) => return Decision::refuse(fault),
         }
         if let (BodyLength::Fixed(length), Some(max)) = (head.body_length(), self.body_size_max)
             && length > max
@@ -510,11 +515,24 @@ impl<'a> Plan<'a> {
 
 impl<'a> Decision<'a> {
     fn refuse(fault: Fault) -> Self {
+        Self::answer(Answer::of(fault.status()), fault)
+    }
+
+    /// As the one that the request was for: whoever sends it looks for its way, not for a node.
+    fn end_of_chain(head: &RequestHead) -> Self {
+        let fault = Fault::NoForwardsLeft;
+        match head.method_bytes() {
+            b"OPTIONS" => Self::answer(Answer::of(StatusCode::NO_CONTENT), fault),
+            _ => Self::refuse(fault),
+        }
+    }
+
+    fn answer(answer: Answer, fault: Fault) -> Self {
         Decision::Answer(Refusal {
             route: None,
             consumer: None,
             client: None,
-            answer: Answer::of(fault.status()),
+            answer,
             fault,
             kept: Kept::default(),
         })

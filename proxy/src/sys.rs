@@ -11,5 +11,6 @@ pub mod mapped;
 pub mod pipe;
 pub mod process;
 pub mod socket;
+pub mod thread;
 
 pub use cpu_quota::cpu_quota;

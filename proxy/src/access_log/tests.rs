@@ -1,9 +1,7 @@
-use std::{
-    fs,
-    sync::{Mutex, mpsc},
-};
+use std::fs;
 
 use super::*;
+use crate::log_queue::tests::Stalled;
 
 fn entry(path: &str) -> Entry<'_> {
     Entry {
@@ -72,32 +70,10 @@ fn a_target_that_cannot_be_opened_is_named() {
     assert!(format!("{error:#}").starts_with(&expected), "{error:#}");
 }
 
-/// Blocks in each write until told to go on, and tells when it has begun.
-struct Stalled {
-    begun: mpsc::Sender<()>,
-    go_on: Mutex<mpsc::Receiver<()>>,
-}
-
-impl Target for Stalled {}
-
-impl io::Write for Stalled {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let _ = self.begun.send(());
-        let _ = self.go_on.lock().unwrap().recv();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[test]
 fn a_stalled_target_drops_lines_and_never_blocks() {
     const LINES_MAX: usize = 4;
-    let (begun, has_begun) = mpsc::channel();
-    let (release, go_on) = mpsc::channel();
-    let target = Box::new(Stalled { begun, go_on: Mutex::new(go_on) });
+    let (target, has_begun, release) = Stalled::new();
     let mut line = String::new();
     line::text(&mut line, &entry("/waits"));
     let (log, guard) = AccessLog::to(target, LogFormat::Text, LINES_MAX * line.len()).unwrap();

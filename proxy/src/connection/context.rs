@@ -37,7 +37,6 @@ use crate::{
     metrics::Direction,
     plugin::{KeptBody, Origin},
     record::RequestRecord,
-    sys::socket,
     upstream::plain::PlainConnection,
     worker::{ListenerCx, Worker},
 };
@@ -73,6 +72,8 @@ pub(crate) struct ConnectionCx {
     stalled: Cell<Duration>,
     leg: ClientLeg,
     pub(crate) passage: Rc<Passage>,
+    /// The downstream takes our FIN for the end of the response under way.
+    pub(crate) is_end_meant: Cell<bool>,
     pub(super) order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
 }
@@ -117,6 +118,7 @@ impl ConnectionCx {
             stalled: Cell::default(),
             leg: ClientLeg::default(),
             passage: Rc::default(),
+            is_end_meant: Cell::default(),
             order: Cell::new(Order::Run),
             waker: RefCell::default(),
         }
@@ -194,9 +196,7 @@ impl ConnectionCx {
         if !self.leg.has_left(&self.worker.kernel, stream.as_fd()) {
             return false;
         }
-        if let Err(error) = socket::reset_on_close(stream) {
-            tracing::debug!(%error, "linger");
-        }
+        super::reset(stream);
         self.record(|record| record.fault(Fault::DownstreamReset));
         true
     }

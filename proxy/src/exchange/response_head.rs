@@ -28,6 +28,8 @@ pub(crate) struct Leaving {
     version: Version,
     pub(crate) framing: Framing,
     pub(crate) after: After,
+    /// Whether the end of the connection is the end of the body.
+    pub(crate) ends_with_connection: bool,
     /// What is said of the connection if the downstream cannot know it from the version.
     connection: Option<&'static str>,
 }
@@ -59,7 +61,7 @@ impl Leaving {
             (Version::Http10, After::KeepAlive) => Some("keep-alive"),
             (Version::Http11, After::KeepAlive) | (Version::Http10, After::Close) => None,
         };
-        Self { version, framing, after, connection }
+        Self { version, framing, after, ends_with_connection, connection }
     }
 
     fn stays_open(self) -> bool {

@@ -11,6 +11,7 @@
 //! `Connection` names; `Expect`, which the proxy answers; `Forwarded` and the received
 //! `X-Forwarded-Proto`, `-Host`, `-Port` and `X-Real-IP`. Whatever `Connection` names, the fields
 //! that the proxy adds itself are added. Trailers are not forwarded, hence no `TE`, no `Trailer`.
+//! `Max-Forwards` counts down where it means something ([`forwards_left`]).
 //! Names with an underscore pass, but for [`Known::Alike`].
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use super::{
     head::{Field, RequestHead, ResponseHead},
     name::{self, Known},
 };
+use crate::error::Fault;
 
 /// One field as it is sent on.
 #[derive(Debug, Clone)]
@@ -198,6 +200,9 @@ pub fn forward_request_fields<'a>(
     to.push_field(made("x-real-ip", Known::XRealIp, Value::Borrowed(real_ip)));
     let via = appended(head.end_to_end(Known::Via), forwarding.pseudonym.entry(head.version()));
     to.push_field(made("via", Known::Via, via));
+    for value in head.end_to_end(Known::MaxForwards) {
+        to.push_field(made("max-forwards", Known::MaxForwards, one_fewer(head, value)));
+    }
     match head.body_length() {
         BodyLength::Empty | BodyLength::UntilClose => {}
         BodyLength::Chunked => to.push_field(chunked()),
@@ -206,6 +211,37 @@ pub fn forward_request_fields<'a>(
             let length = head.known(Known::ContentLength).next();
             length.into_iter().for_each(|digits| to.push_field(content_length(canonical(digits))));
         }
+    }
+}
+
+/// How many more times a request may be forwarded: RFC 9110 section 7.6.2 has it for two methods, any
+/// other may as often as it takes (`None`).
+pub fn forwards_left(head: &RequestHead) -> Result<Option<u64>, Fault> {
+    let mut values = head.known(Known::MaxForwards);
+    match (values.next(), values.next()) {
+        (Some(value), None) if COUNTED_METHODS.contains(&head.method_bytes()) => {
+            count(value).map(Some).ok_or(Fault::HeadMalformed)
+        }
+        (Some(_), Some(_)) if COUNTED_METHODS.contains(&head.method_bytes()) => {
+            Err(Fault::HeadMalformed)
+        }
+        (None | Some(_), _) => Ok(None),
+    }
+}
+
+const COUNTED_METHODS: [&[u8]; 2] = [b"OPTIONS", b"TRACE"];
+
+/// More than anybody counts is as much as can be counted.
+fn count(digits: &[u8]) -> Option<u64> {
+    let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    let text = str::from_utf8(digits).ok().filter(|_| is_number)?;
+    Some(text.parse().unwrap_or(u64::MAX))
+}
+
+fn one_fewer<'a>(head: &RequestHead, value: &'a [u8]) -> Value<'a> {
+    match forwards_left(head) {
+        Ok(Some(left)) => Value::Made(left.saturating_sub(1).to_string().into_bytes()),
+        Ok(None) | Err(_) => Value::Borrowed(value),
     }
 }
 

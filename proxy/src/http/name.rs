@@ -31,6 +31,7 @@ pub enum Known {
     Host,
     Http2Settings,
     KeepAlive,
+    MaxForwards,
     /// `Proxy`: a CGI node would turn it into `HTTP_PROXY` (httpoxy).
     Proxy,
     ProxyAuthenticate,
@@ -94,6 +95,7 @@ impl Known {
             (9, b'f') => &[(b"forwarded", Known::Forwarded)],
             (10, b'c') => &[(b"connection", Known::Connection)],
             (10, b'k') => &[(b"keep-alive", Known::KeepAlive)],
+            (12, b'm') => &[(b"max-forwards", Known::MaxForwards)],
             (14, b'c') => &[(b"content-length", Known::ContentLength)],
             (14, b'h') => &[(b"http2-settings", Known::Http2Settings)],
             (15, b'x') => &[(b"x-forwarded-for", Known::XForwardedFor)],
@@ -134,6 +136,7 @@ impl Known {
             | Known::Expect
             | Known::Forwarded
             | Known::Host
+            | Known::MaxForwards
             | Known::Via
             | Known::XForwardedFor
             | Known::XForwardedHost
@@ -156,6 +159,7 @@ impl Known {
             | Known::Host
             | Known::Http2Settings
             | Known::KeepAlive
+            | Known::MaxForwards
             | Known::Proxy
             | Known::ProxyAuthenticate
             | Known::ProxyAuthenticationInfo
@@ -215,6 +219,7 @@ mod tests {
         check("Connection", Known::Connection);
         check("Keep-Alive", Known::KeepAlive);
         check("Forwarded", Known::Forwarded);
+        check("Max-Forwards", Known::MaxForwards);
         check("HTTP2-Settings", Known::Http2Settings);
         check("Transfer-Encoding", Known::TransferEncoding);
         check("CONTENT-LENGTH", Known::ContentLength);

@@ -19,7 +19,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -85,26 +85,8 @@ pub(super) const FIELDS: [(&str, &str, &str); 19] = [
 /// An end that connected waits this long for the one that accepted.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Delivering a message waits for whoever is in a call on the receiver. `local` looks before, which
-/// leaves a gap; who holds up a worker for this long gets no more that way.
-const HELD_UP_MAX: Duration = Duration::from_millis(5);
-/// How often: a worker that was preempted looks the same.
+/// How often the other end may hold us up.
 const STRIKES_MAX: u32 = 3;
-
-/// Times what may deliver to the other end of a leg.
-#[derive(Debug, Clone, Copy)]
-pub struct LegWatch(Option<Instant>);
-
-impl LegWatch {
-    /// Costs nothing if it is no leg.
-    pub fn start(is_leg: bool) -> Self {
-        Self(is_leg.then(Instant::now))
-    }
-
-    pub(super) fn has_been_held_up(&self) -> bool {
-        self.0.is_some_and(|started| started.elapsed() > HELD_UP_MAX)
-    }
-}
 
 /// What became of an attempt to have the kernel deliver on a connection.
 #[derive(Debug)]
@@ -387,23 +369,30 @@ impl SameHost {
     }
 
     /// Looks where a connection's other end is. One that has ended its stream may go on reading; but
-    /// `establish` forgets a leg when one of its sockets is closed, and ours is not.
+    /// `establish` forgets a leg, and what the other end has received, when one of its sockets is closed,
+    /// and ours is not. The leg alone may have been taken for one of which no other end was found.
     pub(super) fn other_end(&self, socket: BorrowedFd<'_>) -> OtherEnd {
         let member = lock(&self.shared.members).get(&socket, 0);
         let Some(member) = member.ok().filter(|member| member.cookie != 0) else {
             return OtherEnd::Elsewhere;
         };
         let has_ended = sys::socket::is_established(socket).is_ok_and(|is_open| !is_open);
-        let is_forgotten =
-            || matches!(lock(&self.shared.leg).get(&member.key, 0), Err(MapError::KeyNotFound));
+        let is_forgotten = || {
+            let leg = lock(&self.shared.leg).get(&member.key, 0);
+            let received = lock(&self.shared.received).get(&member.peer, 0);
+            matches!((leg, received), (Err(MapError::KeyNotFound), Err(MapError::KeyNotFound)))
+        };
         if has_ended && is_forgotten() { OtherEnd::Closed } else { OtherEnd::Open }
     }
 
-    /// Counts that the other end held us up; after a few times everything that our socket sends goes
+    /// Counts that the other end has held us up; after a few times everything that our socket sends goes
     /// by TCP. Nobody may be sending on it.
     pub(super) fn leave(&self, socket: BorrowedFd<'_>) {
         let mut members = lock(&self.shared.members);
         let Ok(mut member) = members.get(&socket, 0) else { return };
+        if member.state & state::BY_TCP != 0 {
+            return;
+        }
         member.state += state::ONE_STRIKE;
         if member.state / state::ONE_STRIKE >= STRIKES_MAX {
             member.state |= state::BY_TCP;

@@ -47,10 +47,20 @@ fn a_line_that_was_begun_does_not_go_on_in_another_file() {
     assert_eq!(writer.target.taken, b"four\n");
 }
 
-/// Tells when a write has begun, which then waits to go on.
-struct Stalled {
+/// Tells when a write has begun, which then waits to go on: once more for each message, and no more
+/// when nobody can send one.
+pub(crate) struct Stalled {
     begun: mpsc::Sender<()>,
     go_on: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Stalled {
+    /// With what tells and what releases.
+    pub(crate) fn new() -> (Box<Stalled>, mpsc::Receiver<()>, mpsc::Sender<()>) {
+        let (begun, has_begun) = mpsc::channel();
+        let (release, go_on) = mpsc::channel();
+        (Box::new(Stalled { begun, go_on: Mutex::new(go_on) }), has_begun, release)
+    }
 }
 
 impl Target for Stalled {}
@@ -70,9 +80,7 @@ impl Write for Stalled {
 #[test]
 fn what_was_lost_is_told_once_lines_are_written_again() {
     static TOLD: AtomicU64 = AtomicU64::new(0);
-    let (begun, has_begun) = mpsc::channel();
-    let (release, go_on) = mpsc::channel();
-    let target = Box::new(Stalled { begun, go_on: Mutex::new(go_on) });
+    let (target, has_begun, release) = Stalled::new();
     let regained: Regained = |lines| {
         TOLD.fetch_add(lines, Relaxed);
     };

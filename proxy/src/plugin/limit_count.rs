@@ -67,7 +67,10 @@ enum Windows {
     Told(Arc<Told>),
 }
 
-static HIT: Script = Script::new(include_str!("limit_count/hit.lua"), is_standings);
+static HIT: Script = Script::new(
+    concat!(include_str!("limit_count/window.lua"), include_str!("limit_count/hit.lua")),
+    is_standings,
+);
 
 #[derive(Debug)]
 struct Rule {

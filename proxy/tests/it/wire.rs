@@ -1,6 +1,7 @@
 //! What goes over the wire, on both sides.
 
 use std::{
+    io::Read as _,
     net::TcpListener,
     sync::{Mutex, PoisonError},
 };
@@ -300,6 +301,25 @@ fn http_1_0_is_answered_in_its_own_terms() {
     client.closed();
 }
 
+/// It ends with the connection, so that another end has to look different.
+#[test]
+fn what_breaks_off_for_http_1_0_is_reset() {
+    // Enough for the head to have left.
+    let body = "x".repeat(1 << 20);
+    for end in ["", "4\r\nhalf\r\nx\r\n"] {
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked";
+        let answer = format!("{head}\r\n\r\n{:x}\r\n{body}\r\n{end}", body.len());
+        let node = Node::scripted(move |_| Reply::Close(answer.clone().into_bytes()));
+        let proxy = TestProxy::to(&[node.address]);
+        let mut client = proxy.client();
+        client.send("GET / HTTP/1.0\r\n\r\n");
+        let mut received = Vec::new();
+        let error = client.stream().read_to_end(&mut received).expect_err("no end");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{end}");
+        assert!(received.starts_with(b"HTTP/1.0 200 OK\r\n"), "{end}");
+    }
+}
+
 #[test]
 fn a_loop_is_refused() {
     // A node that is the proxy itself.
@@ -309,6 +329,31 @@ fn a_loop_is_refused() {
     let yaml = TestProxy::yaml(&[address]).replace("127.0.0.1:0", &address.to_string());
     let proxy = TestProxy::start(&yaml);
     assert_eq!(proxy.client().ask(GET).status, 508);
+}
+
+#[test]
+fn max_forwards_counts_down_where_it_means_something() {
+    let node = Node::always("x");
+    let proxy = TestProxy::to(&[node.address]);
+    let mut client = proxy.client();
+    for (method, fields, status, seen) in [
+        ("OPTIONS", "max-forwards: 10", 200, Some("9")),
+        ("TRACE", "Max-Forwards: 01", 200, Some("0")),
+        ("OPTIONS", "max-forwards: 99999999999999999999", 200, Some("18446744073709551614")),
+        ("GET", "max-forwards: 0", 200, Some("0")),
+        ("POST", "max-forwards: x", 200, Some("x")),
+        ("OPTIONS", "max-forwards: 0", 204, None),
+        ("TRACE", "max-forwards: 00", 405, None),
+        ("OPTIONS", "max-forwards: +1", 400, None),
+        ("OPTIONS", "max-forwards:", 400, None),
+        ("TRACE", "max-forwards: 5\r\nmax-forwards: 5", 400, None),
+    ] {
+        let request = format!("{method} / HTTP/1.1\r\nhost: a\r\n{fields}\r\n\r\n");
+        assert_eq!(client.ask(&request).status, status, "{method} {fields}");
+        let forwarded = node.take();
+        assert_eq!(forwarded.len(), usize::from(status == 200), "{method} {fields}");
+        assert_eq!(forwarded.first().and_then(|seen| seen.field("max-forwards")), seen);
+    }
 }
 
 #[test]

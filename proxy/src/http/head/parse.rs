@@ -263,6 +263,7 @@ impl<'a> Summary<'a> {
             | Known::Forwarded
             | Known::Http2Settings
             | Known::KeepAlive
+            | Known::MaxForwards
             | Known::Proxy
             | Known::ProxyAuthenticate
             | Known::ProxyAuthenticationInfo

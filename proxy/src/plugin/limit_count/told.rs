@@ -22,9 +22,12 @@ const WINDOWS_MAX: usize = 64;
 /// Numbers that the script returns of each window.
 const NUMBERS: usize = 4;
 
-static TELL: Script = Script::new(include_str!("tell.lua"), |windows, numbers| {
-    numbers.len() == NUMBERS * windows && numbers.iter().all(|number| *number >= 0)
-});
+static TELL: Script = Script::new(
+    concat!(include_str!("window.lua"), include_str!("tell.lua")),
+    |windows, numbers| {
+        numbers.len() == NUMBERS * windows && numbers.iter().all(|number| *number >= 0)
+    },
+);
 
 /// The windows of one plugin.
 #[derive(Debug)]
