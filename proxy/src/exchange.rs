@@ -348,9 +348,10 @@ fn own_answer(
         record.answer(&answer);
     });
     let fields: HeaderMap = answer.all_fields().collect();
+    // hyper drops what cannot be sent, and nobody would learn that the answer is over.
     let body = match method {
-        Method::Head => Bytes::new(),
-        Method::Other => answer.body,
+        Method::Other if !answer.is_bodiless() => answer.body,
+        Method::Other | Method::Head => Bytes::new(),
     };
     let mut response = Response::new(ResponseBody::answer(cx, body));
     *response.status_mut() = answer.status;

@@ -11,6 +11,7 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use foldhash::fast::RandomState;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
@@ -223,9 +224,9 @@ impl Pipeline {
             return Decision::refuse(Fault::Loop);
         }
         match fields::forwards_left(head) {
-            Ok(None | Some(1..)) => {}
-            Ok(Some(0)) => return Decision::end_of_chain(head),
-            Err(fault) => return Decision::refuse(fault),
+            None | Some(Ok(1..)) => {}
+            Some(Ok(0)) => return Decision::end_of_chain(head),
+            Some(Err(fault)) => return Decision::refuse(fault),
         }
         if let (BodyLength::Fixed(length), Some(max)) = (head.body_length(), self.body_size_max)
             && length > max
@@ -522,7 +523,9 @@ impl<'a> Decision<'a> {
     fn end_of_chain(head: &RequestHead) -> Self {
         let fault = Fault::NoForwardsLeft;
         match head.method_bytes() {
-            b"OPTIONS" => Self::answer(Answer::of(StatusCode::NO_CONTENT), fault),
+            b"OPTIONS" => {
+                Self::answer(Answer::with_body(StatusCode::NO_CONTENT, Bytes::new()), fault)
+            }
             _ => Self::refuse(fault),
         }
     }

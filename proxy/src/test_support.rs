@@ -456,16 +456,20 @@ impl Client {
 
     /// Everything until the proxy closes.
     pub fn rest(&mut self) -> Vec<u8> {
-        loop {
+        self.rest_and_reset().0
+    }
+
+    /// The same, and whether that was by a reset.
+    pub fn rest_and_reset(&mut self) -> (Vec<u8>, bool) {
+        let is_reset = loop {
             match self.fill() {
-                Ok(0) => return std::mem::take(&mut self.received),
+                Ok(0) => break false,
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    return std::mem::take(&mut self.received);
-                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break true,
                 Err(error) => panic!("not closed: {error}"),
             }
-        }
+        };
+        (std::mem::take(&mut self.received), is_reset)
     }
 
     /// Asserts that the proxy closes without another byte.

@@ -11,7 +11,8 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 pub const SERVER: &str = "tandem";
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-/// RFC 9110 section 15.5.6: a 405 lists what is taken instead. The only method refused is CONNECT.
+/// RFC 9110 section 15.5.6: a 405 lists what is taken instead. CONNECT is refused, and TRACE by the last
+/// proxy that it may reach.
 const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
 /// One response of our own.
@@ -82,7 +83,8 @@ impl Answer {
         let framing = (!self.is_bodiless())
             .then(|| (header::CONTENT_LENGTH, HeaderValue::from(self.body.len())));
         let is_json = !self.fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE);
-        let content = (!self.body.is_empty() && is_json).then_some((header::CONTENT_TYPE, JSON));
+        let has_body = !self.body.is_empty() && !self.is_bodiless();
+        let content = (has_body && is_json).then_some((header::CONTENT_TYPE, JSON));
         let server = Some((header::SERVER, HeaderValue::from_static(SERVER)));
         [server, content, framing].into_iter().flatten().chain(self.fields.iter().cloned())
     }
@@ -113,7 +115,7 @@ impl Answer {
     }
 
     /// RFC 9112 section 6.3: statuses that never have a body.
-    fn is_bodiless(&self) -> bool {
+    pub(crate) fn is_bodiless(&self) -> bool {
         self.status.is_informational()
             || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
     }

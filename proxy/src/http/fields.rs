@@ -216,17 +216,15 @@ pub fn forward_request_fields<'a>(
 
 /// How many more times a request may be forwarded: RFC 9110 section 7.6.2 has it for two methods, any
 /// other may as often as it takes (`None`).
-pub fn forwards_left(head: &RequestHead) -> Result<Option<u64>, Fault> {
+#[inline]
+pub fn forwards_left(head: &RequestHead) -> Option<Result<u64, Fault>> {
     let mut values = head.known(Known::MaxForwards);
-    match (values.next(), values.next()) {
-        (Some(value), None) if COUNTED_METHODS.contains(&head.method_bytes()) => {
-            count(value).map(Some).ok_or(Fault::HeadMalformed)
-        }
-        (Some(_), Some(_)) if COUNTED_METHODS.contains(&head.method_bytes()) => {
-            Err(Fault::HeadMalformed)
-        }
-        (None | Some(_), _) => Ok(None),
+    let value = values.next()?;
+    if !COUNTED_METHODS.contains(&head.method_bytes()) {
+        return None;
     }
+    let left = count(value).filter(|_| values.next().is_none());
+    Some(left.ok_or(Fault::HeadMalformed))
 }
 
 const COUNTED_METHODS: [&[u8]; 2] = [b"OPTIONS", b"TRACE"];
@@ -240,8 +238,8 @@ fn count(digits: &[u8]) -> Option<u64> {
 
 fn one_fewer<'a>(head: &RequestHead, value: &'a [u8]) -> Value<'a> {
     match forwards_left(head) {
-        Ok(Some(left)) => Value::Made(left.saturating_sub(1).to_string().into_bytes()),
-        Ok(None) | Err(_) => Value::Borrowed(value),
+        Some(Ok(left)) => Value::Made(left.saturating_sub(1).to_string().into_bytes()),
+        Some(Err(_)) | None => Value::Borrowed(value),
     }
 }
 

@@ -15,7 +15,15 @@ use crate::config::{self, XdpMode};
 pub(super) struct Attached {
     pub(super) interface: String,
     pub(super) mode: Mode,
+    /// Of the interface. One that is made anew under the same name has another, and no program.
+    index: u32,
     _link: FdLink,
+}
+
+impl Attached {
+    fn is_there(&self) -> bool {
+        index_of(&self.interface).is_ok_and(|index| index == self.index)
+    }
 }
 
 /// How it runs.
@@ -49,11 +57,21 @@ pub(super) fn describe(attached: &[Attached]) -> String {
     on.collect::<Vec<_>>().join(", ")
 }
 
-/// How it runs over all interfaces; `None` if on none.
+/// How it runs over all interfaces that are still there; `None` if on none.
 pub(super) fn mode_label(attached: &[Attached]) -> Option<&'static str> {
-    let first = attached.first()?.mode;
-    let is_same = attached.iter().all(|on| on.mode == first);
-    Some(if is_same { first.label() } else { "mixed" })
+    let mut modes = attached.iter().filter(|on| on.is_there()).map(|on| on.mode);
+    let first = modes.next()?;
+    Some(if modes.all(|mode| mode == first) { first.label() } else { "mixed" })
+}
+
+/// Why it does not run everywhere any more; `None`: it does.
+pub(super) fn loss(attached: &[Attached]) -> Option<String> {
+    let lost = attached.iter().filter(|on| !on.is_there()).map(|on| on.interface.as_str());
+    let lost: Vec<_> = lost.collect();
+    (!lost.is_empty()).then(|| {
+        let lost = lost.join("`, `");
+        format!("`{lost}`: deleted since, or made anew; a restart attaches it again")
+    })
 }
 
 /// Attaches to every interface, or to none: half a guard is worse to reason about than the one in
@@ -74,7 +92,8 @@ fn attach_one(program: &mut Xdp, interface: &str, mode: XdpMode) -> anyhow::Resu
         match try_attach(program, index, mode) {
             Ok(link) => {
                 tracing::info!(interface, mode = mode.label(), "guarding in XDP");
-                return Ok(Attached { interface: interface.to_owned(), mode, _link: link });
+                let interface = interface.to_owned();
+                return Ok(Attached { interface, mode, index, _link: link });
             }
             Err(error) => {
                 failed = error.context(format!("attach xdp to `{interface}`, {}", mode.label()));

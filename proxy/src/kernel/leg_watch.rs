@@ -55,10 +55,15 @@ impl LegWatch {
             return false;
         }
         SLOW.set(Some(now));
-        match sleeps {
-            Some(before) => sys::thread::sleeps() > before,
-            None => elapsed > PREEMPTED_MAX,
-        }
+        is_held_up(elapsed, sleeps.map(|before| sys::thread::sleeps().saturating_sub(before)))
+    }
+}
+
+/// Of a call that was slow. `slept`: how often, if that was looked at.
+fn is_held_up(elapsed: Duration, slept: Option<u64>) -> bool {
+    match slept {
+        Some(times) => times > 0,
+        None => elapsed > PREEMPTED_MAX,
     }
 }
 
@@ -70,7 +75,7 @@ mod tests {
 
     const SLOW_CALL: Duration = Duration::from_millis(10);
 
-    fn is_held_up(call: impl FnOnce()) -> bool {
+    fn is_held_up_by(call: impl FnOnce()) -> bool {
         let watch = LegWatch::start(true);
         call();
         watch.has_been_held_up()
@@ -82,18 +87,20 @@ mod tests {
     }
 
     #[test]
-    fn who_sleeps_is_held_up_and_who_has_no_processor_is_not() {
-        let sleep = || thread::park_timeout(SLOW_CALL);
-        assert!(!is_held_up(|| {}));
-        assert!(!is_held_up(sleep), "nobody has looked");
-        assert!(!is_held_up(work));
-        assert!(is_held_up(sleep));
-        assert!(!is_held_up(|| {}));
+    fn a_slow_call_that_nobody_looked_into_counts_if_it_was_very_slow() {
+        assert!(!is_held_up(PREEMPTED_MAX, None));
+        assert!(is_held_up(PREEMPTED_MAX + SLOW_CALL, None));
+        assert!(!is_held_up(PREEMPTED_MAX + SLOW_CALL, Some(0)));
+        assert!(is_held_up(SLOW_CALL, Some(1)));
     }
 
     #[test]
-    fn a_long_sleep_is_one_though_nobody_has_looked() {
-        assert!(is_held_up(|| thread::park_timeout(PREEMPTED_MAX + SLOW_CALL)));
+    fn who_sleeps_is_held_up_and_who_works_is_not() {
+        // From here on it is looked at.
+        is_held_up_by(work);
+        assert!(SLOW.get().is_some());
+        assert!(!is_held_up_by(work));
+        assert!(is_held_up_by(|| thread::park_timeout(SLOW_CALL)));
     }
 
     #[test]

@@ -188,7 +188,10 @@ impl Loaded {
     }
 
     pub(super) fn status(&self) -> Status {
-        let features = self.features.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut features = self.features.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(loss) = ingress::loss(&self.ingress) {
+            fall_back(&mut features, names::INGRESS, &loss);
+        }
         Status {
             asked: self.asked.into(),
             running: status::running(&features),
@@ -217,15 +220,7 @@ impl Loaded {
 
     /// Notes that a feature does not do, or not do all, of what it was loaded for.
     pub(super) fn fall_back(&self, name: &str, reason: &str) {
-        let mut features = self.features.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(feature) = features.iter_mut().find(|feature| feature.name == name) else {
-            return;
-        };
-        match feature.state {
-            FeatureState::Fallback => feature.detail = format!("{}; {reason}", feature.detail),
-            FeatureState::Running | FeatureState::Off => reason.clone_into(&mut feature.detail),
-        }
-        feature.state = FeatureState::Fallback;
+        fall_back(&mut self.features.lock().unwrap_or_else(PoisonError::into_inner), name, reason);
     }
 
     fn programs(&self) -> Vec<ProgramStatus> {
@@ -312,6 +307,15 @@ fn start_log(ebpf: &mut Ebpf) -> Option<LogReader> {
             None
         }
     }
+}
+
+fn fall_back(features: &mut [Feature], name: &str, reason: &str) {
+    let Some(feature) = features.iter_mut().find(|feature| feature.name == name) else { return };
+    match feature.state {
+        FeatureState::Fallback => feature.detail = format!("{}; {reason}", feature.detail),
+        FeatureState::Running | FeatureState::Off => reason.clone_into(&mut feature.detail),
+    }
+    feature.state = FeatureState::Fallback;
 }
 
 /// What became of each feature, in the order of loading.

@@ -293,6 +293,44 @@ fn a_count_that_is_told_at_intervals_is_known_to_all_soon() {
     becomes(&closed, 200);
 }
 
+/// Nor is anything counted twice that is told again for its sake.
+#[test]
+fn a_window_that_is_none_takes_nothing_from_one_that_is_told_with_it() {
+    let Some(redis) = Redis::start() else { return };
+    let node = Node::always("x");
+    let rule = |count: u32| format!("{{ count: {count}, time_window: 600, key: a{count} }}");
+    let plugins = format!(
+        "{{ limit-count: {{ rules: [{}, {}], sync_interval: 0.3, allow_degradation: true, {} }} }}",
+        rule(1000),
+        rule(2000),
+        redis.settings()
+    );
+    let proxy = start(node.address, &plugins);
+    let [whole, broken] = ["0:1000:600:a1000", "1:2000:600:a2000"]
+        .map(|name| format!("tandem:limit-count:route:all:{name}"));
+    let counted = || -> Option<usize> {
+        let held = redis.ask(&[&format!("GET {whole}")]);
+        held.iter().find_map(|line| line.strip_suffix(" 0")?.split(' ').next_back()?.parse().ok())
+    };
+    let mut asked = 0;
+    let mut ask = || {
+        asked += 1;
+        ask(&proxy, "web")
+    };
+    assert_eq!(ask(), 200);
+    eventually("that it is told", || counted().filter(|count| *count == 1));
+    redis.ask(&[&format!("SET {broken} none")]);
+    // Counted here, as what Redis has said is new; from when that is old on, it is asked.
+    eventually("refusals", || {
+        assert_eq!(ask(), 200);
+        (errors(&proxy, "limit-count", "refused") >= 5.0).then_some(())
+    });
+    assert_eq!(counted(), Some(1));
+    redis.ask(&[&format!("DEL {broken}")]);
+    let now = eventually("that the other one is told", || counted().filter(|count| *count > 1));
+    assert!(now <= asked, "{now} of {asked}");
+}
+
 /// Each path has a route of its own with these plugins.
 fn routes(node: SocketAddr, routes: &[(&str, &str)]) -> String {
     let route = |(id, plugins): &(&str, &str)| {

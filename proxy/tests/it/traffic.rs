@@ -181,6 +181,27 @@ fn injected_faults_spare_the_node() {
 }
 
 #[test]
+fn an_answer_that_can_have_no_body_has_none_and_the_connection_goes_on() {
+    let node = Node::always("x");
+    for status in [204, 304] {
+        let abort = format!("{{ http_status: {status}, body: lost, vars: [[[arg_a, ==, b]]] }}");
+        let proxy = start(node.address, &format!("{{ fault-injection: {{ abort: {abort} }} }}"));
+        for lane in LANES {
+            let mut client = Client::connect(proxy.address(lane));
+            for _ in 0..2 {
+                let response = client.ask(get("/x?a=b", ""));
+                let length = response.field("content-length");
+                assert_eq!((response.status, length), (status, None), "{lane}");
+            }
+            assert_eq!(client.ask(get("/x", "")).text(), "x", "{lane}");
+            client.send(get("/x?a=b", "connection: close\r\n"));
+            assert_eq!(client.response().status, status, "{lane}");
+            client.closed();
+        }
+    }
+}
+
+#[test]
 fn limits_count_whom_a_trusted_peer_speaks_for() {
     let node = Node::always("x");
     let proxy = start(

@@ -239,6 +239,29 @@ fn an_interface_that_is_taken_names_its_owner() {
 }
 
 #[test]
+fn an_interface_that_is_made_anew_is_guarded_no_more_and_that_is_said() {
+    if skip_without_privileges() {
+        return;
+    }
+    let pair = Pair::new();
+    pair.proxy.run(|| {
+        let kernel = required(&["lo", "veth"], XdpMode::Generic, Guard::default());
+        let plane = load(&kernel, &[LISTENER.parse().unwrap()], 2);
+        assert_eq!(feature(&plane, "ingress").0, FeatureState::Running);
+        pair.proxy.ip("link del veth");
+        let (state, detail) = feature(&plane, "ingress");
+        assert_eq!(state, FeatureState::Fallback);
+        assert!(detail.starts_with("`veth`: deleted since"), "{detail}");
+        pair.proxy.ip("link add veth type veth peer name other");
+        assert_eq!(feature(&plane, "ingress"), (FeatureState::Fallback, detail));
+        assert_eq!(
+            (plane.status().running, plane.status().xdp_mode),
+            (Running::Mixed, Some("generic"))
+        );
+    });
+}
+
+#[test]
 fn an_interface_that_is_missing_is_named() {
     if skip_without_privileges() {
         return;

@@ -4,17 +4,20 @@
 -- Returns of each window: how many were added, how many that makes, how long the window still is (ms),
 -- and for how long it means something (ms).
 local windows = {}
--- All of them first: where one is wrong nothing is added, as all of it will be told again.
+-- All of them first: where one is wrong nothing is added, as all of it will be told again. One may be
+-- there twice.
 for at, key in ipairs(KEYS) do
-    local window, wrong = look(key, tonumber(ARGV[2 * at + 1]))
-    if wrong then
-        return wrong
+    if not windows[key] then
+        local window, wrong = look(key, tonumber(ARGV[2 * at + 1]))
+        if wrong then
+            return wrong
+        end
+        windows[key] = window
     end
-    windows[at] = window
 end
 local standings = {}
-for at, window in ipairs(windows) do
-    local told = tonumber(ARGV[2 * at])
+for at, key in ipairs(KEYS) do
+    local window, told = windows[key], tonumber(ARGV[2 * at])
     add(window, told)
     standings[#standings + 1] = told
     standings[#standings + 1] = window.current + window.before

@@ -117,19 +117,23 @@ fn a_large_response_of_one_call_goes_past_to_a_client_that_waits() {
     let mut client = Client::connect(Place::Here, proxy.address("web"));
     until_passed(&mut client, &passed);
     let before = passed.since();
-    for _ in 0..10 {
+    let mut gone_past = 0;
+    for _ in 0..20 {
         let ask = Ask::plain(LARGE);
         client.send(&ask.request()).expect("sent");
-        // Nobody is in a call on the client's end.
         node.wait_written(&ask);
         client.answer(&ask).expect("whole");
         let logged = Logged::find(&proxy, &ask);
-        assert_eq!((&*logged.via, logged.sent), ("bypass", LARGE as u64));
+        assert_eq!(logged.sent, LARGE as u64);
+        gone_past += u64::from(logged.via == "bypass");
     }
-    assert_eq!(passed.since() - before, 10);
-    assert!(continued.since() >= 10, "{}", continued.since());
+    // Nobody reads while it is sent; but whoever was kept from his processor may still be in the call
+    // that has sent the request.
+    assert!(gone_past >= 15, "{gone_past}");
+    assert_eq!(passed.since() - before, gone_past);
+    assert!(continued.since() >= gone_past, "{}", continued.since());
     let bytes = carried(&proxy, "bypass")[0];
-    assert!(bytes >= 10.0 * LARGE as f64, "{bytes}");
+    assert!(bytes >= gone_past as f64 * LARGE as f64, "{bytes}");
 }
 
 /// And what is handed over is carried at the client's pace.
