@@ -1,11 +1,14 @@
 //! Attaches `ingress` to the interfaces that were asked for.
 
+use std::os::fd::OwnedFd;
+
 use anyhow::{Context as _, anyhow};
 use aya::programs::{
     ProgramError, Xdp,
     links::FdLink,
     xdp::{XdpLink, XdpMode as AyaMode},
 };
+use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice::name_to_index, socket_with};
 
 use super::interface::Interface;
 use crate::config::{self, XdpMode};
@@ -17,12 +20,29 @@ pub(super) struct Attached {
     pub(super) mode: Mode,
     /// Of the interface. One that is made anew under the same name has another, and no program.
     index: u32,
+    namespace: Namespace,
     _link: FdLink,
 }
 
 impl Attached {
     fn is_there(&self) -> bool {
-        index_of(&self.interface).is_ok_and(|index| index == self.index)
+        self.namespace.index_of(&self.interface).is_ok_and(|index| index == self.index)
+    }
+}
+
+/// The network namespace in which it was made: a socket stays in there, whoever asks it.
+#[derive(Debug)]
+struct Namespace(OwnedFd);
+
+impl Namespace {
+    fn own() -> anyhow::Result<Namespace> {
+        let socket =
+            socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
+        Ok(Namespace(socket.context("open a socket")?))
+    }
+
+    fn index_of(&self, interface: &str) -> anyhow::Result<u32> {
+        Ok(name_to_index(&self.0, interface)?)
     }
 }
 
@@ -81,7 +101,9 @@ pub(super) fn attach(program: &mut Xdp, xdp: &config::Xdp) -> anyhow::Result<Vec
 }
 
 fn attach_one(program: &mut Xdp, interface: &str, mode: XdpMode) -> anyhow::Result<Attached> {
-    let index = readable_index_of(interface).with_context(|| format!("interface `{interface}`"))?;
+    let namespace = Namespace::own()?;
+    let index = readable_index_of(&namespace, interface)
+        .with_context(|| format!("interface `{interface}`"))?;
     let modes: &[Mode] = match mode {
         XdpMode::Auto => &[Mode::Native, Mode::Generic],
         XdpMode::Native => &[Mode::Native],
@@ -93,7 +115,7 @@ fn attach_one(program: &mut Xdp, interface: &str, mode: XdpMode) -> anyhow::Resu
             Ok(link) => {
                 tracing::info!(interface, mode = mode.label(), "guarding in XDP");
                 let interface = interface.to_owned();
-                return Ok(Attached { interface, mode, index, _link: link });
+                return Ok(Attached { interface, mode, index, namespace, _link: link });
             }
             Err(error) => {
                 failed = error.context(format!("attach xdp to `{interface}`, {}", mode.label()));
@@ -117,17 +139,8 @@ fn try_attach(program: &mut Xdp, interface_index: u32, mode: Mode) -> anyhow::Re
 }
 
 /// The index of an interface whose frames `ingress` can read.
-fn readable_index_of(interface: &str) -> anyhow::Result<u32> {
-    let index = index_of(interface)?;
+fn readable_index_of(namespace: &Namespace, interface: &str) -> anyhow::Result<u32> {
+    let index = namespace.index_of(interface)?;
     Interface::ask(index)?.check_ethernet()?;
     Ok(index)
-}
-
-fn index_of(interface: &str) -> anyhow::Result<u32> {
-    let socket = rustix::net::socket(
-        rustix::net::AddressFamily::INET,
-        rustix::net::SocketType::DGRAM,
-        None,
-    )?;
-    Ok(rustix::net::netdevice::name_to_index(&socket, interface)?)
 }
