@@ -17,6 +17,7 @@ pub const INTERIM_RESPONSES_MAX: u32 = 16;
 
 /// Of every response.
 const BEGINNING: &[u8] = b"HTTP/1.";
+const VERSION_SIZE: usize = b"HTTP/1.1".len();
 
 /// Reads request heads, one after the other.
 #[derive(Debug)]
@@ -63,7 +64,13 @@ impl RequestGate {
         if seen == buf.len() || !self.is_past_empty_line(buf)? {
             return Ok(None);
         }
-        let Some(size) = self.scan.find_end(buf)? else {
+        let end = self.scan.find_end(buf)?;
+        if let Some(line_end) = self.scan.first_line_size {
+            let version_end = line_end - b"\r\n".len();
+            let start = version_end.saturating_sub(VERSION_SIZE);
+            read_as_ours(&mut buf[start..version_end]);
+        }
+        let Some(size) = end else {
             self.check_partial(buf, seen)?;
             return Ok(None);
         };
@@ -176,7 +183,7 @@ impl ResponseGate {
         }
     }
 
-    fn find(&mut self, buf: &BytesMut) -> Result<Option<Found>, Flaw> {
+    fn find(&mut self, buf: &mut BytesMut) -> Result<Option<Found>, Flaw> {
         let seen = self.scan.seen;
         if seen == buf.len() {
             return Ok(None);
@@ -186,6 +193,9 @@ impl ResponseGate {
             return Err(Flaw::StatusLine);
         }
         let end = self.scan.find_end(buf)?;
+        if let Some(version) = buf.get_mut(..VERSION_SIZE) {
+            read_as_ours(version);
+        }
         if end.unwrap_or(buf.len()) > self.limits.size_max {
             return Err(Flaw::TooLarge);
         }
@@ -206,6 +216,13 @@ impl ResponseGate {
             return Err(Flaw::TooManyInterim);
         }
         Ok(())
+    }
+}
+
+/// A later minor version is the one we speak to us (RFC 9110 section 2.5).
+fn read_as_ours(version: &mut [u8]) {
+    if let [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor @ b'2'..=b'9'] = version {
+        *minor = b'1';
     }
 }
 

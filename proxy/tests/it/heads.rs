@@ -66,6 +66,12 @@ const CASES: &[Case] = &[
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: 1\r\n\r\nok",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: 1\r\ndate: *\r\n\r\nok",
     ),
+    // A later minor version, on either side.
+    case(
+        "GET / HTTP/1.2\r\nHost: a\r\n\r\n",
+        b"HTTP/1.9 200 OK\r\nDate: x\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\n\r\nok",
+    ),
     // Reason phrases.
     same(b"HTTP/1.1 200 Everything's  fine!\r\nDate: x\r\nContent-Length: 2\r\n\r\nok"),
     same(b"HTTP/1.1 404 OK\r\nDate: x\r\nContent-Length: 2\r\n\r\nok"),

@@ -50,6 +50,28 @@ fn a_head_is_the_same_however_it_is_cut() {
 }
 
 #[test]
+fn a_later_minor_version_is_ours_however_it_is_cut() {
+    let request = b"GET /HTTP/1.2 HTTP/1.2\r\nhost: a\r\n\r\n";
+    let response = b"HTTP/1.9 200 HTTP/1.9\r\ncontent-length: 0\r\n\r\n";
+    for cut in 0..request.len() {
+        let head = feed(&[&request[..cut], &request[cut..]]).0.unwrap().unwrap();
+        assert_eq!((head.target(), head.version()), ("/HTTP/1.2", Version::Http11), "{cut}");
+        assert!(head.bytes().starts_with(b"GET /HTTP/1.2 HTTP/1.1\r\n"));
+    }
+    for cut in 0..response.len() {
+        let mut gate = ResponseGate::new(LIMITS);
+        let mut buf = BytesMut::from(&response[..cut]);
+        assert!(gate.head(&mut buf, "GET").unwrap().is_none());
+        buf.extend_from_slice(&response[cut..]);
+        let head = gate.head(&mut buf, "GET").unwrap().unwrap();
+        assert_eq!((head.version(), head.reason()), (Version::Http11, &b"HTTP/1.9"[..]));
+    }
+    for refused in ["GET /HTTP/1.2\r\n", "GET / HTTP/2.2\r\n", "GET / HTTP/1.22\r\n"] {
+        assert!(feed(&[refused.as_bytes()]).0.is_err(), "{refused:?}");
+    }
+}
+
+#[test]
 fn pipelined_requests_come_one_at_a_time() {
     let mut gate = RequestGate::new(LIMITS);
     let mut buf = BytesMut::from(
