@@ -205,7 +205,7 @@ impl Lines {
         str::from_utf8(self.part(span)).unwrap_or_default()
     }
 
-    fn iter(&self) -> impl Iterator<Item = Field<'_>> {
+    fn iter(&self) -> impl Iterator<Item = Field<'_>> + Clone {
         self.fields.iter().map(|field| Field {
             name: self.part(field.name),
             value: self.part(field.value),
@@ -328,7 +328,7 @@ impl RequestHead {
     }
 
     /// In the order received.
-    pub fn fields(&self) -> impl Iterator<Item = Field<'_>> {
+    pub fn fields(&self) -> impl Iterator<Item = Field<'_>> + Clone {
         self.lines.iter()
     }
 

@@ -69,7 +69,7 @@ impl Known {
     /// known is told by its length and its first letter.
     pub fn of(name: &[u8]) -> Known {
         for (spelling, known) in Known::candidates(name) {
-            if is_same(name, spelling) {
+            if is_spelled(name, spelling) {
                 return *known;
             }
             if !known.is_editable() && is_alike(name, spelling) {
@@ -185,6 +185,25 @@ pub(super) fn is_same(one: &[u8], other: &[u8]) -> bool {
     one == other || one.eq_ignore_ascii_case(other)
 }
 
+/// Whether `name`, of token bytes, is `spelling` in whatever case. That is of lower-case letters, digits
+/// and `-`: no token byte but the upper-case letter differs from one of these in that one bit.
+pub(crate) fn is_spelled(name: &[u8], spelling: &[u8]) -> bool {
+    const CASE: u64 = u64::from_ne_bytes([b' '; 8]);
+    let differ = |one: &[u8; 8], other: &[u8; 8]| {
+        (u64::from_ne_bytes(*one) ^ u64::from_ne_bytes(*other)) & !CASE != 0
+    };
+    if name.len() != spelling.len() {
+        return false;
+    }
+    match (name.last_chunk(), spelling.last_chunk()) {
+        (Some(name_end), Some(spelling_end)) => {
+            let mut words = name.as_chunks().0.iter().zip(spelling.as_chunks().0);
+            !differ(name_end, spelling_end) && !words.any(|(one, other)| differ(one, other))
+        }
+        _ => name.iter().zip(spelling).all(|(one, other)| (one ^ other) & !b' ' == 0),
+    }
+}
+
 /// Whether `name` is `spelling`, which is as long and in lower-case, with `_` in place of `-`.
 fn is_alike(name: &[u8], spelling: &[u8]) -> bool {
     let dashed = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
@@ -232,6 +251,24 @@ mod tests {
         check("Proxy-Authenticate", Known::ProxyAuthenticate);
         check("Proxy-Authorization", Known::ProxyAuthorization);
         check("Proxy-Authentication-Info", Known::ProxyAuthenticationInfo);
+    }
+
+    #[test]
+    fn only_case_makes_no_difference_to_a_spelling() {
+        let tokens = || (0..=u8::MAX).filter(|byte| is_token_byte(*byte));
+        for spelling in ["te", "dnt", "x-1", "x-real-ip", "http2-settings", "content-encoding-7"] {
+            let spelling = spelling.as_bytes();
+            assert!(is_spelled(&spelling.to_ascii_uppercase(), spelling));
+            assert!(!is_spelled(&spelling[1..], spelling));
+            for (at, byte) in
+                (0..spelling.len()).flat_map(|at| tokens().map(move |byte| (at, byte)))
+            {
+                let mut name = spelling.to_vec();
+                name[at] = byte;
+                let is_same = name.eq_ignore_ascii_case(spelling);
+                assert_eq!(is_spelled(&name, spelling), is_same, "{name:?}");
+            }
+        }
     }
 
     #[test]

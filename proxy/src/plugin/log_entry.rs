@@ -13,6 +13,7 @@ use serde_json::{Map, Value as Json};
 use super::{Finished, LoggedBody, json};
 use crate::{
     config::plugins::{Section, Value},
+    http::name::is_spelled,
     sys::host,
     template::{Groups, Template},
     variable::{Facts, Logged, Variable, push_address},
@@ -76,8 +77,6 @@ const OPEN_FIELDS: [&str; 40] = members! {
 const QUOTES: (usize, usize) = ("\",\"".len(), "\":\"".len());
 /// Where among them those of a size are.
 const OPEN_BY_SIZE: [(usize, usize); size_of_name(39) + 1] = by_size();
-/// Of a list that seldom has more.
-const OPEN_FIELDS_HINT: usize = 16;
 /// Bytes of a line that is seldom longer, but for bodies.
 const LINE_SIZE_HINT: usize = 1024;
 
@@ -255,7 +254,7 @@ fn entry(exchange: &Finished<'_>) -> Vec<u8> {
     let mut line = Line(Vec::with_capacity(LINE_SIZE_HINT));
     line.raw("{\"request\":{\"url\":").url(exchange, path);
     line.raw(",\"uri\":").text(path.as_bytes());
-    line.raw(",\"method\":").text(exchange.head.method().as_bytes());
+    line.raw(",\"method\":").text(exchange.head.method_bytes());
     line.raw(",\"headers\":").fields(received);
     line.raw(",\"size\":").number(exchange.request_length());
     line.body(exchange.bodies.request);
@@ -337,32 +336,38 @@ impl Line {
     }
 
     fn url(&mut self, exchange: &Finished<'_>, path: &str) {
-        let (scheme, host) =
-            (exchange.ends.scheme.as_str(), exchange.head.host_name().unwrap_or_default());
-        let mut port = itoa::Buffer::new();
-        let port = port.format(exchange.ends.local.port());
-        let parts = [scheme, "://", host, ":", port, path];
-        if parts.iter().map(|part| part.len()).sum::<usize>() > VALUE_SIZE_MAX {
-            self.text(parts.concat().as_bytes());
+        let host = exchange.head.host_name().unwrap_or_default();
+        let (scheme, port) = (exchange.ends.scheme.as_str(), exchange.ends.local.port());
+        if host.len() + path.len() + "https://:65535".len() > VALUE_SIZE_MAX {
+            self.text(format!("{scheme}://{host}:{port}{path}").as_bytes());
             return;
         }
-        self.raw("\"");
-        parts.iter().for_each(|part| json::push_content(part.as_bytes(), &mut self.0));
-        self.raw("\"");
+        self.raw("\"").raw(scheme).raw("://").content(host.as_bytes()).raw(":").number(port);
+        self.content(path.as_bytes()).raw("\"");
     }
 
     /// Those that are open, in lower case; several of one name are one, as RFC 9110 section 5.3 joins
     /// them.
-    fn fields<'f>(&mut self, all: impl Iterator<Item = (&'f [u8], &'f [u8])>) {
-        let mut open: Vec<(usize, Cow<'f, [u8]>)> = Vec::with_capacity(OPEN_FIELDS_HINT);
-        let mut seen = 0_u64;
+    fn fields<'f>(&mut self, all: impl Iterator<Item = (&'f [u8], &'f [u8])> + Clone) {
+        let (start, mut seen) = (self.0.len(), 0_u64);
+        for (name, value) in all.clone() {
+            let Some(at) = open_field(name) else { continue };
+            if seen & 1 << at != 0 {
+                self.0.truncate(start);
+                return self.joined_fields(all);
+            }
+            self.member(at, seen == 0).content(value);
+            seen |= 1 << at;
+        }
+        self.raw(if seen == 0 { "{}" } else { "\"}" });
+    }
+
+    /// The same where one repeats.
+    fn joined_fields<'f>(&mut self, all: impl Iterator<Item = (&'f [u8], &'f [u8])>) {
+        let mut open: Vec<(usize, Cow<'f, [u8]>)> = Vec::new();
         for (name, value) in all {
             let Some(at) = open_field(name) else { continue };
-            let known = match seen & 1 << at {
-                0 => None,
-                _ => open.iter_mut().find(|(known, _)| *known == at),
-            };
-            match known {
+            match open.iter_mut().find(|(known, _)| *known == at) {
                 Some((_, before)) => {
                     let mut joined = [before, &b", "[..], value].concat();
                     joined.truncate(VALUE_SIZE_MAX);
@@ -370,16 +375,24 @@ impl Line {
                 }
                 None => open.push((at, value.into())),
             }
-            seen |= 1 << at;
         }
-        self.raw("{");
         for (number, (at, value)) in open.iter().enumerate() {
-            // The first closes nothing.
-            let member = &OPEN_FIELDS[*at][if number == 0 { "\",".len() } else { 0 }..];
-            self.raw(member);
-            json::push_content(cut(value), &mut self.0);
+            self.member(*at, number == 0).content(value);
         }
-        self.raw(if open.is_empty() { "}" } else { "\"}" });
+        self.raw("\"}");
+    }
+
+    /// The beginning of one of the open fields, up to its value.
+    fn member(&mut self, at: usize, is_first: bool) -> &mut Self {
+        // The first closes nothing.
+        let (begin, closed) = if is_first { ("{", "\",".len()) } else { ("", 0) };
+        self.raw(begin).raw(&OPEN_FIELDS[at][closed..])
+    }
+
+    /// Within quotes.
+    fn content(&mut self, value: &[u8]) -> &mut Self {
+        json::push_content(cut(value), &mut self.0);
+        self
     }
 
     /// A body as far as it was kept: as text if that is what it is, in Base64 if not.
@@ -410,12 +423,8 @@ impl Line {
 /// Which of the open fields this is.
 fn open_field(name: &[u8]) -> Option<usize> {
     let (start, end) = *OPEN_BY_SIZE.get(name.len())?;
-    let first = name.first()?.to_ascii_lowercase();
-    (start..end).find(|at| {
-        let known = &OPEN_FIELDS[*at].as_bytes()[QUOTES.0..QUOTES.0 + name.len()];
-        // Few begin alike.
-        known[0] == first && known.eq_ignore_ascii_case(name)
-    })
+    (start..end)
+        .find(|at| is_spelled(name, &OPEN_FIELDS[*at].as_bytes()[QUOTES.0..QUOTES.0 + name.len()]))
 }
 
 const fn size_of_name(at: usize) -> usize {

@@ -4,7 +4,7 @@ use std::{
     any::Any,
     borrow::Cow,
     collections::HashMap,
-    fmt,
+    fmt, mem,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -343,11 +343,12 @@ impl Detail {
 
     /// `head` leaves, with whatever is behind it.
     pub(crate) fn send(&mut self, head: &[u8]) {
-        let begin = memchr::memchr(b'\n', head).map_or(0, |end| end + 1);
+        let mut ends = memchr::memchr_iter(b'\n', head).map(|lf| lf + 1);
+        let begin = ends.next().unwrap_or_default();
         let mut end = begin;
-        // The empty line, or all there is.
-        for line in lines(&head[begin..]).take_while(|line| *line != b"\r\n") {
-            end += line.len();
+        // Up to the empty line, or all there is.
+        while let Some(next) = ends.next().filter(|next| *next > end + b"\r\n".len()) {
+            end = next;
         }
         self.fields = head[begin..end].to_vec();
     }
@@ -365,20 +366,12 @@ impl Detail {
     }
 
     /// Names and values, without the blanks around these.
-    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        lines(&self.fields).filter_map(|line| {
-            let colon = memchr::memchr(b':', line)?;
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
+        let mut begin = 0;
+        memchr::memchr_iter(b'\n', &self.fields).filter_map(move |lf| {
+            let line = &self.fields[mem::replace(&mut begin, lf + 1)..lf];
+            let colon = line.iter().position(|byte| *byte == b':')?;
             Some((&line[..colon], line[colon + 1..].trim_ascii()))
         })
     }
-}
-
-/// With their ends.
-fn lines(mut text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || {
-        let size = memchr::memchr(b'\n', text).map_or(text.len(), |end| end + 1);
-        let (line, rest) = text.split_at(size);
-        text = rest;
-        (!line.is_empty()).then_some(line)
-    })
 }
