@@ -184,11 +184,12 @@ async fn attend(cx: &Rc<ConnectionCx>, mut lane: Pin<Box<impl Future<Output = Lu
 /// Ends the connection: answers what the gate refused, finishes the record, closes.
 async fn close(cx: &ConnectionCx) {
     let Some(downstream) = cx.downstream.take() else { return };
+    let method = downstream.is_for_head().then_some("HEAD");
     let (mut stream, recv_bytes, left) = downstream.into_parts();
     let has_reset = cx.order.get() == Order::End;
     let is_cut = cx.phase.get() != Phase::Between && cx.is_end_meant.get();
     if let Some(fault) = cx.refusal.get() {
-        answer(cx, &mut stream, fault).await;
+        answer(cx, &mut stream, fault, method).await;
     } else if cx.phase.get() != Phase::Between {
         let fault = cx.body_fault().unwrap_or(Fault::DownstreamReset);
         cx.record(|record| record.fault(fault));
@@ -211,15 +212,15 @@ fn reset(stream: &TcpStream) {
 }
 
 /// The proxy's answer to a head that never became a request.
-async fn answer(cx: &ConnectionCx, stream: &mut TcpStream, fault: Fault) {
+async fn answer(
+    cx: &ConnectionCx,
+    stream: &mut TcpStream,
+    fault: Fault,
+    method: Option<&'static str>,
+) {
     let Some(status) = fault.consequence().status else { return };
     let answer = Answer::of(status);
-    let mut is_head = false;
-    cx.record(|record| {
-        record.status(status.as_u16());
-        is_head = record.method() == Some("HEAD");
-    });
-    let method = is_head.then_some("HEAD");
+    cx.record(|record| record.status(status.as_u16()));
     cx.count_sent(answer.body_for(method).len() as u64);
     let bytes = answer.to_bytes(method, After::Close, &cx.worker.date());
     let written = timeout(cx.worker.timeouts.send, stream.write_all(&bytes)).await;

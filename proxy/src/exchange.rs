@@ -20,14 +20,18 @@ use std::{
     os::fd::BorrowedFd,
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 
 use self::{
     body::{Aborted, Content, RequestBody, ResponseBody, Stage, Unsent, Upload},
@@ -42,7 +46,7 @@ use crate::{
     error::Fault,
     http::{
         answer::{After, Answer},
-        framing::BodyLength,
+        framing::{BodyLength, Version},
         head::{RequestHead, ResponseHead},
     },
     metrics::{Checkout, Direction},
@@ -61,6 +65,8 @@ use crate::{
 /// What is left of a request body is read and thrown away before the proxy's own answer, up to this
 /// size, so that the connection stays usable; a longer one is answered at once and closed.
 pub(crate) const DISCARDED_BODY_MAX: u64 = 64 * 1024;
+/// How long that is waited for in all. Whoever sends more slowly is answered then, and closed.
+pub(crate) const DISCARD_TIME: Duration = Duration::from_millis(250);
 
 /// Serves one request that the gate let in. Dropping the future cancels the exchange: the upstream
 /// connection closes and the record says who left.
@@ -74,7 +80,7 @@ pub(crate) async fn serve(
     let Some(head) = cx.take_head() else {
         // hyper saw a request that the gate did not: a bug of ours, and never the node's problem.
         tracing::error!("request without a gated head");
-        return refuse(&cx, Method::Other, Fault::Internal, After::Close);
+        return refuse(&cx, None, Fault::Internal, After::Close);
     };
     let rules = cx.worker.rules.now();
     let origin = cx.origin();
@@ -100,7 +106,7 @@ pub(crate) async fn serve(
         Ok((answered, picked)) => {
             let mut reply = respond(&cx, &head, plan, answered);
             reply.body.keep_busy(picked);
-            Ok(reply.into_response(&cx))
+            Ok(reply.into_response())
         }
         Err(fault) => Box::pin(give_up(&cx, plan, fault, body.content)).await,
     }
@@ -114,14 +120,18 @@ async fn decline(
     fault: Fault,
     body: Body,
 ) -> Result<Response<ResponseBody>, Aborted> {
-    let method = Method::of(head.method_bytes());
     let discarded = match body {
         Body::Hyper(body) => discard(head, body).await,
         Body::Plain | Body::Held(_) => Ok(After::KeepAlive),
     };
     match (discarded, cx.body_fault()) {
-        (Ok(after), None) => Ok(own_answer(cx, method, answer, fault, after)),
-        (_, broken) => refuse(cx, method, broken.unwrap_or(fault), After::Close),
+        (Ok(_), None)
+            if fault == Fault::BodyTooLarge && head.body_length() == BodyLength::Chunked =>
+        {
+            Ok(own_answer(cx, Some(head), answer, fault, After::Close))
+        }
+        (Ok(after), None) => Ok(own_answer(cx, Some(head), answer, fault, after)),
+        (_, broken) => refuse(cx, Some(head), broken.unwrap_or(fault), After::Close),
     }
 }
 
@@ -136,10 +146,8 @@ async fn give_up(
     let after = leave(cx, head, body).await;
     let fault = cx.body_fault().unwrap_or(fault);
     match fault.consequence().status {
-        Some(status) => {
-            Ok(own_answer(cx, Method::of(head.method_bytes()), plan.answer(status), fault, after))
-        }
-        None => refuse(cx, Method::of(head.method_bytes()), fault, after),
+        Some(status) => Ok(own_answer(cx, Some(head), plan.answer(status), fault, after)),
+        None => refuse(cx, Some(head), fault, after),
     }
 }
 
@@ -171,17 +179,17 @@ struct Reply {
 impl Reply {
     /// As hyper's server gets it: how the body is framed follows from the body, and whether the
     /// connection stays from the one field.
-    fn into_response(self, cx: &ConnectionCx) -> Response<ResponseBody> {
+    fn into_response(self) -> Response<ResponseBody> {
         let mut response = Response::new(self.body);
         *response.status_mut() = self.status;
-        close_behind(cx, &mut response, self.after);
+        close_behind(&mut response, self.after);
         response
     }
 }
 
 /// hyper closes the connection behind a response that says so.
-fn close_behind(cx: &ConnectionCx, response: &mut Response<ResponseBody>, after: After) {
-    if after == After::Close || cx.is_draining() {
+fn close_behind(response: &mut Response<ResponseBody>, after: After) {
+    if after == After::Close {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
 }
@@ -292,14 +300,18 @@ pub(crate) fn is_discardable(head: &RequestHead) -> bool {
     }
 }
 
-/// Reads what is left of a request that is not forwarded.
+/// Reads what is left of a request that is not forwarded, if it comes soon.
 ///
 /// # Errors
-/// The body did not come, or not well-formed; `ConnectionCx::body_fault` says which.
-async fn discard(head: &RequestHead, mut body: Incoming) -> Result<After, ()> {
+/// The body broke off, or is not well-formed; `ConnectionCx::body_fault` says which.
+async fn discard(head: &RequestHead, body: Incoming) -> Result<After, ()> {
     if !is_discardable(head) {
         return Ok(After::Close);
     }
+    timeout(DISCARD_TIME, read_out(body)).await.unwrap_or(Ok(After::Close))
+}
+
+async fn read_out(mut body: Incoming) -> Result<After, ()> {
     let mut left = DISCARDED_BODY_MAX;
     while let Some(frame) = body.frame().await {
         let length = frame.map_err(|_| ())?.data_ref().map_or(0, |data| data.len() as u64);
@@ -325,7 +337,7 @@ async fn leave(cx: &ConnectionCx, head: &RequestHead, body: Option<Content>) -> 
 /// The proxy's own answer to a fault, if it has one.
 fn refuse(
     cx: &Rc<ConnectionCx>,
-    method: Method,
+    asked: Option<&RequestHead>,
     fault: Fault,
     afterwards: After,
 ) -> Result<Response<ResponseBody>, Aborted> {
@@ -333,12 +345,13 @@ fn refuse(
         cx.record(|record| record.fault(fault));
         return Err(Aborted);
     };
-    Ok(own_answer(cx, method, Answer::of(status), fault, afterwards))
+    Ok(own_answer(cx, asked, Answer::of(status), fault, afterwards))
 }
 
+/// `asked`: the request, if it is known.
 fn own_answer(
     cx: &Rc<ConnectionCx>,
-    method: Method,
+    asked: Option<&RequestHead>,
     answer: Answer,
     fault: Fault,
     afterwards: After,
@@ -347,16 +360,18 @@ fn own_answer(
         record.fault(fault);
         record.answer(&answer);
     });
-    let fields: HeaderMap = answer.all_fields().collect();
-    // hyper drops what cannot be sent, and nobody would learn that the answer is over.
-    let body = match method {
-        Method::Other if !answer.is_bodiless() => answer.body,
-        Method::Other | Method::Head => Bytes::new(),
+    let after = match (afterwards, asked) {
+        (After::KeepAlive, Some(head)) => after(cx, head),
+        (After::Close, _) | (After::KeepAlive, None) => After::Close,
     };
+    let version = asked.map_or(Version::Http11, RequestHead::version);
+    cx.lead_with(answer.head(after.option(version), &cx.worker.date()));
+    // hyper drops what cannot be sent, and nobody would learn that the answer is over.
+    let is_bodiless = answer.is_bodiless() || asked.is_some_and(RequestHead::is_head);
+    let body = if is_bodiless { Bytes::new() } else { answer.body };
     let mut response = Response::new(ResponseBody::answer(cx, body));
     *response.status_mut() = answer.status;
-    *response.headers_mut() = fields;
-    close_behind(cx, &mut response, afterwards);
+    close_behind(&mut response, after);
     response
 }
 

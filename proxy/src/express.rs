@@ -27,6 +27,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use tokio::time::timeout;
 
 use self::{
     bypass::{Next, Stir},
@@ -39,7 +40,7 @@ use crate::{
     deadlines::Wait,
     error::Fault,
     exchange::{
-        self, after,
+        self, DISCARD_TIME, after,
         held::Body,
         nodes::{Answered, over_nodes},
         request_head,
@@ -170,10 +171,15 @@ async fn refuse(
     if cx.is_body_owed() && !exchange::is_discardable(head) {
         return own_answer(cx, head, answer, fault, After::Close).await;
     }
-    match upload::discard(cx).await {
-        Ok(After::KeepAlive) => own_answer(cx, head, answer, fault, after(cx, head)).await,
-        Ok(After::Close) => own_answer(cx, head, answer, fault, After::Close).await,
-        Err(fault) => {
+    let discarded = match cx.is_body_owed() {
+        // Boxed, as few refused requests have a body.
+        true => Box::pin(timeout(DISCARD_TIME, upload::discard(cx))).await,
+        false => Ok(Ok(After::KeepAlive)),
+    };
+    match discarded {
+        Ok(Ok(After::KeepAlive)) => own_answer(cx, head, answer, fault, after(cx, head)).await,
+        Ok(Ok(After::Close)) | Err(_) => own_answer(cx, head, answer, fault, After::Close).await,
+        Ok(Err(fault)) => {
             let Some(status) = fault.consequence().status else { return Err(fault) };
             own_answer(cx, head, Answer::of(status), fault, After::Close).await
         }

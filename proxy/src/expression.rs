@@ -29,7 +29,7 @@ use serde_json::Value as Json;
 
 use crate::{
     config::shown,
-    variable::{Facts, UnknownVariable, Variable},
+    variable::{Facts, Moment, TooEarly, UnknownVariable, Variable},
 };
 
 /// Nodes inside each other.
@@ -128,6 +128,12 @@ impl Expression {
         expression.map(Expression).map_err(|flaw| parser.error(flaw))
     }
 
+    /// # Errors
+    /// A variable has no value before `moment` is over: whatever is asked of it holds never, or always.
+    pub fn check_known(&self, moment: Moment) -> Result<(), TooEarly> {
+        self.0.check_known(moment)
+    }
+
     /// A list of expressions of which one has to hold; an empty list holds. `fault-injection` and
     /// `match` of loggers have that.
     ///
@@ -149,6 +155,16 @@ impl Expression {
 }
 
 impl Node {
+    fn check_known(&self, moment: Moment) -> Result<(), TooEarly> {
+        match self {
+            Node::All(nodes) | Node::Any(nodes) => {
+                nodes.iter().try_for_each(|node| node.check_known(moment))
+            }
+            Node::Not(node) => node.check_known(moment),
+            Node::Test(variable, _) => variable.check_known(moment),
+        }
+    }
+
     fn holds(&self, facts: &Facts<'_>) -> bool {
         match self {
             Node::All(nodes) => nodes.iter().all(|node| node.holds(facts)),

@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     client::{Client, Request},
-    plugin::{KeySet, Use},
+    plugin::{BadSet, KeySet, Use},
     snapshot::Publisher,
 };
 
@@ -202,7 +202,11 @@ impl Fetch {
             Ok(response) if response.status == StatusCode::OK => match response.body {
                 Ok(body) => match KeySet::parse(&body, *usage) {
                     Ok(keys) => return self.0.state().keep(keys, *ttl),
-                    Err(bad) => format!("what came {bad}"),
+                    Err(bad @ BadSet::Empty(_)) => {
+                        tracing::warn!(?url, "what came {bad}: no token is believed any more");
+                        return self.0.state().keep(KeySet::none(), *ttl);
+                    }
+                    Err(bad @ (BadSet::Malformed | BadSet::TooMany)) => format!("what came {bad}"),
                 },
                 Err(failure) => failure.to_string(),
             },

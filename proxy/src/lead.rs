@@ -7,6 +7,7 @@
 use std::{
     cell::RefCell,
     io::{self, IoSlice},
+    ops::Range,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -15,8 +16,10 @@ use tokio::{io::AsyncWrite as _, net::TcpStream};
 
 /// Hyper's stand-in of any request has this behind its method.
 const REQUEST_KNOWN_BY: &[u8] = b" / HTTP/1.1\r\n";
-/// `HTTP/1.1 200`: by these bytes hyper's head of a response is known.
-const RESPONSE_KNOWN_BY: usize = 12;
+/// By these bytes of `HTTP/1.1 200` hyper's head of a response is known; to a downstream of HTTP/1.0 it
+/// speaks that.
+const RESPONSE_KNOWN_BY: Range<usize> = 8..12;
+const VERSIONS: [&[u8]; 2] = [b"HTTP/1.1", b"HTTP/1.0"];
 /// More pieces of a body than hyper hands over at a time (`MAX_WRITEV_BUFS`).
 const SLICES_MAX: usize = 72;
 
@@ -110,11 +113,18 @@ impl Lead {
 
     /// `first` ends with hyper's head. What is left of a `100 Continue` in front of it stays there.
     fn take_place_of(&mut self, first: &[u8]) -> io::Result<()> {
-        let known_by = match self.of {
-            Message::Request => REQUEST_KNOWN_BY,
-            Message::Response => self.bytes.get(..RESPONSE_KNOWN_BY).unwrap_or_default(),
+        let at = match self.of {
+            Message::Request => {
+                first.windows(REQUEST_KNOWN_BY.len()).position(|window| window == REQUEST_KNOWN_BY)
+            }
+            Message::Response => {
+                let status = self.bytes.get(RESPONSE_KNOWN_BY).unwrap_or_default();
+                first.windows(RESPONSE_KNOWN_BY.end).position(|window| {
+                    let (version, theirs) = window.split_at(RESPONSE_KNOWN_BY.start);
+                    theirs == status && VERSIONS.contains(&version)
+                })
+            }
         };
-        let at = first.windows(known_by.len()).position(|window| window == known_by);
         let Some(at) = at.filter(|_| first.ends_with(b"\r\n\r\n")) else {
             tracing::error!(of = ?self.of, "hyper writes something else than the head");
             return Err(io::ErrorKind::InvalidData.into());
@@ -232,10 +242,17 @@ mod tests {
     }
 
     #[test]
+    fn what_hyper_says_to_http_1_0_is_replaced_too() {
+        let theirs = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 200 OK\r\n\r\n";
+        let expected = format!("HTTP/1.1 100 Continue\r\n\r\n{OURS}abc");
+        assert_eq!(sent(ours(), theirs, &["ab", "c"], 7), expected);
+    }
+
+    #[test]
     fn another_head_is_not_taken_for_hypers() {
         for head in [
             "HTTP/1.1 500 Internal Server Error\r\n\r\n",
-            "HTTP/1.0 200 OK\r\n\r\n",
+            "HTTP/1.2 200 OK\r\n\r\n",
             "HTTP/1.1 100 Continue\r\n\r\n",
             "HTTP/1.1 200 OK\r\n\r\nbody",
         ] {

@@ -103,7 +103,7 @@ plugins! {
 pub(crate) use self::cors::origins as allowed_origins;
 #[cfg(test)]
 pub(crate) use self::jwt_auth::p256;
-pub(crate) use self::jwt_auth::{KeySet, Use};
+pub(crate) use self::jwt_auth::{BadSet, KeySet, Use};
 pub use self::proxy_mirror::Mirror;
 
 /// A plugin as the configuration knows it.

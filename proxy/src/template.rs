@@ -12,7 +12,7 @@ use std::{borrow::Cow, fmt};
 pub use self::search::{Found, Search};
 use crate::{
     config::shown,
-    variable::{Facts, UnknownVariable, Variable},
+    variable::{Facts, Moment, TooEarly, UnknownVariable, Variable},
 };
 
 /// Values in one template: each may be as long as a head.
@@ -104,6 +104,17 @@ impl Template {
             return Err(TemplateError::TooMany);
         }
         Ok(Template(parts.into()))
+    }
+
+    /// # Errors
+    /// A variable of it has no value before `moment` is over.
+    pub fn check_known(&self, moment: Moment) -> Result<(), TooEarly> {
+        self.0.iter().try_for_each(|part| match part {
+            Part::Reference { source: Source::Variable(variable), .. } => {
+                variable.check_known(moment)
+            }
+            Part::Reference { source: Source::Group(_), .. } | Part::Literal(_) => Ok(()),
+        })
     }
 
     /// The text, if it is the same for every request.

@@ -479,7 +479,13 @@ impl Client {
 
     fn fill(&mut self) -> io::Result<usize> {
         let mut chunk = [0; 16 * 1024];
-        let read = self.stream.read(&mut chunk)?;
+        // A call with a timeout is not begun again behind a signal, as others are (signal(7)).
+        let read = loop {
+            match self.stream.read(&mut chunk) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         self.received.extend_from_slice(&chunk[..read]);
         if let Some(tap) = &self.tap
             && read > 0

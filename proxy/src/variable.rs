@@ -84,6 +84,38 @@ pub enum Variable {
     Logged(Logged),
 }
 
+/// From when on a variable can have a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Moment {
+    /// The head of the request is here.
+    Request,
+    /// It is known who sends it.
+    Consumer,
+    /// The head of a response is here.
+    Response,
+    /// The exchange is over.
+    Log,
+}
+
+/// A variable that can have no value where it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TooEarly(pub Variable);
+
+impl fmt::Display for TooEarly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(variable) = self;
+        let named = NAMES.iter().find(|(_, known)| known == variable);
+        let name = named.map_or("sent_http_", |(name, _)| *name);
+        let why = match variable.known_from() {
+            Moment::Request => "cannot be asked for here",
+            Moment::Consumer => "is not known before the request is authenticated",
+            Moment::Response => "is not known before there is a response",
+            Moment::Log => "is known to logs only",
+        };
+        write!(f, "`{name}` {why}")
+    }
+}
+
 /// Names that are whole.
 const NAMES: &[(&str, Variable)] = &[
     ("args", Variable::Args),
@@ -219,6 +251,44 @@ impl Variable {
             Some((prefix.variable)(rest.into()))
         });
         named.ok_or_else(|| UnknownVariable(name.to_owned()))
+    }
+
+    /// # Errors
+    /// It has no value before `moment` is over.
+    pub fn check_known(&self, moment: Moment) -> Result<(), TooEarly> {
+        if self.known_from() > moment { Err(TooEarly(self.clone())) } else { Ok(()) }
+    }
+
+    const fn known_from(&self) -> Moment {
+        match self {
+            Variable::Uri
+            | Variable::RequestUri
+            | Variable::RealRequestUri
+            | Variable::Args
+            | Variable::IsArgs
+            | Variable::Host
+            | Variable::HttpHost
+            | Variable::Method
+            | Variable::Scheme
+            | Variable::ServerProtocol
+            | Variable::RemoteAddr
+            | Variable::RemotePort
+            | Variable::RealipRemoteAddr
+            | Variable::ServerAddr
+            | Variable::ServerPort
+            | Variable::RouteId
+            | Variable::RouteName
+            | Variable::ServiceId
+            | Variable::ServiceName
+            | Variable::Field(_)
+            | Variable::Argument(_)
+            | Variable::Cookie(_)
+            | Variable::Parameter(_)
+            | Variable::Hostname => Moment::Request,
+            Variable::ConsumerName | Variable::ConsumerGroupId => Moment::Consumer,
+            Variable::Status | Variable::UpstreamStatus => Moment::Response,
+            Variable::Logged(_) => Moment::Log,
+        }
     }
 }
 

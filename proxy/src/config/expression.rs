@@ -1,18 +1,28 @@
 //! Expressions of the file, each error where it stands.
 
 use super::reader::Value;
-use crate::expression::{Expression, ExpressionError, Flaw};
+use crate::{
+    expression::{Expression, ExpressionError, Flaw},
+    variable::Moment,
+};
 
 /// An expression such as `vars`.
-pub(crate) fn expression(value: &Value<'_>) -> Option<Expression> {
+///
+/// That has to be known by `moment` which it is about.
+pub(crate) fn expression(value: &Value<'_>, moment: Moment) -> Option<Expression> {
     let parsed = Expression::parse(&value.checked_json()?);
-    parsed.map_err(|error| report(value, &error)).ok()
+    known(value, parsed.map_err(|error| report(value, &error)).ok()?, moment)
 }
 
 /// A list of expressions of which one has to hold.
-pub(crate) fn any_expression(value: &Value<'_>) -> Option<Expression> {
+pub(crate) fn any_expression(value: &Value<'_>, moment: Moment) -> Option<Expression> {
     let parsed = Expression::any_of(&value.checked_json()?);
-    parsed.map_err(|error| report(value, &error)).ok()
+    known(value, parsed.map_err(|error| report(value, &error)).ok()?, moment)
+}
+
+fn known(value: &Value<'_>, expression: Expression, moment: Moment) -> Option<Expression> {
+    let checked = expression.check_known(moment);
+    checked.map(|()| expression).map_err(|error| value.error(error.to_string())).ok()
 }
 
 fn report(value: &Value<'_>, error: &ExpressionError) {

@@ -33,6 +33,7 @@ use crate::{
     log_files,
     plugin::{self, Credential, ErrorResponse, Kind, Meta, Plugin, PluginConfig, PluginSet},
     template::{Groups, Search, Template},
+    variable::Moment,
 };
 
 /// What a plugin's settings may refer to.
@@ -103,7 +104,7 @@ pub(super) fn read(value: &Value<'_>, scope: &Scope<'_>) -> PluginSet {
 fn one(at: &Place<'_>, name: &str, value: &Value<'_>, scope: &Scope<'_>) -> Option<PluginConfig> {
     let kind = known(at, name)?;
     let mut section = value.section()?;
-    let meta = section.take("_meta").map(|value| meta(&value));
+    let meta = section.take("_meta").map(|value| meta(&value, kind.credential.is_some()));
     let meta = match meta {
         Some(meta) => meta?,
         None => Meta::default(),
@@ -161,13 +162,15 @@ fn known(at: &Place<'_>, name: &str) -> Option<&'static Kind> {
     kind
 }
 
-/// `_meta`.
-fn meta(value: &Value<'_>) -> Option<Meta> {
+/// `_meta` of a plugin that authenticates, or of another one.
+fn meta(value: &Value<'_>, authenticates: bool) -> Option<Meta> {
     let mut section = value.section()?;
     let is_disabled = section.leaf_or("disable", false);
     let priority = section.take("priority").and_then(|value| value.within(&(i32::MIN..=i32::MAX)));
     let error_response = section.take("error_response").and_then(|value| error_response(&value));
-    let filter = section.take("filter").map(|value| expression(&value));
+    // Whether the plugin applies is settled by then. Nobody may be let in because it cannot be.
+    let moment = if authenticates { Moment::Request } else { Moment::Consumer };
+    let filter = section.take("filter").map(|value| expression(&value, moment));
     section.finish(In::Meta);
     let filter = match filter {
         // A plugin whose filter cannot be read must not pass for one without.
@@ -349,13 +352,20 @@ pub(crate) fn template(value: &Value<'_>) -> Option<Template> {
 
 /// A text with variables in it, and groups of a match.
 pub(crate) fn template_with(value: &Value<'_>, groups: Groups) -> Option<Template> {
-    text_template(value, &value.leaf::<String>()?, groups)
+    text_template(value, &value.leaf::<String>()?, groups, Moment::Consumer)
 }
 
-/// `text`, which stands in `value`, with variables in it.
-pub(crate) fn text_template(value: &Value<'_>, text: &str, groups: Groups) -> Option<Template> {
+/// `text`, which stands in `value`, with variables in it that are known by `moment`.
+fn text_template(
+    value: &Value<'_>,
+    text: &str,
+    groups: Groups,
+    moment: Moment,
+) -> Option<Template> {
     let parsed = Template::parse(text, groups);
-    parsed.map_err(|error| value.error(error.to_string())).ok()
+    let template = parsed.map_err(|error| value.error(error.to_string())).ok()?;
+    let known = template.check_known(moment);
+    known.map(|()| template).map_err(|error| value.error(error.to_string())).ok()
 }
 
 /// RFC 4648 section 4, with padding.
@@ -366,17 +376,22 @@ pub(crate) fn base64(value: &Value<'_>) -> Option<Vec<u8>> {
 
 /// A text or a number, with variables in it.
 pub(crate) fn scalar_template(value: &Value<'_>, groups: Groups) -> Option<Template> {
-    text_template(value, value.written()?, groups)
+    text_template(value, value.written()?, groups, Moment::Consumer)
 }
 
 /// The same for the value of a field, RFC 9110 section 5.5.
 pub(crate) fn field_template(value: &Value<'_>, groups: Groups) -> Option<Template> {
-    field_text(value, value.written()?, groups)
+    field_text(value, value.written()?, groups, Moment::Consumer)
 }
 
 /// `text`, which stands in `value`, as the value of a field with variables in it.
-pub(crate) fn field_text(value: &Value<'_>, text: &str, groups: Groups) -> Option<Template> {
-    let template = text_template(value, text, groups)?;
+pub(crate) fn field_text(
+    value: &Value<'_>,
+    text: &str,
+    groups: Groups,
+    moment: Moment,
+) -> Option<Template> {
+    let template = text_template(value, text, groups, moment)?;
     if template.literals().any(|literal| HeaderValue::from_str(literal).is_err()) {
         value.error(NO_FIELD_VALUE);
         return None;
@@ -407,7 +422,16 @@ pub(crate) fn field_templates(
     value: &Value<'_>,
     groups: Groups,
 ) -> Option<Vec<(HeaderName, Template)>> {
-    named(value, |value| field_template(value, groups))
+    field_templates_by(value, groups, Moment::Consumer)
+}
+
+/// The same with what is known by `moment`.
+pub(crate) fn field_templates_by(
+    value: &Value<'_>,
+    groups: Groups,
+    moment: Moment,
+) -> Option<Vec<(HeaderName, Template)>> {
+    named(value, |value| field_text(value, value.written()?, groups, moment))
 }
 
 /// Fields by name, each with a template or a list of them.

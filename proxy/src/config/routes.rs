@@ -14,7 +14,7 @@ use super::{
     shared::{self, Listed},
     upstream::{Owner, Upstreams, passing},
 };
-use crate::plugin::PluginSet;
+use crate::{plugin::PluginSet, variable::Moment};
 
 /// Reads `routes`; those with `status: 0` are checked and left out.
 pub(super) fn routes<'t>(
@@ -51,7 +51,7 @@ fn route<'t>(
     let methods = methods.and_then(|value| resource::each_once(&value, pattern::method));
     let remote_addrs =
         resource::one_or_list(&mut section, "remote_addr", "remote_addrs", pattern::network);
-    let vars = section.take("vars").and_then(|value| expression(&value));
+    let vars = section.take("vars").and_then(|value| expression(&value, Moment::Request));
     let priority = section.leaf_or("priority", 0);
     let status = section.take("status").and_then(|value| value.within(&(0..=1u16)));
     let leads_somewhere =

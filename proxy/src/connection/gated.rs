@@ -120,6 +120,11 @@ impl Downstream {
         (self.inlet.into_stream(), recv_bytes, left)
     }
 
+    /// Whether the request that came last, be it in part, is a `HEAD` request.
+    pub(super) fn is_for_head(&self) -> bool {
+        self.gate.is_for_head()
+    }
+
     /// Gives up what an idle connection does not need.
     pub(super) fn rest(&mut self) {
         self.inlet.rest();

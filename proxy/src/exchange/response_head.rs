@@ -21,6 +21,9 @@ use crate::{
 /// Room for what a head gains on its way, bytes; one that gains more costs another allocation.
 pub(crate) const GAINED: usize = 256;
 
+/// Ours, whatever the downstream's is (RFC 9112 section 2.3).
+const VERSION: &[u8] = b"HTTP/1.1 ";
+
 /// How a response leaves, as far as its head has to say it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Leaving {
@@ -55,12 +58,7 @@ impl Leaving {
         };
         let ends_with_connection = framing == Framing::Unsaid && length != BodyLength::Empty;
         let after = if ends_with_connection { After::Close } else { after };
-        let connection = match (version, after) {
-            (Version::Http11, After::Close) => Some("close"),
-            (Version::Http10, After::Close) if request.keeps_alive() => Some("close"),
-            (Version::Http10, After::KeepAlive) => Some("keep-alive"),
-            (Version::Http11, After::KeepAlive) | (Version::Http10, After::Close) => None,
-        };
+        let connection = after.option(version);
         Self { version, framing, after, ends_with_connection, connection }
     }
 
@@ -86,18 +84,14 @@ pub(crate) fn write(
     leaving: Leaving,
 ) {
     out.reserve(head.bytes().len() + GAINED);
-    let version: &[u8] = match leaving.version {
-        Version::Http10 => b"HTTP/1.0 ",
-        Version::Http11 => b"HTTP/1.1 ",
-    };
     match edits.status {
         Some(status) => {
             let reason = status.canonical_reason().unwrap_or_default().as_bytes();
-            push(out, [version, status.as_str().as_bytes(), b" ", reason, b"\r\n"]);
+            push(out, [VERSION, status.as_str().as_bytes(), b" ", reason, b"\r\n"]);
         }
         None => {
             let status = head.status();
-            push(out, [version, status.as_str().as_bytes(), b" ", head.reason(), b"\r\n"]);
+            push(out, [VERSION, status.as_str().as_bytes(), b" ", head.reason(), b"\r\n"]);
         }
     }
     let bytes = head.bytes();

@@ -1,11 +1,12 @@
 //! Every response the proxy makes itself.
 //!
 //! An answer has exact framing, says who answered, and nothing else about the inside: no source of
-//! the error, no addresses. The gate writes it as bytes, the lanes through their engine, both from
-//! the same fields.
+//! the error, no addresses. Gate and lanes send the same bytes.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
+
+use super::framing::Version;
 
 /// `Server` of our own answers.
 pub const SERVER: &str = "tandem";
@@ -29,6 +30,17 @@ pub struct Answer {
 pub enum After {
     Close,
     KeepAlive,
+}
+
+impl After {
+    /// What `Connection` says of it to a downstream of `version`, which knows the rest by itself.
+    pub(crate) const fn option(self, version: Version) -> Option<&'static str> {
+        match (self, version) {
+            (After::Close, Version::Http10 | Version::Http11) => Some("close"),
+            (After::KeepAlive, Version::Http10) => Some("keep-alive"),
+            (After::KeepAlive, Version::Http11) => None,
+        }
+    }
 }
 
 impl Answer {
@@ -89,9 +101,16 @@ impl Answer {
         [server, content, framing].into_iter().flatten().chain(self.fields.iter().cloned())
     }
 
-    /// The whole response to a request with `request_method` (`None`: it never came to be known).
-    /// `date` is an IMF-fixdate (RFC 9110 section 5.6.7).
+    /// The whole response to a request with `request_method` (`None`: it never came to be known), of
+    /// HTTP/1.1. `date` is an IMF-fixdate (RFC 9110 section 5.6.7).
     pub fn to_bytes(&self, request_method: Option<&str>, after: After, date: &str) -> Bytes {
+        let mut bytes = self.head(after.option(Version::Http11), date);
+        bytes.extend_from_slice(self.body_for(request_method));
+        bytes.into()
+    }
+
+    /// Its head, with room for the body. `connection` is the option that it names.
+    pub(crate) fn head(&self, connection: Option<&str>, date: &str) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(256 + self.body.len());
         let reason = self.status.canonical_reason().unwrap_or_default();
         let mut push =
@@ -100,13 +119,11 @@ impl Answer {
         for (name, value) in self.all_fields() {
             push(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
         }
-        push(&[match after {
-            After::Close => b"connection: close\r\n".as_slice(),
-            After::KeepAlive => b"",
-        }]);
+        if let Some(option) = connection {
+            push(&[b"connection: ", option.as_bytes(), b"\r\n"]);
+        }
         push(&[b"date: ", date.as_bytes(), b"\r\n\r\n"]);
-        push(&[self.body_for(request_method)]);
-        bytes.into()
+        bytes
     }
 
     /// The body as far as it is sent to a request with `request_method`.

@@ -199,6 +199,9 @@ impl LengthFields<'_> {
     }
 }
 
+/// The largest length of a body: of a file no more can be said, and hyper refuses some that are larger.
+const LENGTH_MAX: u64 = i64::MAX as u64;
+
 /// RFC 9110 section 8.6: digits and nothing else. `str::parse` would take a sign.
 fn content_length(value: &[u8]) -> Result<u64, LengthError> {
     if value.is_empty() {
@@ -212,6 +215,7 @@ fn content_length(value: &[u8]) -> Result<u64, LengthError> {
         length = length
             .checked_mul(10)
             .and_then(|tens| tens.checked_add(u64::from(byte - b'0')))
+            .filter(|length| *length <= LENGTH_MAX)
             .ok_or(LengthError::LengthMalformed)?;
     }
     Ok(length)

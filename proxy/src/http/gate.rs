@@ -28,6 +28,8 @@ pub struct RequestGate {
     has_skipped_line: bool,
     /// The request line of a head that is still incomplete has been found good.
     is_line_checked: bool,
+    /// What was looked at last is a `HEAD` request, or the beginning of one.
+    is_for_head: bool,
     fields: FieldSlots,
 }
 
@@ -38,8 +40,15 @@ impl RequestGate {
             scan: Scan::default(),
             has_skipped_line: false,
             is_line_checked: false,
+            is_for_head: false,
             fields: FieldSlots::default(),
         }
+    }
+
+    /// Whether the head that was taken or refused last, or is incomplete, is that of a `HEAD` request:
+    /// then no answer to it has a body (RFC 9110 section 9.3.2).
+    pub fn is_for_head(&self) -> bool {
+        self.is_for_head
     }
 
     /// Gives up what it keeps for the next head. Only between two heads.
@@ -50,7 +59,9 @@ impl RequestGate {
     /// Takes the next head off the front of `buf`; `None` if more bytes are needed. Between calls
     /// that return `None`, `buf` may only grow. After an error the connection cannot be read on.
     pub fn head(&mut self, buf: &mut BytesMut) -> Result<Option<RequestHead>, HeadError> {
-        let Some(found) = self.find(buf).map_err(HeadError::Request)? else { return Ok(None) };
+        let found = self.find(buf);
+        self.is_for_head = buf.starts_with(b"HEAD ");
+        let Some(found) = found.map_err(HeadError::Request)? else { return Ok(None) };
         let bytes = buf.split_to(found.size).freeze();
         let size_max = self.limits.target_size_max;
         match parse::request(bytes, found.field_count, size_max, &mut self.fields) {

@@ -111,7 +111,6 @@ async fn those_who_need_a_set_at_once_wait_for_one_fetch() {
 async fn the_last_good_set_stays_until_there_is_a_better_one() {
     let bad = [
         "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".to_owned(),
-        ok("{\"keys\":[]}"),
         ok("<html>"),
         String::new(),
         format!("HTTP/1.1 200 OK\r\ncontent-length: 9000\r\n\r\n{}", set("x")),
@@ -129,6 +128,22 @@ async fn the_last_good_set_stays_until_there_is_a_better_one() {
     }
     source.refresh(&client).await;
     assert!(has(&source, "2") && !has(&source, "1"));
+}
+
+/// Keys for another use are none.
+#[tokio::test]
+async fn keys_that_are_withdrawn_are_not_believed_any_more() {
+    let elsewhere = set("1").replace("\"kty\"", "\"use\":\"enc\",\"kty\"");
+    for withdrawn in ["{\"keys\":[]}", &elsewhere] {
+        let idp = Idp::new(vec![ok(&set("1")), ok(withdrawn), ok(&set("2"))]).await;
+        idp.go.add_permits(3);
+        let (source, client) = (idp.source(LONG, Duration::ZERO), Arc::new(client()));
+        let _sets = KeySets::new([&source].into_iter(), None);
+        for (one, two) in [(true, false), (false, false), (false, true)] {
+            source.refresh(&client).await;
+            assert_eq!((has(&source, "1"), has(&source, "2")), (one, two), "{withdrawn}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use crate::{
     expression::Expression,
     http::answer::Answer,
     template::{Groups, Template},
-    variable::Facts,
+    variable::{Facts, Moment},
 };
 
 pub(super) static KIND: Kind =
@@ -91,7 +91,7 @@ impl Sample {
     /// `percentage` and `vars`.
     fn read(section: &mut Section<'_>) -> Option<Sample> {
         let percentage = section.take("percentage").map(|it| it.within(&(0..=100_u64)));
-        let vars = section.take("vars").map(|value| any_expression(&value));
+        let vars = section.take("vars").map(|value| any_expression(&value, Moment::Consumer));
         let percentage = percentage.unwrap_or(Some(100))?;
         let vars = vars.map_or(Some(None), |vars| vars.map(Some))?;
         let share = (percentage < 100).then(|| (u64::MAX / 100) * percentage);

@@ -22,7 +22,7 @@ use crate::{
     },
     expression::Expression,
     log_files::{LogFile, LogFiles},
-    variable::Facts,
+    variable::{Facts, Moment},
 };
 
 pub(super) static KIND: Kind =
@@ -66,7 +66,7 @@ impl Part {
                 "`{condition}` and `{size}` mean nothing without `{switch}: true`"
             ));
         }
-        let condition = section.take(condition).map(|value| expression(&value));
+        let condition = section.take(condition).map(|value| expression(&value, Moment::Log));
         let size_max = section.within_or(size, 1..=BODY_SIZE_MAX, BODY_SIZE);
         let condition = condition.map_or(Some(None), |condition| condition.map(Some))?;
         Some(is_wanted.then_some(Part { size_max, condition }))
@@ -92,7 +92,7 @@ fn read(section: &mut Section<'_>, scope: &Scope<'_>) -> Option<Arc<dyn Plugin>>
     let metadata = &scope.metadata.file_logger;
     let path = section.take("path").map(|value| log_path(&value, scope.log_paths));
     let layout = Layout::read(section);
-    let matches = section.take("match").map(|value| any_expression(&value));
+    let matches = section.take("match").map(|value| any_expression(&value, Moment::Log));
     let request_body =
         Part::read(section, ["include_req_body", "include_req_body_expr", "max_req_body_bytes"]);
     let response_body =

@@ -15,7 +15,7 @@ use serde_json::Value as Json;
 use self::{key::Verifier, key_set::Verified};
 #[cfg(test)]
 pub(crate) use self::key::p256;
-pub(crate) use self::key_set::{KeySet, Use};
+pub(crate) use self::key_set::{BadSet, KeySet, Use};
 use super::{
     Call, Credential, Found, Kind, Outcome, Phase, Plugin, Reply, RequestContext,
     authentication::{Authentication, hide_argument, hide_cookie, only},

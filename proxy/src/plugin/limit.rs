@@ -20,7 +20,7 @@ use crate::{
     config::plugins::{Section, Value, template},
     http::answer::Answer,
     template::Template,
-    variable::{Facts, Variable},
+    variable::{Facts, Moment, Variable},
 };
 
 /// What requests are counted by. Where it is empty, the client's address takes its place.
@@ -127,7 +127,10 @@ pub(super) fn rules<T>(
 
 fn variable(value: &Value<'_>) -> Option<Variable> {
     let name = value.leaf::<String>()?;
-    Variable::parse(&name).map_err(|unknown| value.error(unknown.to_string())).ok()
+    let variable =
+        Variable::parse(&name).map_err(|unknown| value.error(unknown.to_string())).ok()?;
+    let known = variable.check_known(Moment::Consumer);
+    known.map(|()| variable).map_err(|error| value.error(error.to_string())).ok()
 }
 
 /// How a request is refused, and what becomes of one that cannot be counted.

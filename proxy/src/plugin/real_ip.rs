@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use super::{Kind, Outcome, Phase, Plugin, RequestContext, authentication::only};
 use crate::{
     config::plugins::{Scope, Section, Value},
-    variable::{Facts, Variable},
+    variable::{Facts, Moment, Variable},
 };
 
 pub(super) static KIND: Kind =
@@ -56,7 +56,11 @@ fn source(value: &Value<'_>) -> Option<Source> {
             let is_list = name == "x-forwarded-for";
             Some(if is_list { Source::XForwardedFor } else { Source::Field(name) })
         }
-        Ok(variable) => Some(Source::Single(variable)),
+        Ok(variable) => {
+            let known = variable.check_known(Moment::Request);
+            let known = known.map(|()| Source::Single(variable));
+            known.map_err(|error| value.error(error.to_string())).ok()
+        }
         Err(unknown) => {
             value.error(unknown.to_string());
             None

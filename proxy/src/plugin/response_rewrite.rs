@@ -26,7 +26,7 @@ use crate::{
     config::{
         expression::expression,
         plugins::{
-            Scope, Section, Value, base64, field_key, field_name, field_templates, field_text,
+            Scope, Section, Value, base64, field_key, field_name, field_templates_by, field_text,
             regex_options, regex_with,
         },
     },
@@ -34,7 +34,7 @@ use crate::{
     http::{answer::Answer, head::ResponseHead},
     memory::{Memory, Share},
     template::{Groups, Template},
-    variable::Facts,
+    variable::{Facts, Moment},
 };
 
 pub(super) static KIND: Kind =
@@ -85,7 +85,7 @@ fn read(section: &mut Section<'_>, _scope: &Scope<'_>) -> Option<Arc<dyn Plugin>
     let status = section.take("status_code").map(|value| status(&value));
     let change = change(section);
     let headers = section.take("headers").map(|value| fields(&value));
-    let vars = section.take("vars").map(|value| expression(&value));
+    let vars = section.take("vars").map(|value| expression(&value, Moment::Response));
     let (add, set, remove) = headers.unwrap_or_else(|| Some(Default::default()))?;
     Some(Arc::new(ResponseRewrite {
         status: status.map_or(Some(None), |status| status.map(Some))?,
@@ -170,14 +170,14 @@ type Fields = (Vec<(HeaderName, Template)>, Vec<(HeaderName, Template)>, Vec<Hea
 /// `{add: ["name: value"], set: {}, remove: []}`, or names and values, which are set.
 fn fields(value: &Value<'_>) -> Option<Fields> {
     if !["add", "set", "remove"].iter().any(|key| value.member(key).is_some()) {
-        return Some((Vec::new(), field_templates(value, Groups::None)?, Vec::new()));
+        return Some((Vec::new(), field_templates_by(value, Groups::None, Moment::Response)?, Vec::new()));
     }
     let mut section = value.section()?;
     let add = section.take("add").map(|value| {
         let read: Vec<_> = value.items()?.iter().map(line).collect();
         read.into_iter().collect::<Option<_>>()
     });
-    let set = section.take("set").map(|value| field_templates(&value, Groups::None));
+    let set = section.take("set").map(|value| field_templates_by(&value, Groups::None, Moment::Response));
     let remove = section.take("remove").map(|value| {
         let read: Vec<_> = value.items()?.iter().map(field_name).collect();
         let name = |name: Option<String>| HeaderName::try_from(name?).ok();
@@ -196,7 +196,7 @@ fn line(value: &Value<'_>) -> Option<(HeaderName, Template)> {
     let line = value.text("needs a name, a colon and a value", |line| line.contains(':'))?;
     let (name, text) = line.split_once(':')?;
     let name = field_key(&value.place, name.trim())?;
-    Some((name, field_text(value, text.trim(), Groups::None)?))
+    Some((name, field_text(value, text.trim(), Groups::None, Moment::Response)?))
 }
 
 impl Plugin for ResponseRewrite {
@@ -225,7 +225,7 @@ impl Plugin for ResponseRewrite {
         head: &ResponseHead,
         edits: &mut ResponseEdits<'_>,
     ) {
-        let facts = facts(request, head.status());
+        let facts = facts(request, head);
         if !self.applies(&facts) {
             return;
         }
@@ -239,7 +239,14 @@ impl Plugin for ResponseRewrite {
             edits.status = Some(StatusCode::OK);
             edits.fields.remove("content-range");
         }
-        edits.status = self.status.or(edits.status);
+        // What has no body cannot be given this one; another status would promise one.
+        let is_bodiless = matches!(
+            head.status(),
+            StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+        );
+        if self.change.is_none() || !is_bodiless {
+            edits.status = self.status.or(edits.status);
+        }
         self.expanded(&self.add, &facts, |name, value| edits.fields.add(name, value));
         self.expanded(&self.set, &facts, |name, value| edits.fields.set(name, value));
         for name in &self.remove {
@@ -254,13 +261,13 @@ impl Plugin for ResponseRewrite {
         memory: &Arc<Memory>,
     ) -> Option<Box<dyn BodyFilter>> {
         let applies =
-            self.changes(is_encoded(head)) && self.applies(&facts(request, head.status()));
+            self.changes(is_encoded(head)) && self.applies(&facts(request, head));
         let change = self.change.as_ref().filter(|_| applies)?;
         Some(Box::new(Rewriter::new(change.clone(), memory)))
     }
 
     fn answer(&self, request: &Request<'_>, answer: &mut Answer) {
-        let facts = facts(request, answer.status);
+        let facts = Facts { status: Some(answer.status.as_u16()), ..request.facts() };
         if !self.applies(&facts) {
             return;
         }
@@ -279,8 +286,10 @@ impl Plugin for ResponseRewrite {
     }
 }
 
-fn facts<'f>(request: &'f Request<'_>, status: StatusCode) -> Facts<'f> {
-    Facts { status: Some(status.as_u16()), ..request.facts() }
+/// What is known behind a response of the node.
+fn facts<'f>(request: &'f Request<'_>, head: &ResponseHead) -> Facts<'f> {
+    let status = Some(head.status().as_u16());
+    Facts { status, upstream_status: status, ..request.facts() }
 }
 
 /// Removes what is not true of the body any more.

@@ -15,7 +15,7 @@ use crate::{
         plugins::{Scope, Section, Value, upstream, upstream_in_place},
     },
     expression::Expression,
-    variable::Facts,
+    variable::{Facts, Moment},
 };
 
 pub(super) static KIND: Kind =
@@ -80,7 +80,7 @@ fn rule(value: &Value<'_>, index: usize, scope: &Scope<'_>) -> Option<Rule> {
 
 fn condition(value: &Value<'_>) -> Option<Expression> {
     let mut section = value.section()?;
-    let vars = section.require("vars").and_then(|vars| expression(&vars));
+    let vars = section.require("vars").and_then(|vars| expression(&vars, Moment::Consumer));
     section.finish_plugin();
     vars
 }

@@ -154,7 +154,7 @@ fn references_lead_somewhere() {
         "upstreams:\n\
          \x20 - { id: app, nodes: { \"127.0.0.1:80\": 1 } }\n\
          \x20 - { id: app, nodes: { \"127.0.0.1:81\": 1 } }\n\
-         \x20 - { id: broken, nodes: {} }\n\
+         \x20 - { id: broken, nodes: 5 }\n\
          routes:\n\
          \x20 - { id: a, uri: /, upstream_id: ap }\n\
          \x20 - { id: b, uri: / }\n\
@@ -164,7 +164,7 @@ fn references_lead_somewhere() {
          consumers: [{ username: alice }]\n",
         &[
             "6:11: upstreams[1].id: `app` is the id of line 5 too; ids are unique",
-            "7:26: upstreams[2].nodes: is empty; an upstream needs at least one node",
+            "7:26: upstreams[2].nodes: expected a list, found `5`",
             "9:35: routes[0].upstream_id: no upstream has the id `ap`; did you mean `app`?",
             "10:5: routes[1]: `upstream`, `upstream_id`, `service_id` or `plugins` is \
              missing",

@@ -160,21 +160,22 @@ const CASES: &[Case] = &[
         b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 Late\r\nDate: x\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 200 Late\r\nDate: x\r\nContent-Length: 2\r\n\r\nok",
     ),
-    // To HTTP/1.0, which knows no chunks and keeps no connection that it is not told of.
+    // To HTTP/1.0, which knows no chunks and keeps no connection that it is not told of. The version is
+    // ours (RFC 9112 section 2.3).
     case(
         OLD,
         b"HTTP/1.1 200 Fine\r\nX-ODD-cAsE: 1\r\nConnection: keep-alive\r\nContent-Length: 2\r\nDate: x\r\n\r\nok",
-        b"HTTP/1.0 200 Fine\r\nX-ODD-cAsE: 1\r\nContent-Length: 2\r\nDate: x\r\n\r\nok",
+        b"HTTP/1.1 200 Fine\r\nX-ODD-cAsE: 1\r\nContent-Length: 2\r\nDate: x\r\nconnection: close\r\n\r\nok",
     ),
     case(
         OLD_AND_KEPT,
         b"HTTP/1.1 200 Fine\r\nConnection: Keep-Alive\r\nContent-Length: 2\r\nDate: x\r\n\r\nok",
-        b"HTTP/1.0 200 Fine\r\nContent-Length: 2\r\nDate: x\r\nconnection: keep-alive\r\n\r\nok",
+        b"HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nDate: x\r\nconnection: keep-alive\r\n\r\nok",
     ),
     case(
         OLD_AND_KEPT,
         b"HTTP/1.1 200 Fine\r\nTransfer-Encoding: chunked\r\nDate: x\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-        b"HTTP/1.0 200 Fine\r\nDate: x\r\nconnection: close\r\n\r\nok",
+        b"HTTP/1.1 200 Fine\r\nDate: x\r\nconnection: close\r\n\r\nok",
     ),
 ];
 

@@ -200,6 +200,8 @@ fn a_host_is_there_once_and_is_one() {
         bench.check_refused(&format!("GET / HTTP/1.1\r\n{fields}"));
     }
     bench.check_refused("GET http:///x HTTP/1.1\r\nhost: a");
+    // What was to be secured is not (RFC 9110 section 7.4).
+    bench.check_refused("GET https://b/x HTTP/1.1\r\nhost: b");
     bench.check_refused("GET http://u@b/x HTTP/1.1\r\nhost: a");
     bench.check_refused("GET http://b/x HTTP/1.1\r\nx: y");
     bench.check_refused("GET / HTTP/1.0\r\nhost: a\r\nhost: a");
@@ -212,7 +214,7 @@ fn a_target_that_names_a_host_beats_the_field() {
     for (target, line, host) in [
         ("http://b/x?y", "GET /x?y HTTP/1.1", "b"),
         ("HTTP://b:81/x", "GET /x HTTP/1.1", "b:81"),
-        ("https://b", "GET / HTTP/1.1", "b"),
+        ("http://b", "GET / HTTP/1.1", "b"),
         ("http://b?q", "GET /?q HTTP/1.1", "b"),
         ("//b/x", "GET /b/x HTTP/1.1", "a"),
     ] {

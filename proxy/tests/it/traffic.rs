@@ -83,7 +83,9 @@ fn client_control_bounds_bodies_before_and_while_they_stream() {
         assert_eq!(node.take().len(), 1, "{lane}");
         for body in ["b\r\n0123456789a\r\n0\r\n\r\n", "a\r\n0123456789\r\n1\r\na\r\n0\r\n\r\n"] {
             let mut client = Client::connect(proxy.address(lane));
-            assert_eq!(client.ask(format!("{chunked}{body}")).status, 413, "{lane} {body:?}");
+            let answer = client.ask(format!("{chunked}{body}"));
+            let told = (answer.status, answer.field("connection"));
+            assert_eq!(told, (413, Some("close")), "{lane} {body:?}");
         }
         assert_eq!(node.take().len(), 0, "{lane}");
         let mut client = Client::connect(proxy.address(lane));
@@ -281,7 +283,9 @@ fn a_response_without_a_body_says_so_under_another_status() {
     check_rewritten(NO_CONTENT, "status_code: 200", "GET", (200, "0", ""));
     check_rewritten(NOT_MODIFIED, "status_code: 200", "GET", (200, "0", ""));
     check_rewritten(NO_CONTENT, "headers: { x-a: b }", "GET", (204, "-", ""));
-    check_rewritten(NO_CONTENT, "status_code: 200, body: x", "GET", (200, "0", ""));
+    // It cannot have the body, and one without it would not be what is meant.
+    check_rewritten(NO_CONTENT, "status_code: 200, body: x", "GET", (204, "-", ""));
+    check_rewritten(NOT_MODIFIED, "status_code: 200, body: x", "GET", (304, "-", ""));
     check_rewritten(OK, "status_code: 404", "GET", (404, "1", "x"));
     let head = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n";
     check_rewritten(head, "status_code: 404", "HEAD", (404, "9", ""));
@@ -394,4 +398,33 @@ fn an_upstream_in_place_is_one_as_others_are() {
     let connects = format!("tandem_upstream_connects_total{{upstream=\"{id}\"");
     let connected = format!("{connects},result=\"connected\"}}");
     proxy.check_metric(&connected, 2.0);
+}
+
+#[test]
+fn a_rewrite_sees_what_the_node_answered_and_leaves_what_has_no_body_without_one() {
+    let node = Node::scripted(|seen| match seen.line().contains("/304") {
+        true => Reply::Bytes(b"HTTP/1.1 304 Not Modified\r\netag: x\r\n\r\n".to_vec()),
+        false => Reply::Bytes(b"HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n".to_vec()),
+    });
+    let rewrite = "{ response-rewrite: { status_code: 200, body: new, headers: { set: \
+                   { x-us: \"$upstream_status\" } }, vars: [[upstream_status, \">\", 300]] } }";
+    let proxy = start(node.address, rewrite);
+    for response in on_both(&proxy, &get("/404", "")) {
+        let told = (response.status, response.text(), response.field("x-us").map(str::to_owned));
+        assert_eq!(told, (200, "new".to_owned(), Some("404".to_owned())));
+    }
+    for response in on_both(&proxy, &get("/304", "if-none-match: x\r\n")) {
+        assert_eq!((response.status, response.field("x-us")), (304, Some("304")));
+    }
+}
+
+#[test]
+fn an_upstream_without_nodes_is_one_without_nodes_just_now() {
+    let proxy = TestProxy::start(&format!(
+        "{LISTENERS}routes: [{{ id: all, uri: /*, upstream_id: app }}]\n\
+         upstreams: [{{ id: app, nodes: {{}} }}]\n"
+    ));
+    for response in on_both(&proxy, &get("/", "")) {
+        assert_eq!(response.status, 503);
+    }
 }

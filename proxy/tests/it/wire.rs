@@ -298,6 +298,14 @@ fn http_1_0_is_answered_in_its_own_terms() {
     assert_eq!(response.field("transfer-encoding"), None);
     assert_eq!(response.text(), "ok");
     client.closed();
+    // Its own answers as well.
+    let proxy = TestProxy::to(&[unused_address()]);
+    for (fields, option) in [("", "close"), ("connection: keep-alive\r\n", "keep-alive")] {
+        let mut client = proxy.client();
+        let answer = client.send(format!("HEAD / HTTP/1.0\r\n{fields}\r\n")).response_to("HEAD");
+        assert_eq!((answer.status, answer.field("connection")), (502, Some(option)));
+        assert!(answer.head.starts_with("HTTP/1.1 "), "{}", answer.head);
+    }
 }
 
 /// It ends with the connection, so that another end has to look different.
@@ -323,7 +331,7 @@ fn what_breaks_off_for_http_1_0_is_reset() {
         }
         client.send("GET / HTTP/1.0\r\n\r\n");
         let (received, is_reset) = client.rest_and_reset();
-        assert!(received.starts_with(b"HTTP/1.0 200 OK\r\n") && is_reset, "{end}");
+        assert!(received.starts_with(b"HTTP/1.1 200 OK\r\n") && is_reset, "{end}");
     }
 }
 

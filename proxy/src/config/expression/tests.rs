@@ -49,20 +49,48 @@ fn what_json_has_not_is_an_error() {
     }
 }
 
+fn judged(value: &Value<'_>) -> Option<Expression> {
+    expression(value, Moment::Request)
+}
+
+#[test]
+fn what_nobody_can_know_yet_is_an_error() {
+    for (variable, moment, why) in [
+        (
+            "consumer_name",
+            Moment::Request,
+            Some("`consumer_name` is not known before the request is auth"),
+        ),
+        ("consumer_group_id", Moment::Consumer, None),
+        ("status", Moment::Consumer, Some("`status` is not known before there is a response")),
+        ("upstream_status", Moment::Response, None),
+        ("upstream_addr", Moment::Response, Some("`upstream_addr` is known to logs only")),
+        ("sent_http_a", Moment::Response, Some("`sent_http_` is known to logs only")),
+        ("msec", Moment::Log, None),
+        ("uri", Moment::Request, None),
+    ] {
+        let text = format!("[OR, [uri, /], [AND, [uri, /], [uri, /], [{variable}, x]]]");
+        let (found, errors) = with(&text, |value| expression(value, moment));
+        assert_eq!(found.is_some(), why.is_none(), "{variable}");
+        assert_eq!(errors.len(), why.iter().len(), "{errors:?}");
+        errors.iter().zip(why).for_each(|(error, why)| assert!(error.contains(why), "{error}"));
+    }
+}
+
 #[test]
 fn errors_stand_where_the_node_stands() {
-    let (found, errors) = with("- [uri, ==, /]\n- [OR, [uri, /], [uri, =, /]]\n", expression);
+    let (found, errors) = with("- [uri, ==, /]\n- [OR, [uri, /], [uri, =, /]]\n", judged);
     assert!(found.is_none());
     assert_eq!(errors, ["t:2:18: [1][2]: invalid operator '='"]);
-    let (found, errors) = with("[[uri, /], [arg_a, null]]", expression);
+    let (found, errors) = with("[[uri, /], [arg_a, null]]", judged);
     assert!(found.is_some());
     assert_eq!(errors, [""; 0]);
     for node in ["[\"${{SECRET}}\", ==, x]", "[uri, \"${{SECRET}}\", x]"] {
-        let (found, errors) = with(&format!("[{node}]"), expression);
+        let (found, errors) = with(&format!("[{node}]"), judged);
         assert!(found.is_none());
         assert_eq!(errors, ["t:1:2: [0]: unknown variable or operator in the environment"]);
     }
-    let (found, errors) = with("uri", expression);
+    let (found, errors) = with("uri", judged);
     assert!(found.is_none());
     assert_eq!(errors, ["t:1:1: invalid expression"]);
 }

@@ -13,7 +13,7 @@ use crate::{
         balance::{MAGLEV_NODES_MAX, RING_POINTS_PER_WEIGHT, gcd},
         hash_key::HashKey,
     },
-    variable::Variable,
+    variable::{Moment, Variable},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +110,13 @@ fn combination(value: &Value<'_>, text: &str) -> Option<HashKey> {
             value.error("names no variable; write `$uri`");
             None
         }
-        Ok(template) => Some(HashKey::Combination(template)),
+        Ok(template) => match template.check_known(Moment::Consumer) {
+            Ok(()) => Some(HashKey::Combination(template)),
+            Err(error) => {
+                value.error(error.to_string());
+                None
+            }
+        },
         Err(error) => {
             value.error(error.to_string());
             None

@@ -53,17 +53,14 @@ pub(super) fn listed(section: &mut Section<'_>, balancing: Balancing) -> Option<
     Some(Listed { nodes: Vec::new(), names: vec![named?] })
 }
 
-/// `{"127.0.0.1:80": 1}` or `[{host: 127.0.0.1, port: 80, weight: 1, priority: 0}]`.
+/// `{"127.0.0.1:80": 1}` or `[{host: 127.0.0.1, port: 80, weight: 1, priority: 0}]`; none of them is an
+/// upstream that has nobody just now.
 fn nodes(value: &Value<'_>, balancing: Balancing) -> Option<Listed> {
     let read: Vec<(Place<'_>, Option<Item>)> = if value.is_mapping() {
         value.pairs()?.into_iter().map(item_of_pair).collect()
     } else {
         value.items()?.into_iter().map(|item| (item.place.clone(), item_of_list(&item))).collect()
     };
-    if read.is_empty() {
-        value.error("is empty; an upstream needs at least one node");
-        return None;
-    }
     let mut lines = HashMap::with_capacity(read.len());
     let mut weights = Vec::with_capacity(read.len());
     let mut listed = Listed::default();

@@ -47,11 +47,11 @@ impl<'a> Target<'a> {
     }
 }
 
-/// `http://authority` and what follows it. Schemes other than http and https are not ours to
-/// forward.
+/// `http://authority` and what follows it. Other schemes are not ours to forward, nor is https on a
+/// connection that is not secured (RFC 9110 section 7.4).
 fn absolute_form(target: &str) -> Result<(Authority<'_>, &str), Flaw> {
     let (scheme, rest) = target.split_once("://").ok_or(Flaw::Target)?;
-    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+    if !scheme.eq_ignore_ascii_case("http") {
         return Err(Flaw::Target);
     }
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
@@ -61,15 +61,22 @@ fn absolute_form(target: &str) -> Result<(Authority<'_>, &str), Flaw> {
 
 impl<'a> Authority<'a> {
     /// Narrower than RFC 3986: no user information, no percent-encoding and no `sub-delims` in a
-    /// name, as each is a second spelling or a second element to somebody. An empty host is
-    /// refused (RFC 9110 section 4.2.1), an empty port is not (RFC 3986 section 3.2.3).
+    /// name, as each is a second spelling or a second element to somebody, and no empty label but the
+    /// last. An empty host is refused (RFC 9110 section 4.2.1), an empty port is not (RFC 3986
+    /// section 3.2.3).
     pub(super) fn parse(whole: &'a [u8]) -> Option<Authority<'a>> {
         let name_size = if let Some(bracketed) = whole.strip_prefix(b"[") {
             let end = bracketed.iter().position(|byte| *byte == b']')?;
             str::from_utf8(&bracketed[..end]).ok()?.parse::<Ipv6Addr>().ok()?;
             end + "[]".len()
         } else {
-            whole.iter().position(|byte| !REG_NAME[*byte as usize]).unwrap_or(whole.len())
+            let mut before = b'.';
+            let is_outside = |byte: &u8| {
+                let is_empty_label = *byte == b'.' && before == b'.';
+                before = *byte;
+                is_empty_label || !REG_NAME[*byte as usize]
+            };
+            whole.iter().position(is_outside).unwrap_or(whole.len())
         };
         let (name, port) = whole.split_at_checked(name_size)?;
         let is_valid = !name.is_empty() && name.len() <= HOST_NAME_SIZE_MAX && is_port_suffix(port);
@@ -170,6 +177,11 @@ mod tests {
             "[]",
             "[127.0.0.1]",
             "é",
+            ".",
+            ".a",
+            "a..",
+            "a..b",
+            "..",
         ] {
             check(whole, None);
         }

@@ -79,7 +79,7 @@ fn every_form_of_a_target_comes_down_to_path_query_and_host() {
     check("GET", "/a?`{|}\\", "/a", Some("`{|}\\"), "field:1");
     check("OPTIONS", "*", "*", None, "field:1");
     check("GET", "http://Target", "/", None, "Target");
-    check("GET", "HTTPS://target:443/a?b", "/a", Some("b"), "target:443");
+    check("GET", "HTTP://target:443/a?b", "/a", Some("b"), "target:443");
     check("GET", "http://target?b", "/", Some("b"), "target");
     check("GET", "http://target/a://b", "/a://b", None, "target");
     check("GET", "http://[::1]:80/a", "/a", None, "[::1]:80");

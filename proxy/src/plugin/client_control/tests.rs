@@ -10,8 +10,8 @@ fn a_length_that_says_too_much_is_refused() {
     for (max, length, status) in [
         (10, "10", None),
         (10, "11", too_large),
-        (10, "18446744073709551615", too_large),
-        (0, "18446744073709551615", None),
+        (10, "9223372036854775807", too_large),
+        (0, "9223372036854775807", None),
         (10, "0", None),
     ] {
         let seen = trial(max).ask("POST /", &format!("content-length: {length}\r\n"));

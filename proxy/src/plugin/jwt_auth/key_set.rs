@@ -104,6 +104,11 @@ impl KeySet {
         if keys.is_empty() { Err(BadSet::Empty(usage.algorithm)) } else { Ok(KeySet(keys)) }
     }
 
+    /// Of somebody who has withdrawn all his keys.
+    pub(crate) fn none() -> KeySet {
+        KeySet(Vec::new())
+    }
+
     #[cfg(test)]
     pub(crate) fn has(&self, id: &str) -> bool {
         self.0.iter().any(|key| key.id.as_deref() == Some(id))

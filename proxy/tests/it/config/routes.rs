@@ -132,6 +132,23 @@ fn clients_and_vars_of_routes_are_conditions() {
         "    uri: /\n    vars: [[uri, '~~', '(']]\n",
         &["7:12: routes[0].vars[0]: invalid regular expression: unclosed group"],
     );
+    // What could never hold would leave a route dead, and a plugin that guards it aside.
+    check_route(
+        "    uri: /\n    vars: [[consumer_name, x]]\n    plugins:\n      \
+         key-auth: { _meta: { filter: [[status, ==, 200]] } }\n      \
+         cors: { _meta: { filter: [[upstream_addr, null]] } }\n      \
+         limit-count: { count: 1, time_window: 1, key: upstream_addr }\n      \
+         ip-restriction: { whitelist: [\"::1\"], _meta: { filter: [[consumer_name, x]] } }\n      \
+         response-rewrite: { headers: { x-a: $balancer_ip } }\n",
+        &[
+            "7:11: routes[0].vars: `consumer_name` is not known before the request is authenticated",
+            "9:36: routes[0].plugins.key-auth._meta.filter: `status` is not known before there is a \
+             response",
+            "10:32: routes[0].plugins.cors._meta.filter: `upstream_addr` is known to logs only",
+            "11:53: routes[0].plugins.limit-count.key: `upstream_addr` is known to logs only",
+            "13:43: routes[0].plugins.response-rewrite.headers.x-a: `balancer_ip` is known to logs only",
+        ],
+    );
     let config = valid(&with(
         "routes: [{ id: r, uri: /, remote_addr: 10.0.0.1, vars: [], upstream_id: u }]\n\
          upstreams: [{ id: u, nodes: { \"127.0.0.1:80\": 1 } }]\n",

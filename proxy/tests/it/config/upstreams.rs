@@ -17,10 +17,11 @@ pub(super) fn check_upstream(keys: &str, expected: &[&str]) {
 #[test]
 fn nodes_are_addresses_that_occur_once() {
     check_upstream("", &["5:5: upstreams[0]: `nodes` is missing"]);
-    check_upstream(
-        "    nodes: {}\n",
-        &["6:12: upstreams[0].nodes: is empty; an upstream needs at least one node"],
-    );
+    for none in ["{}", "[]", "{}, type: maglev, key: uri"] {
+        valid(&with(&format!(
+            "upstreams: [{{ id: u, nodes: {none} }}]\nroutes: [{{ id: r, uri: /, upstream_id: u }}]\n"
+        )));
+    }
     check_upstream("    nodes: 5\n", &["6:12: upstreams[0].nodes: expected a list, found `5`"]);
     check_upstream(
         "    nodes:\n\

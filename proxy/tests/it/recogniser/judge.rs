@@ -23,6 +23,10 @@ pub(crate) fn judge(message: &[u8]) -> Option<Head> {
     let mut rest = BytesMut::from(message);
     let head = ResponseGate::new(LIMITS).head(&mut rest, "GET").ok()??;
     let status = head.status().as_u16();
+    // A later version is ours to the gate, and leaves as ours.
+    if !message.starts_with(&head.bytes()[.."HTTP/1.1".len()]) {
+        return None;
+    }
     check_httparse(message, &head);
     let BodyLength::Fixed(length) = head.body_length() else { return None };
     let is_plain = head.version() == Version::Http11
