@@ -254,7 +254,7 @@ fn print_invitation() {
          curl -i http://{WEB}/\n  \
          curl -i http://{WEB}/api/x                          # 401\n  \
          curl -i -H 'apikey: {key}' http://{WEB}/api/x\n  \
-         printf 'hello\\n' | nc -q1 {} {}                  # echo\n  \
+         (printf 'hello\\n'; sleep 0.1) | nc -q1 {} {}     # echo\n  \
          curl http://{ADMIN}/ready\n  \
          curl http://{ADMIN}/metrics\nCtrl-C stops everything.\n",
         workspace::shown(&workspace::root().join(CONFIGURATION)),

@@ -10,7 +10,7 @@ use super::framing::Version;
 
 /// `Server` of our own answers.
 pub const SERVER: &str = "tandem";
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const JSON: &[u8] = b"application/json";
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 /// RFC 9110 section 15.5.6: a 405 lists what is taken instead. CONNECT is refused, and TRACE by the last
 /// proxy that it may reach.
@@ -52,14 +52,18 @@ impl Answer {
     /// [`of`](Self::of) with other words behind the code; they stand in a JSON string as they are.
     pub fn with_reason(status: StatusCode, reason: &'static str) -> Answer {
         debug_assert!(!reason.contains(['"', '\\']) && !reason.contains(char::is_control));
-        let body = format!(r#"{{"error_msg":"{} {reason}"}}"#, status.as_str());
+        let body = [r#"{"error_msg":""#, status.as_str(), " ", reason, r#""}"#].concat();
         Answer::with_body(status, body.into())
     }
 
     /// `{"message":"Missing API key in request"}`, as APISIX's plugins have it.
     pub fn message(status: StatusCode, message: &str) -> Answer {
-        let mut body = serde_json::json!({ "message": message }).to_string();
-        body.push('\n');
+        // That of nearly all, which need no escapes.
+        let mut body = Vec::with_capacity("{\"message\":\"\"}\n".len() + message.len());
+        body.extend_from_slice(b"{\"message\":");
+        // A text can be written, and a buffer takes all of it.
+        drop(serde_json::to_writer(&mut body, message));
+        body.extend_from_slice(b"}\n");
         Answer::with_body(status, body.into())
     }
 
@@ -89,24 +93,28 @@ impl Answer {
         self.field(header::CONTENT_TYPE, TEXT)
     }
 
-    /// All fields but `date` and `connection`. `content-length` is that of the body even where the
-    /// body is not sent because HEAD was asked.
-    pub fn all_fields(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
-        let framing = (!self.is_bodiless())
-            .then(|| (header::CONTENT_LENGTH, HeaderValue::from(self.body.len())));
-        let is_json = !self.fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE);
-        let has_body = !self.body.is_empty() && !self.is_bodiless();
-        let content = (has_body && is_json).then_some((header::CONTENT_TYPE, JSON));
-        let server = Some((header::SERVER, HeaderValue::from_static(SERVER)));
-        [server, content, framing].into_iter().flatten().chain(self.fields.iter().cloned())
+    /// Hands over all fields but `date` and `connection`. `content-length` is that of the body even where
+    /// the body is not sent because HEAD was asked.
+    pub fn each_field(&self, mut take: impl FnMut(&str, &[u8])) {
+        take(header::SERVER.as_str(), SERVER.as_bytes());
+        if !self.is_bodiless() {
+            let is_typed = self.fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE);
+            if !is_typed && !self.body.is_empty() {
+                take(header::CONTENT_TYPE.as_str(), JSON);
+            }
+            let mut length = itoa::Buffer::new();
+            let length = length.format(self.body.len());
+            take(header::CONTENT_LENGTH.as_str(), length.as_bytes());
+        }
+        self.fields.iter().for_each(|(name, value)| take(name.as_str(), value.as_bytes()));
     }
 
     /// The whole response to a request with `request_method` (`None`: it never came to be known), of
     /// HTTP/1.1. `date` is an IMF-fixdate (RFC 9110 section 5.6.7).
-    pub fn to_bytes(&self, request_method: Option<&str>, after: After, date: &str) -> Bytes {
+    pub fn to_bytes(&self, request_method: Option<&str>, after: After, date: &str) -> Vec<u8> {
         let mut bytes = self.head(after.option(Version::Http11), date);
         bytes.extend_from_slice(self.body_for(request_method));
-        bytes.into()
+        bytes
     }
 
     /// Its head, with room for the body. `connection` is the option that it names.
@@ -116,9 +124,7 @@ impl Answer {
         let mut push =
             |parts: &[&[u8]]| parts.iter().for_each(|part| bytes.extend_from_slice(part));
         push(&[b"HTTP/1.1 ", self.status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
-        for (name, value) in self.all_fields() {
-            push(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
-        }
+        self.each_field(|name, value| push(&[name.as_bytes(), b": ", value, b"\r\n"]));
         if let Some(option) = connection {
             push(&[b"connection: ", option.as_bytes(), b"\r\n"]);
         }
@@ -165,6 +171,7 @@ mod tests {
     #[test]
     fn an_answer_is_byte_for_byte_this() {
         let bytes = Answer::of(StatusCode::NOT_FOUND).to_bytes(None, After::Close, DATE);
+        let bytes = String::from_utf8(bytes).expect("ASCII");
         let expected = "HTTP/1.1 404 Not Found\r\nserver: tandem\r\ncontent-type: application/json\r\n\
              content-length: 29\r\nconnection: close\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n\
              {\"error_msg\":\"404 Not Found\"}";

@@ -355,10 +355,10 @@ impl Detail {
 
     pub(crate) fn answer(&mut self, answer: &Answer) {
         self.fields.clear();
-        for (name, value) in answer.all_fields() {
-            let parts = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"];
-            self.fields.extend_from_slice(&parts.concat());
-        }
+        answer.each_field(|name, value| {
+            let parts = [name.as_bytes(), b": ", value, b"\r\n"];
+            parts.into_iter().for_each(|part| self.fields.extend_from_slice(part));
+        });
     }
 
     pub fn asked(&self) -> Option<Duration> {

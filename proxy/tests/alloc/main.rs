@@ -4,7 +4,10 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use proxy::test_support::{Node, Reply, TestProxy};
@@ -70,12 +73,12 @@ const REQUESTS: u64 = 300;
 /// Measurements of one kind, as long as there was an allocation in each.
 const TRIES_MAX: usize = 3;
 
-/// Allocations of many requests in the middle of a connection.
-fn allocations(proxy: &TestProxy, request: &str) -> u64 {
+/// Allocations of many requests in the middle of a connection, all answered with `status`.
+fn allocations(proxy: &TestProxy, request: &str, status: u16) -> u64 {
     let mut client = proxy.client();
     let mut ask = |times: u64| {
         for _ in 0..times {
-            assert_eq!(client.ask(request).status, 200, "{request}");
+            assert_eq!(client.ask(request).status, status, "{request}");
         }
     };
     ask(BEFORE);
@@ -94,8 +97,12 @@ const HIDDEN_KEY: &str = "POST /hidden?a=b HTTP/1.1\r\nhost: a\r\napikey: k\r\n\
      content-length: 2\r\n\r\nhi";
 const JUDGED: &str = "GET /judged HTTP/1.1\r\nhost: a\r\n\r\n";
 
+/// One test at a time: what they count is the process's.
+static TURN: Mutex<()> = Mutex::new(());
+
 #[test]
 fn a_plain_request_allocates_nothing() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let node = Node::scripted(|seen| {
         Reply::Bytes(match seen.body.is_empty() {
             true => b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx".to_vec(),
@@ -128,7 +135,7 @@ fn a_plain_request_allocates_nothing() {
         let counts = kinds.map(|request| {
             let mut tries = (0..TRIES_MAX).map(|_| {
                 measured += 1;
-                allocations(&proxy, request)
+                allocations(&proxy, request, 200)
             });
             let first = tries.next();
             first.filter(|count| *count == 0).or_else(|| tries.min()).unwrap_or(0)
@@ -137,5 +144,27 @@ fn a_plain_request_allocates_nothing() {
         let requests = measured * (BEFORE + REQUESTS);
         proxy.check_metric("tandem_lane_requests_total{lane=\"express\"}", requests as f64);
         proxy.check_metric("tandem_access_log_dropped_total", 0.0);
+    }
+}
+
+/// An answer is its body, its fields and the bytes that leave; that of `ip-restriction` has a body that
+/// is made when the configuration is read.
+#[test]
+fn a_rejected_request_allocates_its_answer_and_nothing_else() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let routes = "listeners: [{ name: web, address: \"127.0.0.1:0\" }]\n\
+         consumers: [{ username: alice, plugins: { key-auth: { key: k } } }]\n\
+         routes:\n\
+         - { id: key, uri: /key, plugins: { key-auth: {} }, upstream_id: app }\n\
+         - { id: ip, uri: /ip, plugins: { ip-restriction: { blacklist: [127.0.0.1] } }, upstream_id: app }\n\
+         - { id: dead, uri: /dead, upstream_id: app }\n\
+         upstreams: [{ id: app, nodes: {} }]\n";
+    let proxy = TestProxy::start(routes);
+    for (path, status, max) in
+        [("/key", 401, 3), ("/ip", 403, 1), ("/none", 404, 2), ("/dead", 503, 2)]
+    {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\napikey: wrong\r\n\r\n");
+        let counted = (0..TRIES_MAX).map(|_| allocations(&proxy, &request, status)).min();
+        assert!(counted.unwrap_or_default() <= max * REQUESTS, "{path}: {counted:?}");
     }
 }
