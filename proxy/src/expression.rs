@@ -24,11 +24,12 @@
 use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::Regex;
 use serde_json::Value as Json;
 
 use crate::{
     config::shown,
+    regexes::{self, Options},
     variable::{Facts, Moment, TooEarly, UnknownVariable, Variable},
 };
 
@@ -36,8 +37,6 @@ use crate::{
 pub const DEPTH_MAX: usize = 16;
 /// Nodes and items of lists in one expression.
 pub const NODES_MAX: usize = 1024;
-/// Bytes of one compiled regular expression, and of what searching with it may cache in a thread.
-const REGEX_SIZE_MAX: usize = 1 << 20;
 
 /// A condition that holds for a request or does not.
 #[derive(Debug, Clone)]
@@ -372,14 +371,11 @@ fn literal(value: &Json) -> Result<Literal, Flaw> {
     }
 }
 
-/// Searches bytes, as values need not be UTF-8; takes linear time, so without look-around and
-/// references to groups.
+/// Searches bytes, as values need not be UTF-8.
 fn regex(value: &Json, ignores_case: bool) -> Result<Regex, Flaw> {
     let pattern = value.as_str().ok_or(Flaw::Invalid)?;
-    let mut builder = RegexBuilder::new(pattern);
-    builder.unicode(false).case_insensitive(ignores_case);
-    builder.size_limit(REGEX_SIZE_MAX).dfa_size_limit(REGEX_SIZE_MAX);
-    builder.build().map_err(|error| Flaw::Regex(last_line(&error)))
+    let options = Options { ignores_case, ..Options::default() };
+    regexes::compiled(pattern, options).map_err(|error| Flaw::Regex(last_line(&error)))
 }
 
 /// The engine draws where it stumbled, and says why in the last line.

@@ -29,6 +29,7 @@ pub mod expression;
 pub mod pipeline;
 pub mod plugin;
 mod redis;
+mod regexes;
 pub mod route;
 mod snapshot;
 pub mod template;

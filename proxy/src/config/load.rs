@@ -25,6 +25,7 @@ use super::{
     shared, tree,
     upstream::Upstreams,
 };
+use crate::regexes;
 
 impl Config {
     /// Reads and validates a file of at most 8 MiB.
@@ -125,6 +126,7 @@ fn not_utf8(bytes: &[u8], valid: usize, source: &str) -> ConfigErrors {
 /// Reads all sections in the order in which they need each other. With errors in the sink the result
 /// means nothing.
 fn read_config(mut root: Section<'_>) -> Config {
+    regexes::begin_reading();
     let workers = process::workers(&mut root);
     let listeners = process::listeners(&mut root);
     let kernel = process::kernel(&mut root);

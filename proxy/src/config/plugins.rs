@@ -12,7 +12,7 @@ use std::{
 
 use base64ct::{Base64, Encoding as _};
 use http::{HeaderName, HeaderValue};
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::Regex;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use serde_json::Value as Json;
 
@@ -32,6 +32,7 @@ use crate::{
     http::name::is_token_byte,
     log_files,
     plugin::{self, Credential, ErrorResponse, Kind, Meta, Plugin, PluginConfig, PluginSet},
+    regexes::{self, Options},
     template::{Groups, Search, Template},
     variable::Moment,
 };
@@ -312,9 +313,6 @@ pub(crate) fn field_value(value: &Value<'_>) -> Option<HeaderValue> {
     made.map_err(|_| value.error(NO_FIELD_VALUE)).ok()
 }
 
-/// Bytes of one compiled regular expression, and of what searching with it may cache in a thread.
-const REGEX_SIZE_MAX: usize = 1 << 20;
-
 /// A regular expression over bytes, whose classes are of ASCII; it takes time in proportion to what it
 /// looks at.
 pub(crate) fn regex(value: &Value<'_>) -> Option<Regex> {
@@ -333,15 +331,13 @@ pub(crate) fn regex_options(value: &Value<'_>) -> Option<String> {
 /// that matches ends of lines, `x` for blanks that mean nothing.
 pub(crate) fn regex_with(value: &Value<'_>, options: &str) -> Option<Regex> {
     let pattern = value.leaf::<String>()?;
-    let regex = RegexBuilder::new(&pattern)
-        .unicode(false)
-        .case_insensitive(options.contains('i'))
-        .multi_line(options.contains('m'))
-        .dot_matches_new_line(options.contains('s'))
-        .ignore_whitespace(options.contains('x'))
-        .size_limit(REGEX_SIZE_MAX)
-        .dfa_size_limit(REGEX_SIZE_MAX)
-        .build();
+    let options = Options {
+        ignores_case: options.contains('i'),
+        is_multi_line: options.contains('m'),
+        dot_matches_all: options.contains('s'),
+        ignores_blanks: options.contains('x'),
+    };
+    let regex = regexes::compiled(&pattern, options);
     regex.map_err(|error| value.error(regex_problem(&error))).ok()
 }
 
