@@ -183,9 +183,10 @@ const CARRIED: [&str; 7] =
 /// What begins in another module than it seems to, for libtest looks for its words anywhere.
 const NOT_CARRIED: [&str; 1] = ["shared_limits::"];
 /// Tests of what decides about requests: they see to both lanes themselves.
-const POLICY: [&str; 12] = [
+const POLICY: [&str; 13] = [
     "balancing",
     "calls",
+    "curl",
     "encoding",
     "file_logger",
     "health",

@@ -5,6 +5,7 @@ mod balancing;
 mod bodies;
 mod calls;
 mod config;
+mod curl;
 mod encoding;
 mod file_logger;
 mod heads;
