@@ -1,7 +1,7 @@
 //! Puts the kernel half in, in this order: check the kernel, read the object, make the maps, compare
 //! the ABI, fill the maps, verify the programs, attach. A step that fails names itself.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use anyhow::{Context as _, anyhow, ensure};
 use aya::{
@@ -173,10 +173,16 @@ impl Verify for SockOps {
     }
 }
 
+const PRIVILEGES: &str = "takes root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON";
+
 /// Once, what could not be made and with which errno: aya's own chain says both twice.
 fn explain_maps(error: EbpfError) -> anyhow::Error {
     if let EbpfError::MapError(MapError::CreateError { name, io_error }) = error {
-        return anyhow!(io_error).context(format!("create map `{name}`"));
+        return match io_error.kind() {
+            // Whichever comes first.
+            io::ErrorKind::PermissionDenied => anyhow!(io_error).context(PRIVILEGES),
+            _ => anyhow!(io_error).context(format!("create map `{name}`")),
+        };
     }
     // Programs of tracepoints cannot do without.
     if let EbpfError::BtfError(BtfError::LoadError { io_error, .. }) = error {
