@@ -47,8 +47,10 @@ use crate::{
 };
 
 /// How long a connection that was answered with bytes still under way is kept open, so that the
-/// reset those bytes would provoke does not destroy the answer.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// reset those bytes would provoke does not destroy the answer: in all while they come, and from one
+/// to the next.
+const LINGER_MAX: Duration = Duration::from_secs(5);
+const LINGER_PAUSE: Duration = Duration::from_secs(1);
 /// hyper buffers at most this much, in either direction; more only makes one slow side cost more.
 const BUFFER_MAX: usize = 64 * 1024;
 
@@ -200,7 +202,8 @@ async fn close(cx: &ConnectionCx) {
         reset(&stream);
     } else if !has_reset && left != Left::Nothing {
         let is_more_due = left == Left::Message || cx.refusal.get().is_some();
-        end(&mut stream, is_more_due).await;
+        let patience = if cx.is_draining() { LINGER_PAUSE } else { LINGER_MAX };
+        end(&mut stream, is_more_due, patience).await;
     }
 }
 
@@ -232,16 +235,16 @@ async fn answer(
 /// Sends our FIN, and waits a while for the downstream's if there is or will be more to read: closing a
 /// socket with unread bytes resets it, which destroys what has not left yet and may overtake what has
 /// (RFC 9112 section 9.6).
-async fn end(stream: &mut TcpStream, is_more_due: bool) {
+async fn end(stream: &mut TcpStream, is_more_due: bool, patience: Duration) {
     if stream.shutdown().await.is_err() || !is_more_due && !socket::has_unread(&*stream) {
         return;
     }
     let drained = async {
         // Not in the future, which every connection would carry around for it.
         let mut scratch = vec![0; 4096];
-        while stream.read(&mut scratch).await? > 0 {}
+        while timeout(LINGER_PAUSE, stream.read(&mut scratch)).await?? > 0 {}
         std::io::Result::Ok(())
     };
     // Whatever comes of it, the socket is closed next.
-    drop(timeout(LINGER_TIMEOUT, drained).await);
+    drop(timeout(patience, drained).await);
 }

@@ -120,16 +120,13 @@ async fn decline(
     fault: Fault,
     body: Body,
 ) -> Result<Response<ResponseBody>, Aborted> {
+    let is_endless = fault == Fault::BodyTooLarge && head.body_length() == BodyLength::Chunked;
     let discarded = match body {
+        Body::Hyper(_) if is_endless => Ok(After::Close),
         Body::Hyper(body) => discard(head, body).await,
         Body::Plain | Body::Held(_) => Ok(After::KeepAlive),
     };
     match (discarded, cx.body_fault()) {
-        (Ok(_), None)
-            if fault == Fault::BodyTooLarge && head.body_length() == BodyLength::Chunked =>
-        {
-            Ok(own_answer(cx, Some(head), answer, fault, After::Close))
-        }
         (Ok(after), None) => Ok(own_answer(cx, Some(head), answer, fault, after)),
         (_, broken) => refuse(cx, Some(head), broken.unwrap_or(fault), After::Close),
     }

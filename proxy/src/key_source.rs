@@ -2,7 +2,8 @@
 //!
 //! A set is fetched when the rules that name it are published, again when its time is over, and when a
 //! token names a key that it does not have, though never more often than its interval says. Whoever
-//! needs a fetch waits for the one under way. One that fails, or brings no set, changes nothing.
+//! needs a fetch waits for the one under way. One that fails, or brings no set, changes nothing;
+//! a set that has no key for this use takes those before it along.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -196,7 +197,7 @@ impl Drop for Fetch {
 
 impl Fetch {
     async fn run(self, client: Arc<Client>) {
-        let Settings { request, usage, ttl, .. } = &self.0.settings;
+        let Settings { request, usage, ttl, interval, .. } = &self.0.settings;
         let url = &request.url;
         let problem = match client.call(request).await {
             Ok(response) if response.status == StatusCode::OK => match response.body {
@@ -204,7 +205,7 @@ impl Fetch {
                     Ok(keys) => return self.0.state().keep(keys, *ttl),
                     Err(bad @ BadSet::Empty(_)) => {
                         tracing::warn!(?url, "what came {bad}: no token is believed any more");
-                        return self.0.state().keep(KeySet::none(), *ttl);
+                        return self.0.state().keep(KeySet::none(), *interval);
                     }
                     Err(bad @ (BadSet::Malformed | BadSet::TooMany)) => format!("what came {bad}"),
                 },

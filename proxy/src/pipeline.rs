@@ -4,6 +4,7 @@
 
 use std::{
     borrow::Cow,
+    cell::Cell,
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     ptr,
@@ -251,6 +252,7 @@ impl Pipeline {
             pattern,
             route: route.map(|route| &route.names),
             consumer: None,
+            node: Cell::new(None),
         };
         let undecided = Undecided {
             route,
@@ -471,6 +473,7 @@ impl<'a> Plan<'a> {
 
     /// What the plugins make of the response of `node`, and what the upstream adds.
     pub fn shape(&self, node: SocketAddr, head: &ResponseHead, memory: &BodyMemory) -> Shape<'_> {
+        self.request.node.set(Some(node));
         let mut shape = self.run.shape(&self.request, head, &self.response, memory);
         if let Some(line) = self.tie(node) {
             shape.edits.fields.add(header::SET_COOKIE, line.clone());

@@ -105,7 +105,11 @@ impl fmt::Display for TooEarly {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(variable) = self;
         let named = NAMES.iter().find(|(_, known)| known == variable);
-        let name = named.map_or("sent_http_", |(name, _)| *name);
+        let name = match (named, variable) {
+            (Some((name, _)), _) => *name,
+            (None, Variable::Logged(Logged::SentField(name))) => &format!("sent_http_{name}"),
+            (None, _) => "it",
+        };
         let why = match variable.known_from() {
             Moment::Request => "cannot be asked for here",
             Moment::Consumer => "is not known before the request is authenticated",
@@ -287,7 +291,7 @@ impl Variable {
             | Variable::Hostname => Moment::Request,
             Variable::ConsumerName | Variable::ConsumerGroupId => Moment::Consumer,
             Variable::Status | Variable::UpstreamStatus => Moment::Response,
-            Variable::Logged(_) => Moment::Log,
+            Variable::Logged(logged) => logged.known_from(),
         }
     }
 }
@@ -310,6 +314,8 @@ pub struct Facts<'a> {
     /// Of the response that the downstream gets.
     pub status: Option<u16>,
     pub upstream_status: Option<u16>,
+    /// The node that has answered.
+    pub node: Option<SocketAddr>,
     /// What is known once the exchange is over.
     pub finished: Option<&'a Finished<'a>>,
 }
@@ -348,6 +354,7 @@ impl<'a> Facts<'a> {
             consumer_group_id: None,
             status: None,
             upstream_status: None,
+            node: None,
             finished: None,
         }
     }
@@ -388,7 +395,10 @@ impl<'a> Facts<'a> {
             Variable::Argument(name) => self.arguments(name).next(),
             Variable::Cookie(name) => cookie::values(self.head, name).next().map(Cow::Borrowed),
             Variable::Hostname => Some(text(host::name())),
-            Variable::Logged(logged) => logged.value(self.finished?),
+            Variable::Logged(logged) => match self.finished {
+                Some(exchange) => logged.value(exchange),
+                None => logged.early(self.node),
+            },
             Variable::Parameter(name) => self.pattern()?.parameter(self.path, name).map(text),
         }
     }

@@ -86,20 +86,24 @@ impl Answer {
     /// Its body, if there is any, is a text, unless a field `content-type` says otherwise.
     #[must_use]
     pub fn as_text(self) -> Answer {
-        let is_typed = self.fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE);
-        if is_typed || self.body.is_empty() {
+        if self.has(&header::CONTENT_TYPE) || self.body.is_empty() {
             return self;
         }
         self.field(header::CONTENT_TYPE, TEXT)
     }
 
+    fn has(&self, field: &HeaderName) -> bool {
+        self.fields.iter().any(|(name, _)| name == field)
+    }
+
     /// Hands over all fields but `date` and `connection`. `content-length` is that of the body even where
     /// the body is not sent because HEAD was asked.
     pub fn each_field(&self, mut take: impl FnMut(&str, &[u8])) {
-        take(header::SERVER.as_str(), SERVER.as_bytes());
+        if !self.has(&header::SERVER) {
+            take(header::SERVER.as_str(), SERVER.as_bytes());
+        }
         if !self.is_bodiless() {
-            let is_typed = self.fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE);
-            if !is_typed && !self.body.is_empty() {
+            if !self.has(&header::CONTENT_TYPE) && !self.body.is_empty() {
                 take(header::CONTENT_TYPE.as_str(), JSON);
             }
             let mut length = itoa::Buffer::new();
@@ -128,7 +132,10 @@ impl Answer {
         if let Some(option) = connection {
             push(&[b"connection: ", option.as_bytes(), b"\r\n"]);
         }
-        push(&[b"date: ", date.as_bytes(), b"\r\n\r\n"]);
+        if !self.has(&header::DATE) {
+            push(&[b"date: ", date.as_bytes(), b"\r\n"]);
+        }
+        push(&[b"\r\n"]);
         bytes
     }
 
@@ -189,6 +196,19 @@ mod tests {
             assert_eq!(body, answer.body);
             assert!(head.keeps_alive());
             assert_eq!(head.field("allow").is_some(), status == StatusCode::METHOD_NOT_ALLOWED);
+        }
+    }
+
+    #[test]
+    fn what_a_plugin_says_is_not_said_again() {
+        let said = HeaderValue::from_static("x");
+        let answer = Answer::of(StatusCode::NOT_FOUND)
+            .field(header::DATE, said.clone())
+            .field(header::SERVER, said.clone())
+            .field(header::CONTENT_TYPE, said);
+        let (head, _) = read_back(&answer, "GET", After::KeepAlive);
+        for name in ["date", "server", "content-type"] {
+            assert_eq!(head.values(name).collect::<Vec<_>>(), [b"x"], "{name}");
         }
     }
 

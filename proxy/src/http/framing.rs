@@ -56,7 +56,7 @@ pub enum BodyLength {
 /// Why a head does not say how long its message is, in a way everybody reads alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LengthError {
-    /// `Content-Length` is not one run of digits below 2^64; a list counts as that, even of equal
+    /// `Content-Length` is not one run of digits below 2^63; a list counts as that, even of equal
     /// values.
     LengthMalformed,
     /// `Content-Length` more than once, even with equal values.

@@ -3,6 +3,7 @@
 use std::{
     any::Any,
     borrow::Cow,
+    cell::Cell,
     collections::HashMap,
     fmt, mem,
     net::{IpAddr, SocketAddr},
@@ -81,6 +82,8 @@ pub struct Request<'a> {
     pub route: Option<&'a RouteNames>,
     /// Who was authenticated.
     pub consumer: Option<&'a Consumer>,
+    /// Which node has answered, once one has.
+    pub node: Cell<Option<SocketAddr>>,
 }
 
 /// What a route is called.
@@ -103,6 +106,7 @@ impl Request<'_> {
         let mut facts = Facts::new(self.head, &self.path, query, self.origin.ends());
         facts.ends.client = self.client;
         facts.pattern = self.pattern;
+        facts.node = self.node.get();
         facts.name(self.route, self.consumer);
         facts
     }

@@ -240,11 +240,9 @@ impl Plugin for ResponseRewrite {
             edits.fields.remove("content-range");
         }
         // What has no body cannot be given this one; another status would promise one.
-        let is_bodiless = matches!(
-            head.status(),
-            StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
-        );
-        if self.change.is_none() || !is_bodiless {
+        let is_bodiless =
+            matches!(head.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if !is_bodiless || !matches!(self.change, Some(Change::Body(_))) {
             edits.status = self.status.or(edits.status);
         }
         self.expanded(&self.add, &facts, |name, value| edits.fields.add(name, value));

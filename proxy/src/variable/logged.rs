@@ -1,7 +1,12 @@
-//! Variables of an exchange that is over: only logs have them, everywhere else they are absent.
+//! Variables of an exchange that is over; some of them are known before.
 
-use std::{borrow::Cow, time::Duration};
+use std::{
+    borrow::Cow,
+    net::SocketAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
+use super::Moment;
 use crate::{access_log::DateTime, plugin::Finished};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,17 +44,32 @@ pub enum Logged {
 }
 
 impl Logged {
-    pub(super) fn value<'a>(&self, exchange: &Finished<'a>) -> Option<Cow<'a, [u8]>> {
-        let now = exchange.begun + exchange.total;
-        let asked = exchange.detail.and_then(|detail| detail.asked());
-        let printed = |text: String| Some(Cow::Owned(text.into_bytes()));
+    pub(super) const fn known_from(&self) -> Moment {
         match self {
-            Logged::NodeAddress => printed(exchange.node?.ip().to_string()),
-            Logged::NodePort => printed(exchange.node?.port().to_string()),
+            Logged::Msec | Logged::TimeIso8601 | Logged::TimeLocal => Moment::Request,
+            Logged::NodeAddress | Logged::NodePort | Logged::Node => Moment::Response,
+            Logged::BodyBytesSent
+            | Logged::RequestBody
+            | Logged::ResponseBody
+            | Logged::RequestLength
+            | Logged::RequestTime
+            | Logged::SentField(_)
+            | Logged::ConnectTime
+            | Logged::HeaderTime
+            | Logged::ResponseTime => Moment::Log,
+        }
+    }
+
+    pub(super) fn value<'a>(&self, exchange: &Finished<'a>) -> Option<Cow<'a, [u8]>> {
+        let asked = exchange.detail.and_then(|detail| detail.asked());
+        match self {
+            Logged::NodeAddress | Logged::NodePort | Logged::Node => self.early(exchange.node),
+            Logged::Msec | Logged::TimeIso8601 | Logged::TimeLocal => {
+                self.of_clock(exchange.begun + exchange.total)
+            }
             Logged::RequestBody => exchange.bodies.request.map(|body| Cow::Borrowed(body.bytes)),
             Logged::ResponseBody => exchange.bodies.response.map(|body| Cow::Borrowed(body.bytes)),
             Logged::BodyBytesSent => printed(exchange.sent_bytes.to_string()),
-            Logged::Msec => printed(seconds(now)),
             Logged::RequestLength => printed(exchange.request_length().to_string()),
             Logged::RequestTime => printed(seconds(exchange.total)),
             Logged::SentField(name) => {
@@ -57,18 +77,49 @@ impl Logged {
                 let is_meant = |field: &[u8]| crate::plugin::is_alike(field, name.as_bytes());
                 fields.find(|(field, _)| is_meant(field)).map(|(_, value)| Cow::Borrowed(value))
             }
+            Logged::ConnectTime => printed(seconds(exchange.connect?)),
+            Logged::HeaderTime => printed(seconds(exchange.first_byte?.checked_sub(asked?)?)),
+            Logged::ResponseTime => printed(seconds(exchange.total.checked_sub(asked?)?)),
+        }
+    }
+
+    /// What it is before the exchange is over, with the `node` that has answered.
+    pub(super) fn early<'a>(&self, node: Option<SocketAddr>) -> Option<Cow<'a, [u8]>> {
+        match self {
+            Logged::NodeAddress => printed(node?.ip().to_string()),
+            Logged::NodePort => printed(node?.port().to_string()),
+            Logged::Node => printed(node?.to_string()),
+            Logged::Msec | Logged::TimeIso8601 | Logged::TimeLocal => {
+                self.of_clock(SystemTime::now().duration_since(UNIX_EPOCH).ok()?)
+            }
+            Logged::BodyBytesSent
+            | Logged::RequestBody
+            | Logged::ResponseBody
+            | Logged::RequestLength
+            | Logged::RequestTime
+            | Logged::SentField(_)
+            | Logged::ConnectTime
+            | Logged::HeaderTime
+            | Logged::ResponseTime => None,
+        }
+    }
+
+    /// A time of the day, `now` since 1970.
+    fn of_clock<'a>(&self, now: Duration) -> Option<Cow<'a, [u8]>> {
+        match self {
             Logged::TimeIso8601 => {
                 let DateTime { year, month, day, hour, minute, second } = DateTime::at(now);
                 let date = format!("{year:04}-{month:02}-{day:02}");
                 printed(format!("{date}T{hour:02}:{minute:02}:{second:02}+00:00"))
             }
             Logged::TimeLocal => printed(local(now)),
-            Logged::Node => printed(exchange.node?.to_string()),
-            Logged::ConnectTime => printed(seconds(exchange.connect?)),
-            Logged::HeaderTime => printed(seconds(exchange.first_byte?.checked_sub(asked?)?)),
-            Logged::ResponseTime => printed(seconds(exchange.total.checked_sub(asked?)?)),
+            _msec => printed(seconds(now)),
         }
     }
+}
+
+fn printed<'a>(text: String) -> Option<Cow<'a, [u8]>> {
+    Some(Cow::Owned(text.into_bytes()))
 }
 
 fn seconds(time: Duration) -> String {

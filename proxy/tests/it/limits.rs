@@ -274,6 +274,14 @@ fn an_answer_of_ours_does_not_wait_for_a_body_that_does_not_come() {
         }
         assert_eq!(client.response().status, 401);
     }
+    // Whoever sends slowly, and looks only then, finds the answer all the same.
+    let mut client = proxy.client();
+    client.send("POST /api HTTP/1.1\r\nhost: a\r\ncontent-length: 30\r\n\r\n");
+    for _ in 0..30 {
+        thread::park_timeout(Duration::from_millis(60));
+        client.send("x");
+    }
+    assert_eq!(client.response().status, 401);
     assert_eq!(node.seen().len(), 0);
 }
 

@@ -64,9 +64,10 @@ fn what_nobody_can_know_yet_is_an_error() {
         ("consumer_group_id", Moment::Consumer, None),
         ("status", Moment::Consumer, Some("`status` is not known before there is a response")),
         ("upstream_status", Moment::Response, None),
-        ("upstream_addr", Moment::Response, Some("`upstream_addr` is known to logs only")),
-        ("sent_http_a", Moment::Response, Some("`sent_http_` is known to logs only")),
-        ("msec", Moment::Log, None),
+        ("request_time", Moment::Response, Some("`request_time` is known to logs only")),
+        ("upstream_addr", Moment::Response, None),
+        ("sent_http_a", Moment::Response, Some("`sent_http_a` is known to logs only")),
+        ("msec", Moment::Request, None),
         ("uri", Moment::Request, None),
     ] {
         let text = format!("[OR, [uri, /], [AND, [uri, /], [uri, /], [{variable}, x]]]");

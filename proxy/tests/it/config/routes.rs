@@ -139,14 +139,16 @@ fn clients_and_vars_of_routes_are_conditions() {
          cors: { _meta: { filter: [[upstream_addr, null]] } }\n      \
          limit-count: { count: 1, time_window: 1, key: upstream_addr }\n      \
          ip-restriction: { whitelist: [\"::1\"], _meta: { filter: [[consumer_name, x]] } }\n      \
-         response-rewrite: { headers: { x-a: $balancer_ip } }\n",
+         response-rewrite: { headers: { x-a: $balancer_ip, x-b: $request_time, x-c: $msec } }\n",
         &[
             "7:11: routes[0].vars: `consumer_name` is not known before the request is authenticated",
             "9:36: routes[0].plugins.key-auth._meta.filter: `status` is not known before there is a \
              response",
-            "10:32: routes[0].plugins.cors._meta.filter: `upstream_addr` is known to logs only",
-            "11:53: routes[0].plugins.limit-count.key: `upstream_addr` is known to logs only",
-            "13:43: routes[0].plugins.response-rewrite.headers.x-a: `balancer_ip` is known to logs only",
+            "10:32: routes[0].plugins.cors._meta.filter: `upstream_addr` is not known before there is \
+             a response",
+            "11:53: routes[0].plugins.limit-count.key: `upstream_addr` is not known before there is a \
+             response",
+            "13:62: routes[0].plugins.response-rewrite.headers.x-b: `request_time` is known to logs only",
         ],
     );
     let config = valid(&with(
