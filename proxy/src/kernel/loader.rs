@@ -178,11 +178,10 @@ const PRIVILEGES: &str = "takes root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
 /// Once, what could not be made and with which errno: aya's own chain says both twice.
 fn explain_maps(error: EbpfError) -> anyhow::Error {
     if let EbpfError::MapError(MapError::CreateError { name, io_error }) = error {
-        return match io_error.kind() {
-            // Whichever comes first.
-            io::ErrorKind::PermissionDenied => anyhow!(io_error).context(PRIVILEGES),
-            _ => anyhow!(io_error).context(format!("create map `{name}`")),
-        };
+        // Without privileges it is whichever comes first.
+        let is_denied = io_error.kind() == io::ErrorKind::PermissionDenied;
+        let what = if is_denied { PRIVILEGES.to_owned() } else { format!("create map `{name}`") };
+        return anyhow!(io_error).context(what);
     }
     // Programs of tracepoints cannot do without.
     if let EbpfError::BtfError(BtfError::LoadError { io_error, .. }) = error {

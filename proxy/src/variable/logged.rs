@@ -64,9 +64,9 @@ impl Logged {
         let asked = exchange.detail.and_then(|detail| detail.asked());
         match self {
             Logged::NodeAddress | Logged::NodePort | Logged::Node => self.early(exchange.node),
-            Logged::Msec | Logged::TimeIso8601 | Logged::TimeLocal => {
-                self.of_clock(exchange.begun + exchange.total)
-            }
+            Logged::Msec => printed(seconds(exchange.begun + exchange.total)),
+            Logged::TimeIso8601 => printed(iso8601(exchange.begun + exchange.total)),
+            Logged::TimeLocal => printed(local(exchange.begun + exchange.total)),
             Logged::RequestBody => exchange.bodies.request.map(|body| Cow::Borrowed(body.bytes)),
             Logged::ResponseBody => exchange.bodies.response.map(|body| Cow::Borrowed(body.bytes)),
             Logged::BodyBytesSent => printed(exchange.sent_bytes.to_string()),
@@ -89,9 +89,9 @@ impl Logged {
             Logged::NodeAddress => printed(node?.ip().to_string()),
             Logged::NodePort => printed(node?.port().to_string()),
             Logged::Node => printed(node?.to_string()),
-            Logged::Msec | Logged::TimeIso8601 | Logged::TimeLocal => {
-                self.of_clock(SystemTime::now().duration_since(UNIX_EPOCH).ok()?)
-            }
+            Logged::Msec => printed(seconds(now()?)),
+            Logged::TimeIso8601 => printed(iso8601(now()?)),
+            Logged::TimeLocal => printed(local(now()?)),
             Logged::BodyBytesSent
             | Logged::RequestBody
             | Logged::ResponseBody
@@ -103,23 +103,20 @@ impl Logged {
             | Logged::ResponseTime => None,
         }
     }
-
-    /// A time of the day, `now` since 1970.
-    fn of_clock<'a>(&self, now: Duration) -> Option<Cow<'a, [u8]>> {
-        match self {
-            Logged::TimeIso8601 => {
-                let DateTime { year, month, day, hour, minute, second } = DateTime::at(now);
-                let date = format!("{year:04}-{month:02}-{day:02}");
-                printed(format!("{date}T{hour:02}:{minute:02}:{second:02}+00:00"))
-            }
-            Logged::TimeLocal => printed(local(now)),
-            _msec => printed(seconds(now)),
-        }
-    }
 }
 
 fn printed<'a>(text: String) -> Option<Cow<'a, [u8]>> {
     Some(Cow::Owned(text.into_bytes()))
+}
+
+/// Since 1970.
+fn now() -> Option<Duration> {
+    SystemTime::now().duration_since(UNIX_EPOCH).ok()
+}
+
+fn iso8601(now: Duration) -> String {
+    let DateTime { year, month, day, hour, minute, second } = DateTime::at(now);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}+00:00")
 }
 
 fn seconds(time: Duration) -> String {
