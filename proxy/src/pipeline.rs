@@ -239,7 +239,8 @@ impl Pipeline {
             Ok(normalised) => normalised,
             Err(error) => return Decision::refuse(error.fault()),
         };
-        let facts = Facts::new(head, &normalised.path, query, origin.ends());
+        let mut facts = Facts::new(head, &normalised.path, query, origin.ends());
+        facts.now = Some(&origin.now);
         let selected = self.router.select(&facts);
         let pattern = selected.as_ref().map(|selected| selected.pattern);
         let route = selected.map(|selected| &self.routes[selected.index]);

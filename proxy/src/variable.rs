@@ -22,7 +22,7 @@ use crate::{
         name::is_token_byte,
         query,
     },
-    plugin::{Finished, is_alike},
+    plugin::{Finished, Now, is_alike},
     route::pattern::{Pattern, is_parameter_part},
     sys::host,
 };
@@ -316,6 +316,8 @@ pub struct Facts<'a> {
     pub upstream_status: Option<u16>,
     /// The node that has answered.
     pub node: Option<SocketAddr>,
+    /// When it was decided about the request.
+    pub now: Option<&'a Now>,
     /// What is known once the exchange is over.
     pub finished: Option<&'a Finished<'a>>,
 }
@@ -355,6 +357,7 @@ impl<'a> Facts<'a> {
             status: None,
             upstream_status: None,
             node: None,
+            now: None,
             finished: None,
         }
     }
@@ -397,7 +400,7 @@ impl<'a> Facts<'a> {
             Variable::Hostname => Some(text(host::name())),
             Variable::Logged(logged) => match self.finished {
                 Some(exchange) => logged.value(exchange),
-                None => logged.early(self.node),
+                None => logged.early(self),
             },
             Variable::Parameter(name) => self.pattern()?.parameter(self.path, name).map(text),
         }

@@ -247,7 +247,8 @@ impl<'h> Reader<'h> {
             panic!("the client cannot read {:?}", shown(self.client));
         };
         assert_eq!((got.status, &got.second), (head.status, &head.second));
-        assert_eq!(got.is_http10, request.is_http10);
+        // Whoever speaks, it is HTTP/1.1 (RFC 9112 section 2.3).
+        assert!(!got.is_http10, "{got:?}");
         let got_body = reference::body(got.framing, &self.client[got.size..], true);
         let Found::Whole(size) = got_body.size else {
             assert!(!is_whole || cut == Cut::ByAnybody, "only {got_body:?} of {body:?}");
@@ -312,7 +313,9 @@ impl<'h> Reader<'h> {
     /// An answer of the proxy, with one of `statuses`, to `request`, if that was read. `After::Closes`:
     /// it has to be the last.
     fn own(&mut self, statuses: &[u16], request: Option<&Head>, after: After) -> After {
-        let is_to_head = request.is_some_and(|request| request.first == "HEAD");
+        // Of one that was not read, its beginning says so.
+        let begins = self.said.strip_prefix(b"\r\n").unwrap_or(self.said).starts_with(b"HEAD ");
+        let is_to_head = request.map_or(begins, |request| request.first == "HEAD");
         let Found::Whole(head) = reference::response(self.client, is_to_head) else {
             panic!("one of {statuses:?} instead of {:?}", shown(self.client));
         };

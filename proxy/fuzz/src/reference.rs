@@ -225,10 +225,14 @@ fn first(one: &[u8], second: &[u8], status: u16, is_http10: bool, is_sure: bool)
 fn is_http10(version: &[u8]) -> Option<bool> {
     match version {
         b"HTTP/1.0" => Some(true),
-        b"HTTP/1.1" => Some(false),
+        // Later ones are read as that (RFC 9110 section 2.5).
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => Some(false),
         _ => None,
     }
 }
+
+/// Files are no larger, nor is what hyper takes.
+const LENGTH_MAX: u64 = i64::MAX as u64;
 
 /// What the fields say of the length (RFC 9112 section 6.3); outer `None`: two readers may disagree.
 fn declared(head: &Head) -> Option<Option<Framing>> {
@@ -237,7 +241,8 @@ fn declared(head: &Head) -> Option<Option<Framing>> {
     match (&lengths[..], &encodings[..]) {
         ([], []) => Some(None),
         ([length], []) if !length.is_empty() && length.iter().all(u8::is_ascii_digit) => {
-            Some(Some(Framing::Length(number(length)?)))
+            let length = number(length).filter(|length| *length <= LENGTH_MAX)?;
+            Some(Some(Framing::Length(length)))
         }
         ([], [encoding]) if encoding.eq_ignore_ascii_case(b"chunked") && !head.is_http10 => {
             Some(Some(Framing::Chunked))

@@ -107,6 +107,7 @@ impl Request<'_> {
         facts.ends.client = self.client;
         facts.pattern = self.pattern;
         facts.node = self.node.get();
+        facts.now = Some(&self.origin.now);
         facts.name(self.route, self.consumer);
         facts
     }

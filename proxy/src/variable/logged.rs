@@ -1,12 +1,8 @@
 //! Variables of an exchange that is over; some of them are known before.
 
-use std::{
-    borrow::Cow,
-    net::SocketAddr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{borrow::Cow, time::Duration};
 
-use super::Moment;
+use super::{Facts, Moment};
 use crate::{access_log::DateTime, plugin::Finished};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +59,9 @@ impl Logged {
     pub(super) fn value<'a>(&self, exchange: &Finished<'a>) -> Option<Cow<'a, [u8]>> {
         let asked = exchange.detail.and_then(|detail| detail.asked());
         match self {
-            Logged::NodeAddress | Logged::NodePort | Logged::Node => self.early(exchange.node),
+            Logged::NodeAddress => printed(exchange.node?.ip().to_string()),
+            Logged::NodePort => printed(exchange.node?.port().to_string()),
+            Logged::Node => printed(exchange.node?.to_string()),
             Logged::Msec => printed(seconds(exchange.begun + exchange.total)),
             Logged::TimeIso8601 => printed(iso8601(exchange.begun + exchange.total)),
             Logged::TimeLocal => printed(local(exchange.begun + exchange.total)),
@@ -83,8 +81,10 @@ impl Logged {
         }
     }
 
-    /// What it is before the exchange is over, with the `node` that has answered.
-    pub(super) fn early<'a>(&self, node: Option<SocketAddr>) -> Option<Cow<'a, [u8]>> {
+    /// What it is before the exchange is over.
+    pub(super) fn early<'a>(&self, facts: &Facts<'_>) -> Option<Cow<'a, [u8]>> {
+        let now = || Some(facts.now?.unix());
+        let node = facts.node;
         match self {
             Logged::NodeAddress => printed(node?.ip().to_string()),
             Logged::NodePort => printed(node?.port().to_string()),
@@ -107,11 +107,6 @@ impl Logged {
 
 fn printed<'a>(text: String) -> Option<Cow<'a, [u8]>> {
     Some(Cow::Owned(text.into_bytes()))
-}
-
-/// Since 1970.
-fn now() -> Option<Duration> {
-    SystemTime::now().duration_since(UNIX_EPOCH).ok()
 }
 
 fn iso8601(now: Duration) -> String {

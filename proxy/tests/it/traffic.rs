@@ -415,7 +415,7 @@ fn a_rewrite_sees_what_the_node_answered_and_leaves_what_has_no_body_without_one
         false => Reply::Bytes(b"HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n".to_vec()),
     });
     let rewrite = "{ response-rewrite: { status_code: 200, body: new, headers: { set: \
-                   { x-us: \"$upstream_status $upstream_addr $balancer_ip:$balancer_port\" } }, vars: [[upstream_status, \">\", 300]] } }";
+                   { x-us: \"$upstream_status $upstream_addr $balancer_ip:$balancer_port\" } }, vars: [[upstream_status, \">\", 300], [msec, \">\", 1000000000]] } }";
     let proxy = start(node.address, rewrite);
     for response in on_both(&proxy, &get("/404", "")) {
         let told = (response.status, response.text(), response.field("x-us").map(str::to_owned));
