@@ -398,10 +398,7 @@ impl<'a> Facts<'a> {
             Variable::Argument(name) => self.arguments(name).next(),
             Variable::Cookie(name) => cookie::values(self.head, name).next().map(Cow::Borrowed),
             Variable::Hostname => Some(text(host::name())),
-            Variable::Logged(logged) => match self.finished {
-                Some(exchange) => logged.value(exchange),
-                None => logged.early(self),
-            },
+            Variable::Logged(logged) => logged.value(self),
             Variable::Parameter(name) => self.pattern()?.parameter(self.path, name).map(text),
         }
     }

@@ -6,9 +6,7 @@ use crate::{
     variable::Moment,
 };
 
-/// An expression such as `vars`.
-///
-/// That has to be known by `moment` which it is about.
+/// An expression such as `vars`, about what is known by `moment`.
 pub(crate) fn expression(value: &Value<'_>, moment: Moment) -> Option<Expression> {
     let parsed = Expression::parse(&value.checked_json()?);
     known(value, parsed.map_err(|error| report(value, &error)).ok()?, moment)

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, time::Duration};
 
 use super::{Facts, Moment};
-use crate::{access_log::DateTime, plugin::Finished};
+use crate::access_log::DateTime;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Logged {
@@ -56,35 +56,16 @@ impl Logged {
         }
     }
 
-    pub(super) fn value<'a>(&self, exchange: &Finished<'a>) -> Option<Cow<'a, [u8]>> {
-        let asked = exchange.detail.and_then(|detail| detail.asked());
-        match self {
-            Logged::NodeAddress => printed(exchange.node?.ip().to_string()),
-            Logged::NodePort => printed(exchange.node?.port().to_string()),
-            Logged::Node => printed(exchange.node?.to_string()),
-            Logged::Msec => printed(seconds(exchange.begun + exchange.total)),
-            Logged::TimeIso8601 => printed(iso8601(exchange.begun + exchange.total)),
-            Logged::TimeLocal => printed(local(exchange.begun + exchange.total)),
-            Logged::RequestBody => exchange.bodies.request.map(|body| Cow::Borrowed(body.bytes)),
-            Logged::ResponseBody => exchange.bodies.response.map(|body| Cow::Borrowed(body.bytes)),
-            Logged::BodyBytesSent => printed(exchange.sent_bytes.to_string()),
-            Logged::RequestLength => printed(exchange.request_length().to_string()),
-            Logged::RequestTime => printed(seconds(exchange.total)),
-            Logged::SentField(name) => {
-                let mut fields = exchange.detail?.fields();
-                let is_meant = |field: &[u8]| crate::plugin::is_alike(field, name.as_bytes());
-                fields.find(|(field, _)| is_meant(field)).map(|(_, value)| Cow::Borrowed(value))
-            }
-            Logged::ConnectTime => printed(seconds(exchange.connect?)),
-            Logged::HeaderTime => printed(seconds(exchange.first_byte?.checked_sub(asked?)?)),
-            Logged::ResponseTime => printed(seconds(exchange.total.checked_sub(asked?)?)),
-        }
-    }
-
-    /// What it is before the exchange is over.
-    pub(super) fn early<'a>(&self, facts: &Facts<'_>) -> Option<Cow<'a, [u8]>> {
-        let now = || Some(facts.now?.unix());
-        let node = facts.node;
+    /// What is known before the exchange is over is the node that has answered and the time of day at which
+    /// the request was decided about; behind it the last node tried, and the end.
+    pub(super) fn value<'a>(&self, facts: &Facts<'a>) -> Option<Cow<'a, [u8]>> {
+        let exchange = facts.finished;
+        let node = exchange.map_or(facts.node, |exchange| exchange.node);
+        let now = || match exchange {
+            Some(exchange) => Some(exchange.begun + exchange.total),
+            None => Some(facts.now?.unix()),
+        };
+        let asked = || exchange?.detail?.asked();
         match self {
             Logged::NodeAddress => printed(node?.ip().to_string()),
             Logged::NodePort => printed(node?.port().to_string()),
@@ -92,15 +73,19 @@ impl Logged {
             Logged::Msec => printed(seconds(now()?)),
             Logged::TimeIso8601 => printed(iso8601(now()?)),
             Logged::TimeLocal => printed(local(now()?)),
-            Logged::BodyBytesSent
-            | Logged::RequestBody
-            | Logged::ResponseBody
-            | Logged::RequestLength
-            | Logged::RequestTime
-            | Logged::SentField(_)
-            | Logged::ConnectTime
-            | Logged::HeaderTime
-            | Logged::ResponseTime => None,
+            Logged::RequestBody => exchange?.bodies.request.map(|body| Cow::Borrowed(body.bytes)),
+            Logged::ResponseBody => exchange?.bodies.response.map(|body| Cow::Borrowed(body.bytes)),
+            Logged::BodyBytesSent => printed(exchange?.sent_bytes.to_string()),
+            Logged::RequestLength => printed(exchange?.request_length().to_string()),
+            Logged::RequestTime => printed(seconds(exchange?.total)),
+            Logged::SentField(name) => {
+                let mut fields = exchange?.detail?.fields();
+                let is_meant = |field: &[u8]| crate::plugin::is_alike(field, name.as_bytes());
+                fields.find(|(field, _)| is_meant(field)).map(|(_, value)| Cow::Borrowed(value))
+            }
+            Logged::ConnectTime => printed(seconds(exchange?.connect?)),
+            Logged::HeaderTime => printed(seconds(exchange?.first_byte?.checked_sub(asked()?)?)),
+            Logged::ResponseTime => printed(seconds(exchange?.total.checked_sub(asked()?)?)),
         }
     }
 }
