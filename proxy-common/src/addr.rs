@@ -41,11 +41,15 @@ impl Address {
         }
     }
 
-    /// An address that each network namespace has for itself.
-    pub const fn is_loopback(self) -> bool {
+    /// An address that each network namespace has for itself: loopback, or of one link (IPv6).
+    pub const fn is_local_to_namespace(self) -> bool {
         match self.as_v4() {
             Some([first, ..]) => first == 127,
-            None => matches!(self.octets, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+            None => {
+                let is_loopback =
+                    matches!(self.octets, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+                is_loopback || matches!(self.octets, [0xfe, 0x80..=0xbf, ..])
+            }
         }
     }
 

@@ -19,8 +19,8 @@ use aya_ebpf::{
         BPF_TCP_CLOSE, bpf_sock_ops,
     },
     helpers::generated::{
-        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sk_storage_get,
-        bpf_sock_hash_update, bpf_sock_ops_cb_flags_set,
+        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_delete_elem,
+        bpf_sk_storage_get, bpf_sock_hash_update, bpf_sock_ops_cb_flags_set,
     },
     programs::SockOpsContext,
 };
@@ -34,6 +34,7 @@ use proxy_common::{
 use proxy_ebpf::direct;
 
 use crate::{
+    local::check_plain,
     maps::{
         CROSS_NAMESPACE, LEGS, MEMBER, NODES, OWN_ADDRESSES, OWN_NAMESPACE, RECEIVED, SAME_HOST,
         SOCK_USER, SOCKETS, TRUSTED_USER,
@@ -88,11 +89,13 @@ fn active(connection: &Connection) -> Result<Reason, Reason> {
     let marked = member(sock, 0).filter(|member| member.state & state::UPSTREAM != 0);
     let is_ours = marked.is_some();
     if !is_ours {
+        leave_former_life(sock);
         let barren = connection.leads_to_us()?;
         check_owner(sock)?;
         if tcp_sock(sock).and_then(nonblocking) != Some(true) {
             return Err(Reason::Blocking);
         }
+        check_eligible(sock)?;
         if !direct::takes(barren) {
             return Err(Reason::ShortLived);
         }
@@ -103,7 +106,6 @@ fn active(connection: &Connection) -> Result<Reason, Reason> {
         return Err(Reason::NotLeg);
     }
     member.cookie = end.cookie;
-    // A socket may have had another life before this connection.
     member.state = if is_ours { state::UPSTREAM | state::ACTIVE } else { state::ACTIVE };
     (member.peer, member.peer_sock, member.unread_messages) = (0, 0, 0);
     let absent = End { cookie: 0, sock: 0, namespace: 0 };
@@ -116,6 +118,18 @@ fn active(connection: &Connection) -> Result<Reason, Reason> {
         connection.enter_map(end.cookie)?;
     }
     Ok(Reason::LegBegun)
+}
+
+/// A socket that was an end of a leg may be connected anew, to whomever (connect(2) with `AF_UNSPEC`).
+/// As TCP has it, what it has not read by then is gone.
+#[inline(never)]
+fn leave_former_life(sock: *mut c_void) {
+    let Some(member) = member(sock, 0).filter(|member| member.cookie != 0) else { return };
+    let map = from_ref(&SOCKETS).cast_mut().cast();
+    // SAFETY: a map of sockets and a key of its type.
+    unsafe { bpf_map_delete_elem(map, (&raw const member.cookie).cast()) };
+    let _ = RECEIVED.remove(member.cookie);
+    (member.state, member.cookie, member.peer, member.peer_sock) = (0, 0, 0, 0);
 }
 
 /// The end that accepted: one of our listeners, or the node.
@@ -132,26 +146,32 @@ fn passive(connection: &Connection) -> Result<Reason, Reason> {
     // not its own: `local` proves that two ends belong together before it delivers.
     let leg = unsafe { &mut *leg };
     // SAFETY: a field; it was written before its key was there.
-    let other = unsafe { read_volatile(&raw const leg.active) };
-    if other.namespace != end.namespace && CROSS_NAMESPACE.load() == 0 {
+    let namespace = unsafe { read_volatile(&raw const leg.active.namespace) };
+    if namespace != end.namespace && CROSS_NAMESPACE.load() == 0 {
         return Err(Reason::OtherNamespace);
     }
-    let is_ours = end.namespace == OWN_NAMESPACE.load() && connection.is_to_us();
+    let local = Destination::new(key.passive, key.passive_port_be);
+    // SAFETY: only whether there is an entry matters.
+    let is_to_us = unsafe { OWN_ADDRESSES.get(local) }.is_some();
+    let is_ours = is_to_us && end.namespace == OWN_NAMESPACE.load();
     if !is_ours {
+        // Else neither end is ours: what its namespace calls by an address of ours is somebody else.
+        if namespace != OWN_NAMESPACE.load() {
+            return Err(Reason::NotLeg);
+        }
         check_owner(sock)?;
+        check_eligible(sock)?;
     }
     let member = member_of(sock).ok_or(Reason::SocketRefused)?;
     member.key = key;
     member.cookie = end.cookie;
     member.state = if is_ours { state::DOWNSTREAM } else { 0 };
-    member.peer = other.cookie;
-    member.peer_sock = other.sock;
+    (member.peer, member.peer_sock) = (leg.active.cookie, leg.active.sock);
     member.unread_messages = 0;
     connection.watch_close();
     // Nobody has accepted it yet, so only others like it can tell whether it will block.
-    let node = member.destination();
     // SAFETY: copied out at once.
-    if !is_ours && unsafe { NODES.get(node) }.copied() == Some(1) {
+    if !is_ours && unsafe { NODES.get(local) }.copied() == Some(1) {
         connection.enter_map(end.cookie)?;
     }
     leg.passive.sock = end.sock;
@@ -179,6 +199,12 @@ fn closed(connection: &Connection) -> Result<Reason, Reason> {
     }
     let _ = RECEIVED.remove(member.cookie);
     Ok(Reason::LegClosed)
+}
+
+/// Whether what it sends and is sent could be delivered at all.
+#[inline(never)]
+fn check_eligible(sock: *mut c_void) -> Result<(), Reason> {
+    check_plain(tcp_sock(sock).ok_or(Reason::NotEligible)?)
 }
 
 #[inline(always)]
@@ -258,7 +284,7 @@ impl Connection {
     }
 
     /// Whether it is to one of our listeners, in our namespace or from one that may reach us. What
-    /// other namespaces call loopback is not ours.
+    /// other namespaces call loopback or themselves is not ours.
     #[inline(always)]
     fn leads_to_us<'a>(&self) -> Result<&'a mut u32, Reason> {
         let remote = self.remote().ok_or(Reason::NotLeg)?;
@@ -268,7 +294,7 @@ impl Connection {
         let namespace = unsafe { bpf_get_netns_cookie(self.0.cast()) };
         if namespace == OWN_NAMESPACE.load() {
             Ok(barren)
-        } else if remote.address().is_loopback() {
+        } else if remote.address().is_local_to_namespace() || self.is_to_itself(remote) {
             Err(Reason::NotLeg)
         } else if CROSS_NAMESPACE.load() == 0 {
             Err(Reason::OtherNamespace)
@@ -277,11 +303,10 @@ impl Connection {
         }
     }
 
-    /// Whether this end is at an address of a listener of ours.
+    /// Whether both ends have one address: a host that talks to itself.
     #[inline(always)]
-    fn is_to_us(&self) -> bool {
-        // SAFETY: only whether there is an entry matters.
-        self.local().is_some_and(|local| unsafe { OWN_ADDRESSES.get(local) }.is_some())
+    fn is_to_itself(&self, remote: Destination) -> bool {
+        self.local().is_some_and(|local| local.address() == remote.address())
     }
 
     /// What both ends agree on; `false`: not a connection over IP.

@@ -162,13 +162,10 @@ fn check_sender(sender: *mut c_void, member: &Member) -> Result<(), Reason> {
     if member.state & state::BY_TCP != 0 {
         return Err(Reason::HeldUp);
     }
-    let flags = field::<u64>(sender, SOCK_FLAGS.load());
-    // With a helper: a pointer that the verifier knows as one may not be compared like a number.
-    let protocol = read_u64(sender, SOCK_ULP.load()).ok_or(Reason::NotEligible)?;
-    if !is_sending(sender) || !is_plain(flags, protocol) {
+    if !is_sending(sender) {
         return Err(Reason::NotEligible);
     }
-    Ok(())
+    check_plain(sender)
 }
 
 /// Notes whether what this node accepts blocks: the next connection to it enters the map only if
@@ -215,8 +212,15 @@ fn is_sending(sender: *mut c_void) -> bool {
 /// Neither MSG_ZEROCOPY, whose completion would never come, nor TLS in the kernel, whose plaintext
 /// would be delivered.
 #[inline(always)]
-fn is_plain(flags: u64, upper_protocol: u64) -> bool {
-    flags >> (SOCK_ZEROCOPY.load() & 63) & 1 == 0 && upper_protocol == 0
+pub(crate) fn check_plain(sock: *mut c_void) -> Result<(), Reason> {
+    let flags = read_u64(sock, SOCK_FLAGS.load()).ok_or(Reason::NotEligible)?;
+    // With a helper: a pointer that the verifier knows as one may not be compared like a number.
+    let protocol = read_u64(sock, SOCK_ULP.load()).ok_or(Reason::NotEligible)?;
+    if flags >> (SOCK_ZEROCOPY.load() & 63) & 1 == 0 && protocol == 0 {
+        Ok(())
+    } else {
+        Err(Reason::NotEligible)
+    }
 }
 
 /// The other end, whose memory may be given to another socket at any time: what was read counts only
@@ -263,9 +267,8 @@ impl Receiver {
         }
         if !is_direct {
             self.check_order(queue)?;
-            let flags = read_u64(self.sock, SOCK_FLAGS.load()).ok_or(Reason::NotEligible)?;
-            let protocol = read_u64(self.sock, SOCK_ULP.load()).ok_or(Reason::NotEligible)?;
-            if !is_plain(flags, protocol) || nonblocking(self.sock) != Some(true) {
+            check_plain(self.sock)?;
+            if nonblocking(self.sock) != Some(true) {
                 return Err(Reason::NotEligible);
             }
             // Who accepted it may be another than who listened.

@@ -116,7 +116,12 @@ fn trim(ctx: &SkBuffContext, seen: &mut Received, len: u32) -> Option<u32> {
     // A gap, which TCP never shows, is a huge overlap here.
     let overlap = seen.next_seq.wrapping_sub(seq);
     if overlap != 0 {
-        if overlap >= len || !cut(ctx, overlap) {
+        if overlap >= len {
+            return None;
+        }
+        if !cut(ctx, overlap) {
+            // Handed out whole: what follows is in step again.
+            seen.next_seq = seq.wrapping_add(len);
             return None;
         }
         seen.trimmed = seen.trimmed.wrapping_add(u64::from(overlap));

@@ -241,7 +241,7 @@ fn load_kernel(config: &Config, groups: &[Group], workers: usize) -> anyhow::Res
     }
     let listeners = addresses.iter().zip(&config.listeners);
     let legs: Vec<_> = listeners.map(|(address, one)| (*address, one.is_same_host)).collect();
-    plane.take_legs(&legs);
+    plane.take_legs(&legs)?;
     plane.warn();
     Ok(plane)
 }

@@ -80,8 +80,8 @@ pub struct Match {
 pub enum Bpf {
     /// Which parts run in the kernel, how, and why the others do not.
     Status(Status),
-    /// Loads everything that this kernel could do, tries it on loopback, and says what it found;
-    /// exit 0 if all of it works.
+    /// Loads what needs no interface (all but XDP), tries delivery on IPv4 loopback, and says what it
+    /// found; exit 0 if all of it works.
     Doctor(Doctor),
     /// Switches direct delivery on this host on or off while connections live; prints the status.
     SameHost(Switch),

@@ -404,7 +404,7 @@ async fn connect(
     upstream: &Arc<Upstream>,
     node: SocketAddr,
 ) -> Result<UpstreamConnection, Fault> {
-    let stream = dial(cx, upstream, node).await?;
+    let stream = dial(cx, upstream, node, false).await?;
     UpstreamConnection::handshake(stream, node, &cx.worker.limits, upstream).await.map_err(
         |error| {
             tracing::error!(%error, "client handshake");
@@ -413,16 +413,17 @@ async fn connect(
     )
 }
 
-/// Opens a connection to a node and records how long it took.
+/// Opens a connection to a node, which may become a leg or not, and records how long it took.
 pub(crate) async fn dial(
     cx: &ConnectionCx,
     upstream: &Upstream,
     node: SocketAddr,
+    is_leg: bool,
 ) -> Result<TcpStream, Fault> {
     let worker = &cx.worker;
     let started = Instant::now();
     let mark = |socket: BorrowedFd<'_>| {
-        if upstream.config.is_same_host {
+        if is_leg {
             worker.kernel.mark_upstream(socket);
         }
     };

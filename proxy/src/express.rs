@@ -278,7 +278,9 @@ impl Forward<'_> {
             }
         }
         metrics.checkout(Checkout::New);
-        let stream = exchange::dial(cx, plan.upstream, node.address).await?;
+        let is_leg =
+            plan.upstream.config.is_same_host && cx.worker.plain_pool.borrow().keeps(plan.upstream);
+        let stream = exchange::dial(cx, plan.upstream, node.address, is_leg).await?;
         let mut connection = Box::new(PlainConnection::new(stream, node.address, plan.upstream));
         let reply = self.ask(node, &mut connection, upload, buffers).await?;
         Ok((connection, reply))
@@ -375,7 +377,7 @@ impl Forward<'_> {
         cx.count_sent(passed.body_size);
         cx.exchange_passed();
         if is_reusable {
-            cx.worker.plain_pool.borrow_mut().checkin(connection);
+            cx.worker.plain_pool.borrow_mut().checkin(connection, &cx.worker.kernel);
         }
         After::KeepAlive
     }
@@ -420,8 +422,8 @@ impl Forward<'_> {
             return Ok(upload.conclude(cx, connection, &mut buffers.request, after).await);
         }
         let is_reusable = carried.keeps_alive && buffers.input.is_empty() && upload.is_complete();
-        if is_reusable && connection.join_leg(&cx.worker.kernel) {
-            cx.worker.plain_pool.borrow_mut().checkin(connection);
+        if is_reusable {
+            cx.worker.plain_pool.borrow_mut().checkin(connection, &cx.worker.kernel);
         }
         Ok(if cx.is_body_owed() { After::Close } else { after })
     }
@@ -511,7 +513,7 @@ async fn checkout(
     node: SocketAddr,
 ) -> Option<Box<PlainConnection>> {
     let pooled = cx.worker.plain_pool.borrow_mut().checkout(upstream, node);
-    if pooled.is_some() || !cx.worker.passages.sweep() {
+    if pooled.is_some() || !cx.worker.passages.look() {
         return pooled;
     }
     tokio::task::yield_now().await;

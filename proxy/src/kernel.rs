@@ -5,7 +5,7 @@
 //! pinned, so a killed proxy leaves nothing behind either. Where a feature cannot be had, its method
 //! does what `disabled` does: the bytes and answers stay the same.
 //!
-//! Nothing here is called per request.
+//! Of a request only legs come here, and only where `kernel.same_host` is enabled.
 
 mod btf;
 mod disabled;
@@ -25,8 +25,6 @@ mod status;
 mod steering;
 
 use std::{fmt, net::SocketAddr, os::fd::BorrowedFd};
-
-use proxy_common::names;
 
 use self::{disabled::Disabled, loaded::Loaded, same_host::SameHost};
 pub use self::{
@@ -132,11 +130,13 @@ impl KernelPlane {
     }
 
     /// Says where each listener is bound, and whether it takes clients on this host for ends of legs.
-    pub fn take_legs(&self, listeners: &[(SocketAddr, bool)]) {
-        if let Some(same_host) = self.same_host()
-            && let Err(error) = same_host.take_legs(listeners)
-        {
-            self.fall_back(names::LOCAL, &format!("clients go by TCP: {error:#}"));
+    ///
+    /// # Errors
+    /// Only under [`KernelMode::Require`].
+    pub fn take_legs(&self, listeners: &[(SocketAddr, bool)]) -> anyhow::Result<()> {
+        match &self.plane {
+            Plane::Loaded(loaded) => loaded.take_legs(listeners),
+            Plane::Disabled(_) => Ok(()),
         }
     }
 
@@ -156,17 +156,16 @@ impl KernelPlane {
         }
     }
 
-    fn fall_back(&self, feature: &str, reason: &str) {
-        if let Plane::Loaded(loaded) = &self.plane {
-            loaded.fall_back(feature, reason);
-        }
-    }
-
     /// Marks a socket that is about to connect to a node, which may be on this host.
     pub fn mark_upstream(&self, socket: BorrowedFd<'_>) {
         if let Some(same_host) = self.same_host() {
             same_host.mark(socket);
         }
+    }
+
+    /// Whether anything is delivered just now.
+    pub fn delivers(&self) -> bool {
+        self.same_host().is_some_and(SameHost::is_enabled)
     }
 
     /// Lets the kernel deliver between a connection and its other end, if that is on this host.

@@ -217,8 +217,13 @@ fn same_host(mut section: Section<'_>, kernel: KernelMode) -> Option<SameHost> {
     let Size(window) = section.within_or("window", bounds::LOCAL_WINDOW, default);
     let window = u32::try_from(window).unwrap_or(u32::MAX);
     let is_bypassed = section.leaf_or("bypass", true);
+    let egress_max = section.take("egress_max");
+    if let (Some(value), false) = (&egress_max, is_bypassed) {
+        value.place.warning("has no effect without `bypass`");
+    }
     let default = Size(u64::from(EGRESS_MAX_DEFAULT));
-    let Size(egress_max) = section.within_or("egress_max", bounds::EGRESS_MAX, default);
+    let egress_max = egress_max.and_then(|value| value.within(&bounds::EGRESS_MAX));
+    let Size(egress_max) = egress_max.unwrap_or(default);
     let egress_max = u32::try_from(egress_max).unwrap_or(u32::MAX);
     section.finish(Kind::SameHost);
     let cgroup = cgroup?;

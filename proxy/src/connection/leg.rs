@@ -87,7 +87,8 @@ impl ClientLeg {
         socket: BorrowedFd<'_>,
         use_it: impl FnOnce(&Meter),
     ) {
-        if self.state.get() == State::Tcp && self.tries_left.get() > 0 {
+        let is_worth_it = self.state.get() == State::Tcp && self.tries_left.get() > 0;
+        if is_worth_it && kernel.delivers() {
             let admitted = kernel.admit_remote(socket);
             let left = if admitted.is_some() { 0 } else { self.tries_left.get() - 1 };
             self.tries_left.set(left);

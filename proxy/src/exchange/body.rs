@@ -262,7 +262,7 @@ impl ResponseBody {
         size: usize,
     ) -> Self {
         cx.count_sent(size as u64);
-        cx.worker.pool.borrow_mut().checkin(connection);
+        cx.worker.pool.borrow_mut().checkin(connection, &cx.worker.kernel);
         Self { cx: Rc::clone(cx), source: Source::Own(None), node: None }
     }
 
@@ -440,7 +440,10 @@ impl Drop for ResponseBody {
             && body.is_complete
         {
             match std::mem::replace(&mut body.carrier, Carrier::Gone) {
-                Carrier::Held(connection) => self.cx.worker.pool.borrow_mut().checkin(connection),
+                Carrier::Held(connection) => {
+                    let worker = &self.cx.worker;
+                    worker.pool.borrow_mut().checkin(connection, &worker.kernel);
+                }
                 Carrier::Detached(detached) => detached.finish(),
                 Carrier::Gone => {}
             }

@@ -100,7 +100,9 @@ impl Forward<'_> {
         let passed = match cx.passage.course(task) {
             Course::Gone(passed) => return Poll::Ready(Ending::Over { passed, is_silent }),
             Course::HandedOver(passed) => return Poll::Ready(Ending::HandedOver(passed)),
-            Course::Broken => return Poll::Ready(Ending::CutOff(Fault::BypassBroken, None)),
+            Course::Broken(passed) => {
+                return Poll::Ready(Ending::CutOff(Fault::BypassBroken, passed));
+            }
             Course::Going(passed) => return self.poll_late(&passed),
             Course::Flowing(passed) => passed,
         };
@@ -136,7 +138,7 @@ impl Forward<'_> {
             Course::HandedOver(passed) => Ending::HandedOver(passed),
             // Nobody knows how much more.
             Course::Going(passed) => Ending::CutOff(Fault::BypassBroken, Some(passed)),
-            Course::Broken => Ending::CutOff(Fault::BypassBroken, None),
+            Course::Broken(passed) => Ending::CutOff(Fault::BypassBroken, passed),
         }
     }
 }

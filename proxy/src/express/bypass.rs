@@ -30,6 +30,9 @@ use crate::{
     kernel::{Armed, Meter, Passed, Turn},
 };
 
+/// Armed responses that are looked at, if a connection to a node is needed.
+const LOOKS_MAX: usize = 256;
+
 /// At most this long after it has gone, a response is counted and its node's connection free.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -76,17 +79,19 @@ pub(super) enum Course {
     Gone(Passed),
     /// Userspace carries what has not gone.
     HandedOver(Passed),
-    Broken,
+    /// Nobody knows how much more than this has gone, if as much is known.
+    Broken(Option<Passed>),
 }
 
 impl Course {
     fn of(armed: &Armed, turn: Turn) -> Course {
         match turn {
-            Turn::Going => armed.passed().map_or(Course::Broken, Course::Going),
+            Turn::Going => armed.passed().map_or(Course::Broken(None), Course::Going),
             Turn::Flowing(passed) => Course::Flowing(passed),
             Turn::Gone(passed) => Course::Gone(passed),
             Turn::HandedOver(passed) => Course::HandedOver(passed),
-            Turn::Waiting | Turn::Ours | Turn::Broken => Course::Broken,
+            Turn::Waiting | Turn::Ours => Course::Broken(None),
+            Turn::Broken => Course::Broken(armed.passed()),
         }
     }
 }
@@ -131,11 +136,13 @@ impl Passage {
         self.has_pipelined.set(true);
     }
 
-    /// The exchange is given up: nothing more goes past us. What has.
+    /// The exchange is given up: nothing more goes past us. What has, as far as that is known.
     pub(super) fn abandon(&self) -> Option<Passed> {
         let armed = self.armed.borrow_mut().take()?;
         match armed.stop() {
             Turn::Flowing(passed) | Turn::Gone(passed) | Turn::HandedOver(passed) => Some(passed),
+            // Before it has begun, the kernel has no numbers of this response.
+            Turn::Going | Turn::Broken if self.has_begun.get() => armed.passed(),
             Turn::Waiting | Turn::Going | Turn::Ours | Turn::Broken => None,
         }
     }
@@ -228,7 +235,7 @@ impl Passage {
 
     fn course_by(&self, turn: impl FnOnce(&Armed) -> Turn) -> Course {
         let armed = self.armed.borrow();
-        armed.as_ref().map_or(Course::Broken, |armed| Course::of(armed, turn(armed)))
+        armed.as_ref().map_or(Course::Broken(None), |armed| Course::of(armed, turn(armed)))
     }
 
     /// Nothing is waited for any more.
@@ -273,6 +280,15 @@ impl Passage {
         }
     }
 
+    /// Whether whoever waits for it is to know what has become of it.
+    fn has_news(&self, turn: Turn) -> bool {
+        match turn {
+            Turn::Waiting => false,
+            Turn::Flowing(_) => !self.has_begun.get(),
+            Turn::Going | Turn::Gone(_) | Turn::HandedOver(_) | Turn::Ours | Turn::Broken => true,
+        }
+    }
+
     fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
@@ -286,6 +302,8 @@ pub(crate) struct Passages {
     /// Whether userspace would take every head that the kernel does.
     is_open: bool,
     watched: RefCell<Vec<Rc<Passage>>>,
+    /// Where [`Passages::look`] goes on.
+    next: Cell<usize>,
     has_come: Notify,
 }
 
@@ -293,7 +311,8 @@ impl Passages {
     pub(crate) fn new(limits: &Limits) -> Self {
         let is_open = limits.head_size_max >= HEAD_MAX as usize
             && limits.head_fields_max >= HEAD_FIELDS_MAX as usize;
-        Self { is_open, watched: RefCell::default(), has_come: Notify::new() }
+        let (watched, next) = (RefCell::default(), Cell::new(0));
+        Self { is_open, watched, next, has_come: Notify::new() }
     }
 
     fn watch(&self, passage: Rc<Passage>) {
@@ -304,26 +323,32 @@ impl Passages {
         watched.push(passage);
     }
 
-    /// Wakes those whose response has gone, and forgets those that wait for none. Whether there were
-    /// any to wake.
-    pub(crate) fn sweep(&self) -> bool {
-        let mut has_woken = false;
+    /// Wakes those whose response has gone, and forgets those that wait for none.
+    fn sweep(&self) {
         self.watched.borrow_mut().retain(|passage| {
             let turn = passage.turn();
             passage.is_watched.set(turn.is_some());
-            let is_news = turn.is_some_and(|turn| match turn {
-                Turn::Waiting => false,
-                Turn::Flowing(_) => !passage.has_begun.get(),
-                Turn::Going | Turn::Gone(_) | Turn::HandedOver(_) | Turn::Ours | Turn::Broken => {
-                    true
-                }
-            });
-            if is_news {
-                has_woken = true;
+            if turn.is_some_and(|turn| passage.has_news(turn)) {
                 passage.wake();
             }
             turn.is_some()
         });
+    }
+
+    /// Wakes those of [`LOOKS_MAX`] whose response has gone. Whether there were any.
+    pub(crate) fn look(&self) -> bool {
+        let watched = self.watched.borrow();
+        let count = watched.len().min(LOOKS_MAX);
+        let from = self.next.get();
+        self.next.set(from.wrapping_add(count));
+        let mut has_woken = false;
+        for number in 0..count {
+            let passage = &watched[from.wrapping_add(number) % watched.len()];
+            if passage.turn().is_some_and(|turn| passage.has_news(turn)) {
+                has_woken = true;
+                passage.wake();
+            }
+        }
         has_woken
     }
 

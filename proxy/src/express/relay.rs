@@ -178,7 +178,8 @@ impl Relay {
             if out.is_empty() {
                 self.frame(reader, input, out).map_err(Broken::Framing)?;
             }
-            ready!(self.poll_write(input, out, to, pipes, task)).map_err(|_| Broken::Target)?;
+            ready!(self.poll_write(input, out, to, pipes, task))
+                .map_err(|error| Broken::target(&error))?;
             if self.is_ended {
                 return Poll::Ready(Ok(()));
             }

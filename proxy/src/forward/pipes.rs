@@ -4,6 +4,7 @@
 use std::{
     cell::{Cell, RefCell},
     io,
+    mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd},
     rc::Rc,
 };
@@ -25,9 +26,9 @@ const IDLE_MAX: usize = 64;
 /// whose quota is used up.
 const CAPACITY_MIN: usize = 64 << 10;
 
-/// Bytes copied to get past an urgent mark: little to clear where there is none, and no more than a
-/// pipe takes whole (`PIPE_BUF`).
-const STEP: usize = 1 << 10;
+/// Bytes copied where `splice(2)` moves none: no more than an empty pipe takes whole.
+const STEP: usize = 16 << 10;
+const _: () = assert!(STEP <= CAPACITY_MIN);
 
 /// How many pipes, how large.
 #[derive(Debug, Clone, Copy)]
@@ -114,7 +115,8 @@ impl PooledPipe {
         debug_assert_eq!(self.holds, 0, "full pipe and empty socket would look the same");
         let socket = socket.as_fd();
         self.holds = match self.pipe.fill(socket, len) {
-            // An urgent mark may look like either.
+            // An urgent mark may look like either, and a socket that somebody else has put into a map of
+            // his like an empty one.
             Ok(0) => self.step(socket, len)?,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.step(socket, len)?,
             filled => filled?,
@@ -122,15 +124,15 @@ impl PooledPipe {
         Ok(self.holds)
     }
 
-    /// Copies a little of what the socket has: recv(2) gets past an urgent mark, and so removes it.
+    /// Copies some of what the socket has: recv(2) gets past an urgent mark, and so removes it.
     fn step(&self, socket: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
-        let mut bytes = [0; STEP];
-        let (count, _) = recv(socket, &mut bytes[..len.min(STEP)], RecvFlags::DONTWAIT)?;
-        if count == 0 {
+        let mut buffer = [MaybeUninit::uninit(); STEP];
+        let ((bytes, _), _) = recv(socket, &mut buffer[..len.min(STEP)], RecvFlags::DONTWAIT)?;
+        if bytes.is_empty() {
             return Ok(0);
         }
-        let written = self.pipe.write(&bytes[..count])?;
-        debug_assert_eq!(written, count, "an empty pipe takes so little whole");
+        let written = self.pipe.write(bytes)?;
+        debug_assert_eq!(written, bytes.len(), "an empty pipe takes so little whole");
         Ok(written)
     }
 

@@ -149,6 +149,10 @@ impl Loaded {
     }
 
     pub(super) fn drain_worker(&self, worker: usize) {
+        if let Some(Err(error)) = self.same_host.as_ref().map(SameHost::take_no_more) {
+            let reason = format!("{error:#}");
+            tracing::warn!(reason, "clients of others may still be taken for ours");
+        }
         let Some(steering) = &self.steering else { return };
         if let Err(error) = steering.drain(worker) {
             let reason = format!("{error:#}");
@@ -177,6 +181,18 @@ impl Loaded {
     pub(super) fn admit_remote(&self, socket: BorrowedFd<'_>) -> Option<Meter> {
         let program = self.ebpf.program(names::REMOTE)?.try_into().ok()?;
         self.same_host.as_ref()?.admit_remote(program, socket)
+    }
+
+    /// Says where each listener is bound, and whether it takes clients on this host for ends of legs.
+    pub(super) fn take_legs(&self, listeners: &[(SocketAddr, bool)]) -> anyhow::Result<()> {
+        let taken = self.same_host.as_ref().map_or(Ok(()), |it| it.take_legs(listeners));
+        let Err(error) = taken else { return Ok(()) };
+        let error = error.context("find the clients on this host");
+        if self.asked == KernelMode::Require {
+            return Err(error);
+        }
+        self.fall_back(names::LOCAL, &format!("{error:#}"));
+        Ok(())
     }
 
     fn unread_program(&self) -> Option<&SchedClassifier> {
@@ -219,7 +235,7 @@ impl Loaded {
     }
 
     /// Notes that a feature does not do, or not do all, of what it was loaded for.
-    pub(super) fn fall_back(&self, name: &str, reason: &str) {
+    fn fall_back(&self, name: &str, reason: &str) {
         fall_back(&mut self.features.lock().unwrap_or_else(PoisonError::into_inner), name, reason);
     }
 

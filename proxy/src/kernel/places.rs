@@ -14,6 +14,7 @@ const QUARANTINE: Duration = Duration::from_millis(20);
 /// Places that are free.
 #[derive(Debug)]
 pub(super) struct Places {
+    start: u32,
     /// Places from here to `end` have never been taken.
     fresh: u32,
     end: u32,
@@ -23,7 +24,7 @@ pub(super) struct Places {
 
 impl Places {
     pub(super) fn new(all: Range<u32>) -> Places {
-        Places { fresh: all.start, end: all.end, returned: VecDeque::new() }
+        Places { start: all.start, fresh: all.start, end: all.end, returned: VecDeque::new() }
     }
 
     fn take(&mut self, now: Instant) -> Option<u32> {
@@ -38,6 +39,11 @@ impl Places {
             self.fresh += 1;
             place
         })
+    }
+
+    /// How many are taken.
+    pub(super) fn taken(&self) -> usize {
+        (self.fresh - self.start) as usize - self.returned.len()
     }
 
     fn give_back(&mut self, place: u32, now: Instant) {
@@ -71,7 +77,7 @@ impl Drop for Place {
     }
 }
 
-fn lock(places: &Mutex<Places>) -> std::sync::MutexGuard<'_, Places> {
+pub(super) fn lock(places: &Mutex<Places>) -> std::sync::MutexGuard<'_, Places> {
     // Single calls change what is in there.
     places.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -85,6 +91,8 @@ mod tests {
         let mut places = Places::new(0..3);
         let now = Instant::now();
         assert_eq!([(); 4].map(|()| places.take(now)), [Some(0), Some(1), Some(2), None]);
+        places.give_back(1, now);
+        assert_eq!(places.taken(), 2);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, SkStorage},
     programs::{
         CgroupAttachMode, SchedClassifier, SockOps, TestRun as _, TestRunOptions,
-        sock_ops::SockOpsLink,
+        sk_msg::SkMsgLink, sock_ops::SockOpsLink,
     },
 };
 use proxy_common::{
@@ -192,6 +192,8 @@ struct Shared {
     legs: Mutex<HashMap<MapData, Key, Leg>>,
     /// To look one up.
     leg: Mutex<HashMap<MapData, Key, Leg>>,
+    /// The same of what was received.
+    all_received: Mutex<HashMap<MapData, u64, Received>>,
     received: Mutex<HashMap<MapData, u64, Received>>,
     meters: Meters,
     /// Empty: no response goes past us to another host.
@@ -202,7 +204,9 @@ struct Shared {
     /// What the switch says.
     is_enabled: AtomicBool,
     given_up: AtomicU64,
-    /// Detached with the legs, also when they could not be had after all.
+    window: u32,
+    /// Both detached with the legs, also when they could not be had after all.
+    _local: SkMsgLink,
     _establish: SockOpsLink,
 }
 
@@ -210,8 +214,14 @@ struct Shared {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Legs {
     pub is_enabled: bool,
+    /// What an end may have unread before the rest goes by TCP, in bytes.
+    pub window: u32,
     /// Both ends known.
     pub found: usize,
+    /// Ends of ours that are in the map of sockets.
+    pub joined: usize,
+    /// Clients on other hosts that responses may go to past us.
+    pub remote_clients: usize,
     /// One end known.
     pub begun: usize,
     /// Ends so far of which no other was found: it is on another host, or behind an address
@@ -230,17 +240,19 @@ impl SameHost {
         config: &config::SameHost,
         sockets: Sockets,
     ) -> anyhow::Result<Self> {
-        sockets.attach_local(ebpf)?;
+        let local = sockets.attach_local(ebpf)?;
         loader::verify::<SchedClassifier>(ebpf, names::UNREAD)?;
         let own: HashMap<MapData, Destination, u32> =
             take(ebpf, names::OWN_ADDRESSES)?.try_into()?;
         let legs = take(ebpf, names::LEGS)?;
+        let received = take(ebpf, names::RECEIVED)?;
         let shared = Shared {
             sockets,
             members: Mutex::new(take(ebpf, names::MEMBER)?.try_into()?),
-            leg: Mutex::new(another(&legs)?),
+            leg: Mutex::new(another(&legs)?.try_into()?),
             legs: Mutex::new(legs.try_into()?),
-            received: Mutex::new(take(ebpf, names::RECEIVED)?.try_into()?),
+            all_received: Mutex::new(another(&received)?.try_into()?),
+            received: Mutex::new(received.try_into()?),
             meters: Meters::new(ebpf)?,
             remotes: OnceLock::new(),
             nodes: Mutex::new(take(ebpf, names::NODES)?.try_into()?),
@@ -248,6 +260,8 @@ impl SameHost {
             switch: Mutex::new(take(ebpf, names::SAME_HOST)?.try_into()?),
             is_enabled: AtomicBool::new(false),
             given_up: AtomicU64::new(0),
+            window: config.window,
+            _local: local,
             _establish: attach(ebpf, &config.cgroup)?,
         };
         let same_host = Self { shared: Arc::new(shared) };
@@ -307,7 +321,7 @@ impl SameHost {
         Ok(())
     }
 
-    fn is_enabled(&self) -> bool {
+    pub(super) fn is_enabled(&self) -> bool {
         self.shared.is_enabled.load(Ordering::Relaxed)
     }
 
@@ -416,7 +430,7 @@ impl SameHost {
 
     /// Bytes that were delivered and nobody has read, of all ends that are in the map.
     pub(super) fn unread(&self, program: &SchedClassifier) -> u64 {
-        let cookies: Vec<u64> = lock(&self.shared.received).keys().flatten().collect();
+        let cookies: Vec<u64> = lock(&self.shared.all_received).keys().flatten().collect();
         cookies.into_iter().map(|cookie| u64::from(unread(program, cookie))).sum()
     }
 
@@ -433,13 +447,21 @@ impl SameHost {
         lock(&self.shared.addresses).lead_to(listeners)
     }
 
+    /// Those who connect from here on are somebody else's clients.
+    pub(super) fn take_no_more(&self) -> anyhow::Result<()> {
+        lock(&self.shared.addresses).lead_nowhere()
+    }
+
     pub(super) fn legs(&self) -> Legs {
         let legs = lock(&self.shared.legs);
         let (found, begun): (Vec<_>, Vec<_>) =
             legs.iter().flatten().partition(|(_, leg)| leg.passive.cookie != 0);
         Legs {
             is_enabled: self.is_enabled(),
+            window: self.shared.window,
             found: found.len(),
+            joined: self.shared.meters.joined(),
+            remote_clients: self.shared.meters.remote(),
             begun: begun.len(),
             given_up: self.shared.given_up.load(Ordering::Relaxed),
             unread_bytes: None,
@@ -471,8 +493,9 @@ impl Shared {
             .map(|(key, _)| key)
             .collect();
         for key in given_up {
-            // Unless it was closed meanwhile.
-            if legs.remove(&key).is_ok() {
+            // Unless it was found or closed meanwhile.
+            let is_still = legs.get(&key, 0).is_ok_and(|leg| is_given_up(&leg));
+            if is_still && legs.remove(&key).is_ok() {
                 self.given_up.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -492,10 +515,10 @@ fn attach(ebpf: &mut Ebpf, cgroup: &str) -> anyhow::Result<SockOpsLink> {
 }
 
 /// A second way to the same map.
-fn another(map: &Map) -> anyhow::Result<HashMap<MapData, Key, Leg>> {
-    let Map::HashMap(data) = map else { bail!("map `LEGS` is not a hash") };
-    let file = data.fd().as_fd().try_clone_to_owned().context("map `LEGS`")?;
-    Ok(Map::HashMap(MapData::from_fd(file)?).try_into()?)
+fn another(map: &Map) -> anyhow::Result<Map> {
+    let Map::HashMap(data) = map else { bail!("not a hash") };
+    let file = data.fd().as_fd().try_clone_to_owned().context("another handle of a map")?;
+    Ok(Map::HashMap(MapData::from_fd(file)?))
 }
 
 fn never(error: &MapError) -> Join {
@@ -514,12 +537,19 @@ fn unread(program: &SchedClassifier, cookie: u64) -> u32 {
 /// Follows the addresses of this namespace and forgets what has no other end, until there are no
 /// legs any more.
 fn tend(legs: &Weak<Shared>, changes: &Changes) {
+    let mut is_behind = false;
     loop {
         let has_changed = changes.has_come();
         let Some(shared) = legs.upgrade() else { return };
-        if has_changed && let Err(error) = lock(&shared.addresses).refresh() {
-            let reason = format!("{error:#}");
-            tracing::warn!(reason, "legs do not follow this host's addresses");
+        if has_changed || is_behind {
+            let refreshed = lock(&shared.addresses).refresh();
+            if let Err(error) = &refreshed
+                && !is_behind
+            {
+                let reason = format!("{error:#}");
+                tracing::warn!(reason, "legs do not follow this host's addresses");
+            }
+            is_behind = refreshed.is_err();
         }
         shared.sweep();
     }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use aya::{
     Ebpf,
     maps::{Map, MapData, MapError, SockHash},
-    programs::{SkMsg, SkSkb},
+    programs::{SkMsg, SkSkb, sk_msg::SkMsgLink},
 };
 use proxy_common::{globals, names};
 
@@ -55,13 +55,12 @@ impl Sockets {
         Ok(Self { map: Arc::new(Mutex::new(map)) })
     }
 
-    /// Loads `local` and attaches it.
-    pub(super) fn attach_local(&self, ebpf: &mut Ebpf) -> anyhow::Result<()> {
+    /// Loads `local` and attaches it, for sockets that come in until the link is dropped.
+    pub(super) fn attach_local(&self, ebpf: &mut Ebpf) -> anyhow::Result<SkMsgLink> {
         let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        loader::verify::<SkMsg>(ebpf, names::LOCAL)?
-            .attach(map.fd())
-            .context("attach `local` to `SOCKETS`")?;
-        Ok(())
+        let program = loader::verify::<SkMsg>(ebpf, names::LOCAL)?;
+        let link = program.attach(map.fd()).context("attach `local` to `SOCKETS`")?;
+        Ok(program.take_link(link)?)
     }
 
     pub(super) fn insert(&self, cookie: u64, socket: BorrowedFd<'_>) -> Result<(), MapError> {

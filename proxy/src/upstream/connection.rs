@@ -44,6 +44,7 @@ use crate::{
         stand_in,
     },
     inlet::{Inlet, MessageError, head_limits},
+    kernel::KernelPlane,
     lead::{self, Lead},
 };
 
@@ -285,8 +286,8 @@ impl UpstreamConnection {
 }
 
 impl Pooled for UpstreamConnection {
-    fn upstream(&self) -> &Arc<Upstream> {
-        &self.upstream
+    fn upstream(&mut self) -> &mut Arc<Upstream> {
+        &mut self.upstream
     }
 
     fn node(&self) -> SocketAddr {
@@ -297,10 +298,21 @@ impl Pooled for UpstreamConnection {
         &mut self.uses
     }
 
+    fn rest(&mut self, _: &KernelPlane) -> bool {
+        self.is_silent()
+    }
+
+    /// Costs nothing if the socket has been silent since.
+    fn has_rested(&mut self) -> bool {
+        !self.state.news.is_there() || self.is_silent()
+    }
+}
+
+impl UpstreamConnection {
     /// hyper says whether another request may follow only once it was polled past the end of the
     /// message, which it mostly has been; what came behind the message, or a close, shows in the same
     /// poll.
-    fn rest(&mut self) -> bool {
+    fn is_silent(&mut self) -> bool {
         let state = &self.state;
         if !state.is_reusable.get() {
             return false;
@@ -312,11 +324,6 @@ impl Pooled for UpstreamConnection {
             drive(&mut self.driver);
         }
         self.driver.is_some() && self.sender.is_ready() && self.state.fault.get().is_none()
-    }
-
-    /// Costs nothing if the socket has been silent since.
-    fn has_rested(&mut self) -> bool {
-        !self.state.news.is_there() || self.rest()
     }
 }
 

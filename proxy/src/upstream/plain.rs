@@ -61,7 +61,7 @@ impl PlainConnection {
 
     /// It lives for more than one request: worth what it costs to deliver directly. `false`: a new
     /// connection would be delivered, and this one never will be.
-    pub(crate) fn join_leg(&mut self, kernel: &KernelPlane) -> bool {
+    fn join_leg(&mut self, kernel: &KernelPlane) -> bool {
         if self.tries_left == 0 {
             return true;
         }
@@ -98,8 +98,8 @@ impl Drop for PlainConnection {
 }
 
 impl Pooled for Box<PlainConnection> {
-    fn upstream(&self) -> &Arc<Upstream> {
-        &self.upstream
+    fn upstream(&mut self) -> &mut Arc<Upstream> {
+        &mut self.upstream
     }
 
     fn node(&self) -> SocketAddr {
@@ -111,9 +111,9 @@ impl Pooled for Box<PlainConnection> {
     }
 
     /// Whoever checks it in has read everything the node owed.
-    fn rest(&mut self) -> bool {
+    fn rest(&mut self, kernel: &KernelPlane) -> bool {
         self.is_reused = true;
-        true
+        self.join_leg(kernel)
     }
 
     /// Anything there is to read, a byte or the end, makes it unfit. Costs no system call if the

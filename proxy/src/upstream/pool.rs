@@ -14,16 +14,17 @@ use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use super::group::Upstream;
-use crate::metrics::GaugeGuard;
+use crate::{kernel::KernelPlane, metrics::GaugeGuard};
 
 /// A connection that can wait for the next request.
 pub(crate) trait Pooled {
-    fn upstream(&self) -> &Arc<Upstream>;
+    /// By whose rules it was last taken.
+    fn upstream(&mut self) -> &mut Arc<Upstream>;
     fn node(&self) -> SocketAddr;
     /// How often it was checked in.
     fn uses(&mut self) -> &mut u32;
     /// Lays it aside: whether another request may follow.
-    fn rest(&mut self) -> bool;
+    fn rest(&mut self, kernel: &KernelPlane) -> bool;
     /// Whether it is still as it was laid aside.
     fn has_rested(&mut self) -> bool;
 }
@@ -43,6 +44,17 @@ fn key(upstream: &Arc<Upstream>, node: SocketAddr) -> Key {
     (Arc::as_ptr(&upstream.metrics).addr(), node)
 }
 
+/// Whether the rules in force, by which it goes from now on, would have had it made the same way.
+fn is_as_now(connection: &mut impl Pooled, upstream: &Arc<Upstream>) -> bool {
+    let own = connection.upstream();
+    if Arc::ptr_eq(own, upstream) {
+        return true;
+    }
+    let is_as_now = own.config.is_same_host == upstream.config.is_same_host;
+    own.clone_from(upstream);
+    is_as_now
+}
+
 pub(crate) struct Pool<C> {
     idle: HashMap<Key, VecDeque<Idle<C>>, RandomState>,
     /// Kept to one node, unless its upstream says otherwise.
@@ -59,24 +71,32 @@ impl<C: Pooled> Pool<C> {
     pub(crate) fn checkout(&mut self, upstream: &Arc<Upstream>, node: SocketAddr) -> Option<C> {
         let idle = self.idle.get_mut(&key(upstream, node))?;
         while let Some(Idle { mut connection, .. }) = idle.pop_back() {
-            if connection.has_rested() {
+            if connection.has_rested() && is_as_now(&mut connection, upstream) {
                 return Some(connection);
             }
         }
         None
     }
 
+    /// Whether a connection to a node of `upstream` can come back at all.
+    pub(crate) fn keeps(&self, upstream: &Upstream) -> bool {
+        let pool = upstream.config.keepalive_pool;
+        pool.size.unwrap_or(self.idle_max) > 0
+            && pool.requests.is_none_or(|max| max > 1)
+            && !pool.idle_timeout.unwrap_or(self.timeout).is_zero()
+    }
+
     /// Keeps a connection if it may carry another request and there is room; else it is closed.
-    pub(crate) fn checkin(&mut self, mut connection: C) {
+    pub(crate) fn checkin(&mut self, mut connection: C, kernel: &KernelPlane) {
         *connection.uses() += 1;
         let uses = *connection.uses();
-        let pool = connection.upstream().config.keepalive_pool;
-        if pool.requests.is_some_and(|max| uses >= max) || !connection.rest() {
-            return;
-        }
-        let key = key(connection.upstream(), connection.node());
-        let idle = self.idle.entry(key).or_default();
-        if idle.len() < pool.size.unwrap_or(self.idle_max) {
+        let node = connection.node();
+        let upstream = connection.upstream();
+        let pool = upstream.config.keepalive_pool;
+        let idle = self.idle.entry(key(upstream, node)).or_default();
+        let has_room = idle.len() < pool.size.unwrap_or(self.idle_max);
+        // Last: it costs something to lay one aside.
+        if has_room && pool.requests.is_none_or(|max| uses < max) && connection.rest(kernel) {
             let counted = connection.upstream().metrics.pool_idle();
             let until = Instant::now() + pool.idle_timeout.unwrap_or(self.timeout);
             idle.push_back(Idle { connection, until, _counted: counted });

@@ -10,6 +10,7 @@ mod leave;
 mod memory;
 mod neighbours;
 mod peer;
+mod reuse;
 mod scope;
 mod storm;
 mod trap;

@@ -48,7 +48,13 @@ impl Addresses {
         Ok(())
     }
 
-    /// Reads the addresses of this namespace anew. What has gone is taken out first.
+    /// No client's end is looked for any more.
+    pub(super) fn lead_nowhere(&mut self) -> anyhow::Result<()> {
+        self.listeners.clear();
+        self.write(&HashSet::new())
+    }
+
+    /// Reads the addresses of this namespace anew.
     pub(super) fn refresh(&mut self) -> anyhow::Result<()> {
         let own = own_addresses()?;
         let wanted: HashSet<(SocketAddr, bool)> = self
@@ -58,22 +64,32 @@ impl Addresses {
                 reached_at(*listener, &own).into_iter().map(|address| (address, *has_legs))
             })
             .collect();
-        if wanted.len() > OWN_ADDRESSES_MAX as usize {
-            bail!("{} addresses lead to the listeners; at most {OWN_ADDRESSES_MAX}", wanted.len());
-        }
-        for (gone, _) in self.written.difference(&wanted) {
-            match self.map.remove(&Destination::from(*gone)) {
+        self.write(&wanted)
+    }
+
+    /// What has gone is taken out first, whatever becomes of the rest: it may be somebody else's now.
+    fn write(&mut self, wanted: &HashSet<(SocketAddr, bool)>) -> anyhow::Result<()> {
+        let gone: Vec<_> = self.written.difference(wanted).copied().collect();
+        for one in gone {
+            match self.map.remove(&Destination::from(one.0)) {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(error).context("write map `OWN_ADDRESSES`"),
             }
+            self.written.remove(&one);
         }
-        for (new, has_legs) in wanted.difference(&self.written) {
+        if wanted.len() > OWN_ADDRESSES_MAX as usize {
+            bail!("{} addresses lead to the listeners; at most {OWN_ADDRESSES_MAX}", wanted.len());
+        }
+        for (new, has_legs) in wanted {
+            if self.written.contains(&(*new, *has_legs)) {
+                continue;
+            }
             let value = if *has_legs { 0 } else { NO_LEGS };
             self.map
                 .insert(Destination::from(*new), value, 0)
                 .context("write map `OWN_ADDRESSES`")?;
+            self.written.insert((*new, *has_legs));
         }
-        self.written = wanted;
         Ok(())
     }
 }

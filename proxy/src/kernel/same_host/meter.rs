@@ -15,7 +15,7 @@ use proxy_common::{
 use super::bypass::{Armed, Bypasses};
 use crate::{
     kernel::{
-        places::{Place, Places},
+        places::{self, Place, Places},
         sockets::map_array,
     },
     sys::mapped::MappedWords,
@@ -59,6 +59,16 @@ impl Meters {
     /// The same for a client on another host.
     pub(super) fn take_remote(&self) -> Option<Meter> {
         Some(self.at(Place::take(&self.remotes)?))
+    }
+
+    /// Connections that have joined.
+    pub(super) fn joined(&self) -> usize {
+        places::lock(&self.legs).taken()
+    }
+
+    /// Clients on other hosts.
+    pub(super) fn remote(&self) -> usize {
+        places::lock(&self.remotes).taken()
     }
 
     fn at(&self, place: Place) -> Meter {

@@ -92,6 +92,34 @@ fn the_same_addresses_in_another_namespace_are_somebody_else() {
     ours.run(|| assert!(touched(&proxy) > before, "it does count"));
 }
 
+/// What is one of our addresses here is somebody else's there.
+#[test]
+fn addresses_that_two_namespaces_have_are_two() {
+    if skip_without_privileges() {
+        return;
+    }
+    let (ours, theirs) = (Namespace::new(), Namespace::new());
+    for namespace in [&ours, &theirs] {
+        namespace.ip("address add 10.9.0.1/24 dev lo");
+        namespace.ip("address add 10.9.0.2/24 dev lo");
+    }
+    let node = ours.run(|| Node::start("127.0.0.1:0"));
+    let yaml = yaml(CROSSING, &["name: web, address: \"10.9.0.1:0\""], node.address, "");
+    let proxy = ours.run(|| TestProxy::start(&yaml));
+    let found = || ours.run(|| counted(&proxy, "establish", "found"));
+    let before = (found(), ours.run(|| touched(&proxy)));
+    let listener = theirs.run(|| TcpListener::bind(proxy.address("web")).expect("a free port"));
+    let alone = Some(SocketAddr::from(([10, 9, 0, 1], 0)));
+    theirs.run(|| check_strangers(&listener, alone));
+    assert_eq!((found(), ours.run(|| touched(&proxy))), before, "not even looked for");
+    let from_beside = Some(SocketAddr::from(([10, 9, 0, 2], 0)));
+    theirs.run(|| check_strangers(&listener, from_beside));
+    assert_eq!(found(), before.0);
+    let mut peer = ours.run(|| Peer::connect(proxy.address("web")));
+    peer.get(100).expect("answered");
+    assert!(found() > before.0, "it does count");
+}
+
 #[test]
 fn a_client_that_blocks_is_served_by_tcp() {
     if skip_without_privileges() {
