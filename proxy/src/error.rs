@@ -32,8 +32,8 @@ pub enum Fault {
     NoRoute,
     Denied,
     Loop,
-    /// It has been forwarded as often as it says (`Max-Forwards`).
-    NoForwardsLeft,
+    /// It is for whoever it has come to: forwarded as often as it says (`Max-Forwards`), or `OPTIONS *`.
+    EndOfChain,
     /// The route leads nowhere, and no plugin has answered.
     NoUpstream,
     /// The upstream's names resolve to nothing.
@@ -107,7 +107,7 @@ impl Fault {
         Fault::NoRoute,
         Fault::Denied,
         Fault::Loop,
-        Fault::NoForwardsLeft,
+        Fault::EndOfChain,
         Fault::NoUpstream,
         Fault::NoNode,
         Fault::BodyMemory,
@@ -172,7 +172,7 @@ impl Fault {
             Fault::NoRoute => row(404, Never, "PF", "no_route"),
             Fault::Denied => row(401, Never, "PF", "denied"),
             Fault::Loop => row(508, Never, "PF", "loop"),
-            Fault::NoForwardsLeft => row(405, Never, "PF", "no_forwards_left"),
+            Fault::EndOfChain => row(405, Never, "PF", "end_of_chain"),
             Fault::NoUpstream => row(503, Never, "PP", "no_upstream"),
             Fault::NoNode => row(503, Never, "SP", "no_node"),
             Fault::BodyMemory => row(503, Never, "RF", "body_memory"),

@@ -12,7 +12,6 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes;
 use foldhash::fast::RandomState;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
@@ -396,6 +395,10 @@ impl<'a> Undecided<'a> {
     #[inline]
     fn forward(self) -> Decision<'a> {
         let Some(route) = self.route else {
+            // No route can take it.
+            if self.cx.request.path == "*" {
+                return self.answer(Answer::options(), Fault::EndOfChain);
+            }
             let answer = Answer::with_reason(StatusCode::NOT_FOUND, "Route Not Found");
             return self.answer(answer, Fault::NoRoute);
         };
@@ -525,11 +528,9 @@ impl<'a> Decision<'a> {
 
     /// As the one that the request was for: whoever sends it looks for its way, not for a node.
     fn end_of_chain(head: &RequestHead) -> Self {
-        let fault = Fault::NoForwardsLeft;
+        let fault = Fault::EndOfChain;
         match head.method_bytes() {
-            b"OPTIONS" => {
-                Self::answer(Answer::with_body(StatusCode::NO_CONTENT, Bytes::new()), fault)
-            }
+            b"OPTIONS" => Self::answer(Answer::options(), fault),
             _ => Self::refuse(fault),
         }
     }

@@ -76,6 +76,11 @@ impl Answer {
         answer
     }
 
+    /// To OPTIONS, by whoever it has come to (RFC 9110 section 9.3.7).
+    pub fn options() -> Answer {
+        Answer::with_body(StatusCode::NO_CONTENT, Bytes::new()).field(header::ALLOW, ALLOW)
+    }
+
     /// With one field more.
     #[must_use]
     pub fn field(mut self, name: HeaderName, value: HeaderValue) -> Answer {

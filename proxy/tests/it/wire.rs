@@ -372,6 +372,23 @@ fn max_forwards_counts_down_where_it_means_something() {
 }
 
 #[test]
+fn options_of_the_server_are_ours_to_answer() {
+    let node = Node::always("x");
+    let proxy = TestProxy::to(&[node.address]);
+    let mut client = proxy.client();
+    for target in ["*", "http://a"] {
+        let answer = client.ask(format!("OPTIONS {target} HTTP/1.1\r\nhost: a\r\n\r\n"));
+        assert_eq!((answer.status, answer.text().as_str()), (204, ""), "{target}");
+        assert_eq!(
+            answer.field("allow"),
+            Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+            "{target}"
+        );
+    }
+    assert!(node.seen().is_empty());
+}
+
+#[test]
 fn upgrades_and_connect_are_refused_until_they_are_built() {
     let node = Node::always("x");
     let proxy = TestProxy::to(&[node.address]);
