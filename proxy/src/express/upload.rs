@@ -259,15 +259,12 @@ impl Rest {
         let pipes = &worker.tunnels.pipes;
         let moved = relay.poll_rest(held.rest(), out, &mut node.stream, pipes, task);
         worker.kernel.check_leg(&watch, node.stream.as_fd());
-        match moved {
-            Poll::Ready(Err(Broken::Starved))
-                if worker.kernel.deliver_no_more(node.stream.as_fd()) =>
-            {
-                task.waker().wake_by_ref();
-                Poll::Pending
-            }
-            moved => moved,
+        let is_starved = matches!(moved, Poll::Ready(Err(Broken::Starved)));
+        if is_starved && worker.kernel.deliver_no_more(node.stream.as_fd()) {
+            task.waker().wake_by_ref();
+            return Poll::Pending;
         }
+        moved
     }
 }
 
