@@ -271,6 +271,11 @@ pub fn gives_up_connections() -> bool {
     is_same_host() && std::env::var_os(LANE).is_none_or(|lane| lane != "hyper")
 }
 
+/// Whether responses go past the express lane, if they may.
+pub fn has_bypass() -> bool {
+    gives_up_connections()
+}
+
 fn is_same_host() -> bool {
     std::env::var_os(KERNEL).is_some_and(|kernel| kernel == "same_host")
 }
@@ -513,6 +518,9 @@ fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
     })
 }
 
+/// A field of a node's responses.
+pub const DATE: &str = "date: Tue, 01 Jul 2025 10:00:00 GMT";
+
 /// What a node does with one request.
 pub enum Reply {
     /// These bytes, then the next request.
@@ -522,11 +530,11 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// `200 OK` with `body`.
+    /// `200 OK` with `body`, and a date, as what has none does not go past a proxy.
     pub fn ok(body: &str) -> Reply {
-        Reply::Bytes(
-            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes(),
-        )
+        let length = body.len();
+        let head = format!("HTTP/1.1 200 OK\r\n{DATE}\r\ncontent-length: {length}\r\n\r\n");
+        Reply::Bytes([head.as_bytes(), body.as_bytes()].concat())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::Shutdown;
 
-use proxy::test_support::{Node, Reply, TestProxy, eventually};
+use proxy::test_support::{Client, Node, Reply, TestProxy, eventually, has_bypass};
 
 /// A request, the node's response to it, and what the downstream gets. `*` stands for the date.
 struct Case {
@@ -219,6 +219,53 @@ fn a_head_leaves_as_the_node_sent_it() {
             assert_eq!(received, expected, "express: {is_express}, {request:?}");
             if !is_express {
                 proxy.check_metric("tandem_lane_requests_total{lane=\"hyper\"}", 1.0);
+            }
+        }
+    }
+}
+
+/// Requests of one client.
+struct Asking<'p> {
+    proxy: &'p TestProxy,
+    client: Client,
+    count: usize,
+}
+
+impl Asking<'_> {
+    /// Whether the response, which is this one, has gone past the proxy.
+    fn ask(&mut self, path: &str, expected: &[u8]) -> bool {
+        self.client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let received = self.client.until(&expected[expected.len() - "\n\r\nok".len()..]);
+        assert_eq!(plain(&received), plain(expected), "{path}");
+        self.count += 1;
+        let line = self.proxy.access_log(self.count).pop().expect("a line");
+        line.ends_with(" bypass --")
+    }
+}
+
+/// Whether it goes past the proxy, where it can: exactly what leaves as it came does, and has a length
+/// that somebody has said.
+#[test]
+fn a_head_that_goes_past_the_proxy_would_leave_as_it_came() {
+    let node = Node::scripted(|seen| {
+        let path = seen.line().split(' ').nth(1).expect("a path");
+        let asked = path[1..].parse().ok().and_then(|at: usize| CASES.get(at));
+        reply(asked.map_or(NGINX, |case| case.reply))
+    });
+    for is_express in [true, false] {
+        let proxy = proxy_on(is_express, &node);
+        let mut asking = Asking { proxy: &proxy, client: proxy.client(), count: 0 };
+        let can_pass = is_express && has_bypass();
+        for (at, case) in CASES.iter().enumerate().filter(|(_, case)| case.request == GET) {
+            if can_pass {
+                eventually("one that passes", || asking.ask("/", NGINX).then_some(()));
+            }
+            let passes = can_pass && case.reply == case.expected && case.reply.ends_with(b"ok");
+            let path = format!("/{at}");
+            if passes {
+                eventually(&path, || asking.ask(&path, case.expected).then_some(()));
+            } else {
+                assert!(!asking.ask(&path, case.expected), "{path}");
             }
         }
     }

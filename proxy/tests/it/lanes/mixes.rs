@@ -95,13 +95,13 @@ fn seen(node: &Node) -> Vec<String> {
     seen.iter().map(|seen| plain(&format!("{}|{:?}", seen.head, plain_body(seen)))).collect()
 }
 
-/// The records without times, addresses, lane, and without whether the node's connection is new: each
-/// lane has a pool of its own.
+/// The records without times, addresses, lane and path, and without whether the node's connection is
+/// new: each lane has a pool of its own.
 fn records(proxy: &TestProxy, count: usize) -> Vec<String> {
     let masked = |line: &String| {
         let words = line.split(' ').enumerate();
         let words =
-            words.map(|(at, word)| if matches!(at, 0 | 1 | 5 | 12..=16) { "*" } else { word });
+            words.map(|(at, word)| if matches!(at, 0 | 1 | 5 | 12..=17) { "*" } else { word });
         words.collect::<Vec<_>>().join(" ")
     };
     proxy.access_log(count).iter().map(masked).collect()

@@ -14,7 +14,7 @@ use std::{
 use proxy::test_support::{PATIENCE, TestProxy, eventually};
 use socket2::SockRef;
 
-use super::{Seen, plain, plain_line, plain_sample};
+use super::{Seen, plain, plain_line, plain_sample, summed};
 
 /// What one side does, in this order. At the end it reads until the other side closes.
 #[derive(Debug, Clone, Copy)]
@@ -252,11 +252,7 @@ fn run(talk: &'static Talk, is_express: bool) -> Seen {
             .iter()
             .map(|line| without_bytes(&plain_line(line, is_express), says_much))
             .collect(),
-        metrics: page
-            .lines()
-            .filter_map(plain_sample)
-            .filter(|(name, _)| !has_bytes(name))
-            .collect(),
+        metrics: summed(page.lines().filter_map(plain_sample).filter(|(name, _)| !has_bytes(name))),
     }
 }
 
