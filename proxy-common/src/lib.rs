@@ -23,4 +23,4 @@ pub use verdict::Reason;
 /// Version of everything in this crate that both halves depend on. A change of a layout, of a
 /// [`Reason`]'s number or of a global's meaning raises it; userspace refuses an object that carries
 /// another one.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;

@@ -117,6 +117,8 @@ reasons! {
     OtherUser = ESTABLISH, "other_user";
     /// The other end blocks in its calls.
     Blocking = ESTABLISH, "blocking";
+    /// The other end sends without copying, or has TLS in the kernel.
+    NotPlain = ESTABLISH, "not_plain";
     /// Connections to this address have not lived for more than a request lately.
     ShortLived = ESTABLISH, "short_lived";
     /// `limits::LEGS_MAX`.

@@ -204,7 +204,8 @@ fn closed(connection: &Connection) -> Result<Reason, Reason> {
 /// Whether what it sends and is sent could be delivered at all.
 #[inline(never)]
 fn check_eligible(sock: *mut c_void) -> Result<(), Reason> {
-    check_plain(tcp_sock(sock).ok_or(Reason::NotEligible)?)
+    let is_plain = tcp_sock(sock).is_some_and(|sock| check_plain(sock).is_ok());
+    if is_plain { Ok(()) } else { Err(Reason::NotPlain) }
 }
 
 #[inline(always)]

@@ -74,6 +74,7 @@ fn ingress(ctx: XdpContext) -> u32 {
         | Reason::Blocking
         | Reason::ShortLived
         | Reason::LegsFull
+        | Reason::NotPlain
         | Reason::SocketRefused
         | Reason::Delivered
         | Reason::NoLeg

@@ -11,6 +11,7 @@ mod memory;
 mod neighbours;
 mod peer;
 mod reuse;
+mod rows;
 mod scope;
 mod storm;
 mod trap;
