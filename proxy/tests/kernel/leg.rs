@@ -14,6 +14,7 @@ mod reuse;
 mod rows;
 mod scope;
 mod storm;
+mod translated;
 mod trap;
 
 use std::net::{Ipv4Addr, SocketAddr};

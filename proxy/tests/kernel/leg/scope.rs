@@ -11,11 +11,11 @@ use proxy::test_support::Client;
 use super::{peer::connect_from, *};
 use crate::topology::{Namespace, Pair};
 
-const CROSSING: &str = "kernel: { mode: require, \
+pub(super) const CROSSING: &str = "kernel: { mode: require, \
                         same_host: { enabled: true, cgroup: /, cross_namespace: true } }";
 
 /// What `establish` and `local` have counted in all but for what is none of ours.
-fn touched(proxy: &TestProxy) -> u64 {
+pub(super) fn touched(proxy: &TestProxy) -> u64 {
     let page = proxy.admin("/metrics").text();
     let of_legs = |line: &&str| {
         let is_counter = line.starts_with("tandem_kernel_packets_total{program=\"establish\"")

@@ -6,7 +6,13 @@ use std::io::BufReader;
 use socket2::{Domain, Socket, Type};
 
 use super::*;
-use crate::{leg::peer::Waiting, topology::Pair};
+use crate::{
+    leg::{
+        peer::Waiting,
+        translated::{skip_without_nft, translate},
+    },
+    topology::{Namespace, Pair},
+};
 
 /// Larger than what is left of this client's and our buffers after a few.
 const LARGE: usize = 60_000;
@@ -71,6 +77,32 @@ fn a_client_across_a_wire_is_told_the_same_with_and_without_it() {
         });
     }
     assert_eq!(told[0], told[1]);
+}
+
+/// Nor does it find its other end.
+#[test]
+fn a_client_whose_address_is_translated_is_one_of_another_host() {
+    if skip_without_privileges() || skip_without_nft() {
+        return;
+    }
+    let namespace = Namespace::new();
+    namespace.run(|| {
+        let node = Node::start();
+        let proxy = start(&node, "");
+        let web = proxy.address("web");
+        let rule = format!("ip daddr 127.0.0.1 tcp dport {} snat to 127.0.0.9", web.port());
+        translate(&namespace, "postrouting", &rule);
+        let [here, elsewhere] =
+            ["claimed", "claimed_remote"].map(|reason| Counted::start(&proxy, "bypass", reason));
+        let mut client = Client::connect(Place::Here, web);
+        until_passed(&mut client, &passed(&proxy));
+        for size in [1, 1_000, 30_000, 2 << 20] {
+            (0..10).for_each(|_| client.ask(&Ask::plain(size)).expect("answered"));
+        }
+        assert!(!client.has_more() && elsewhere.since() > 10, "{}", elsewhere.since());
+        assert_eq!(here.since(), 0);
+        eventually("its end is given up", || (status(&proxy, "given_up") == 1).then_some(()));
+    });
 }
 
 #[test]
