@@ -7,6 +7,7 @@ mod faults;
 mod gone;
 mod hyper;
 mod leave;
+mod maps;
 mod memory;
 mod neighbours;
 mod peer;
@@ -21,7 +22,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use proxy::test_support::{TestProxy, eventually};
 
-use self::peer::{Node, Peer, Wire};
+use self::{
+    maps::Maps,
+    peer::{Node, Peer, Wire},
+};
 use crate::{bpftool, skip_without_bpftool, skip_without_privileges, tunnel::Noise};
 
 const LEGS: &str = "kernel: { mode: require, same_host: { enabled: true, cgroup: / } }";

@@ -11,25 +11,31 @@ use std::{
 use aya::programs::loaded_programs;
 use proxy::test_support::Client;
 
-use super::*;
+use super::{storm::runs_or, *};
 
-const CONNECTIONS: usize = 5_000;
-const AT_A_TIME: usize = 8;
+const CONNECTIONS: u64 = 5_000;
+pub(super) const AT_A_TIME: u64 = 8;
+/// More places than are taken or were given back a moment ago, whatever the number of connections was.
+pub(super) const PLACES_MAX: usize = 500;
 
+/// `TANDEM_TEST_RUNS`: how many.
 #[test]
 fn connections_that_end_leave_nothing() {
     if skip_without_privileges() {
         return;
     }
+    let connections = runs_or(CONNECTIONS);
     let node = Node::start("127.0.0.1:0");
     let proxy = proxy(LEGS, node.address);
     let found = Counted::start(&proxy, "establish", "found");
     let full = Counted::start(&proxy, "establish", "full");
     let delivered = Counted::delivered(&proxy);
+    let maps = Maps::of(&proxy);
+    let before = (maps.entries(), sockets());
     thread::scope(|scope| {
         for _ in 0..AT_A_TIME {
             scope.spawn(|| {
-                for _ in 0..CONNECTIONS / AT_A_TIME {
+                for _ in 0..connections / AT_A_TIME {
                     let mut peer = Peer::connect(proxy.address("web"));
                     peer.get(10).expect("answered");
                     // The node closes as well, so the next one finds none to reuse.
@@ -39,15 +45,29 @@ fn connections_that_end_leave_nothing() {
         }
     });
     // Each of the node's; of clients that come and go like these, one in 16.
-    assert!(found.since() as usize > CONNECTIONS + CONNECTIONS / 20, "{}", found.since());
+    assert!(found.since() > connections + connections / 20, "{}", found.since());
     assert!(delivered.since() > 0, "nothing was delivered");
     assert_eq!(full.since(), 0);
     eventually("no leg", || (status(&proxy, "found") + status(&proxy, "begun") == 0).then_some(()));
     eventually("no connection at the node", || {
         (node.connections.load(Ordering::Relaxed) == 0).then_some(())
     });
-    // And the next one is served as the first.
-    warm_up(&mut Peer::connect(proxy.address("web")), &delivered);
+    eventually("empty maps", || (maps.entries() == before.0).then_some(()));
+    // What the kernel keeps with a socket goes with it.
+    let many = before.1 + connections as usize / 4;
+    eventually("no socket", || (sockets() < many).then_some(()));
+    // And the next one is served as the first, in a place of one before.
+    let mut peer = Peer::connect(proxy.address("web"));
+    warm_up(&mut peer, &delivered);
+    assert!((1..PLACES_MAX).contains(&(maps.last_place() as usize)), "{}", maps.last_place());
+}
+
+/// How many TCP sockets there are, of whomever.
+fn sockets() -> usize {
+    let text = fs::read_to_string("/proc/net/sockstat").expect("the kernel's numbers");
+    let tcp = text.lines().find_map(|line| line.strip_prefix("TCP: ")).expect("those of TCP");
+    let mut words = tcp.split(' ').skip_while(|word| *word != "alloc");
+    words.nth(1).expect("a number").parse().expect("a number")
 }
 
 /// A proxy in another process, killed when dropped.

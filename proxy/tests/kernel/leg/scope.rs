@@ -4,6 +4,7 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpListener,
     thread,
+    time::{Duration, Instant},
 };
 
 use proxy::test_support::Client;
@@ -26,8 +27,8 @@ pub(super) fn touched(proxy: &TestProxy) -> u64 {
     page.lines().filter(of_legs).filter_map(value).sum::<f64>() as u64
 }
 
-/// Says so and so much, both ways, over a connection of others.
-fn check_strangers(listener: &TcpListener, from: Option<SocketAddr>) {
+/// Says so and so much, both ways, over a connection of others, which it returns.
+fn check_strangers(listener: &TcpListener, from: Option<SocketAddr>) -> [peer::Waiting; 2] {
     let mut client = connect_from(from, listener.local_addr().expect("an address"));
     let mut node = peer::Waiting(listener.accept().expect("a connection").0);
     node.0.set_nonblocking(true).expect("an option");
@@ -40,6 +41,7 @@ fn check_strangers(listener: &TcpListener, from: Option<SocketAddr>) {
         client.read_exact(&mut bytes).expect("arrived");
         assert_eq!(bytes, [2; 1000]);
     }
+    [client, node]
 }
 
 #[test]
@@ -120,6 +122,86 @@ fn addresses_that_two_namespaces_have_are_two() {
     assert!(found() > before.0, "it does count");
 }
 
+/// A listener on every address would have every connection to its port on any host, if it stood for
+/// more than the addresses of this one.
+#[test]
+fn our_port_of_another_host_is_not_ours() {
+    if skip_without_privileges() {
+        return;
+    }
+    let pair = Pair::new();
+    for (listener, other, ours) in
+        [("0.0.0.0:0", "10.1.0.2", "10.1.0.1"), ("[::]:0", "fd00:1::2", "fd00:1::1")]
+    {
+        let (_node, proxy) = pair.proxy.run(|| {
+            let node = Node::start("127.0.0.1:0");
+            let row = format!("name: web, address: \"{listener}\"");
+            let proxy = TestProxy::start(&yaml(CROSSING, &[&row], node.address, ""));
+            (node, proxy)
+        });
+        let port = proxy.address("web").port();
+        let [other, ours] = [other, ours].map(|ip| SocketAddr::new(ip.parse().unwrap(), port));
+        let strangers = pair.downstream.run(|| TcpListener::bind(other).expect("a free port"));
+        pair.proxy.run(|| {
+            let maps = Maps::of(&proxy);
+            let before = (touched(&proxy), maps.entries());
+            let client = check_strangers(&strangers, None);
+            assert_eq!((touched(&proxy), maps.entries()), before, "{other}");
+            drop(client);
+            let mut peer = Peer::connect(ours);
+            warm_up(&mut peer, &Counted::delivered(&proxy));
+            assert!(touched(&proxy) > before.0 && maps.entries() != before.1, "it does count");
+        });
+    }
+}
+
+/// How soon a change of addresses must be known.
+const SOON: Duration = Duration::from_secs(2);
+
+#[test]
+fn addresses_that_come_and_go_are_ours_for_so_long() {
+    if skip_without_privileges() {
+        return;
+    }
+    let pair = Pair::new();
+    let (node, proxy) = pair.proxy.run(|| {
+        let node = Node::start("127.0.0.1:0");
+        let row = "name: web, address: \"[::]:0\"";
+        let proxy = TestProxy::start(&yaml(CROSSING, &[row], node.address, "same_host: false"));
+        (node, proxy)
+    });
+    let maps = pair.proxy.run(|| Maps::of(&proxy));
+    for (ip, of_veth) in [("10.1.0.9", "10.1.0.9/24"), ("fd00:1::9", "fd00:1::9/64")] {
+        let address = SocketAddr::new(ip.parse().unwrap(), proxy.address("web").port());
+        let is_soon = |is_ours: bool| {
+            let since = Instant::now();
+            eventually(ip, || (maps.leads_to_us(address) == is_ours).then_some(()));
+            assert!(since.elapsed() < SOON, "{ip}: {:?}", since.elapsed());
+        };
+        assert!(!maps.leads_to_us(address));
+        for _ in 0..3 {
+            pair.proxy.ip(&format!("address add {of_veth} dev veth nodad"));
+            is_soon(true);
+            pair.proxy.run(|| {
+                let mut peer = Peer::connect(address);
+                warm_up(&mut peer, &Counted::delivered(&proxy));
+            });
+            pair.proxy.ip(&format!("address del {of_veth} dev veth"));
+            is_soon(false);
+        }
+        // Now it is somebody else's.
+        pair.downstream.ip(&format!("address add {of_veth} dev veth nodad"));
+        let strangers = pair.downstream.run(|| TcpListener::bind(address).expect("a free port"));
+        pair.proxy.run(|| {
+            eventually("no leg", || (status(&proxy, "found") == 0).then_some(()));
+            let before = touched(&proxy);
+            let _strangers = check_strangers(&strangers, None);
+            assert_eq!(touched(&proxy), before, "{ip}");
+        });
+    }
+    drop(node);
+}
+
 #[test]
 fn a_client_that_blocks_is_served_by_tcp() {
     if skip_without_privileges() {
@@ -180,7 +262,7 @@ fn other_namespaces_are_delivered_to_only_if_they_are_trusted() {
                 peer.post(100_000).expect("echoed");
                 if round < 5 {
                     // What TCP has on its way is acknowledged within 40 ms.
-                    thread::park_timeout(std::time::Duration::from_millis(50));
+                    thread::park_timeout(Duration::from_millis(50));
                 }
             }
             let (delivered, refused) = counts();

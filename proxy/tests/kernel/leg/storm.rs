@@ -23,6 +23,8 @@ use super::{
 
 const RUNS: u64 = 400;
 const AT_A_TIME: usize = 4;
+/// While the switch is turned off and on a few times.
+const REQUESTS: u64 = 3_000;
 
 /// One client, all of it decided by its seed.
 pub(super) struct Script<W> {
@@ -260,6 +262,7 @@ fn switching_under_clients_changes_no_byte() {
     assert!(by_tcp.since() > 100, "{}", by_tcp.since());
 }
 
+/// `TANDEM_TEST_RUNS`: how many requests there are at least.
 #[test]
 fn the_kill_switch_stops_deliveries_and_no_request() {
     if skip_without_privileges() {
@@ -267,6 +270,7 @@ fn the_kill_switch_stops_deliveries_and_no_request() {
     }
     let (_node, proxy) = start();
     let delivered = Counted::delivered(&proxy);
+    let requests = runs_or(REQUESTS);
     let (is_over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
     let many_more = || {
         let before = answered.load(Ordering::Relaxed);
@@ -285,7 +289,7 @@ fn the_kill_switch_stops_deliveries_and_no_request() {
                 }
             });
         }
-        for _ in 0..3 {
+        while answered.load(Ordering::Relaxed) < requests as usize {
             let before = delivered.since();
             eventually("deliveries", || (delivered.since() > before + 100).then_some(()));
             switch(&proxy, "off");

@@ -9,7 +9,7 @@ use std::{
 use super::*;
 use crate::{
     leg::{
-        leave::Process,
+        leave::{AT_A_TIME, PLACES_MAX, Process},
         storm::{assert_at_rest, runs_or},
     },
     remains::InKernel,
@@ -107,6 +107,42 @@ fn whoever_leaves_nothing_hangs_and_nothing_is_left_at(place: Place) {
     }
     check_rest();
     assert_at_rest(&proxy);
+}
+
+/// `TANDEM_TEST_RUNS`: how many.
+#[test]
+fn clients_that_come_and_go_leave_nothing() {
+    at_both(clients_that_come_and_go_leave_nothing_at);
+}
+
+fn clients_that_come_and_go_leave_nothing_at(place: Place) {
+    let clients = runs_or(3_000);
+    let node = Node::start();
+    let proxy = start(&node, "");
+    let (passed, maps) = (passed(&proxy), Maps::of(&proxy));
+    let before = maps.remote_places();
+    thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| {
+                for _ in 0..clients / AT_A_TIME {
+                    let mut client = Client::connect(place, proxy.address("web"));
+                    (0..4).for_each(|_| client.ask(&Ask::plain(10)).expect("answered"));
+                }
+            });
+        }
+    });
+    assert!(passed.since() > clients, "{}", passed.since());
+    // The pool's connections stay.
+    eventually("nothing of clients in the maps", || {
+        let [legs, received, sockets, remote] = maps.entries().map(|(_, count)| count);
+        let of_nodes = 2 * node.open();
+        (legs.max(received).max(sockets) <= of_nodes && remote == 0).then_some(())
+    });
+    let mut client = Client::connect(place, proxy.address("web"));
+    until_passed(&mut client, &passed);
+    let places = [maps.last_place() as usize, maps.remote_places()];
+    assert!(places.iter().all(|places| *places < PLACES_MAX), "{places:?}");
+    assert_eq!(places[1] > before, place == Place::Elsewhere);
 }
 
 /// Nothing is left armed for a client that is gone, and nothing waits for its response.
