@@ -1,6 +1,6 @@
 //! Tunnels that the kernel moves: what both ends see, what the program counted, what it cost.
 
-mod child;
+pub(crate) mod child;
 mod forged;
 pub(crate) mod memory;
 mod namespaces;

@@ -3,6 +3,7 @@
 
 mod ends;
 mod faults;
+mod killed;
 mod node;
 mod refused;
 mod remote;

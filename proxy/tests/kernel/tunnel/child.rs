@@ -29,10 +29,10 @@ async fn proxy_process() {
 }
 
 /// Killed when dropped, so that a failing test leaves no process.
-struct Killed(Child);
+pub(crate) struct Killed(pub(crate) Child);
 
 impl Killed {
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         // Fails only if it is dead already.
         let _ = self.0.kill();
         self.0.wait().unwrap();

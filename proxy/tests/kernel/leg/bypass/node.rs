@@ -37,6 +37,8 @@ pub(super) enum Kind {
     Pieces,
     /// Head and some of the body, then the rest in many pieces of all sizes.
     Parts,
+    /// One write for each byte, and the pause between any two.
+    Drip,
     /// Head and half of the body; the rest when the test says so.
     Within,
     /// The same, with another response behind it in one write with the rest.
@@ -68,11 +70,12 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [(Kind, &str); 19] = [
+    const ALL: [(Kind, &str); 20] = [
         (Kind::Plain, "plain"),
         (Kind::Held, "held"),
         (Kind::Pieces, "pieces"),
         (Kind::Parts, "parts"),
+        (Kind::Drip, "drip"),
         (Kind::Within, "within"),
         (Kind::WithinExtra, "within_extra"),
         (Kind::Chunked, "chunked"),
@@ -258,11 +261,21 @@ impl Node {
         Node::over(|stream| stream)
     }
 
+    pub(super) fn at(address: SocketAddr) -> Node {
+        Node::on(TcpListener::bind(address).expect("a free address"), |stream| stream)
+    }
+
     /// One whose connections wait in their own way.
     pub(super) fn over<W: Wire + 'static>(
         wire: impl Fn(Waiting) -> W + Send + Clone + 'static,
     ) -> Node {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Node::on(TcpListener::bind("127.0.0.1:0").expect("a free port"), wire)
+    }
+
+    fn on<W: Wire + 'static>(
+        listener: TcpListener,
+        wire: impl Fn(Waiting) -> W + Send + Clone + 'static,
+    ) -> Node {
         let address = listener.local_addr().expect("an address");
         let shared = Arc::<Shared>::default();
         let node = Node { address, shared: Arc::clone(&shared) };
@@ -367,6 +380,7 @@ fn answer(to: &mut impl Wire, ask: &Ask, shared: &Shared) -> io::Result<bool> {
             to.write_all(second)?;
         }
         Kind::Parts => parts(to, ask, &response)?,
+        Kind::Drip => drip(to, ask, &response)?,
         Kind::Within | Kind::WithinExtra => {
             to.write_all(first)?;
             shared.wait_until("the test to say so", |state| state.released.contains(&ask.id));
@@ -416,6 +430,16 @@ fn parts(to: &mut impl Wire, ask: &Ask, response: &[u8]) -> io::Result<()> {
         to.write_all(part)?;
         rest = behind;
         size = noise.next() as usize % (1 << (noise.next() % 18));
+    }
+    Ok(())
+}
+
+fn drip(to: &mut impl Wire, ask: &Ask, response: &[u8]) -> io::Result<()> {
+    let (head, body) = response.split_at(ask.head().len());
+    to.write_all(head)?;
+    for drop in body.chunks(1) {
+        thread::park_timeout(Duration::from_micros(ask.pause));
+        to.write_all(drop)?;
     }
     Ok(())
 }
