@@ -37,6 +37,7 @@ use crate::{
     metrics::Direction,
     plugin::{KeptBody, Origin},
     record::RequestRecord,
+    sys,
     upstream::plain::PlainConnection,
     worker::{ListenerCx, Worker},
 };
@@ -199,6 +200,18 @@ impl ConnectionCx {
         super::reset(stream);
         self.record(|record| record.fault(Fault::DownstreamReset));
         true
+    }
+
+    /// Whether the downstream is known to be gone. A node whose response goes past us may hear of that
+    /// before we do.
+    pub(crate) fn is_deserted(&self) -> bool {
+        let downstream = self.downstream.borrow();
+        let Some(downstream) = &*downstream else { return true };
+        let socket = downstream.stream().as_fd();
+        // Without that a client that has closed is not closed, for 40 ms.
+        drop(sys::socket::acknowledge_now(socket));
+        sys::socket::is_over(socket).unwrap_or(false)
+            || self.leg.has_left(&self.worker.kernel, socket)
     }
 
     /// The response under way has broken off behind its head. The node is not to blame if it had to

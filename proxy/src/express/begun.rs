@@ -107,9 +107,9 @@ impl Forward<'_> {
             Course::Flowing(passed) => passed,
         };
         match heard {
-            Poll::Ready(Ok(0)) => Poll::Ready(self.cut_off(Fault::ResponseTruncated)),
+            Poll::Ready(Ok(0)) => Poll::Ready(self.ended(Fault::ResponseTruncated)),
             Poll::Ready(Ok(_)) => Poll::Ready(self.cut_off(Fault::BypassBroken)),
-            Poll::Ready(Err(_)) => Poll::Ready(self.cut_off(Fault::UpstreamReset)),
+            Poll::Ready(Err(_)) => Poll::Ready(self.ended(Fault::UpstreamReset)),
             Poll::Pending => self.poll_late(&passed),
         }
     }
@@ -128,6 +128,11 @@ impl Forward<'_> {
         }
         deadlines.start(Wait::Upstream, left);
         Poll::Pending
+    }
+
+    /// The node has ended the connection: on its own account, or because nobody takes its response.
+    fn ended(&self, fault: Fault) -> Ending {
+        self.cut_off(if self.cx.is_deserted() { Fault::DownstreamReset } else { fault })
     }
 
     /// Ends a response whose rest will not come, unless that has come meanwhile.

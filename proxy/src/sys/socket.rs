@@ -202,6 +202,13 @@ pub fn is_established(socket: impl AsFd) -> io::Result<bool> {
     Ok(tcp_info(socket)?.tcpi_state == ESTABLISHED)
 }
 
+/// Whether a TCP connection is over in both directions: the other side has reset it, or is gone.
+pub fn is_over(socket: impl AsFd) -> io::Result<bool> {
+    /// `TCP_CLOSE` of net/tcp_states.h.
+    const CLOSE: u8 = 7;
+    Ok(tcp_info(socket)?.tcpi_state == CLOSE)
+}
+
 #[expect(unsafe_code, reason = "no safe wrapper of this option")]
 fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
     // SAFETY: plain integers, for which zero is a value; an older kernel leaves the tail zero.
@@ -247,6 +254,20 @@ mod tests {
         drop(server);
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
         assert!(!is_established(&client).unwrap());
+    }
+
+    #[test]
+    fn a_connection_is_over_when_it_is_reset_and_not_when_one_side_has_ended() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = listener.accept().unwrap().0;
+        assert!(!is_over(&client).unwrap());
+        server.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        assert!(!is_over(&client).unwrap());
+        reset_on_close(&server).unwrap();
+        drop(server);
+        assert!(is_over(&client).unwrap());
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub(super) enum Kind {
     Within,
     /// The same, with another response behind it in one write with the rest.
     WithinExtra,
+    /// Head and half of the body; the end when the test says so.
+    WithinEnd,
     Chunked,
     /// Its length is where the connection ends.
     Unmeasured,
@@ -70,7 +72,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [(Kind, &str); 20] = [
+    const ALL: [(Kind, &str); 21] = [
         (Kind::Plain, "plain"),
         (Kind::Held, "held"),
         (Kind::Pieces, "pieces"),
@@ -78,6 +80,7 @@ impl Kind {
         (Kind::Drip, "drip"),
         (Kind::Within, "within"),
         (Kind::WithinExtra, "within_extra"),
+        (Kind::WithinEnd, "within_end"),
         (Kind::Chunked, "chunked"),
         (Kind::Unmeasured, "unmeasured"),
         (Kind::Undated, "undated"),
@@ -386,6 +389,11 @@ fn answer(to: &mut impl Wire, ask: &Ask, shared: &Shared) -> io::Result<bool> {
             shared.wait_until("the test to say so", |state| state.released.contains(&ask.id));
             let behind = if ask.kind == Kind::Within { Vec::new() } else { stray() };
             to.write_all(&[second, &behind].concat())?;
+        }
+        Kind::WithinEnd => {
+            to.write_all(first)?;
+            shared.wait_until("the test to say so", |state| state.released.contains(&ask.id));
+            return Ok(false);
         }
         Kind::Unmeasured | Kind::Closing => {
             to.write_all(&response)?;

@@ -336,6 +336,30 @@ fn a_client_that_leaves_within_a_response_ends_it_at(place: Place) {
     check_rest();
 }
 
+/// A node is told that the client is gone, as its message goes there, and may end before anybody else has
+/// heard of it.
+#[test]
+fn a_node_that_ends_behind_its_client_is_not_to_blame() {
+    if skip_without_privileges() {
+        return;
+    }
+    let node = Node::start();
+    let proxy = start(&node, "");
+    for (is_gone, end) in [(true, "CD"), (false, "SD")] {
+        let (mut client, ask) = amid(Place::Here, &proxy, Kind::WithinEnd);
+        client.shut_down().expect("open");
+        if is_gone {
+            drop(client);
+            node.release(&ask);
+        } else {
+            node.release(&ask);
+            assert_cut_off(&mut client, &ask);
+        }
+        let logged = Logged::find(&proxy, &ask);
+        assert_eq!((logged.sent as usize, &*logged.end), (SIZE - ask.rest(), end), "{logged:?}");
+    }
+}
+
 #[test]
 fn a_client_that_asks_within_a_response_is_answered_in_order() {
     at_both(a_client_that_asks_within_a_response_is_answered_in_order_at);
