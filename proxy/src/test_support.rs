@@ -357,6 +357,15 @@ pub struct Client {
     tap: Option<Heard>,
 }
 
+/// Asserts that the proxy resets a connection to `address` at once: it may be gone before it is connected.
+pub fn check_refused(address: SocketAddr) {
+    let refused = TcpStream::connect(address).and_then(|mut stream| {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.read(&mut [0])
+    });
+    assert_eq!(refused.expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
+}
+
 type Heard = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// A response as it came over the wire.

@@ -10,8 +10,8 @@ use std::{
 };
 
 use proxy::test_support::{
-    Client, NameServer, Node, Reply, Says, TestProxy, eventually, gives_up_connections,
-    unused_address,
+    Client, NameServer, Node, Reply, Says, TestProxy, check_refused, eventually,
+    gives_up_connections, unused_address,
 };
 
 use crate::lane_pair::{LANES, LISTENERS};
@@ -343,7 +343,7 @@ fn a_server_that_never_answers_delays_the_start_and_no_more() {
         let response = Client::connect(proxy.address(lane)).ask(GET);
         assert_eq!(response.text(), r#"{"error_msg":"503 Service Unavailable"}"#, "{lane}");
     }
-    Client::connect(proxy.address("l4")).closed();
+    check_refused(proxy.address("l4"));
     proxy.check_metric("tandem_faults_total{fault=\"no_node\"}", 3.0);
     let shown = proxy.admin("/dns").text();
     assert!(shown.contains(r#"{"name":"app.internal","found":[],"failure":"no answer in time"}"#));
