@@ -16,7 +16,7 @@ use aya_ebpf::{
     bindings::{
         BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_TCP_CLOSE, bpf_sock_ops,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock_ops,
     },
     helpers::generated::{
         bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_delete_elem,
@@ -52,6 +52,8 @@ pub(crate) fn try_establish(ctx: &SockOpsContext) -> Reason {
         {
             Reason::NotTaken
         }
+        // Whatever the switch says.
+        BPF_SOCK_OPS_TCP_CONNECT_CB => on_connecting(ctx.ops),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => on_active(ctx.ops),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => on_passive(ctx.ops),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => on_closed(ctx.ops),
@@ -68,6 +70,14 @@ pub(crate) fn is_switched_on() -> bool {
 fn on_active(ops: *mut bpf_sock_ops) -> Reason {
     let (Ok(reason) | Err(reason)) = active(&Connection(ops));
     reason
+}
+
+#[inline(never)]
+fn on_connecting(ops: *mut bpf_sock_ops) -> Reason {
+    if let Some(sock) = Connection(ops).sock() {
+        leave_former_life(sock);
+    }
+    Reason::NotLeg
 }
 
 #[inline(never)]
@@ -89,7 +99,6 @@ fn active(connection: &Connection) -> Result<Reason, Reason> {
     let marked = member(sock, 0).filter(|member| member.state & state::UPSTREAM != 0);
     let is_ours = marked.is_some();
     if !is_ours {
-        leave_former_life(sock);
         let barren = connection.leads_to_us()?;
         check_owner(sock)?;
         if tcp_sock(sock).and_then(nonblocking) != Some(true) {
@@ -124,12 +133,14 @@ fn active(connection: &Connection) -> Result<Reason, Reason> {
 /// As TCP has it, what it has not read by then is gone.
 #[inline(never)]
 fn leave_former_life(sock: *mut c_void) {
+    // Ours, which userspace has marked, has no former life.
     let Some(member) = member(sock, 0).filter(|member| member.cookie != 0) else { return };
     let map = from_ref(&SOCKETS).cast_mut().cast();
     // SAFETY: a map of sockets and a key of its type.
     unsafe { bpf_map_delete_elem(map, (&raw const member.cookie).cast()) };
     let _ = RECEIVED.remove(member.cookie);
     (member.state, member.cookie, member.peer, member.peer_sock) = (0, 0, 0, 0);
+    (member.own_place, member.peer_place) = (0, 0);
 }
 
 /// The end that accepted: one of our listeners, or the node.

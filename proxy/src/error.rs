@@ -190,7 +190,7 @@ impl Fault {
             Fault::ResponseBodyTimedOut => row(CLOSE, Never, "sD", "response_body_timeout"),
             Fault::UpstreamReset => row(CLOSE, Never, "SD", "upstream_reset"),
             Fault::TunnelTimedOut => row(CLOSE, Never, "cD", "tunnel_timeout"),
-            Fault::BypassBroken => row(CLOSE, Never, "SD", "bypass_broken"),
+            Fault::BypassBroken => row(CLOSE, Never, "RD", "bypass_broken"),
         }
     }
 }

@@ -142,10 +142,15 @@ impl Forward<'_> {
             Course::Gone(passed) => Ending::Over { passed, is_silent: false },
             Course::HandedOver(passed) => Ending::HandedOver(passed),
             // Nobody knows how much more.
-            Course::Going(passed) => Ending::CutOff(Fault::BypassBroken, Some(passed)),
-            Course::Broken(passed) => Ending::CutOff(Fault::BypassBroken, passed),
+            Course::Going(passed) => Ending::CutOff(unless_deserted(fault), Some(passed)),
+            Course::Broken(passed) => Ending::CutOff(unless_deserted(fault), passed),
         }
     }
+}
+
+/// The fault of a response that nobody can complete, if the downstream would still take it.
+fn unless_deserted(fault: Fault) -> Fault {
+    if fault == Fault::DownstreamReset { fault } else { Fault::BypassBroken }
 }
 
 /// What is left to carry of a response whose head has left.

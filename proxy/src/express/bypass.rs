@@ -217,7 +217,19 @@ impl Passage {
             }
             Turn::Gone(passed) => self.done(Next::Over { passed, is_silent: !stir.node }),
             Turn::Ours => self.done(Next::Carry),
-            Turn::Broken => self.done(Next::Close),
+            Turn::Broken => self.broken(),
+        }
+    }
+
+    /// Who has broken it knows how much of it had gone by then.
+    fn broken(&self) -> Next {
+        let passed = self.armed.borrow().as_ref().and_then(Armed::passed);
+        match passed {
+            Some(passed) => {
+                self.has_begun.set(true);
+                Next::Begun(passed)
+            }
+            None => self.done(Next::Close),
         }
     }
 
@@ -255,7 +267,8 @@ impl Passage {
                 self.has_begun.set(true);
                 Next::Begun(passed)
             }
-            Turn::Waiting | Turn::Going | Turn::Broken => self.done(Next::Close),
+            Turn::Broken => self.broken(),
+            Turn::Waiting | Turn::Going => self.done(Next::Close),
         }
     }
 

@@ -449,7 +449,7 @@ impl SameHost {
 
     /// Those who connect from here on are somebody else's clients.
     pub(super) fn take_no_more(&self) -> anyhow::Result<()> {
-        lock(&self.shared.addresses).lead_nowhere()
+        lock(&self.shared.addresses).take_no_legs()
     }
 
     pub(super) fn legs(&self) -> Legs {
@@ -537,20 +537,19 @@ fn unread(program: &SchedClassifier, cookie: u64) -> u32 {
 /// Follows the addresses of this namespace and forgets what has no other end, until there are no
 /// legs any more.
 fn tend(legs: &Weak<Shared>, changes: &Changes) {
-    let mut is_behind = false;
     loop {
         let has_changed = changes.has_come();
         let Some(shared) = legs.upgrade() else { return };
-        if has_changed || is_behind {
-            let refreshed = lock(&shared.addresses).refresh();
-            if let Err(error) = &refreshed
-                && !is_behind
-            {
-                let reason = format!("{error:#}");
-                tracing::warn!(reason, "legs do not follow this host's addresses");
-            }
-            is_behind = refreshed.is_err();
+        let mut addresses = lock(&shared.addresses);
+        let was_behind = addresses.is_behind();
+        if (has_changed || was_behind)
+            && let Err(error) = addresses.refresh()
+            && !was_behind
+        {
+            let reason = format!("{error:#}");
+            tracing::warn!(reason, "legs do not follow this host's addresses");
         }
+        drop(addresses);
         shared.sweep();
     }
 }

@@ -1,7 +1,6 @@
 //! Under which addresses of this namespace our listeners are reached, kept current in the map.
 
 use std::{
-    collections::HashSet,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -28,12 +27,17 @@ pub(super) struct Addresses {
     map: HashMap<MapData, Destination, u32>,
     /// Whether each takes legs.
     listeners: Vec<(SocketAddr, bool)>,
-    written: HashSet<(SocketAddr, bool)>,
+    written: Reached,
+    /// What was read or written last could not be, all of it.
+    is_behind: bool,
 }
+
+/// Addresses that lead to a listener, and whether that takes legs.
+type Reached = std::collections::HashMap<SocketAddr, bool>;
 
 impl Addresses {
     pub(super) fn new(map: HashMap<MapData, Destination, u32>) -> Self {
-        Self { map, listeners: Vec::new(), written: HashSet::new() }
+        Self { map, listeners: Vec::new(), written: Reached::new(), is_behind: false }
     }
 
     pub(super) fn lead_to(&mut self, listeners: &[(SocketAddr, bool)]) -> anyhow::Result<()> {
@@ -41,55 +45,60 @@ impl Addresses {
         self.refresh()
     }
 
-    /// Takes one more listener in, until the next [`refresh`](Self::refresh).
-    pub(super) fn add(&mut self, listener: SocketAddr) -> anyhow::Result<()> {
-        self.map.insert(Destination::from(listener), 0, 0).context("write map `OWN_ADDRESSES`")?;
-        self.written.insert((listener, true));
-        Ok(())
+    /// No client's end is looked for any more.
+    pub(super) fn take_no_legs(&mut self) -> anyhow::Result<()> {
+        self.listeners.iter_mut().for_each(|(_, has_legs)| *has_legs = false);
+        self.refresh()
     }
 
-    /// No client's end is looked for any more.
-    pub(super) fn lead_nowhere(&mut self) -> anyhow::Result<()> {
-        self.listeners.clear();
-        self.write(&HashSet::new())
+    /// Takes one more listener in, until the next [`refresh`](Self::refresh).
+    pub(super) fn add(&mut self, listener: SocketAddr) -> anyhow::Result<()> {
+        self.insert(listener, true)
+    }
+
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind
     }
 
     /// Reads the addresses of this namespace anew.
     pub(super) fn refresh(&mut self) -> anyhow::Result<()> {
-        let own = own_addresses()?;
-        let wanted: HashSet<(SocketAddr, bool)> = self
-            .listeners
-            .iter()
-            .flat_map(|(listener, has_legs)| {
-                reached_at(*listener, &own).into_iter().map(|address| (address, *has_legs))
-            })
-            .collect();
-        self.write(&wanted)
+        let refreshed = self.read_and_write();
+        self.is_behind = refreshed.is_err();
+        refreshed
     }
 
     /// What has gone is taken out first, whatever becomes of the rest: it may be somebody else's now.
-    fn write(&mut self, wanted: &HashSet<(SocketAddr, bool)>) -> anyhow::Result<()> {
-        let gone: Vec<_> = self.written.difference(wanted).copied().collect();
-        for one in gone {
-            match self.map.remove(&Destination::from(one.0)) {
+    fn read_and_write(&mut self) -> anyhow::Result<()> {
+        let own = own_addresses()?;
+        let mut wanted = Reached::new();
+        for (listener, has_legs) in &self.listeners {
+            wanted.extend(reached_at(*listener, &own).into_iter().map(|it| (it, *has_legs)));
+        }
+        let is_gone = |address: &&SocketAddr| !wanted.contains_key(*address);
+        let gone: Vec<_> = self.written.keys().filter(is_gone).copied().collect();
+        for address in gone {
+            match self.map.remove(&Destination::from(address)) {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(error).context("write map `OWN_ADDRESSES`"),
             }
-            self.written.remove(&one);
+            self.written.remove(&address);
         }
         if wanted.len() > OWN_ADDRESSES_MAX as usize {
             bail!("{} addresses lead to the listeners; at most {OWN_ADDRESSES_MAX}", wanted.len());
         }
-        for (new, has_legs) in wanted {
-            if self.written.contains(&(*new, *has_legs)) {
-                continue;
+        for (address, has_legs) in wanted {
+            if self.written.get(&address) != Some(&has_legs) {
+                self.insert(address, has_legs)?;
             }
-            let value = if *has_legs { 0 } else { NO_LEGS };
-            self.map
-                .insert(Destination::from(*new), value, 0)
-                .context("write map `OWN_ADDRESSES`")?;
-            self.written.insert((*new, *has_legs));
         }
+        Ok(())
+    }
+
+    fn insert(&mut self, address: SocketAddr, has_legs: bool) -> anyhow::Result<()> {
+        let value = if has_legs { 0 } else { NO_LEGS };
+        let inserted = self.map.insert(Destination::from(address), value, 0);
+        inserted.context("write map `OWN_ADDRESSES`")?;
+        self.written.insert(address, has_legs);
         Ok(())
     }
 }

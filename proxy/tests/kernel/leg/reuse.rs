@@ -24,6 +24,10 @@ fn a_socket_that_is_connected_anew_brings_nothing_along() {
     if skip_without_privileges() {
         return;
     }
+    ["on", "off"].into_iter().for_each(check_connected_anew);
+}
+
+fn check_connected_anew(switched: &str) {
     let node = Node::start("127.0.0.1:0");
     let proxy = proxy(LEGS, node.address);
     let delivered = Counted::delivered(&proxy);
@@ -33,6 +37,7 @@ fn a_socket_that_is_connected_anew_brings_nothing_along() {
     eventually("a response that nobody reads", || {
         (status(&proxy, "unread_bytes") >= 1000).then_some(())
     });
+    switch(&proxy, switched);
 
     let elsewhere = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = elsewhere.local_addr().expect("an address");
@@ -50,6 +55,7 @@ fn a_socket_that_is_connected_anew_brings_nothing_along() {
     }
     assert_eq!(delivered.since(), before, "none of ours");
 
+    switch(&proxy, "on");
     let mut peer = Peer::over(connect_anew(stream.0, proxy.address("web")));
     warm_up(&mut peer, &delivered);
     assert!(delivered.since() > before);
